@@ -1,0 +1,88 @@
+"""``${env:NAME}``, ``${env:NAME:-default}`` and ``${file:PATH}`` inside text values; ``$${`` is a literal ``${``."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+
+from ion_core.config.tree import Node, Problems
+
+MAX_FILE_BYTES = 64 * 1024
+
+_TOKEN = re.compile(r"\$\$\{|\$\{([^}]*)(\})?")
+_ENV = re.compile(r"env:([A-Za-z_][A-Za-z0-9_]*)(?::-(.*))?", re.DOTALL)
+
+
+class NotResolved(Exception):
+    """Why a ``${…}`` has no value."""
+
+
+def interpolate(root: Node, *, base: Path, environ: Mapping[str, str], problems: Problems) -> None:
+    """Replace every ``${…}`` in the tree; relative files start at ``base``. What cannot be replaced is a problem."""
+    for path, node in root.walk():
+        if isinstance(node.value, str) and "${" in node.value:
+            try:
+                node.value, node.secret = resolve(node.value, base=base, environ=environ)
+            except NotResolved as error:
+                problems.add(node.place, path, str(error))
+            node.text = node.value
+
+
+def resolve(text: str, *, base: Path, environ: Mapping[str, str]) -> tuple[str, str]:
+    """The text with every ``${…}`` replaced, and those that brought something that must not be printed."""
+    sources: list[str] = []
+
+    def replace(match: re.Match[str]) -> str:
+        if match[0] == "$${":
+            return "${"
+        if match[2] is None:
+            raise NotResolved('has a "${" without its "}". A literal "${" is written "$${".')
+        value, secret = _value(match[1], base, environ)
+        if secret:
+            sources.append(match[0])
+        return value
+
+    return _TOKEN.sub(replace, text), " ".join(sources)
+
+
+def escape(text: str) -> str:
+    """Text that interpolates to ``text``."""
+    return text.replace("${", "$${")
+
+
+def _value(expression: str, base: Path, environ: Mapping[str, str]) -> tuple[str, bool]:
+    if match := _ENV.fullmatch(expression):
+        name, default = match[1], match[2]
+        if environ.get(name) or (name in environ and default is None):
+            return environ[name], True
+        if default is not None:
+            return default, False
+        raise NotResolved(f"the environment variable {name} is not set. Set it, or write ${{env:{name}:-default}}.")
+    scheme, colon, path = expression.partition(":")
+    if scheme == "file" and colon and path:
+        return _read(base / Path(path).expanduser(), f"${{file:{path}}}"), True
+    raise NotResolved(
+        f'"${{{expression[:80]}}}" is neither ${{env:NAME}} nor ${{file:PATH}}. A literal "${{" is written "$${{".'
+    )
+
+
+def _read(path: Path, expression: str) -> str:
+    try:
+        # A FIFO would wait for a writer: what is no regular file is not opened for reading in earnest.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        with os.fdopen(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise NotResolved(f"{expression}: {path} is not a regular file")
+            raw = file.read(MAX_FILE_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise NotResolved(f"{expression}: {path} cannot be read: {reason}") from None
+    if len(raw) > MAX_FILE_BYTES:
+        raise NotResolved(f"{expression}: {path} is larger than {MAX_FILE_BYTES >> 10} KiB")
+    try:
+        return re.sub(r"\r?\n\Z", "", raw.decode("utf-8"))
+    except UnicodeDecodeError:
+        raise NotResolved(f"{expression}: {path} is not UTF-8") from None

@@ -1,0 +1,169 @@
+"""The messaging contract: topics, one queue per module, deliveries held until settled, dead letters.
+
+Every rule is a sentence in ``docs/contracts/messaging.md`` and a test of ``ion_core.testing.messaging``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Protocol
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetryPolicy:
+    """How often, and how long apart, a failed job is tried again: ``initial * factor**n``, at most ``maximum``.
+
+    ``retries`` is the number of tries after the first. ``jitter`` spreads each delay by up to that share of it, so
+    that jobs that failed together do not come back together.
+    """
+
+    retries: int = 3
+    initial: timedelta = timedelta(seconds=1)
+    factor: float = 2.0
+    maximum: timedelta = timedelta(minutes=10)
+    jitter: float = 0.2
+
+    def delay(self, attempt: int, spread: float) -> timedelta:
+        """Delay after failed attempt number ``attempt`` (from 1); ``spread`` is random in [-1, 1]."""
+        seconds = self.initial.total_seconds() * self.factor ** min(attempt - 1, 64)
+        return timedelta(seconds=min(seconds, self.maximum.total_seconds()) * (1 + self.jitter * spread))
+
+    def delays(self) -> Sequence[timedelta]:
+        """The nominal delays, one for each retry: what a broker with fixed-delay queues declares ahead."""
+        return [self.delay(n, 0.0) for n in range(1, self.retries + 1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueueStats:
+    """Counts of one queue, taken at one moment where the broker can.
+
+    ``ready`` waiting to be delivered · ``delayed`` waiting for a retry's delay · ``unsettled`` delivered and held by
+    some subscriber · ``dead`` dead letters kept.
+    """
+
+    ready: int
+    delayed: int
+    unsettled: int
+    dead: int
+
+    @property
+    def pending(self) -> int:
+        """What is still to be settled."""
+        return self.ready + self.delayed + self.unsettled
+
+
+@dataclass(frozen=True, kw_only=True)
+class Message:
+    """A message as it lies in a queue, looked at without taking it. ``attempt`` as in Delivery."""
+
+    body: bytes
+    headers: Mapping[str, str]
+    attempt: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeadLetter:
+    """A message kept aside. ``attempts`` is how many were made; ``log_tail`` the last lines of the last one's log."""
+
+    id: str
+    queue: str
+    body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
+    reason: str
+    attempts: int
+    log_tail: Sequence[str] = ()
+    died_at: datetime
+
+
+class Delivery(Protocol):
+    """One message, held by us until exactly one of ``ack``, ``retry``, ``release``, ``dead_letter`` settles it.
+
+    Delivery is at least once. A second verb raises AlreadySettled; any verb after ``lost`` is set raises DeliveryLost.
+    Cancellation settles nothing. A verb that raised TransientError did not settle: it may be called again.
+    """
+
+    @property
+    def body(self) -> bytes: ...
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """As given to ``publish``, unchanged by retries, releases and redrives."""
+
+    @property
+    def attempt(self) -> int:
+        """1 + the number of earlier ``retry`` calls; carried with the message, never the broker's own counter."""
+
+    @property
+    def lease(self) -> timedelta | None:
+        """How long it is ours without ``renew``; None where holding it needs no renewal."""
+
+    @property
+    def lost(self) -> asyncio.Event:
+        """Set when the broker has taken it back; somebody, perhaps we, will be given it again."""
+
+    async def ack(self) -> None:
+        """Done: it never comes back."""
+
+    async def retry(self, *, delay: timedelta) -> None:
+        """Failed: it comes back, no earlier than ``delay``, with ``attempt`` one higher. Survives a crash."""
+
+    async def release(self) -> None:
+        """Not the job's fault (shutdown, no capacity): it comes back at once, ``attempt`` unchanged."""
+
+    async def dead_letter(self, reason: str, *, log_tail: Sequence[str] = ()) -> None:
+        """Kept aside with body, headers, reason, attempts and log tail until redriven or purged. Survives a crash."""
+
+    async def renew(self) -> None:
+        """Hold it for another ``lease``; a no-op where leases do not exist. Raises DeliveryLost if it is gone."""
+
+
+class MessageBroker(Protocol):
+    """Carries messages from topics to queues. Safe for concurrent use by the tasks of one event loop.
+
+    Every method may raise TransientError when the broker does not answer in time; nothing else of the backend's own
+    exceptions leaves it. Queue names, topics, header names and values are text of at most 255 bytes.
+    """
+
+    async def declare(self, queue: str, *, topics: Sequence[str], retry: RetryPolicy) -> None:
+        """Make ``queue`` exist and receive what is published to any of ``topics`` from now on.
+
+        Idempotent. Called again with other topics it binds to the new ones, and lets go of those no longer named
+        where the broker can tell which they are. Raises ConfigError if the queue exists in a form it cannot use.
+        """
+
+    async def publish(self, topic: str, body: bytes, *, headers: Mapping[str, str]) -> None:
+        """Put a copy into every queue bound to ``topic``; returns only once the broker has them all durably.
+
+        All copies or none. Raises Unroutable when no queue is bound. After TransientError the message may or may
+        not be stored: publish again.
+        """
+
+    def subscribe(self, queue: str, *, prefetch: int) -> AbstractAsyncContextManager[AsyncIterator[Delivery]]:
+        """Be given deliveries of ``queue``, at most ``prefetch`` unsettled at a time, ready ones oldest first.
+
+        Any number of subscribers, in any number of processes, share a queue: each message goes to one of them.
+        Messages held by a subscriber that died come back. Leaving the context releases whatever is unsettled.
+        Raises QueueNotDeclared on entry. One task iterates; verbs may be called from any task.
+        """
+
+    async def stats(self, queue: str) -> QueueStats:
+        """Counts of ``queue``. Raises QueueNotDeclared."""
+
+    async def peek(self, queue: str, *, limit: int) -> Sequence[Message]:
+        """Up to ``limit`` ready messages, oldest first, without taking them or counting anything."""
+
+    async def dead_letters(self, queue: str, *, limit: int | None = None) -> Sequence[DeadLetter]:
+        """Dead letters of ``queue``, oldest first. Ids are stable until redriven or purged."""
+
+    async def redrive(self, queue: str, ids: Sequence[str]) -> int:
+        """Put these dead letters back into ``queue``, attempts starting again at 1. Each moves whole or not at all.
+
+        Returns how many moved. Raises DeadLetterNotFound, naming them, if any is not there; then none has moved.
+        """
+
+    async def purge(self, queue: str, ids: Sequence[str]) -> int:
+        """Delete these dead letters for good. Returns and raises as ``redrive``."""

@@ -1,0 +1,165 @@
+"""The container runtime contract: create, start, wait, logs, stop, remove, find.
+
+Every rule is a sentence in ``docs/contracts/runtime.md`` and a test of ``ion_core.testing.runtime``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from enum import Enum
+from pathlib import Path
+from typing import Literal, Protocol
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """Limits of one container; None is the runtime's own default. ``memory`` in bytes, ``gpus`` as CDI names."""
+
+    cpus: float | None = None
+    memory: int | None = None
+    pids: int | None = None
+    gpus: Sequence[str] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContainerSpec:
+    """What to make. Nothing of an event is in here: environment and labels belong to a slot, made ahead of its event.
+
+    ``name``       unique, ``^[a-z0-9][a-z0-9-]{0,62}$``.
+    ``image``      what to run, for runtimes that take images; with ``command`` empty, the image's own command.
+    ``command``    argv; under a runtime without images the program and its arguments.
+    ``source``     directory of the module's own files, for runtimes without images: where ``command`` starts.
+    ``workspace``  directory the module sees as ``/ion`` (or finds through ``HANDLER_BASE_DIR``).
+    ``network``    ``none``, ``bridge``, ``host`` or a network's name.
+    ``log_limit``  bytes of output kept; the middle of what is more is dropped and said to be.
+    """
+
+    name: str
+    image: str | None = None
+    command: Sequence[str] = ()
+    source: Path | None = None
+    workspace: Path
+    env: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    resources: Resources = Resources()
+    network: str = "none"
+    log_limit: int = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContainerRef:
+    """A made container. ``image_digest`` is what ``image`` resolved to, None without images."""
+
+    id: str
+    name: str
+    image_digest: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExitStatus:
+    """How it ended. ``code`` as a shell gives it: 128 + signal for a death by signal, which is in ``signal`` too.
+
+    ``limit`` names the limit that ended it, such as ``memory 512 MiB``, where the runtime knows or strongly suspects.
+    """
+
+    code: int
+    signal: int | None = None
+    limit: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogLine:
+    """One line of output without its newline; bytes that are no UTF-8 are replaced. ``at`` in seconds since 1970."""
+
+    stream: Literal["stdout", "stderr"]
+    text: str
+    at: float
+
+
+class ContainerState(Enum):
+    """``created`` not started yet · ``running`` · ``exited`` ended, not removed."""
+
+    CREATED = "created"
+    RUNNING = "running"
+    EXITED = "exited"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContainerStatus:
+    """A container as ``find`` sees it."""
+
+    ref: ContainerRef
+    state: ContainerState
+    labels: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeCapabilities:
+    """What this runtime offers. What a module asks for and is not offered is refused when the config is checked.
+
+    ``images``              runs images; without it modules need ``command`` (and ``source``).
+    ``isolates``            a module cannot reach the host's files, processes and network beyond what it was given.
+    ``inputs_read_only``    the module cannot write to ``in/``, not even as root: inputs may be hard links.
+    ``shares_workspace``    sees the dispatcher's directories (else the three steps run inside it).
+    ``networks``            network modes it can enforce; a restriction it cannot is in its start-up warning.
+    ``notice``              one sentence for the log at start, such as "isolates nothing"; empty for none.
+    """
+
+    images: bool
+    isolates: bool
+    inputs_read_only: bool
+    shares_workspace: bool = True
+    memory_limit: bool
+    cpu_limit: bool
+    pids_limit: bool
+    gpus: bool
+    networks: frozenset[str]
+    notice: str = ""
+
+
+class ContainerRuntime(Protocol):
+    """Runs containers. Safe for concurrent use by the tasks of one event loop.
+
+    Every method is bounded in time but ``wait`` and following ``logs``; a service that does not answer is a
+    TransientError. Cancelling any method leaves the container as it was or as the method would have left it.
+    """
+
+    @property
+    def capabilities(self) -> RuntimeCapabilities: ...
+
+    async def create(self, spec: ContainerSpec) -> ContainerRef:
+        """Make a container ready to start: image present, workspace mounted, namespaces made. Nothing of it runs.
+
+        With the name of one that exists: that one, if labels agree; PermanentError otherwise. Raises
+        ImageUnavailable, or PermanentError when it could never start (no such program, no such source).
+        """
+
+    async def start(self, ref: ContainerRef) -> None:
+        """Start it. Idempotent while it runs and after it has ended: it never runs twice.
+
+        Raises ContainerNotFound; PermanentError when the program cannot be executed.
+        """
+
+    async def wait(self, ref: ContainerRef) -> ExitStatus:
+        """Until it has ended; any exit code is data. May be called again, by many, and after the end.
+
+        Cancelling ``wait`` stops nothing. When it returns no process of the container runs any more. Raises
+        ContainerNotFound.
+        """
+
+    def logs(self, ref: ContainerRef, *, follow: bool = False) -> AsyncIterator[LogLine]:
+        """What it printed so far, from the start, in order of arrival; with ``follow`` until it has ended."""
+
+    async def stop(self, ref: ContainerRef, *, grace: timedelta) -> None:
+        """SIGTERM, and SIGKILL after ``grace``; returns once it has ended.
+
+        This call is idempotent, and must not raise if the container has ended, was never started, or is gone.
+        """
+
+    async def remove(self, ref: ContainerRef) -> None:
+        """Remove it, killing it first if it runs. Idempotent; fine if gone."""
+
+    async def find(self, labels: Mapping[str, str]) -> Sequence[ContainerStatus]:
+        """Containers that have every one of ``labels``, also those made by an earlier process."""

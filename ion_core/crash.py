@@ -1,0 +1,31 @@
+"""Crash points for the fault tests: ``ION_CRASH_AT=S5`` ends the process right after step S5, as kill -9 would.
+
+Steps are those of the commit protocol (``docs/delivery.md``). S4 and S8 are in the middle: after the first file.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from ion_core.errors import UsageError
+
+STEPS = tuple(f"S{n}" for n in range(13))
+_armed: str | None = None
+
+
+def arm(environ: Mapping[str, str]) -> None:
+    """Read once at the start of ``serve``. Raises UsageError for an unknown step, or without ``ION_TESTING=1``."""
+    global _armed
+    step = environ.get("ION_CRASH_AT") or None
+    if step is not None and environ.get("ION_TESTING") != "1":
+        raise UsageError("ION_CRASH_AT: crashes on purpose, for tests. Unset it, or set ION_TESTING=1 as well.")
+    if step is not None and step not in STEPS:
+        raise UsageError(f"ION_CRASH_AT: no step {step!r}. Steps are {', '.join(STEPS)}.")
+    _armed = step
+
+
+def reached(step: str) -> None:
+    """End the process here if this is the armed step: no clean-up, no buffers flushed, as a crash does."""
+    if step == _armed:
+        os._exit(137)

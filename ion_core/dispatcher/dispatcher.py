@@ -1,0 +1,225 @@
+"""Dispatcher: takes deliveries, runs jobs, settles them. Knows contracts, never a provider."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+
+from ion_core.contracts.messaging import Delivery, MessageBroker
+from ion_core.contracts.observer import Observer
+from ion_core.contracts.runtime import ContainerRuntime
+from ion_core.dataplane import DataPlane
+from ion_core.dispatcher.bounded import Backoff, wait_for_any
+from ion_core.dispatcher.health import Health, write_probe
+from ion_core.dispatcher.hold import Leases
+from ion_core.dispatcher.job_runner import JobRunner, Surroundings
+from ion_core.dispatcher.outbox import Outbox
+from ion_core.dispatcher.recovery import remove_orphans
+from ion_core.dispatcher.slots import Slots
+from ion_core.errors import StorageFull, TransientError
+from ion_core.handler import Handler
+from ion_core.jobs import Module, Verdict
+
+log = logging.getLogger(__name__)
+
+CANCEL_WITHIN = 90.0
+"""Seconds that cancelled jobs get to stop their containers and give their deliveries back."""
+
+
+class Dispatcher:
+    """Serves modules until told to stop.
+
+    ``work`` is a directory for workspaces, ours alone; ``state_id`` marks our containers, so that those of an earlier
+    life are known; ``drain_timeout`` is how long running jobs may go on after ``stop``.
+    """
+
+    def __init__(
+        self,
+        modules: Sequence[Module],
+        *,
+        broker: MessageBroker,
+        runtimes: Mapping[str, ContainerRuntime],
+        dataplane: DataPlane,
+        observer: Observer,
+        work: Path,
+        state_id: str,
+        drain_timeout: timedelta = timedelta(seconds=30),
+        grace: timedelta = timedelta(seconds=10),
+        probe_every: float = 2.0,
+    ) -> None:
+        self.health = Health()
+        self._broker = broker
+        self._runtimes = runtimes
+        self._drain_timeout = drain_timeout.total_seconds()
+        self._work = work
+        self._state_id = state_id
+        self._probe_every = probe_every
+        self._handler = Handler(dataplane, work)
+        self._outbox = Outbox(dataplane)
+        self._leases = Leases()
+        self._stopping = asyncio.Event()
+        self._jobs: set[asyncio.Task[None]] = set()
+        around = Surroundings(
+            handler=self._handler,
+            dataplane=dataplane,
+            observer=observer,
+            health=self.health,
+            leases=self._leases,
+            grace=grace,
+        )
+        self._runners = [
+            JobRunner(
+                module,
+                Slots(module, runtimes[module.runtime], self._handler, state_id=state_id),
+                around,
+                stopping=self._stopping,
+            )
+            for module in modules
+        ]
+
+    @property
+    def running(self) -> int:
+        """How many deliveries are being handled."""
+        return len(self._jobs)
+
+    def counts(self) -> Mapping[Verdict, int]:
+        """How many attempts ended how, since the start."""
+        return {verdict: sum(runner.counts[verdict] for runner in self._runners) for verdict in Verdict}
+
+    async def idle(self) -> bool:
+        """Whether nothing is pending anywhere: no job here, no message in any queue of our modules."""
+        if self._jobs:
+            return False
+        for runner in self._runners:
+            if (await self._broker.stats(runner.module.name)).pending:
+                return False
+        return not self._jobs
+
+    async def recover(self) -> None:
+        """Declare every queue, and put an end to what an earlier life left: containers, workspaces, unpublished commits.
+
+        Call it once, before ``run``. Raises what the providers raise.
+        """
+        for runner in self._runners:
+            await self._declare(runner.module)
+        await remove_orphans(self._runtimes, self._state_id)
+        await self._handler.sweep()
+        await self._outbox.sweep(older_than=timedelta(0))
+
+    async def _declare(self, module: Module) -> None:
+        await self._broker.declare(module.name, topics=module.subscribes, retry=module.retry)
+
+    async def run(self, stop: asyncio.Event, hurry: asyncio.Event) -> None:
+        """Serve until ``stop``, then drain: running jobs may finish within the drain timeout.
+
+        What still runs then, or when ``hurry`` is set, is stopped and its delivery released. Cancelling is the same as
+        ``hurry``. A module's failure never ends this; an ExceptionGroup out of here is a bug or a lost broker contract.
+        """
+        async with asyncio.TaskGroup() as tasks:
+            background = [
+                tasks.create_task(self._leases.run(), name="leases"),
+                tasks.create_task(self._outbox.run(), name="outbox"),
+                tasks.create_task(
+                    self.health.watch_space(lambda: write_probe(self._work), every=self._probe_every), name="space"
+                ),
+                tasks.create_task(self._tell_runners(stop), name="stopping"),
+            ]
+            async with asyncio.TaskGroup() as serving:
+                for runner in self._runners:
+                    serving.create_task(self._serve(runner, stop, hurry), name=f"serve {runner.module.name}")
+            for task in background:
+                task.cancel()
+
+    async def _tell_runners(self, stop: asyncio.Event) -> None:
+        await stop.wait()
+        self._stopping.set()
+
+    async def _serve(self, runner: JobRunner, stop: asyncio.Event, hurry: asyncio.Event) -> None:
+        """One module: subscribe, hand out deliveries, drain; subscribe anew when the broker fails us."""
+        backoff = Backoff()
+        name = runner.module.name
+        jobs: set[asyncio.Task[None]] = set()
+        try:
+            while not stop.is_set():
+                try:
+                    await self._declare(runner.module)  # it may have been deleted while we were away
+                    async with self._broker.subscribe(name, prefetch=runner.module.concurrency) as deliveries:
+                        self.health.green(f"queue {name}")
+                        backoff.reset()
+                        await self._take(deliveries, runner, jobs, stop)
+                        await self._drain(jobs, hurry)
+                except StorageFull as error:
+                    self.health.storage_full(str(error))
+                    await wait_for_any(self.health.room, stop)
+                except TransientError as error:
+                    self.health.red(f"queue {name}", str(error))
+                    await wait_for_any(stop, timeout=backoff.next())
+        finally:
+            await self._cancel(jobs)
+
+    async def _take(
+        self,
+        deliveries: AsyncIterator[Delivery],
+        runner: JobRunner,
+        jobs: set[asyncio.Task[None]],
+        stop: asyncio.Event,
+    ) -> None:
+        """Start a job for each delivery, until ``stop``. Raises what the subscription raises."""
+        pulling = asyncio.create_task(self._pull(deliveries, runner, jobs))
+        stopping = asyncio.create_task(stop.wait())
+        try:
+            await asyncio.wait({pulling, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if pulling.done():
+                await pulling
+                raise TransientError(f"the subscription of queue {runner.module.name} ended by itself")
+        finally:
+            stopping.cancel()
+            pulling.cancel()
+            await asyncio.wait({pulling})
+
+    async def _pull(
+        self, deliveries: AsyncIterator[Delivery], runner: JobRunner, jobs: set[asyncio.Task[None]]
+    ) -> None:
+        async for delivery in deliveries:
+            job = asyncio.create_task(runner.handle(delivery), name=f"job of {runner.module.name}")
+            for group in (jobs, self._jobs):
+                group.add(job)
+                job.add_done_callback(group.discard)
+            job.add_done_callback(_report_bug)
+            await self.health.room.wait()
+
+    async def _drain(self, jobs: set[asyncio.Task[None]], hurry: asyncio.Event) -> None:
+        """Let running jobs finish, within bounds; stop the rest while the subscription can still take it back."""
+        if jobs and not hurry.is_set():
+            log.info("draining", extra={"jobs": len(jobs), "seconds": self._drain_timeout})
+            hurrying = asyncio.create_task(hurry.wait())
+            finishing = asyncio.create_task(_all_done(jobs))
+            await asyncio.wait(
+                {hurrying, finishing}, timeout=self._drain_timeout, return_when=asyncio.FIRST_COMPLETED
+            )
+            hurrying.cancel()
+            finishing.cancel()
+        await self._cancel(jobs)
+
+    async def _cancel(self, jobs: set[asyncio.Task[None]]) -> None:
+        left = list(jobs)
+        for job in left:
+            job.cancel()
+        if left:
+            _, unfinished = await asyncio.wait(left, timeout=CANCEL_WITHIN)
+            if unfinished:
+                log.error("jobs do not end; their deliveries come back later", extra={"jobs": len(unfinished)})
+
+
+async def _all_done(jobs: set[asyncio.Task[None]]) -> None:
+    while jobs:
+        await asyncio.wait(set(jobs))
+
+
+def _report_bug(job: asyncio.Task[None]) -> None:
+    """A job runner lets nothing out; if it does all the same, its delivery comes back by its lease."""
+    if not job.cancelled() and (error := job.exception()) is not None:
+        log.error("job runner failed by a bug", exc_info=error)

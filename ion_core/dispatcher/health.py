@@ -1,0 +1,69 @@
+"""Whether this process is ready, and the gate that stops it from taking work it could not keep."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+PROBE_BYTES = 1 << 20
+
+
+class Health:
+    """Named problems, set and cleared by whoever sees them; and ``room``, set while there is space to work in."""
+
+    def __init__(self) -> None:
+        self._problems: dict[str, str] = {}
+        self.room = asyncio.Event()
+        self.room.set()
+        self.full = asyncio.Event()
+
+    def red(self, part: str, problem: str) -> None:
+        """``part`` has this problem. Logged when it is new."""
+        if self._problems.get(part) != problem:
+            log.warning("not ready: %s: %s", part, problem)
+        self._problems[part] = problem
+
+    def green(self, part: str) -> None:
+        """``part`` is well again."""
+        if self._problems.pop(part, None) is not None:
+            log.info("ready again: %s", part)
+
+    def problems(self) -> Sequence[str]:
+        return [f"{part}: {problem}" for part, problem in sorted(self._problems.items())]
+
+    def storage_full(self, problem: str) -> None:
+        """Take no more deliveries until there is space again."""
+        self.red("storage", problem)
+        self.room.clear()
+        self.full.set()
+
+    async def watch_space(self, probe: Callable[[], None], *, every: float) -> None:
+        """For ever: when storage was found full, look every ``every`` seconds whether it still is."""
+        while True:
+            await self.full.wait()
+            await asyncio.sleep(every)
+            try:
+                await asyncio.to_thread(probe)
+            except OSError as error:
+                self.red("storage", f"no space left ({error.strerror}). Free some; work goes on by itself then.")
+                continue
+            self.full.clear()
+            self.green("storage")
+            self.room.set()
+
+
+def write_probe(directory: Path) -> None:
+    """Write, flush and remove 1 MiB in ``directory``. Raises OSError when it does not fit."""
+    probe = directory / f".probe-{os.getpid()}"
+    try:
+        with probe.open("wb") as file:
+            file.write(b"\0" * PROBE_BYTES)
+            file.flush()
+            os.fsync(file.fileno())
+    finally:
+        probe.unlink(missing_ok=True)

@@ -1,0 +1,100 @@
+"""Hold: a delivery with the lease that keeps it ours, until it is settled."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+
+from ion_core.contracts.messaging import Delivery
+from ion_core.dispatcher.bounded import Backoff, uninterrupted
+from ion_core.errors import DeliveryLost, ProviderError, TransientError
+
+log = logging.getLogger(__name__)
+
+SETTLE_WITHIN = 20.0
+"""Seconds for one settlement, its tries included; after that the broker's own lease decides."""
+
+Verb = Callable[[Delivery], Awaitable[None]]
+
+
+class Hold:
+    """The delivery a job stands on. When it was lost and the broker gives the job to us again, that one is adopted."""
+
+    def __init__(self, delivery: Delivery) -> None:
+        self.delivery = delivery
+
+    @property
+    def lost(self) -> bool:
+        return self.delivery.lost.is_set()
+
+    def adopt(self, delivery: Delivery) -> None:
+        """Settle this one in the end, instead of the lost one."""
+        self.delivery = delivery
+
+    async def settle(self, verb: Verb) -> bool:
+        """Apply ``verb``; tried again while the broker does not answer. False if the delivery is lost, or seems so.
+
+        Carried through even if the caller is cancelled. An unsettled delivery comes back: nothing is lost by giving up.
+        """
+        try:
+            return await uninterrupted(self._settle(verb), within=SETTLE_WITHIN)
+        except TimeoutError:
+            log.error("delivery could not be settled in %.0f s; the broker will give it out again", SETTLE_WITHIN)
+            return False
+
+    async def _settle(self, verb: Verb) -> bool:
+        backoff = Backoff(first=0.1, most=5.0)
+        while True:
+            try:
+                await verb(self.delivery)
+            except DeliveryLost:
+                return False
+            except TransientError as error:
+                log.warning("broker does not settle, trying again: %s", error)
+                await asyncio.sleep(backoff.next())
+            else:
+                return True
+
+
+class Leases:
+    """Renews every delivery held, in one task. A failed renewal is logged; what is lost says so itself."""
+
+    def __init__(self) -> None:
+        self._holds: set[Hold] = set()
+        self._wake = asyncio.Event()
+
+    @contextmanager
+    def keep(self, hold: Hold) -> Iterator[Hold]:
+        """Renew ``hold`` while the body runs."""
+        if hold.delivery.lease is None:
+            yield hold
+            return
+        self._holds.add(hold)
+        self._wake.set()
+        try:
+            yield hold
+        finally:
+            self._holds.discard(hold)
+
+    async def run(self) -> None:
+        """For ever: renew all of them thrice in a lease's time."""
+        while True:
+            await self._wake.wait()
+            leases = [hold.delivery.lease for hold in self._holds]
+            if not leases:
+                self._wake.clear()
+                continue
+            await asyncio.sleep(min(lease.total_seconds() for lease in leases if lease is not None) / 3)
+            await asyncio.gather(*(self._renew(hold) for hold in list(self._holds)))
+
+    async def _renew(self, hold: Hold) -> None:
+        if hold.lost:
+            return
+        try:
+            await hold.delivery.renew()
+        except DeliveryLost:
+            log.warning("delivery lost while its job runs; the job goes on, its commit decides")
+        except ProviderError as error:
+            log.warning("lease not renewed, trying again: %s", error)

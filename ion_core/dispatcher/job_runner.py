@@ -1,0 +1,256 @@
+"""JobRunner: one delivery from receipt to settlement, steps S0 to S12 of ``docs/delivery.md``."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import timedelta
+
+from ion_core import crash
+from ion_core.commits import Commit
+from ion_core.contracts.messaging import Delivery
+from ion_core.contracts.observer import Observer
+from ion_core.contracts.runtime import ExitStatus
+from ion_core.dataplane import HOPS_HEADER, DataPlane
+from ion_core.dispatcher.attempt_log import AttemptLog
+from ion_core.dispatcher.bounded import Backoff
+from ion_core.dispatcher.health import Health
+from ion_core.dispatcher.hold import Hold, Leases
+from ion_core.dispatcher.slots import Slot, Slots
+from ion_core.errors import InvalidEvent, IonError, ModuleFailed, PermanentError, StorageFull, TransientError
+from ion_core.events import MAX_HOPS, parse_event
+from ion_core.handler import Handler
+from ion_core.jobs import Attempt, Job, Module, Outcome, Verdict
+
+log = logging.getLogger(__name__)
+
+NOT_WORTH_RETRYING = {126: "the command cannot be executed", 127: "the command was not found"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surroundings:
+    """What every job runner of a dispatcher shares. ``grace`` is between SIGTERM and SIGKILL."""
+
+    handler: Handler
+    dataplane: DataPlane
+    observer: Observer
+    health: Health
+    leases: Leases
+    grace: timedelta = timedelta(seconds=10)
+
+
+class _Running:
+    """A job under way here: its hold, and when it has ended."""
+
+    def __init__(self, hold: Hold) -> None:
+        self.hold = hold
+        self.ended = asyncio.Event()
+
+
+class JobRunner:
+    """Runs the jobs of one module. ``counts`` says how many attempts ended how."""
+
+    def __init__(self, module: Module, slots: Slots, around: Surroundings, *, stopping: asyncio.Event) -> None:
+        self.module = module
+        self.counts: dict[Verdict, int] = dict.fromkeys(Verdict, 0)
+        self._slots = slots
+        self._around = around
+        self._stopping = stopping
+        self._running: dict[str, _Running] = {}
+        self._backoff = Backoff()
+
+    async def handle(self, delivery: Delivery) -> None:
+        """From here to settlement. Raises nothing but cancellation; then too the delivery is given back first."""
+        hold = Hold(delivery)
+        crash.reached("S0")
+        with self._around.leases.keep(hold):
+            try:
+                attempt = self._parse(delivery)
+            except (InvalidEvent, PermanentError) as error:
+                await self._refuse(hold, error)
+                return
+            crash.reached("S1")
+            await self._alone(attempt, hold)
+
+    def _parse(self, delivery: Delivery) -> Attempt:
+        hops = delivery.headers.get(HOPS_HEADER, "0")
+        event = parse_event(delivery.body, hops=int(hops) if hops.isdecimal() and len(hops) < 9 else 0)
+        if event.hops >= MAX_HOPS:
+            raise PermanentError(f"is {event.hops} modules from the start of its flow, {MAX_HOPS} are allowed: a loop?")
+        if event.type not in self.module.subscribes:
+            raise PermanentError(f"module {self.module.name} takes no events of type {event.type!r}")
+        return Attempt(job=Job(event=event, module=self.module.name), number=delivery.attempt)
+
+    async def _refuse(self, hold: Hold, error: IonError) -> None:
+        """Poison: kept aside at once, so that the next one is handled."""
+        reason = f"unreadable event: {error}" if isinstance(error, InvalidEvent) else f"refused event: {error}"
+        log.error("dead letter: %s", reason, extra={"module": self.module.name})
+        if await hold.settle(lambda delivery: delivery.dead_letter(reason)):
+            self.counts[Verdict.DEAD_LETTERED] += 1
+
+    async def _alone(self, attempt: Attempt, hold: Hold) -> None:
+        """One delivery of a job at a time: a redelivery is adopted, a duplicate waits and finds the commit."""
+        job_id = attempt.job.id
+        try:
+            while running := self._running.get(job_id):
+                if running.hold.lost:
+                    running.hold.adopt(hold.delivery)
+                    return
+                await running.ended.wait()
+        except asyncio.CancelledError:
+            await hold.settle(lambda delivery: delivery.release())
+            raise
+        running = self._running[job_id] = _Running(hold)
+        try:
+            await self._attempt(attempt, hold)
+        finally:
+            del self._running[job_id]
+            running.ended.set()
+
+    async def _attempt(self, attempt: Attempt, hold: Hold) -> None:
+        """The slot outlives the settlement: removing it takes time that nobody has to wait for."""
+        record = AttemptLog(attempt)
+        async with AsyncExitStack() as slot:
+            outcome = await self._outcome(attempt, hold, record, slot)
+            await self._conclude(attempt, hold, record, outcome)
+
+    async def _outcome(self, attempt: Attempt, hold: Hold, record: AttemptLog, slot: AsyncExitStack) -> Outcome:
+        """Do the work; what went wrong decides what becomes of the delivery."""
+        try:
+            outcome = await self._work(attempt, record, slot)
+        except asyncio.CancelledError:
+            await slot.aclose()  # stopped before anybody else can be given the event
+            await self._conclude(attempt, hold, record, Outcome(verdict=Verdict.RELEASED, reason="shutting down"))
+            raise
+        except StorageFull as error:
+            self._around.health.storage_full(str(error))
+            return Outcome(verdict=Verdict.RELEASED, reason=str(error))
+        except TransientError as error:
+            return await self._later(str(error))
+        except (PermanentError, InvalidEvent) as error:
+            return Outcome(verdict=Verdict.DEAD_LETTERED, reason=str(error))
+        except ModuleFailed as error:
+            return self._retry_or_not(attempt, str(error))
+        except Exception as error:
+            # A bug, ours or a provider's. This job fails, with the traceback in the log; the others go on.
+            log.exception("job failed by a bug", extra=record.fields())
+            return self._retry_or_not(attempt, f"bug: {type(error).__name__}: {error}")
+        self._backoff.reset()
+        return outcome
+
+    async def _later(self, reason: str) -> Outcome:
+        """A provider is down: hold the delivery for a while, so that neither it nor the next is tried in a hurry."""
+        seconds = self._backoff.next()
+        log.warning("provider unavailable, next try in %.1f s: %s", seconds, reason, extra={"module": self.module.name})
+        try:
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
+        except TimeoutError:
+            pass
+        return Outcome(verdict=Verdict.RELEASED, reason=reason)
+
+    def _retry_or_not(self, attempt: Attempt, reason: str) -> Outcome:
+        if attempt.number <= self.module.retry.retries:
+            return Outcome(verdict=Verdict.RETRIED, reason=reason)
+        return Outcome(verdict=Verdict.DEAD_LETTERED, reason=f"{reason} (attempt {attempt.number}, the last)")
+
+    async def _work(self, attempt: Attempt, record: AttemptLog, stack: AsyncExitStack) -> Outcome:
+        """S2 to S11 without settling. What goes wrong is the exception's class."""
+        found = await self._around.dataplane.committed(attempt.job.id)
+        crash.reached("S2")
+        if found is not None:
+            commit, pending = found
+            if pending:
+                await self._around.dataplane.publish_commit(commit)
+            return Outcome(verdict=Verdict.ALREADY_COMMITTED, children=len(commit.events))
+        log.info("job started", extra=record.fields())
+        self._around.observer.job_started(attempt)
+        slot = await stack.enter_async_context(self._slots.take())
+        crash.reached("S3")
+        commit = await self._run_and_commit(attempt, slot, record)
+        outcome = Outcome(verdict=Verdict.COMMITTED, children=len(commit.events))
+        await asyncio.gather(
+            self._around.dataplane.publish_commit(commit), record.store(self._around.dataplane.documents, outcome)
+        )
+        crash.reached("S11")
+        return outcome
+
+    async def _run_and_commit(self, attempt: Attempt, slot: Slot, record: AttemptLog) -> Commit:
+        handler = self._around.handler
+        with record.step("prepare"):
+            link = self._slots.inputs_read_only
+            record.preparer += await handler.prepare(attempt, slot.workspace, link=link)
+        with record.step("module"):
+            failure = await self._run_module(slot, record)
+        if failure is not None:
+            raise failure
+        with record.step("commit"):
+            committed = await handler.commit(
+                attempt, self.module, slot.workspace, image=slot.ref.image_digest, started_at=record.started_at
+            )
+            record.committer += committed.lines
+        return committed.commit
+
+    async def _run_module(self, slot: Slot, record: AttemptLog) -> ModuleFailed | PermanentError | None:
+        """S5 to S7; returns what is wrong with how the module ended. Nothing of it runs when this returns."""
+        timeout = self.module.timeout.total_seconds()
+        await slot.start()
+        crash.reached("S5")
+        status: ExitStatus | None = None
+        try:
+            async with asyncio.timeout(timeout):
+                status = await slot.wait()
+        except TimeoutError:
+            await slot.stop(grace=self._around.grace)
+        crash.reached("S6")
+        record.worker += [line async for line in slot.output()]
+        crash.reached("S7")
+        if status is None:
+            return ModuleFailed(f"timed out after {timeout:g} s (modules.{self.module.name}.timeout)")
+        return _judge(status)
+
+    async def _conclude(self, attempt: Attempt, hold: Hold, record: AttemptLog, outcome: Outcome) -> None:
+        """Keep the log, settle, tell. A commit's log is stored already."""
+        if outcome.verdict not in (Verdict.COMMITTED, Verdict.ALREADY_COMMITTED):
+            record.committer.append(f"not committed: {outcome.reason}")
+            await record.store(self._around.dataplane.documents, outcome)
+        settled = await self._settle(attempt, hold, record, outcome)
+        verdict = outcome.verdict if settled else Verdict.LOST
+        outcome = Outcome(
+            verdict=verdict, reason=outcome.reason, seconds=record.elapsed(), children=outcome.children
+        )
+        self.counts[verdict] += 1
+        level = {Verdict.DEAD_LETTERED: logging.ERROR, Verdict.RETRIED: logging.WARNING, Verdict.LOST: logging.WARNING}
+        log.log(
+            level.get(verdict, logging.INFO),
+            "job %s%s",
+            verdict.value,
+            f": {outcome.reason}" if outcome.reason else "",
+            extra={**record.fields(), "seconds": round(outcome.seconds, 3)},
+        )
+        self._around.observer.job_finished(attempt, outcome)
+
+    async def _settle(self, attempt: Attempt, hold: Hold, record: AttemptLog, outcome: Outcome) -> bool:
+        if outcome.verdict is Verdict.DEAD_LETTERED:
+            return await hold.settle(lambda delivery: delivery.dead_letter(outcome.reason, log_tail=record.tail()))
+        if outcome.verdict is Verdict.RETRIED:
+            delay = self.module.retry.delay(attempt.number, random.uniform(-1, 1))
+            return await hold.settle(lambda delivery: delivery.retry(delay=delay))
+        if outcome.verdict is Verdict.RELEASED:
+            return await hold.settle(lambda delivery: delivery.release())
+        return await hold.settle(lambda delivery: delivery.ack())
+
+
+def _judge(status: ExitStatus) -> ModuleFailed | PermanentError | None:
+    """What an exit status means for the job."""
+    if status.code == 0:
+        return None
+    limit = f" (limit: {status.limit})" if status.limit else ""
+    if status.signal is not None:
+        return ModuleFailed(f"killed by signal {status.signal}{limit}")
+    if status.code in NOT_WORTH_RETRYING:
+        return PermanentError(f"exit code {status.code}: {NOT_WORTH_RETRYING[status.code]}")
+    return ModuleFailed(f"exit code {status.code}{limit}")

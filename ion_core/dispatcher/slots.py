@@ -1,0 +1,106 @@
+"""Slots: a workspace and a container that sees it, made ready before anything of an event is in them.
+
+Environment and labels belong to the slot; everything about an event is a file in the workspace. So a slot can be made
+ahead of its event, and nothing of an event can leak through a container's metadata.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+from ion_core.contracts.runtime import ContainerRef, ContainerRuntime, ContainerSpec, ExitStatus
+from ion_core.dispatcher.bounded import uninterrupted
+from ion_core.errors import ProviderError
+from ion_core.handler import Handler, Workspace
+from ion_core.jobs import Module
+
+log = logging.getLogger(__name__)
+
+CLEAN_WITHIN = 60.0
+"""Seconds for removing a slot; what is left then is removed at the next start."""
+
+LABEL_STATE = "ion.state"
+LABEL_MODULE = "ion.module"
+
+
+class Slot:
+    """One container and its workspace, used for one attempt."""
+
+    def __init__(self, runtime: ContainerRuntime, ref: ContainerRef, workspace: Workspace, secret: str) -> None:
+        self._runtime = runtime
+        self._secret = secret
+        self.ref = ref
+        self.workspace = workspace
+
+    async def start(self) -> None:
+        await self._runtime.start(self.ref)
+
+    async def wait(self) -> ExitStatus:
+        return await self._runtime.wait(self.ref)
+
+    async def stop(self, *, grace: timedelta) -> None:
+        """Returns once nothing of the module runs any more."""
+        await self._runtime.stop(self.ref, grace=grace)
+
+    async def output(self) -> AsyncIterator[str]:
+        """What the module printed, without the slot's secret should it have printed that."""
+        async for line in self._runtime.logs(self.ref):
+            yield line.text.replace(self._secret, "********")
+
+    async def remove(self) -> None:
+        """Remove the container, stopping it first if it runs. Idempotent."""
+        await self._runtime.remove(self.ref)
+
+
+class Slots:
+    """Makes slots for one module."""
+
+    def __init__(self, module: Module, runtime: ContainerRuntime, handler: Handler, *, state_id: str) -> None:
+        self._module = module
+        self._runtime = runtime
+        self._handler = handler
+        self._labels: Mapping[str, str] = {LABEL_STATE: state_id, LABEL_MODULE: module.name}
+
+    @property
+    def inputs_read_only(self) -> bool:
+        return self._runtime.capabilities.inputs_read_only
+
+    @asynccontextmanager
+    async def take(self) -> AsyncIterator[Slot]:
+        """A slot for one attempt; its container and workspace are gone when the body has ended, however it ended."""
+        name = f"ion-{self._module.name[:40]}-{secrets.token_hex(6)}"
+        workspace = await self._handler.open_workspace(name)
+        slot: Slot | None = None
+        try:
+            slot = await self._make(name, workspace)
+            yield slot
+        finally:
+            await uninterrupted(self._clean(slot, workspace), within=CLEAN_WITHIN)
+
+    async def _make(self, name: str, workspace: Workspace) -> Slot:
+        secret = secrets.token_urlsafe(32)
+        module = self._module
+        spec = ContainerSpec(
+            name=name,
+            image=module.image,
+            command=module.command,
+            source=module.source,
+            workspace=workspace.root,
+            env={**module.env, "SHARED_SECRET": secret},
+            labels=self._labels,
+            resources=module.resources,
+            network=module.network,
+        )
+        return Slot(self._runtime, await self._runtime.create(spec), workspace, secret)
+
+    async def _clean(self, slot: Slot | None, workspace: Workspace) -> None:
+        try:
+            if slot is not None:
+                await slot.remove()
+            await self._handler.close_workspace(workspace)
+        except ProviderError as error:
+            log.warning("a slot is left behind until the next start: %s", error, extra={"slot": workspace.home.name})

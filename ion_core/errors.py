@@ -1,0 +1,137 @@
+"""Every error a caller can tell apart. A message says where, what is wrong and what would do.
+
+The class carries the decision: a TransientError is tried again without counting, a PermanentError goes to the
+dead letters at once, a ModuleFailed is a counted retry. Anything that is no IonError is a bug.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Sequence
+from typing import ClassVar
+
+
+class IonError(Exception):
+    """Base of all errors raised on purpose."""
+
+    exit_code: ClassVar[int] = 1
+    """What the command line exits with when nobody handled it."""
+
+
+class UsageError(IonError):
+    """The command line cannot be understood as given."""
+
+    exit_code = 2
+
+
+class ConfigError(IonError):
+    """The configuration cannot be used. ``problems`` has one line for each thing that is wrong."""
+
+    exit_code = 78
+
+    def __init__(self, problems: str | Sequence[str]) -> None:
+        self.problems: tuple[str, ...] = (problems,) if isinstance(problems, str) else tuple(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class StateError(IonError):
+    """A state file is corrupt, of a newer version, or where it cannot be used safely."""
+
+    exit_code = 78
+
+
+class StateBusy(IonError):
+    """Another process holds the state directory; the message names its pid."""
+
+    exit_code = 75
+
+
+class InvalidEvent(IonError):
+    """An event, or a document of one, does not have the promised shape. ``problems`` has one line each."""
+
+    def __init__(self, problems: str | Sequence[str]) -> None:
+        self.problems: tuple[str, ...] = (problems,) if isinstance(problems, str) else tuple(problems)
+        super().__init__("; ".join(self.problems))
+
+
+class ModuleFailed(IonError):
+    """The module itself failed (exit code, signal, timeout): a counted retry."""
+
+
+class ProviderError(IonError):
+    """A provider failed."""
+
+
+class TransientError(ProviderError):
+    """Worth trying again later: nothing is wrong with the job itself."""
+
+    exit_code = 69
+
+
+class StorageFull(TransientError):
+    """No space is left where Ion keeps its state, workspaces or blobs."""
+
+    exit_code = 75
+
+
+class DeliveryLost(TransientError):
+    """The broker took the delivery back; somebody else will get it."""
+
+
+class PermanentError(ProviderError):
+    """Trying again cannot help."""
+
+
+class AlreadySettled(ProviderError):
+    """A delivery was settled twice: a bug in the caller."""
+
+
+class QueueNotDeclared(PermanentError):
+    """The queue was never declared on this broker."""
+
+
+class Unroutable(PermanentError):
+    """No queue takes this topic; nothing was stored by the broker."""
+
+
+class DeadLetterNotFound(PermanentError):
+    """No dead letter of that id is kept for the queue."""
+
+
+class InvalidKey(PermanentError):
+    """A blob key is not a relative, ``/``-separated name of allowed segments."""
+
+
+class BlobNotFound(PermanentError):
+    """No blob is stored under that key."""
+
+
+class BlobCorrupt(PermanentError):
+    """A blob's size or sha256 is not what was recorded when it was stored."""
+
+
+class DocumentNotFound(PermanentError):
+    """No document of that kind and id is stored."""
+
+
+class DocumentExists(PermanentError):
+    """Another document with other content is stored under that kind and id."""
+
+
+class ContainerNotFound(PermanentError):
+    """The runtime knows no such container."""
+
+
+class ImageUnavailable(PermanentError):
+    """The image cannot be had: it does not exist, or may not be pulled."""
+
+
+class OutputRefused(PermanentError):
+    """What the module left in ``out/`` breaks the module contract; the message names every entry."""
+
+
+def storage_error(where: str, error: OSError) -> ProviderError:
+    """What a failed file operation means: StorageFull when space ran out, else a TransientError; for ``raise … from``."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StorageFull(f"{where}: no space left ({error.strerror}). Free some; work goes on by itself then.")
+    return TransientError(f"{where}: {error.strerror or error}")

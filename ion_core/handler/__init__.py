@@ -1,0 +1,88 @@
+"""The handler: what surrounds a module. Its preparer fills the workspace, its committer keeps what the module left."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ion_core import crash
+from ion_core.dataplane import DataPlane
+from ion_core.errors import storage_error
+from ion_core.handler.committer import Committed, Committer, attempt_prefix
+from ion_core.handler.preparer import Preparer
+from ion_core.handler.workspace import Workspace, workspaces
+from ion_core.jobs import Attempt, Module
+
+__all__ = ["Committed", "Handler", "Workspace"]
+
+log = logging.getLogger(__name__)
+
+
+class Handler:
+    """Preparer, committer and the workspaces between them, which lie under ``base``: ours alone while we run."""
+
+    def __init__(self, dataplane: DataPlane, base: Path) -> None:
+        self._dataplane = dataplane
+        self._base = base
+        self._preparer = Preparer(dataplane)
+        self._committer = Committer(dataplane)
+
+    async def open_workspace(self, name: str) -> Workspace:
+        """A clean workspace of that name. Raises StorageFull or TransientError when the disk does not take it."""
+        with _disk(self._base):
+            return await asyncio.to_thread(Workspace.make, self._base, name)
+
+    async def close_workspace(self, workspace: Workspace) -> None:
+        """Remove it with all that is in it. Idempotent. Raises TransientError naming what does not go."""
+        with _disk(workspace.home):
+            await asyncio.to_thread(workspace.remove)
+        crash.reached("S12")
+
+    async def prepare(self, attempt: Attempt, workspace: Workspace, *, link: bool) -> list[str]:
+        """Fill ``in/`` for this attempt; returns log lines. Raises as Preparer.prepare."""
+        note = {"job": attempt.job.id, "token": attempt.token, "files": attempt_prefix(attempt)}
+        with _disk(workspace.home):
+            workspace.note_job(note)
+            return await self._preparer.prepare(attempt.job.event, workspace, link=link)
+
+    async def commit(
+        self, attempt: Attempt, module: Module, workspace: Workspace, *, image: str | None, started_at: str
+    ) -> Committed:
+        """Keep what the module left, whole or not at all. Raises as Committer.commit."""
+        with _disk(workspace.home):
+            return await self._committer.commit(attempt, module, workspace, image=image, started_at=started_at)
+
+    async def sweep(self) -> int:
+        """Remove the workspaces of an earlier life, and files their attempts uploaded without committing.
+
+        Returns how many there were. Call it when no other process uses ``base``.
+        """
+        left = await asyncio.to_thread(lambda: list(workspaces(self._base)))
+        for workspace in left:
+            note = workspace.read_note()
+            if note is not None:
+                await self._drop_uncommitted(str(note["job"]), str(note["token"]), str(note["files"]))
+            await asyncio.to_thread(workspace.remove)
+        return len(left)
+
+    async def _drop_uncommitted(self, job_id: str, token: str, prefix: str) -> None:
+        found = await self._dataplane.committed(job_id)
+        if found is not None and found[0].token == token:
+            return
+        keys = [key async for key in self._dataplane.blobs.list(prefix)]
+        for key in keys:
+            await self._dataplane.blobs.delete(key)
+        if keys:
+            log.info("removed files of an attempt that never committed", extra={"job": job_id, "files": len(keys)})
+
+
+@contextmanager
+def _disk(where: Path) -> Iterator[None]:
+    """Errors of our own disk as the errors they mean."""
+    try:
+        yield
+    except OSError as error:
+        raise storage_error(str(error.filename or where), error) from error

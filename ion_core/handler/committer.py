@@ -1,0 +1,104 @@
+"""Committer: turns what a module left into one commit, or into nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+from ion_core import crash
+from ion_core.commits import Commit, child_event
+from ion_core.contracts.storage import check_key
+from ion_core.dataplane import DataPlane, for_each, job_prefix
+from ion_core.events import COMMIT, StoredFile
+from ion_core.handler.output import Output, read_output
+from ion_core.handler.workspace import Workspace
+from ion_core.jobs import Attempt, Module
+
+
+@dataclass(frozen=True, kw_only=True)
+class Committed:
+    """``commit`` is the job's commit; ``ours`` is False when another attempt had been quicker."""
+
+    commit: Commit
+    ours: bool
+    lines: list[str]
+
+
+def attempt_prefix(attempt: Attempt) -> str:
+    """Where this attempt's files go: no other attempt anywhere writes there."""
+    return job_prefix(attempt.job.event, attempt.job.module, f"{attempt.number}-{attempt.token}")
+
+
+class Committer:
+    """Needs nothing but a data plane, an attempt and a workspace that nobody writes to any more."""
+
+    def __init__(self, dataplane: DataPlane) -> None:
+        self._dataplane = dataplane
+
+    async def commit(
+        self, attempt: Attempt, module: Module, workspace: Workspace, *, image: str | None, started_at: str
+    ) -> Committed:
+        """Check, upload, then create the commit record: from that moment on it all counts, before it nothing does.
+
+        Files in ``out/data`` are given away to the store. Raises OutputRefused naming every entry that breaks the
+        module contract, and what the stores raise; what was uploaded before an upload failed is deleted again.
+        """
+        output = await asyncio.to_thread(read_output, workspace, module)
+        stored: list[StoredFile] = []
+        try:
+            await self._upload(attempt, output, workspace, stored)
+        except BaseException:
+            await asyncio.shield(self._dataplane.discard(stored))
+            raise
+        commit = _record(attempt, output, tuple(stored), image=image, started_at=started_at)
+        # An error from here on may hide a record that was created all the same: its files must stay.
+        ours = await self._dataplane.commit(commit)
+        crash.reached("S9")
+        lines = [
+            f"{len(stored)} files, {sum(file.size for file in stored):,} bytes, {len(output.events)} events, "
+            f"{len(output.insights)} insights"
+        ]
+        if not ours:
+            await self._dataplane.discard(stored)
+            winner = await self._dataplane.committed(attempt.job.id)
+            if winner is not None:
+                commit = winner[0]
+            lines.append(f"attempt {commit.attempt} had committed already: this one changes nothing")
+        return Committed(commit=commit, ours=ours, lines=lines)
+
+    async def _upload(
+        self, attempt: Attempt, output: Output, workspace: Workspace, stored: list[StoredFile]
+    ) -> None:
+        prefix = attempt_prefix(attempt)
+        keys = {name: check_key(f"{prefix}/{name}") for name in output.files}
+
+        async def upload(name: str) -> None:
+            info = await self._dataplane.blobs.put(keys[name], workspace.out / "data" / name, consume=True)
+            stored.append(StoredFile(name=name, key=keys[name], size=info.size, sha256=info.sha256))
+            crash.reached("S8")
+
+        await for_each(upload, list(keys))
+        crash.reached("S8")
+        stored.sort(key=lambda file: file.name)
+
+
+def _record(
+    attempt: Attempt, output: Output, stored: tuple[StoredFile, ...], *, image: str | None, started_at: str
+) -> Commit:
+    cause = attempt.job.event.context
+    return Commit(
+        job_id=attempt.job.id,
+        context=replace(cause, name=attempt.job.module, document_type=COMMIT),
+        attempt=attempt.number,
+        token=attempt.token,
+        image=image,
+        started_at=started_at,
+        committed_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        files=stored,
+        insights=output.insights,
+        events=tuple(
+            child_event(attempt, event.file, event_type=event.type, data=event.data, files=event.files)
+            for event in output.events
+        ),
+    )

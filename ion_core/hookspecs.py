@@ -1,0 +1,72 @@
+"""The whole of what a plugin may implement. Hooks are synchronous and only register; what they register is not.
+
+A plugin is a distribution with an entry point in the group ``ion_core`` naming a module that has some of these
+functions, each marked ``@hookimpl``. See ``docs/plugins.md``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import pluggy
+
+if TYPE_CHECKING:
+    import click
+
+    from ion_core.contracts.messaging import MessageBroker
+    from ion_core.contracts.provider import Provider
+    from ion_core.contracts.runtime import ContainerRuntime
+    from ion_core.contracts.service import Service
+    from ion_core.contracts.storage import BlobStore, DocumentStore
+    from ion_core.events import Event
+    from ion_core.jobs import Attempt, Outcome
+
+PROJECT = "ion_core"
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+@hookspec
+def ion_message_brokers() -> Iterable[Provider[MessageBroker]]:  # type: ignore[empty-body]
+    """Register message brokers, chosen by ``messaging.provider``."""
+
+
+@hookspec
+def ion_container_runtimes() -> Iterable[Provider[ContainerRuntime]]:  # type: ignore[empty-body]
+    """Register container runtimes, chosen by ``runtimes.<name>.provider``."""
+
+
+@hookspec
+def ion_blob_stores() -> Iterable[Provider[BlobStore]]:  # type: ignore[empty-body]
+    """Register blob stores, chosen by ``storage.blobs.provider``."""
+
+
+@hookspec
+def ion_document_stores() -> Iterable[Provider[DocumentStore]]:  # type: ignore[empty-body]
+    """Register document stores, chosen by ``storage.documents.provider``."""
+
+
+@hookspec
+def ion_services() -> Iterable[Provider[Service]]:  # type: ignore[empty-body]
+    """Register services, chosen by being named under ``services``."""
+
+
+@hookspec
+def ion_commands() -> Iterable[click.Command]:  # type: ignore[empty-body]
+    """Register extra commands of ``ion-core``. A name that exists is refused."""
+
+
+@hookspec
+def ion_job_started(attempt: Attempt) -> None:
+    """Observe that an attempt is about to run. Called on a thread of its own; what it raises is logged, no more."""
+
+
+@hookspec
+def ion_job_finished(attempt: Attempt, outcome: Outcome) -> None:
+    """Observe how an attempt ended. As ``ion_job_started``."""
+
+
+@hookspec
+def ion_event_published(event: Event) -> None:
+    """Observe that an event was published, at least once. As ``ion_job_started``."""

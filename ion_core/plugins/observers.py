@@ -1,0 +1,139 @@
+"""Tells plugins what happened, without ever waiting for one of them."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+if TYPE_CHECKING:
+    from ion_core.events import Event
+    from ion_core.jobs import Attempt, Outcome
+
+logger = logging.getLogger(__name__)
+
+HOOKS = ("ion_job_started", "ion_job_finished", "ion_event_published")
+
+_Call = tuple[str, Mapping[str, Any]]
+
+
+class Observers:
+    """Delivers what happened to every plugin that observes: each has a bounded queue and a thread of its own.
+
+    No method but ``close`` waits, so all may be called on the event loop. What a hook raises is logged and swallowed.
+    While one takes longer than ``hang_after`` seconds, or ``queue_size`` calls wait, the plugin's further calls are
+    dropped and counted. Without an observing plugin there are no threads and nothing is done.
+    """
+
+    def __init__(
+        self, plugins: Mapping[str, pluggy.PluginManager], *, hang_after: float = 5.0, queue_size: int = 1000
+    ) -> None:
+        """``plugins``: the manager of each plugin under the plugin's name, as ``Registry.observing`` has them."""
+        self._threads = [_Observer(name, hooks, queue_size) for name, hooks in sorted(plugins.items())]
+        self._closing = threading.Event()
+        self._hang_after = hang_after
+        for observer in self._threads:
+            observer.start()
+        if self._threads:
+            threading.Thread(target=self._watch, name="observers", daemon=True).start()
+
+    def job_started(self, attempt: Attempt) -> None:
+        for observer in self._threads:
+            observer.put("ion_job_started", {"attempt": attempt})
+
+    def job_finished(self, attempt: Attempt, outcome: Outcome) -> None:
+        for observer in self._threads:
+            observer.put("ion_job_finished", {"attempt": attempt, "outcome": outcome})
+
+    def event_published(self, event: Event) -> None:
+        for observer in self._threads:
+            observer.put("ion_event_published", {"event": event})
+
+    @property
+    def dropped(self) -> Mapping[str, int]:
+        """Calls that each plugin was not given."""
+        return {observer.plugin: observer.dropped for observer in self._threads}
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Let what is queued be delivered, for at most ``timeout`` seconds in all. Later calls are ignored."""
+        observers, self._threads = self._threads, []
+        deadline = time.monotonic() + timeout
+        for observer in observers:
+            observer.end()
+        for observer in observers:
+            observer.join(max(0.0, deadline - time.monotonic()))
+            if observer.is_alive():
+                logger.warning("observer did not end in time", extra={"plugin": observer.plugin})
+        self._closing.set()
+
+    def _watch(self) -> None:
+        """Notice hooks that hang, also when nothing further happens."""
+        observers: Sequence[_Observer] = self._threads
+        while not self._closing.wait(self._hang_after / 4):
+            for observer in observers:
+                observer.check(self._hang_after)
+
+
+class _Observer(threading.Thread):
+    """One plugin's queue and the thread that empties it."""
+
+    def __init__(self, plugin: str, hooks: pluggy.PluginManager, queue_size: int) -> None:
+        super().__init__(name=f"observer-{plugin}", daemon=True)
+        self.plugin = plugin
+        self.dropped = 0
+        self._hooks = {hook: caller for hook in HOOKS if (caller := getattr(hooks.hook, hook)).get_hookimpls()}
+        self._calls: queue.Queue[_Call] = queue.Queue(queue_size)
+        self._ending = threading.Event()
+        self._under_way: tuple[str, float] | None = None
+        self._hung: tuple[str, float] | None = None
+
+    def put(self, hook: str, arguments: Mapping[str, Any]) -> None:
+        if hook not in self._hooks:
+            return
+        try:
+            if self._hung is not None:
+                raise queue.Full
+            self._calls.put_nowait((hook, arguments))
+        except queue.Full:
+            self.dropped += 1
+            if self.dropped == 1:
+                logger.warning("observer is too slow, calls are dropped", extra={"plugin": self.plugin, "hook": hook})
+
+    def check(self, hang_after: float) -> None:
+        call = self._under_way
+        if call is None or call is self._hung or time.monotonic() - call[1] < hang_after:
+            return
+        self._hung = call
+        logger.warning(
+            "observer hangs, its calls are dropped until it returns", extra={"plugin": self.plugin, "hook": call[0]}
+        )
+
+    def end(self) -> None:
+        """End once the queue is empty."""
+        self._ending.set()
+        try:
+            self._calls.put_nowait(("", {}))
+        except queue.Full:
+            return  # the thread is not waiting then, and sees that it is to end
+
+    def run(self) -> None:
+        while not (self._ending.is_set() and self._calls.empty()):
+            hook, arguments = self._calls.get()
+            if not hook:
+                continue
+            self._under_way = (hook, time.monotonic())
+            try:
+                self._hooks[hook](**arguments)
+            except BaseException:  # also SystemExit: nothing a plugin raises ends its observing
+                logger.warning("observer failed", extra={"plugin": self.plugin, "hook": hook}, exc_info=True)
+            self._under_way = None
+            if self._hung is not None:
+                self._hung = None
+                logger.warning(
+                    "observer returned", extra={"plugin": self.plugin, "hook": hook, "dropped": self.dropped}
+                )

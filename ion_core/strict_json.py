@@ -1,0 +1,55 @@
+"""JSON as others send it, read strictly: what ``json`` lets through (NaN, duplicate keys) is refused."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NoReturn
+
+from ion_core.errors import InvalidEvent
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {twice[:80]!r} appears twice in one object")
+    return found
+
+
+def loads(raw: bytes, *, what: str, limit: int) -> Any:
+    """The value in ``raw``, which must be UTF-8 without a byte order mark and at most ``limit`` bytes.
+
+    Raises InvalidEvent whose message starts with ``what`` and names position or limit.
+    """
+    if len(raw) > limit:
+        raise InvalidEvent(f"{what}: is {len(raw):,} bytes long, the limit is {limit:,}. Pass large data as files.")
+    if not raw.strip():
+        raise InvalidEvent(f"{what}: is empty, not JSON")
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidEvent(f"{what}: is not UTF-8 (byte {error.start}). Write it as UTF-8.") from None
+    if text.startswith("\ufeff"):
+        raise InvalidEvent(f"{what}: starts with a byte order mark. Write it as UTF-8 without one.")
+    try:
+        value = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+        text.encode("utf-8") if "\\u" not in text else json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except json.JSONDecodeError as error:
+        raise InvalidEvent(f"{what}:{error.lineno}:{error.colno}: is not JSON: {error.msg}") from None
+    except UnicodeEncodeError:
+        raise InvalidEvent(f"{what}: has half of a surrogate pair in a string (an unpaired \\ud800 to \\udfff)") from None
+    except RecursionError:
+        raise InvalidEvent(f"{what}: is nested too deeply") from None
+    except ValueError as error:
+        raise InvalidEvent(f"{what}: is not JSON: {error}") from None
+    return value
+
+
+def dumps(value: Any) -> bytes:
+    """Compact JSON in UTF-8, one form for one value: what is compared and stored."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode("utf-8")

@@ -1,0 +1,101 @@
+"""The messaging kit's rules for dead letters."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+
+from ion_core.contracts.messaging import MessageBroker
+from ion_core.errors import DeadLetterNotFound
+from ion_core.testing.kit import refused
+from ion_core.testing.subscriber import BODY, HEADERS, BrokerKit
+
+
+class DeadLetterRules(BrokerKit):
+    """Keeping, listing, redriving and purging."""
+
+    async def test_a_dead_letter_keeps_everything(self, broker: MessageBroker) -> None:
+        before = datetime.now(timezone.utc) - timedelta(seconds=2)
+        reason, tail = "exit code 1: …\nnaïve 🙂", ("first line", "", "last line: \t ü")
+        async with self.holding(broker) as held:
+            await held.delivery.retry(delay=timedelta(0))
+            await (await held.subscriber.take()).dead_letter(reason, log_tail=tail)
+            (letter,) = await broker.dead_letters(held.queue)
+        assert (letter.queue, letter.body, dict(letter.headers)) == (held.queue, BODY, HEADERS)
+        assert (letter.reason, letter.attempts, tuple(letter.log_tail)) == (reason, 2, tail)
+        assert before <= letter.died_at <= datetime.now(timezone.utc) + timedelta(seconds=2)
+
+    async def test_a_dead_letter_is_not_delivered(self, broker: MessageBroker) -> None:
+        async with self.dead(broker, b"dead") as held:
+            await held.subscriber.nothing_comes()
+        async with self.subscribed(broker, held.queue) as subscriber:
+            await subscriber.nothing_comes()
+        await self.counts(broker, held.queue, dead=1)
+
+    async def test_dead_letters_are_listed_oldest_first(self, broker: MessageBroker) -> None:
+        async with self.dead(broker, b"1", b"2", b"3") as held:
+            assert [letter.body for letter in await broker.dead_letters(held.queue)] == [b"1", b"2", b"3"]
+            assert [letter.body for letter in await broker.dead_letters(held.queue, limit=2)] == [b"1", b"2"]
+
+    async def test_ids_of_dead_letters_stay(self, broker: MessageBroker) -> None:
+        async with self.dead(broker, b"1", b"2", b"3") as held:
+            before = {letter.id: letter.body for letter in await broker.dead_letters(held.queue)}
+            assert len(before) == 3
+            await broker.purge(held.queue, [list(before)[0]])
+            after = {letter.id: letter.body for letter in await broker.dead_letters(held.queue)}
+            assert after == dict(list(before.items())[1:])
+
+    async def test_redrive_starts_attempts_again(self, broker: MessageBroker) -> None:
+        async with self.holding(broker) as held:
+            await held.delivery.retry(delay=timedelta(0))
+            await (await held.subscriber.take()).dead_letter("first death")
+            (letter,) = await broker.dead_letters(held.queue)
+            assert await broker.redrive(held.queue, [letter.id]) == 1
+            again = await held.subscriber.take()
+            assert (again.attempt, again.body, dict(again.headers)) == (1, BODY, HEADERS)
+            assert await broker.dead_letters(held.queue) == []
+            await again.dead_letter("second death")
+            (letter,) = await broker.dead_letters(held.queue)
+            assert (letter.attempts, letter.reason) == (1, "second death")
+
+    async def test_redrive_moves_what_is_named_to_its_queue_only(self, broker: MessageBroker) -> None:
+        async with self.dead(broker, b"1", b"2", b"3") as held:
+            neighbour = await self.declared(broker, held.topic)
+            ids = [letter.id for letter in await broker.dead_letters(held.queue)]
+            assert await broker.redrive(held.queue, [ids[0], ids[2]]) == 2
+            assert {d.body for d in await held.subscriber.take_all(2)} == {b"1", b"3"}
+            await self.counts(broker, held.queue, unsettled=2, dead=1)
+            await self.counts(broker, neighbour)
+
+    async def test_redrive_of_an_unknown_id_moves_nothing(self, broker: MessageBroker) -> None:
+        async with self.dead(broker, b"1") as held:
+            (letter,) = await broker.dead_letters(held.queue)
+            with refused(DeadLetterNotFound, naming="no-such-id"):
+                await broker.redrive(held.queue, [letter.id, "no-such-id"])
+            await held.subscriber.nothing_comes()
+            assert [kept.id for kept in await broker.dead_letters(held.queue)] == [letter.id]
+
+    async def test_purge_deletes_what_is_named(self, broker: MessageBroker) -> None:
+        async with self.dead(broker, b"1", b"2", b"3") as held:
+            ids = [letter.id for letter in await broker.dead_letters(held.queue)]
+            assert await broker.purge(held.queue, [ids[0], ids[2]]) == 2
+            await held.subscriber.nothing_comes()
+            assert [letter.id for letter in await broker.dead_letters(held.queue)] == [ids[1]]
+            await self.counts(broker, held.queue, dead=1)
+
+    async def test_purge_of_an_unknown_id_deletes_nothing(self, broker: MessageBroker) -> None:
+        async with self.dead(broker, b"1") as held:
+            (letter,) = await broker.dead_letters(held.queue)
+            with refused(DeadLetterNotFound, naming="no-such-id"):
+                await broker.purge(held.queue, [letter.id, "no-such-id"])
+            assert [kept.id for kept in await broker.dead_letters(held.queue)] == [letter.id]
+
+    async def test_a_queue_knows_its_own_dead_letters_only(self, broker: MessageBroker) -> None:
+        async with self.dead(broker, b"here") as here, self.dead(broker, b"there") as there:
+            (mine,) = await broker.dead_letters(here.queue)
+            (theirs,) = await broker.dead_letters(there.queue)
+            assert (mine.body, theirs.body) == (b"here", b"there")
+            if mine.id != theirs.id:  # ids need be unique in their queue only
+                for call in (broker.redrive, broker.purge):
+                    with refused(DeadLetterNotFound):
+                        await call(here.queue, [theirs.id])
+            await self.counts(broker, there.queue, dead=1)

@@ -1,0 +1,97 @@
+"""What the five kits share: hooks a subclass supplies or declares absent, and bounded waits that explain themselves."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar, NoReturn, TypeVar
+
+import pytest
+
+T = TypeVar("T")
+Rule = TypeVar("Rule", bound=Callable[..., Any])
+
+
+def needs(hook: str) -> Callable[[Rule], Rule]:
+    """The rule can only be tested where the class attribute ``hook`` is neither None nor False."""
+
+    def mark(rule: Rule) -> Rule:
+        rule.needs_hook = hook  # type: ignore[attr-defined]
+        return rule
+
+    return mark
+
+
+def undeclared(hook: str, does: str) -> Callable[..., Any]:
+    """Stands where a subclass has to supply ``hook``: nothing is skipped because somebody forgot it."""
+
+    def missing(self: object, *args: object) -> NoReturn:
+        raise NotImplementedError(
+            f"{type(self).__name__}.{hook}: is missing. Define it ({does}), or where the backend cannot: {hook} = None"
+        )
+
+    return missing
+
+
+@pytest.mark.asyncio
+class Conformance:
+    """Base of the kits. ``patience`` is how long to wait for what must happen, ``quiet`` for what must not; seconds."""
+
+    patience: ClassVar[float] = 10.0
+    quiet: ClassVar[float] = 0.3
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name in dir(cls):
+            hook = getattr(getattr(cls, name), "needs_hook", None)
+            if hook is not None and not getattr(cls, hook):
+                setattr(cls, name, None)  # pytest collects functions only
+
+    @staticmethod
+    def fresh(what: str) -> str:
+        """A name nothing else uses, also in a backend that other tests share."""
+        return f"{what}-{uuid.uuid4().hex[:12]}"
+
+    async def within(self, awaitable: Awaitable[T], what: str) -> T:
+        """Its result, or an assertion that says ``what`` did not happen in time."""
+        try:
+            async with asyncio.timeout(self.patience) as patience:
+                return await awaitable
+        except TimeoutError:
+            if not patience.expired():
+                raise
+            raise AssertionError(f"{what}: did not happen within {self.patience:g} s") from None
+
+    async def eventually(self, look: Callable[[], Awaitable[T]], good: Callable[[T], bool], what: str) -> T:
+        """What ``look`` returns once it is ``good``: for backends whose counts lag behind."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self.patience
+        while True:
+            found = await self.within(look(), what)
+            if good(found):
+                return found
+            assert loop.time() < deadline, f"{what}: not within {self.patience:g} s, it is {found!r}"
+            await asyncio.sleep(0.01)
+
+    async def stays_quiet(self, awaitable: Awaitable[object], what: str) -> None:
+        """An assertion if ``awaitable``, which is cancelled afterwards, ends within ``quiet`` seconds."""
+        task = asyncio.ensure_future(awaitable)
+        done, _ = await asyncio.wait({task}, timeout=self.quiet)
+        task.cancel()
+        await asyncio.wait({task}, timeout=self.patience)
+        assert not done, f"{what}: {task.exception() or task.result()!r}"
+
+
+@contextmanager
+def refused(error: type[Exception], *, naming: str = "") -> Iterator[None]:
+    """The block must raise ``error``, whose message has ``naming`` in it; anything else is an assertion."""
+    try:
+        yield
+    except error as found:
+        assert naming in str(found), f"{type(found).__name__} must name {naming!r}, it says: {found}"
+    except Exception as found:
+        raise AssertionError(f"raised {type(found).__name__}: {found}; the contract says {error.__name__}") from found
+    else:
+        raise AssertionError(f"raised nothing; the contract says {error.__name__}")

@@ -1,0 +1,281 @@
+"""The messaging kit's rules for subscribing, holding and settling."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+
+from ion_core.contracts.messaging import Delivery, MessageBroker
+from ion_core.errors import AlreadySettled, DeliveryLost, IonError, QueueNotDeclared
+from ion_core.testing.kit import needs, refused
+from ion_core.testing.subscriber import BODY, HEADERS, BrokerKit
+
+VERBS: dict[str, Callable[[Delivery], Awaitable[None]]] = {
+    "ack": lambda delivery: delivery.ack(),
+    "retry": lambda delivery: delivery.retry(delay=timedelta(0)),
+    "release": lambda delivery: delivery.release(),
+    "dead_letter": lambda delivery: delivery.dead_letter("settled by a test"),
+}
+
+
+class SubscribingRules(BrokerKit):
+    """Who is given what, and what happens to it when they leave."""
+
+    async def test_subscribing_to_an_undeclared_queue_is_refused(self, broker: MessageBroker) -> None:
+        queue = self.fresh("queue")
+        with refused(QueueNotDeclared, naming=queue):
+            async with broker.subscribe(queue, prefetch=1):
+                pass
+
+    async def test_ready_messages_come_oldest_first(self, broker: MessageBroker) -> None:
+        topic = self.fresh("topic")
+        queue = await self.declared(broker, topic)
+        bodies = [b"%d" % n for n in range(20)]
+        await self.publish(broker, topic, *bodies)
+        async with self.subscribed(broker, queue) as subscriber:
+            assert [d.body for d in await subscriber.take_all(20)] == bodies
+
+    async def test_a_waiting_subscriber_is_given_what_comes(self, broker: MessageBroker) -> None:
+        topic = self.fresh("topic")
+        queue = await self.declared(broker, topic)
+        async with self.subscribed(broker, queue) as subscriber:
+            await subscriber.nothing_comes()
+            for body in (b"one", b"two"):
+                await self.publish(broker, topic, body)
+                assert (await subscriber.take()).body == body
+
+    async def test_no_more_than_prefetch_are_unsettled(self, broker: MessageBroker) -> None:
+        topic = self.fresh("topic")
+        queue = await self.declared(broker, topic)
+        await self.publish(broker, topic, *(b"%d" % n for n in range(5)))
+        async with self.subscribed(broker, queue, prefetch=2) as subscriber:
+            taken = await subscriber.take_all(2)
+            await subscriber.nothing_comes()
+            for n, settle in enumerate(VERBS[verb] for verb in ("ack", "dead_letter")):
+                await settle(taken[n])
+                taken.append(await subscriber.take())
+                await subscriber.nothing_comes()
+
+    async def test_each_message_goes_to_one_subscriber(self, broker: MessageBroker) -> None:
+        topic = self.fresh("topic")
+        queue = await self.declared(broker, topic)
+        async with self.subscribed(broker, queue, prefetch=1) as one, self.subscribed(broker, queue, prefetch=1) as two:
+            await self.publish(broker, topic, b"1", b"2", b"3", b"4")
+            first = [await one.take(), await two.take()]  # each holds one: a full subscriber leaves the rest to others
+            await one.nothing_comes()
+            for delivery in first:
+                await delivery.ack()
+            second = [await one.take(), await two.take()]
+            assert sorted(d.body for d in first + second) == [b"1", b"2", b"3", b"4"]
+
+    @needs("reopen")
+    async def test_subscribers_of_two_processes_share_a_queue(self, broker: MessageBroker) -> None:
+        assert self.reopen is not None
+        topic = self.fresh("topic")
+        queue = await self.declared(broker, topic)
+        async with self.reopen() as second, self.subscribed(broker, queue, prefetch=1) as here:
+            async with self.subscribed(second, queue, prefetch=1) as there:
+                await self.publish(broker, topic, b"1", b"2")
+                await self.publish(second, topic, b"3")
+                bodies = [(await here.take()).body, (await there.take()).body]
+                await here.nothing_comes()
+                assert sorted(bodies) == [b"1", b"2"]
+            assert await broker.peek(queue, limit=5) != []
+
+    async def test_leaving_releases_what_is_unsettled(self, broker: MessageBroker) -> None:
+        topic = self.fresh("topic")
+        queue = await self.declared(broker, topic)
+        await self.publish(broker, topic, b"settled", b"held", b"waiting")
+        async with self.subscribed(broker, queue, prefetch=2) as leaving:
+            settled, _held = await leaving.take_all(2)
+            await settled.ack()
+        async with self.subscribed(broker, queue) as staying:
+            taken = await staying.take_all(2)
+            assert {d.body: d.attempt for d in taken} == {b"held": 1, b"waiting": 1}
+
+    async def test_a_cancelled_holder_settles_nothing(self, broker: MessageBroker) -> None:
+        async with self.holding(broker) as held:
+
+            async def work() -> None:
+                await asyncio.Event().wait()
+                await held.delivery.ack()
+
+            working = asyncio.create_task(work())
+            await asyncio.sleep(0)
+            working.cancel()
+            await asyncio.wait({working})
+            await held.subscriber.nothing_comes()
+            await self.counts(broker, held.queue, unsettled=1)
+            await held.delivery.ack()
+            await self.counts(broker, held.queue)
+
+    async def test_a_cancelled_subscriber_settles_nothing(self, broker: MessageBroker) -> None:
+        topic = self.fresh("topic")
+        queue = await self.declared(broker, topic)
+        await self.publish(broker, topic, BODY)
+        taken = asyncio.Event()
+
+        async def subscribe() -> None:
+            async with broker.subscribe(queue, prefetch=1) as deliveries:
+                async for _ in deliveries:
+                    taken.set()
+
+        subscribing = asyncio.create_task(subscribe())
+        await self.within(taken.wait(), "the delivery")
+        subscribing.cancel()
+        await self.within(asyncio.wait({subscribing}), "the end of a cancelled subscriber")
+        async with self.subscribed(broker, queue) as subscriber:
+            again = await subscriber.take()
+            assert (again.body, again.attempt) == (BODY, 1)
+            await self.counts(broker, queue, unsettled=1)
+
+
+class SettlingRules(SubscribingRules):
+    """What each verb does, and what two of them do."""
+
+    async def test_ack_is_for_good(self, broker: MessageBroker) -> None:
+        async with self.holding(broker) as held:
+            await held.delivery.ack()
+            await held.subscriber.nothing_comes()
+        await self.counts(broker, held.queue)
+
+    async def test_retry_comes_back_one_attempt_higher(self, broker: MessageBroker) -> None:
+        async with self.holding(broker) as held:
+            delivery = held.delivery
+            for attempt in (1, 2, 3):
+                assert (delivery.attempt, delivery.body, dict(delivery.headers)) == (attempt, BODY, HEADERS)
+                await delivery.retry(delay=timedelta(0))
+                delivery = await held.subscriber.take()
+            assert delivery.attempt == 4
+
+    async def test_retry_waits_for_its_delay(self, broker: MessageBroker) -> None:
+        loop, delay = asyncio.get_running_loop(), self.retry.delays()[0]
+        async with self.holding(broker) as held:
+            asked = loop.time()
+            await held.delivery.retry(delay=delay)
+            await held.subscriber.take()
+            waited = timedelta(seconds=loop.time() - asked + 0.005)  # clocks of the backend and ours may differ a little
+            assert waited >= delay, f"came back after {waited}, asked for {delay}"
+
+    async def test_a_delayed_message_holds_up_no_other(self, broker: MessageBroker) -> None:
+        delays = self.retry.delays()
+        topic = self.fresh("topic")
+        queue = await self.declared(broker, topic)
+        await self.publish(broker, topic, b"long", b"short", b"fresh")
+        async with self.subscribed(broker, queue, prefetch=2) as subscriber:
+            long, short = await subscriber.take_all(2)
+            await long.retry(delay=delays[-1])
+            await short.retry(delay=delays[0])
+            assert {d.body for d in await subscriber.take_all(2)} == {b"fresh", b"short"}
+
+    async def test_release_comes_back_uncounted(self, broker: MessageBroker) -> None:
+        async with self.holding(broker) as held:
+            await held.delivery.release()
+            again = await held.subscriber.take()
+            assert (again.attempt, again.body, dict(again.headers)) == (1, BODY, HEADERS)
+            await again.retry(delay=timedelta(0))
+            second = await held.subscriber.take()
+            await second.release()
+            assert (await held.subscriber.take()).attempt == 2
+
+    async def test_a_second_verb_is_refused(self, broker: MessageBroker) -> None:
+        for first, settle in VERBS.items():
+            async with self.holding(broker) as held:
+                await settle(held.delivery)
+                for again in VERBS.values():
+                    with refused(AlreadySettled):
+                        await again(held.delivery)
+                if first in ("retry", "release"):
+                    await (await held.subscriber.take()).ack()
+                await held.subscriber.nothing_comes()
+                await self.counts(broker, held.queue, dead=1 if first == "dead_letter" else 0)
+
+    async def test_any_task_may_settle(self, broker: MessageBroker) -> None:
+        topic = self.fresh("topic")
+        queue = await self.declared(broker, topic)
+        await self.publish(broker, topic, *(b"%d" % n for n in range(4)))
+        async with self.subscribed(broker, queue) as subscriber:
+            taken = await subscriber.take_all(4)
+            settling = (settle(d) for settle, d in zip(VERBS.values(), taken, strict=True))
+            await self.within(asyncio.gather(*settling), "four verbs by four tasks")
+            assert {d.body: d.attempt for d in await subscriber.take_all(2)} == {b"1": 2, b"2": 1}
+            await self.counts(broker, queue, unsettled=2, dead=1)
+
+    async def test_renewing_holds_it(self, broker: MessageBroker) -> None:
+        async with self.holding(broker) as held:
+            lease = timedelta(seconds=self.quiet) if held.delivery.lease is None else held.delivery.lease
+            assert timedelta(0) < lease <= timedelta(seconds=self.patience), f"test with a shorter lease than {lease}"
+            for _ in range(5):
+                await asyncio.sleep(lease.total_seconds() / 4)  # the time that passes is what is tested
+                await held.delivery.renew()
+            await held.subscriber.nothing_comes()
+            assert not held.delivery.lost.is_set()
+            await held.delivery.ack()
+            await self.counts(broker, held.queue)
+
+    @needs("take_back")
+    async def test_a_delivery_taken_back_says_so(self, broker: MessageBroker) -> None:
+        assert self.take_back is not None
+        async with self.holding(broker) as held:
+            assert not held.delivery.lost.is_set()
+            await self.within(self.take_back(broker, held.delivery), "take_back")
+            await self.within(held.delivery.lost.wait(), "lost being set")
+
+    @needs("take_back")
+    async def test_a_delivery_taken_back_comes_again(self, broker: MessageBroker) -> None:
+        assert self.take_back is not None
+        async with self.holding(broker) as held:
+            await self.within(self.take_back(broker, held.delivery), "take_back")
+            again = await held.subscriber.take()
+            assert (again.body, dict(again.headers), again.attempt) == (BODY, HEADERS, 1)
+            assert not again.lost.is_set()
+            await again.ack()
+            await self.counts(broker, held.queue)
+
+    @needs("take_back")
+    async def test_no_verb_works_on_a_lost_delivery(self, broker: MessageBroker) -> None:
+        assert self.take_back is not None
+        async with self.holding(broker) as held:
+            await self.within(self.take_back(broker, held.delivery), "take_back")
+            await self.within(held.delivery.lost.wait(), "lost being set")
+            again = await held.subscriber.take()
+            for verb in (*VERBS.values(), lambda delivery: delivery.renew()):
+                with refused(DeliveryLost):
+                    await verb(held.delivery)
+            await self.counts(broker, held.queue, unsettled=1)
+            await again.ack()
+            await self.counts(broker, held.queue)
+
+    @needs("outage")
+    async def test_a_verb_that_failed_has_settled_nothing(self, broker: MessageBroker) -> None:
+        assert self.outage is not None
+        for settle in VERBS.values():
+            async with self.holding(broker) as held:
+                async with self.outage(broker):
+                    with refused(IonError):
+                        await self.within(settle(held.delivery), "a verb during an outage")
+                delivery = held.delivery
+                if delivery.lost.is_set():  # the outage may have cost us the delivery, never the message
+                    delivery = await held.subscriber.take()
+                assert delivery.attempt == 1
+                await delivery.ack()
+                await self.counts(broker, held.queue)
+
+    @needs("outage")
+    async def test_errors_of_the_backend_become_ours(self, broker: MessageBroker) -> None:
+        assert self.outage is not None
+        topic = self.fresh("topic")
+        queue = await self.declared(broker, topic)
+        async with self.outage(broker):
+            for call in (
+                lambda: broker.publish(topic, BODY, headers={}),
+                lambda: broker.declare(queue, topics=[topic], retry=self.retry),
+                lambda: broker.stats(queue),
+                lambda: broker.peek(queue, limit=1),
+                lambda: broker.dead_letters(queue),
+                lambda: broker.redrive(queue, ["1"]),
+                lambda: broker.purge(queue, ["1"]),
+            ):
+                with refused(IonError):
+                    await self.within(call(), "a call during an outage")

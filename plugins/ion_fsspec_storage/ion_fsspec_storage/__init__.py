@@ -1,0 +1,1 @@
+"""Object stores, by way of fsspec, as the storage of Ion."""

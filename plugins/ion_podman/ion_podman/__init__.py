@@ -1,0 +1,1 @@
+"""Podman as a container runtime of Ion."""
