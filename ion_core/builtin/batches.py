@@ -6,14 +6,23 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from enum import Enum
 from functools import partial
 from typing import Generic, TypeVar
 
 Q = TypeVar("Q")
 A = TypeVar("A")
 
-Answers = Sequence[A | BaseException | None]
-"""One for each request; None asks for that request to be served again, in a batch of its own."""
+
+class Alone(Enum):
+    """An answer: this request is large, serve it in a batch of its own."""
+
+    ALONE = "alone"
+
+
+ALONE = Alone.ALONE
+Answers = Sequence[A | BaseException | Alone]
+"""One for each request, in order."""
 
 
 class Batches(Generic[Q, A]):
@@ -80,7 +89,7 @@ class Batches(Generic[Q, A]):
             self._serving.pop(answer, None)
             if answer.cancelled():
                 continue
-            if given is None:
+            if given is ALONE:
                 self._alone.append((request, answer))
             elif isinstance(given, BaseException):
                 answer.set_exception(given)

@@ -110,8 +110,11 @@ class Database:
         self._queue.put(_Call(work, access, future))
         return future
 
-    async def open(self) -> None:
+    def start(self) -> None:
+        """Start the thread; ``opened`` ends once the file is open."""
         self._thread.start()
+
+    async def opened(self) -> None:
         await asyncio.shield(self._opened)
 
     async def close(self) -> None:
@@ -162,13 +165,15 @@ class Database:
     def _connect(self) -> sqlite3.Connection:
         if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
             raise StateError(
-                f"{self.path}: this Python has SQLite {sqlite3.sqlite_version}, 3.35 is needed. Use a newer Python build."
+                f"{self.path}: this Python has SQLite {sqlite3.sqlite_version}, 3.35 is needed. Use a newer one."
             )
         prepare_file(self.path)
         connection = sqlite3.connect(self.path, isolation_level=None, timeout=self._busy, cached_statements=256)
         try:
             if self._switch_to_wal(connection) != "wal":
-                raise StateError(f"{self.path}: its file system offers no shared memory (WAL). Keep it on a local disk.")
+                raise StateError(
+                    f"{self.path}: its file system offers no shared memory (WAL). Keep it on a local disk."
+                )
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA cache_size = -8192")
             connection.execute("PRAGMA journal_size_limit = 67108864")
@@ -312,8 +317,9 @@ async def open_database(path: Path, schema: Schema, *, busy: float = BUSY_SECOND
     version, something else, or on a network file system; TransientError when it stays locked.
     """
     database = Database(path, schema, busy=busy)
+    database.start()
     try:
-        await database.open()
+        await database.opened()
         yield database
     finally:
         await database.close()

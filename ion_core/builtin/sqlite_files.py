@@ -10,10 +10,13 @@ from pathlib import Path
 
 from ion_core.errors import IonError, PermanentError, StateError, StorageFull, TransientError
 
+_FUSE = frozenset(
+    {"ceph", "curlftpfs", "davfs2", "gcsfuse", "glusterfs", "juicefs", "rclone", "s3fs", "sshfs", "smbnetfs"}
+)
 NETWORK_FILE_SYSTEMS = frozenset(
-    "afs beegfs ceph cifs coda fuse.ceph fuse.curlftpfs fuse.davfs2 fuse.glusterfs fuse.juicefs fuse.rclone fuse.s3fs "
-    "fuse.sshfs fuse.smbnetfs gcsfuse fuse.gcsfuse gfs2 glusterfs gpfs lustre ncpfs nfs nfs4 ocfs2 orangefs smb2 smb3 "
-    "smbfs".split()
+    {"afs", "beegfs", "ceph", "cifs", "coda", "gfs2", "glusterfs", "gpfs", "lustre", "ncpfs", "nfs", "nfs4", "ocfs2"}
+    | {"orangefs", "smb2", "smb3", "smbfs"}
+    | {f"fuse.{name}" for name in _FUSE}
 )
 """Where locks or shared memory do not reach all readers. 9p and virtiofs are not here: a virtual machine's or a
 sandbox's own root may be one, and where they lack shared memory SQLite says so itself."""
@@ -30,7 +33,9 @@ def prepare_file(path: Path) -> None:
         mounts = ""  # not Linux: nothing to ask
     kind = file_system_of(path, mounts)
     if kind in NETWORK_FILE_SYSTEMS:
-        raise StateError(f"{path}: lies on a network file system ({kind}), where locks cannot be relied on. Name a local path.")
+        raise StateError(
+            f"{path}: lies on a network file system ({kind}), where locks do not hold. Name a local path."
+        )
     try:
         _make_directory(path.parent)
         # O_EXCL: a file that exists is never opened here, since closing it would drop SQLite's locks on it.
@@ -96,7 +101,7 @@ def _meaning(error: Exception, path: Path, busy: float, opening: bool) -> IonErr
         return None
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL):
-        return TransientError(f"{path}: stayed locked for {busy:g} s. Look for a process that holds it and is stopped.")
+        return TransientError(f"{path}: stayed locked for {busy:g} s. Look for a stopped process that holds it.")
     if code == sqlite3.SQLITE_FULL:
         return _full(path)
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
@@ -114,4 +119,6 @@ def _meaning(error: Exception, path: Path, busy: float, opening: bool) -> IonErr
         return StateError(f"{path}: cannot be written to ({error}). Check its permissions, and that it was not moved.")
     if code == sqlite3.SQLITE_TOOBIG:
         return PermanentError(f"{path}: {error}. Pass large data as files.")
-    return None
+    if isinstance(error, (sqlite3.ProgrammingError, sqlite3.InterfaceError)):
+        return None
+    return StateError(f"{path}: has not the form it should have ({error}). Move it aside, or restore it.")

@@ -35,9 +35,10 @@ class Owner:
             self.id = uuid.uuid4().hex
             self.path = directory / self.id
             _ours.update((self.id, self.id + _PREPARED))
-            self._file = _locked(self.path.with_name(self.id + _PREPARED))
+            prepared = self.path.with_name(self.id + _PREPARED)
+            self._file = _locked(prepared)
             try:
-                os.rename(self.path.with_name(self.id + _PREPARED), self.path)
+                prepared.rename(self.path)
             except FileNotFoundError:  # another process took it for a dead one's in the moment before it was locked
                 self.remove()
             else:
@@ -45,10 +46,14 @@ class Owner:
                 return
 
     def remove(self) -> None:
-        """Be dead: to be called once nothing is held. Idempotent."""
+        """Be gone: to be called once nothing is held. Idempotent."""
+        self.path.unlink(missing_ok=True)
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Be dead, as after a crash: somebody else gives away what is held. Idempotent."""
         if self._file < 0:
             return
-        self.path.unlink(missing_ok=True)
         os.close(self._file)
         self._file = -1
         _ours.difference_update((self.id, self.id + _PREPARED))

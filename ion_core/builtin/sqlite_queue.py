@@ -31,7 +31,7 @@ SCHEMA = Schema(
                 seq INTEGER PRIMARY KEY, queue INTEGER NOT NULL, due REAL, span REAL, owner TEXT, claim INTEGER,
                 attempt INTEGER NOT NULL, topic TEXT NOT NULL, headers TEXT NOT NULL, body BLOB NOT NULL)""",
             "CREATE INDEX messages_ready ON messages (queue) WHERE due IS NULL",
-            "CREATE INDEX messages_waiting ON messages (queue, due) WHERE due IS NOT NULL",
+            "CREATE INDEX messages_waiting ON messages (queue, due, owner) WHERE due IS NOT NULL",
             """CREATE TABLE dead_letters (
                 id INTEGER PRIMARY KEY AUTOINCREMENT, queue INTEGER NOT NULL, died_at REAL NOT NULL,
                 attempts INTEGER NOT NULL, reason TEXT NOT NULL, log_tail TEXT NOT NULL,
@@ -276,8 +276,12 @@ def _take_out(
     found = {row[0] for row in rows.fetchall()}
     missing = [id for id, number in wanted.items() if number not in found]
     if missing:
-        named = ", ".join(repr(id[:80]) for id in missing[:10]) + (f" and {len(missing) - 10} more" if missing[10:] else "")
-        raise DeadLetterNotFound(f"queue {name!r}: keeps no dead letter {named}. List those there are; none was touched.")
+        named = ", ".join(repr(id[:80]) for id in missing[:10]) + (
+            f" and {len(missing) - 10} more" if missing[10:] else ""
+        )
+        raise DeadLetterNotFound(
+            f"queue {name!r}: keeps no dead letter {named}. List those there are; none was touched."
+        )
     before(queue, letters)
     connection.execute("DELETE FROM dead_letters WHERE id IN (SELECT value FROM json_each(?))", (letters,))
     return queue, len(found)

@@ -8,7 +8,7 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 
-from ion_core.config.tree import Node, Problems
+from ion_core.config.tree import AFTER_THE_FILE, Node, Problems
 
 MAX_FILE_BYTES = 64 * 1024
 
@@ -21,9 +21,9 @@ class NotResolved(Exception):
 
 
 def interpolate(root: Node, *, base: Path, environ: Mapping[str, str], problems: Problems) -> None:
-    """Replace every ``${…}`` in the tree; relative files start at ``base``. What cannot be replaced is a problem."""
+    """Replace every ``${…}`` written in the file; relative paths start at ``base``. What has no value is a problem."""
     for path, node in root.walk():
-        if isinstance(node.value, str) and "${" in node.value:
+        if isinstance(node.value, str) and "${" in node.value and node.place.line < AFTER_THE_FILE:
             try:
                 node.value, node.secret = resolve(node.value, base=base, environ=environ)
             except NotResolved as error:
@@ -63,7 +63,10 @@ def _value(expression: str, base: Path, environ: Mapping[str, str]) -> tuple[str
         raise NotResolved(f"the environment variable {name} is not set. Set it, or write ${{env:{name}:-default}}.")
     scheme, colon, path = expression.partition(":")
     if scheme == "file" and colon and path:
-        return _read(base / Path(path).expanduser(), f"${{file:{path}}}"), True
+        try:
+            return _read(base / Path(path).expanduser(), f"${{file:{path}}}"), True
+        except RuntimeError as error:  # "~name" of nobody
+            raise NotResolved(f"${{file:{path}}}: {error}") from None
     raise NotResolved(
         f'"${{{expression[:80]}}}" is neither ${{env:NAME}} nor ${{file:PATH}}. A literal "${{" is written "$${{".'
     )

@@ -47,10 +47,10 @@ def outside(name: str) -> Place:
 class Node:
     """A value. ``text`` is a scalar as written. ``secret`` says what it came from if that must not be printed."""
 
-    value: Any
+    value: Any = field(repr=False)
     place: Place
     key_place: Place
-    text: str = ""
+    text: str = field(default="", repr=False)
     secret: str = ""
 
     def at(self, path: Path) -> Node | None:
@@ -96,6 +96,10 @@ class Problems:
         if text not in texts:
             texts.append(text)
 
+    def at(self, place: Place) -> bool:
+        """Whether something is known to be wrong there already."""
+        return any(found == place for found, _ in self.found)
+
     def lines(self) -> Sequence[str]:
         """One line for each, in the order of the file."""
         return [
@@ -118,7 +122,7 @@ def parse(raw: bytes, name: str, problems: Problems) -> Node:
     tree = _compose(text, name)
     top = Place(1, 1, name)
     if tree is None:
-        raise ConfigError(f"{top}: is empty. A configuration has at least one module under modules:.")
+        raise ConfigError(f"{top}: is empty. A configuration is a mapping of keys such as modules:.")
     root = _Reader(name, problems).read(tree, top, ())
     if not isinstance(root.value, dict):
         raise ConfigError(f"{top}: must be a mapping of keys such as modules: (got {kind(root.value)})")
@@ -218,7 +222,7 @@ class _Reader:
             raise ConfigError(f"{key_place}: {dotted(path)}: the alias is part of what it stands for")
         if isinstance(node, ScalarNode):
             return self._scalar(node, place, key_place, path)
-        if not node.tag.startswith(_TAG):
+        if not str(node.tag).startswith(_TAG):
             self._problems.add(place, path, f'the tag "{node.tag}" is not allowed. Remove it.')
         self._open.add(id(node))
         value: Any = None
@@ -247,7 +251,7 @@ class _Reader:
 
     def _scalar(self, node: YamlNode, place: Place, key_place: Place, path: Path) -> Node:
         value: Any = node.value
-        tag = node.tag.removeprefix(_TAG)
+        tag = str(node.tag).removeprefix(_TAG)
         try:
             if tag == "null":
                 value = None

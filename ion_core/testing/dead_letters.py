@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
 from ion_core.contracts.messaging import MessageBroker
 from ion_core.errors import DeadLetterNotFound
@@ -14,7 +14,7 @@ class DeadLetterRules(BrokerKit):
     """Keeping, listing, redriving and purging."""
 
     async def test_a_dead_letter_keeps_everything(self, broker: MessageBroker) -> None:
-        before = datetime.now(timezone.utc) - timedelta(seconds=2)
+        before = datetime.now(UTC) - timedelta(seconds=2)
         reason, tail = "exit code 1: …\nnaïve 🙂", ("first line", "", "last line: \t ü")
         async with self.holding(broker) as held:
             await held.delivery.retry(delay=timedelta(0))
@@ -22,7 +22,7 @@ class DeadLetterRules(BrokerKit):
             (letter,) = await broker.dead_letters(held.queue)
         assert (letter.queue, letter.body, dict(letter.headers)) == (held.queue, BODY, HEADERS)
         assert (letter.reason, letter.attempts, tuple(letter.log_tail)) == (reason, 2, tail)
-        assert before <= letter.died_at <= datetime.now(timezone.utc) + timedelta(seconds=2)
+        assert before <= letter.died_at <= datetime.now(UTC) + timedelta(seconds=2)
 
     async def test_a_dead_letter_is_not_delivered(self, broker: MessageBroker) -> None:
         async with self.dead(broker, b"dead") as held:
@@ -40,7 +40,7 @@ class DeadLetterRules(BrokerKit):
         async with self.dead(broker, b"1", b"2", b"3") as held:
             before = {letter.id: letter.body for letter in await broker.dead_letters(held.queue)}
             assert len(before) == 3
-            await broker.purge(held.queue, [list(before)[0]])
+            await broker.purge(held.queue, [next(iter(before))])
             after = {letter.id: letter.body for letter in await broker.dead_letters(held.queue)}
             assert after == dict(list(before.items())[1:])
 

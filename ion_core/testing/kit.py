@@ -85,13 +85,14 @@ class Conformance:
 
 
 @contextmanager
-def refused(error: type[Exception], *, naming: str = "") -> Iterator[None]:
-    """The block must raise ``error``, whose message has ``naming`` in it; anything else is an assertion."""
+def refused(error: type[Exception], *, naming: str = "", of: str = "it") -> Iterator[None]:
+    """The block must raise ``error`` with ``naming`` in its message; anything else is an assertion about ``of``."""
     try:
         yield
     except error as found:
-        assert naming in str(found), f"{type(found).__name__} must name {naming!r}, it says: {found}"
+        if naming not in str(found):
+            raise AssertionError(f"{of}: {type(found).__name__} must name {naming!r}, it says: {found}") from found
     except Exception as found:
-        raise AssertionError(f"raised {type(found).__name__}: {found}; the contract says {error.__name__}") from found
+        raise AssertionError(f"{of}: raised {type(found).__name__}: {found}; expected {error.__name__}") from found
     else:
-        raise AssertionError(f"raised nothing; the contract says {error.__name__}")
+        raise AssertionError(f"{of}: raised nothing; expected {error.__name__}")

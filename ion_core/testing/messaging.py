@@ -11,8 +11,6 @@ from ion_core.testing.kit import needs, refused
 from ion_core.testing.settling import SettlingRules
 from ion_core.testing.subscriber import BODY, HEADERS, BrokerKit
 
-VERBS = ("ack", "retry", "release", "dead_letter")
-
 
 class PublishingRules(BrokerKit):
     """Publishing, queues and topics, counts."""

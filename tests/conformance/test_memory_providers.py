@@ -5,12 +5,24 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
+from ion_core.builtin.memory.blobs import MemoryBlobStore, open_memory_blobs
+from ion_core.builtin.memory.documents import MemoryDocumentStore, open_memory_documents
 from ion_core.builtin.memory.messaging import MemoryBroker, MemoryDelivery, open_memory_broker
 from ion_core.errors import TransientError
+from ion_core.testing.blobs import BlobStoreConformance
+from ion_core.testing.documents import DocumentStoreConformance
 from ion_core.testing.messaging import MessageBrokerConformance
+
+
+@asynccontextmanager
+async def out_of_order(provider: Any) -> AsyncIterator[None]:
+    provider.failing = TransientError("memory: out of order, as the test wants it")
+    yield
+    provider.failing = None
 
 
 class TestMemoryBroker(MessageBrokerConformance):
@@ -24,11 +36,7 @@ class TestMemoryBroker(MessageBrokerConformance):
     async def take_back(self, broker: MemoryBroker, delivery: MemoryDelivery) -> None:
         delivery.take_back()
 
-    @asynccontextmanager
-    async def outage(self, broker: MemoryBroker) -> AsyncIterator[None]:
-        broker.failing = TransientError("memory: out of order, as the test wants it")
-        yield
-        broker.failing = None
+    outage = staticmethod(out_of_order)
 
 
 class TestMemoryBrokerWithLeases(TestMemoryBroker):
@@ -37,3 +45,26 @@ class TestMemoryBrokerWithLeases(TestMemoryBroker):
         async with open_memory_broker() as broker:
             broker.lease = timedelta(seconds=2)
             yield broker
+
+
+class TestMemoryBlobs(BlobStoreConformance):
+    reopen = None
+    outage = staticmethod(out_of_order)
+
+    @pytest.fixture
+    async def blobs(self) -> AsyncIterator[MemoryBlobStore]:
+        async with open_memory_blobs() as blobs:
+            yield blobs
+
+    async def corrupt(self, blobs: MemoryBlobStore, key: str) -> None:
+        blobs.blobs[key] = b"?" + blobs.blobs[key][1:]
+
+
+class TestMemoryDocuments(DocumentStoreConformance):
+    reopen = None
+    outage = staticmethod(out_of_order)
+
+    @pytest.fixture
+    async def documents(self) -> AsyncIterator[MemoryDocumentStore]:
+        async with open_memory_documents() as documents:
+            yield documents

@@ -8,7 +8,7 @@ import itertools
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -149,7 +149,9 @@ class MemoryBroker:
     def __init__(self, *, lease: timedelta | None = None, call_later: CallLater | None = None) -> None:
         self.lease = lease
         self.failing: ProviderError | None = None
-        self._call_later: CallLater = call_later or (lambda seconds, call: asyncio.get_running_loop().call_later(seconds, call))
+        self._call_later: CallLater = call_later or (
+            lambda seconds, call: asyncio.get_running_loop().call_later(seconds, call)
+        )
         self._queues: dict[str, MemoryQueue] = {}
         self._numbers = itertools.count(1)
         self._changed = asyncio.Event()
@@ -166,7 +168,9 @@ class MemoryBroker:
     def counts(self, queue: str) -> QueueStats:
         """``stats`` for conditions, which cannot wait."""
         found = self.queue(queue)
-        return QueueStats(ready=len(found.ready), delayed=len(found.delayed), unsettled=len(found.held), dead=len(found.dead))
+        return QueueStats(
+            ready=len(found.ready), delayed=len(found.delayed), unsettled=len(found.held), dead=len(found.dead)
+        )
 
     def queue(self, name: str) -> MemoryQueue:
         if name not in self._queues:
@@ -259,7 +263,7 @@ class MemoryBroker:
             reason=reason,
             attempts=message.attempt,
             log_tail=log_tail,
-            died_at=datetime.now(timezone.utc),
+            died_at=datetime.now(UTC),
         )
         self.queue(queue).dead[letter.id] = letter
         self._changed_now()

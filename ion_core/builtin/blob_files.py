@@ -1,0 +1,130 @@
+"""What the local blobs need of a file system, fast where Linux helps and portable elsewhere. All of it blocks."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import hashlib
+import os
+import signal
+import stat
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+_CHUNK = 1 << 20
+_SMALL = 1 << 16
+_FICLONE = 0x40049409
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+_RENAME_SWAP = 2  # macOS: renamex_np
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def open_regular(path: Path | str) -> tuple[int, os.stat_result]:
+    """An open descriptor and its status. A symbolic link, a pipe, a device or a directory is OSError, at once."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(fd)
+        code = errno.EISDIR if stat.S_ISDIR(status.st_mode) else errno.EINVAL
+        raise OSError(code, "Is not a regular file", str(path))
+    return fd, status
+
+
+def nobody_writes(fd: int) -> bool:
+    """Whether nobody has the file open for writing now; False too where the system cannot tell.
+
+    The kernel grants a read lease only on a file without writers.
+    """
+    if sys.platform != "linux":
+        return False
+    try:
+        # Whoever opens it meanwhile makes the kernel signal us; SIGIO, the default, would end the process.
+        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except OSError:
+        return False
+    return True
+
+
+def sha256_of(fd: int) -> tuple[int, str]:
+    """Bytes there are from the start of the file to its end, and their sha256."""
+    first = os.pread(fd, _SMALL, 0)
+    digest = hashlib.sha256(first)
+    size = len(first)
+    if size == _SMALL:
+        buffer = bytearray(_CHUNK)
+        view = memoryview(buffer)
+        while count := os.preadv(fd, [buffer], size):
+            digest.update(view[:count])
+            size += count
+    return size, digest.hexdigest()
+
+
+def copy_bytes(source: int, target: int) -> None:
+    """All of ``source`` into the empty ``target``, sharing the blocks where the file system can."""
+    if sys.platform == "linux":
+        try:
+            fcntl.ioctl(target, _FICLONE, source)
+            return
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+                raise
+        try:
+            while os.copy_file_range(source, target, 1 << 30):
+                pass
+            if os.fstat(target).st_size:
+                return
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+                raise
+            os.lseek(source, 0, os.SEEK_SET)
+            os.lseek(target, 0, os.SEEK_SET)
+    while chunk := os.read(source, _CHUNK):
+        view = memoryview(chunk)
+        while view:
+            view = view[os.write(target, view) :]
+
+
+def flush_file_system(path: Path | str) -> bool:
+    """Flush all of the file system ``path`` lies on; False where there is no such call."""
+    if not hasattr(_libc, "syncfs"):
+        return False
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if _libc.syncfs(fd) != 0:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code), str(path))
+    finally:
+        os.close(fd)
+    return True
+
+
+def flush_each(paths: Iterable[Path | str]) -> None:
+    """Flush these files or directories, one by one. One that is gone needs no flush."""
+    for path in paths:
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def exchange(one: str, other: str) -> None:
+    """Swap what two names mean, in one step. OSError ENOSYS or EINVAL where the file system cannot."""
+    if hasattr(_libc, "renameat2"):
+        failed = _libc.renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE)
+    elif hasattr(_libc, "renamex_np"):
+        failed = _libc.renamex_np(os.fsencode(one), os.fsencode(other), _RENAME_SWAP)
+    else:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), one, None, other)
+    if failed:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), one, None, other)

@@ -1,0 +1,220 @@
+"""What a subscriber holds: the subscription that claims messages, and its deliveries."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Self
+
+from ion_core.builtin import sqlite_queue as sql
+from ion_core.builtin.sqlite import Access
+from ion_core.errors import AlreadySettled, DeliveryLost
+
+if TYPE_CHECKING:
+    from ion_core.builtin.sqlite_broker import SqliteBroker
+
+
+class SqliteDelivery:
+    """One claimed message. The verbs and attributes are those of the contract's ``Delivery``."""
+
+    __slots__ = ("_headers", "_message", "_settled", "_subscription", "lost")
+
+    def __init__(self, message: sql.Claimed, subscription: Subscription) -> None:
+        self._message = message
+        self._subscription = subscription
+        self._headers: Mapping[str, str] | None = None
+        self._settled = False
+        self.lost = asyncio.Event()
+
+    @property
+    def body(self) -> bytes:
+        return self._message.body
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        if self._headers is None:
+            self._headers = json.loads(self._message.headers)
+        return self._headers
+
+    @property
+    def attempt(self) -> int:
+        return self._message.attempt
+
+    @property
+    def lease(self) -> timedelta:
+        return self._subscription.broker.lease
+
+    @property
+    def claim(self) -> sql.Claim:
+        return self._message.claim
+
+    async def ack(self) -> None:
+        await self._settle(partial(sql.ack, claim=self.claim), Access.WRITE)
+
+    async def retry(self, *, delay: timedelta) -> None:
+        broker, seconds = self._subscription.broker, delay.total_seconds()
+        await self._settle(
+            lambda connection: sql.retry(connection, self.claim, now=broker.clock(), delay=seconds), Access.DURABLE
+        )
+        broker.announce([self._subscription.queue], seconds)
+
+    async def release(self) -> None:
+        await self._settle(partial(sql.release, claim=self.claim), Access.WRITE)
+        self._subscription.broker.announce([self._subscription.queue])
+
+    async def dead_letter(self, reason: str, *, log_tail: Sequence[str] = ()) -> None:
+        clock, tail = self._subscription.broker.clock, json.dumps(list(log_tail))
+        await self._settle(
+            lambda connection: sql.dead_letter(connection, self.claim, now=clock(), reason=reason, log_tail=tail),
+            Access.DURABLE,
+        )
+
+    async def renew(self) -> None:
+        self._check()
+        try:
+            await self._subscription.broker.renew([self.claim])
+        except DeliveryLost:
+            self._subscription.drop(self, lost=not self._settled)
+            self._check()
+            raise
+
+    def _check(self) -> None:
+        if self._settled:
+            raise AlreadySettled(f"message {self.claim.seq}: was settled before. Settle each delivery once.")
+        if self.lost.is_set():
+            raise DeliveryLost(f"message {self.claim.seq}: was taken back by the broker; it is delivered again.")
+
+    async def _settle(self, work: Callable[[sqlite3.Connection], None], access: Access) -> None:
+        """Settle it by ``work``. A caller that is cancelled meanwhile does not know whether it was; we do."""
+        self._check()
+        future = self._subscription.broker.database.submit(work, access)
+        self._settled = True
+        future.add_done_callback(self._on_answer)
+        await asyncio.shield(future)
+
+    def _on_answer(self, future: asyncio.Future[None]) -> None:
+        error = future.exception()
+        self._settled = error is None
+        if error is None or isinstance(error, DeliveryLost):
+            self._subscription.drop(self, lost=error is not None)
+
+    @property
+    def settled(self) -> bool:
+        """Whether a verb has settled it or is about to."""
+        return self._settled
+
+
+class Subscription:
+    """Iterates over the deliveries of one queue, claiming as many at a time as ``prefetch`` leaves free.
+
+    An error of the broker comes out of the iteration, which may then be continued: nothing is lost by it.
+    """
+
+    def __init__(self, broker: SqliteBroker, queue: int, prefetch: int) -> None:
+        self.broker = broker
+        self.queue = queue
+        self.dry = False
+        """The last claim found no more than it took: only look again when something was announced."""
+        self._prefetch = prefetch
+        self._held: dict[sql.Claim, SqliteDelivery] = {}
+        self._buffer: deque[SqliteDelivery] = deque()
+        self._claiming: asyncio.Future[list[sql.Claimed]] | None = None
+        self._error: BaseException | None = None
+        self._failed: BaseException | None = None
+        self._announced = 0
+        self._changed = asyncio.Event()
+        self._closed = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> SqliteDelivery:
+        while True:
+            while self._buffer:
+                delivery = self._buffer.popleft()
+                if not delivery.lost.is_set():
+                    return delivery
+            if self._failed is not None:
+                raise self._failed
+            if self._error is not None:
+                error, self._error = self._error, None
+                raise error
+            if self._closed:
+                raise StopAsyncIteration
+            if self._claiming is None and not self.dry and len(self._held) < self._prefetch:
+                self._start_claim()
+            self._changed.clear()
+            await self._changed.wait()
+
+    def _start_claim(self) -> None:
+        """Claim without being awaited, so that cancelling whoever iterates loses no message."""
+        limit = self._prefetch - len(self._held)
+        self._claiming = self.broker.claim(self.queue, limit)
+        self._claiming.add_done_callback(partial(self._on_claimed, limit, self._announced))
+
+    def _on_claimed(self, limit: int, announced: int, future: asyncio.Future[list[sql.Claimed]]) -> None:
+        self._claiming = None
+        self._error = future.exception()
+        if self._error is None:
+            messages = future.result()
+            for message in messages:
+                delivery = SqliteDelivery(message, self)
+                self._held[message.claim] = delivery
+                self._buffer.append(delivery)
+            self.dry = len(messages) < limit and announced == self._announced
+        self._changed.set()
+
+    def announce(self) -> None:
+        """There may be something to claim."""
+        self._announced += 1
+        self.dry = False
+        self._changed.set()
+
+    def fail(self, error: BaseException) -> None:
+        """Have the iteration raise ``error`` from now on."""
+        self._failed = error
+        self._changed.set()
+
+    @property
+    def claims(self) -> list[sql.Claim]:
+        """What is held and not being settled."""
+        return [claim for claim, delivery in self._held.items() if not delivery.settled]
+
+    @property
+    def waiting(self) -> list[sql.Claim]:
+        """What is held and was given to nobody yet, who could renew it."""
+        return [delivery.claim for delivery in self._buffer if not delivery.lost.is_set()]
+
+    def forfeit(self, claims: Sequence[sql.Claim]) -> None:
+        """These were given away by the broker meanwhile."""
+        for claim in claims:
+            delivery = self._held.get(claim)
+            if delivery is not None and not delivery.settled:
+                self.drop(delivery, lost=True)
+
+    def drop(self, delivery: SqliteDelivery, *, lost: bool) -> None:
+        """It is held no longer."""
+        if lost:
+            delivery.lost.set()
+        if self._held.pop(delivery.claim, None) is not None:
+            self._changed.set()
+
+    async def close(self) -> None:
+        """Release what is unsettled. Bounded by the database's own bounds."""
+        self._closed = True
+        self._changed.set()
+        if self._claiming is not None:
+            await asyncio.wait([self._claiming])
+        left = list(self._held.values())
+        if not left:
+            return
+        claims = self.claims
+        for delivery in left:
+            if not delivery.settled:
+                self.drop(delivery, lost=True)
+        await self.broker.release_all(self.queue, claims)

@@ -1,0 +1,168 @@
+"""Says what pydantic found in plain words, at the place in the file, and without what is secret."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import timedelta
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from ion_core.config.text import duration_text
+from ion_core.config.tree import Node, Path, Place, Problems, kind
+
+_GOT = re.compile(r"\s*\(got .*\)\Z", re.DOTALL)
+
+_MUST: Sequence[tuple[str, str]] = (
+    (r"int_.*", "must be a whole number"),
+    (r"float_.*|decimal_.*", "must be a number"),
+    (r"finite_number", "must be a finite number"),
+    (r"bool_.*", "must be true or false"),
+    (r"dict_type|model_type|model_attributes_type|mapping_type|dataclass_.*", "must be a mapping"),
+    (r"(list|tuple|set|frozen_set|iterable|frozenset)_type", "must be a list"),
+    (r"path_type", "must be a path"),
+    (r"url_.*", "must be a URL"),
+    (r"none_required", "must be left out"),
+)
+"""Types of error (whole, as regular expressions) and what is said about them."""
+
+_BOUNDS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    "greater_than": lambda ctx: f"must be greater than {_bound(ctx['gt'])}",
+    "greater_than_equal": lambda ctx: f"must be at least {_bound(ctx['ge'])}",
+    "less_than": lambda ctx: f"must be less than {_bound(ctx['lt'])}",
+    "less_than_equal": lambda ctx: f"must be at most {_bound(ctx['le'])}",
+    "multiple_of": lambda ctx: f"must be a multiple of {_bound(ctx['multiple_of'])}",
+    "string_pattern_mismatch": lambda ctx: f"must match {ctx['pattern']}",
+    "literal_error": lambda ctx: f"must be {ctx['expected'].replace(chr(39), '')}",
+    "enum": lambda ctx: f"must be {ctx['expected'].replace(chr(39), '')}",
+}
+
+
+def explain(error: ValidationError, model: type[BaseModel], root: Node, section: Path, problems: Problems) -> None:
+    """Add what is wrong with the value at ``section``, validated into ``model``, to ``problems``."""
+    for item in error.errors(include_url=False):
+        path, node, rest = _locate(root, section, item["loc"])
+        if node is not None and problems.at(node.place) and item["type"] not in ("missing", "extra_forbidden"):
+            continue  # such as a ${…} without a value: what that would have to be is not the news
+        if item["type"] == "missing":
+            place, text = _nearest_place(root, path), "is required"
+            path = (*path, *(part for part in rest[-1:]))
+        elif item["type"] == "extra_forbidden" and node is not None:
+            place, text = node.key_place, _unknown(str(path[-1]), known_keys(model, path[len(section) : -1]))
+        elif "[key]" in rest and node is not None:
+            place, text = node.key_place, _text(item, Node(path[-1], node.key_place, node.key_place, str(path[-1])))
+        else:
+            place = node.place if node is not None else _nearest_place(root, path)
+            text = _text(item, node)
+            text = hide(text, node, root.at(section)) if node is not None else text
+        problems.add(place, path, text)
+
+
+def hide(text: str, node: Node, section: Node | None) -> str:
+    """``text`` without any value of ``node``, or elsewhere in ``section``, that came from outside of the file."""
+    if node.secret:
+        plain = _GOT.sub("", text)
+        if plain == text and "must be" not in text:
+            plain = "is not valid"
+        return (
+            f"{'is not valid' if _shows(plain, node) else plain} (its value comes from {node.secret} and is not shown)"
+        )
+    if section is not None and any(below.secret and _shows(text, below) for _, below in section.walk()):
+        return "is not valid (a value that is not shown is part of why)"
+    return text
+
+
+def known_keys(model: type[BaseModel], path: Path) -> Sequence[str]:
+    """The keys that the model at ``path`` below ``model`` has."""
+    models: Sequence[type[BaseModel]] = [model]
+    for part in path:
+        fields = [field for it in models for name, field in it.model_fields.items() if part in (name, field.alias)]
+        # An index, or a key of a dict, stays in the field that was entered before.
+        models = [inner for field in fields for inner in _models_in(field.annotation)] if fields else models
+    return [field.alias or name for it in models for name, field in it.model_fields.items()]
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """`` Did you mean "…"?``, or nothing."""
+    near = difflib.get_close_matches(name, list(names), n=1)
+    return f' Did you mean "{near[0]}"?' if near else ""
+
+
+def _unknown(name: str, known: Sequence[str]) -> str:
+    if name == "<<":
+        return "unknown key: YAML 1.2 has no merge keys. Write the keys out."
+    return f"unknown key.{nearest(name, known) or ' Known: ' + ', '.join(known) + '.' if known else ' There are none.'}"
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for argument in get_args(annotation) for model in _models_in(argument)]
+
+
+def _locate(root: Node, section: Path, loc: Sequence[int | str]) -> tuple[Path, Node | None, Sequence[int | str]]:
+    """The value that ``loc`` means. pydantic puts names of union members and the like into it: not in the file."""
+    path, node = section, root.at(section)
+    rest: list[int | str] = []
+    for part in loc:
+        below = node.at((part,)) if node is not None else None
+        if below is None:
+            rest.append(part)
+        else:
+            path, node = (*path, part), below
+    return path, node, rest
+
+
+def _nearest_place(root: Node, path: Path) -> Place:
+    """The key of ``path``, or of what it would be in."""
+    while (node := root.at(path)) is None:
+        path = path[:-1]
+    return node.key_place
+
+
+def _shows(text: str, node: Node) -> bool:
+    shown = (node.text, repr(node.text)[1:-1]) if node.text else ()
+    return any(form[:12] in text for form in shown)
+
+
+def _text(item: Any, node: Node | None) -> str:
+    type_, context = item["type"], item.get("ctx", {})
+    if type_ in ("value_error", "assertion_error"):
+        return " ".join(str(context["error"]).split())
+    if item["input"] is None and type_.endswith("_type"):
+        return "has no value. Give it one, or remove the key."
+    if type_ in ("string_type", "bytes_type"):
+        quotes = isinstance(item["input"], str | int | float)
+        return "must be text (write it in quotes)" if quotes else f"must be text (got {kind(item['input'])})"
+    if type_ in ("string_too_short", "too_short", "string_too_long", "too_long"):
+        return _length(type_, context)
+    if type_ in _BOUNDS:
+        return _BOUNDS[type_](context) + _got(item["input"], node)
+    for pattern, words in _MUST:
+        if re.fullmatch(pattern, type_):
+            return words + _got(item["input"], node)
+    return re.sub(r"^(Input|Value|String) should ", "must ", item["msg"])
+
+
+def _length(type_: str, context: Mapping[str, Any]) -> str:
+    unit = "character" if type_.startswith("string") else "entry"
+    if "short" in type_:
+        least = context["min_length"]
+        return "must not be empty" if least == 1 else f"must have at least {least} {_plural(unit)}"
+    return f"must have at most {context['max_length']} {_plural(unit)}"
+
+
+def _plural(unit: str) -> str:
+    return {"character": "characters", "entry": "entries"}[unit]
+
+
+def _got(value: Any, node: Node | None) -> str:
+    if node is not None and not isinstance(node.value, dict | list):
+        return f' (got "{node.text[:80]}")'
+    return f" (got {kind(value)})"
+
+
+def _bound(value: Any) -> str:
+    return duration_text(value) if isinstance(value, timedelta) else str(value)

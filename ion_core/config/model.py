@@ -1,0 +1,206 @@
+"""The keys of the configuration file: what each may be, its default and what it is for."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
+
+from ion_core.contracts.messaging import RetryPolicy
+from ion_core.contracts.runtime import Resources
+from ion_core.contracts.settings import ByteSize, ConfigPath, Duration, Settings
+from ion_core.events import type_problem
+from ion_core.jobs import MODULE_NAME, Module, OutputLimits
+
+RESERVED_ENV = ("SHARED_SECRET", "HANDLER_PORT", "HANDLER_BASE_DIR")
+"""What the handler itself tells a module through its environment."""
+
+_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def _module_name(name: str) -> str:
+    if not MODULE_NAME.fullmatch(name):
+        raise ValueError("a name must be 1 to 63 lower-case letters, digits and hyphens, no hyphen first or last")
+    return name
+
+
+def _event_type(name: str) -> str:
+    if problem := type_problem(name):
+        raise ValueError(problem)
+    return name
+
+
+def _env_name(name: str) -> str:
+    if not _ENV_NAME.fullmatch(name):
+        raise ValueError("a variable's name must be letters, digits and underscores, no digit first")
+    if name in RESERVED_ENV:
+        raise ValueError(f"{name} is set by Ion itself. Choose another name.")
+    return name
+
+
+def _env_value(value: str) -> str:
+    if "\0" in value:
+        raise ValueError("must not contain a NUL character")
+    return value
+
+
+def _positive(value: timedelta) -> timedelta:
+    if value <= timedelta(0):
+        raise ValueError("must be longer than 0s")
+    return value
+
+
+def _no_bool(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError(f"must be a number (got {str(value).lower()})")
+    return value
+
+
+def _argv(value: Any) -> Any:
+    """A command as one text is split as a shell would; nothing in it is expanded."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return shlex.split(value)
+    except ValueError as error:
+        raise ValueError(f"cannot be split into arguments: {error}. Write it as a list.") from None
+
+
+def _directory(path: Path) -> Path:
+    try:
+        found = path.is_dir()
+    except (OSError, ValueError):
+        found = False
+    if not found:
+        raise ValueError(f'no such directory (got "{path}")')
+    return path
+
+
+Name = Annotated[
+    str, AfterValidator(_module_name), WithJsonSchema({"type": "string", "pattern": f"^{MODULE_NAME.pattern}$"})
+]
+EventType = Annotated[str, AfterValidator(_event_type)]
+Whole = Annotated[int, BeforeValidator(_no_bool)]
+Number = Annotated[float, BeforeValidator(_no_bool), Field(allow_inf_nan=False)]
+PositiveDuration = Annotated[Duration, AfterValidator(_positive)]
+EnvName = Annotated[
+    str, AfterValidator(_env_name), WithJsonSchema({"type": "string", "pattern": f"^{_ENV_NAME.pattern}$"})
+]
+EnvValue = Annotated[str, AfterValidator(_env_value), WithJsonSchema({"type": ["string", "number", "boolean"]})]
+Command = Annotated[
+    tuple[Annotated[str, AfterValidator(_env_value)], ...],
+    BeforeValidator(_argv),
+    WithJsonSchema({"type": ["array", "string"], "items": {"type": ["string", "number", "boolean"]}, "minItems": 1}),
+]
+ProviderSection = Annotated[dict[str, Any], WithJsonSchema({"type": "object"})]
+"""``provider`` and that provider's own settings; validated into the settings model that it brings."""
+
+
+class ResourcesSettings(Settings):
+    """Limits of one container. What the module's runtime cannot limit is refused."""
+
+    cpus: Number | None = Field(default=None, gt=0, le=4096, description="Processors, such as 0.5 or 2.")
+    memory: ByteSize | None = Field(default=None, gt=0, description="Memory, such as 512MiB.")
+    pids: Whole | None = Field(default=None, gt=0, le=2**22, description="Processes and threads.")
+    gpus: tuple[str, ...] = Field(default=(), description="GPUs by their CDI names, such as nvidia.com/gpu=0.")
+
+
+class RetrySettings(Settings):
+    """How long a failed job waits before it is tried again: initial * factor^n, at most maximum."""
+
+    initial: PositiveDuration = Field(default=RetryPolicy.initial, description="Before the first retry.")
+    factor: Number = Field(default=RetryPolicy.factor, ge=1, le=100, description="Each wait is this many times the last one.")
+    maximum: PositiveDuration = Field(default=RetryPolicy.maximum, description="No wait is longer.")
+    jitter: Number = Field(
+        default=RetryPolicy.jitter, ge=0, le=1, description="Share by which each wait is varied, so that jobs spread out."
+    )
+
+
+class LimitsSettings(Settings):
+    """What one attempt may leave in out/. One more of anything fails the job."""
+
+    max_files: Whole = Field(default=OutputLimits.max_files, gt=0, description="Files in out/data.")
+    max_depth: Whole = Field(default=OutputLimits.max_depth, gt=0, description="Levels of directories in out/data.")
+    max_output: ByteSize = Field(default=OutputLimits.max_output, gt=0, description="Size of all files in out/data together.")
+    max_events: Whole = Field(default=OutputLimits.max_events, gt=0, description="Files in out/events.")
+    max_insights: ByteSize = Field(default=OutputLimits.max_insights, gt=0, description="Size of out/insights.json.")
+
+
+class ModuleSettings(Settings):
+    """A container image (or command) with the event types it takes and may emit."""
+
+    image: str | None = Field(default=None, min_length=1, description="The container image, for runtimes that run images.")
+    command: Command = Field(
+        default=(), description="Program and arguments, as a list or as one text that is split like a shell would."
+    )
+    source: Annotated[ConfigPath, AfterValidator(_directory)] | None = Field(
+        default=None, description="Directory with the module's files: where command starts in a runtime without images."
+    )
+    subscribes: tuple[EventType, ...] = Field(min_length=1, description="Event types that start this module.")
+    publishes: tuple[EventType, ...] = Field(default=(), description="Event types it may emit; any other fails the attempt.")
+    runtime: str = Field(default="default", description="Where it runs: a name under runtimes.")
+    timeout: PositiveDuration = Field(default=Module.timeout, description="How long one attempt may take.")
+    retries: Whole = Field(default=RetryPolicy.retries, ge=0, le=1000, description="Tries after the first, then dead letter.")
+    retry: RetrySettings = Field(default=RetrySettings(), description="How long to wait between tries.")
+    concurrency: Whole = Field(default=1, ge=1, le=1000, description="Jobs of this module at a time in one dispatcher.")
+    resources: ResourcesSettings = Field(default=ResourcesSettings(), description="Limits of its container.")
+    network: str = Field(default="none", min_length=1, description="none, bridge, host or the name of a network.")
+    env: dict[EnvName, EnvValue] = Field(default={}, description="Environment variables.")
+    limits: LimitsSettings = Field(default=LimitsSettings(), description="What one attempt may leave in out/.")
+
+    def to_module(self, name: str) -> Module:
+        retry, resources, limits = self.retry, self.resources, self.limits
+        return Module(
+            name=name,
+            image=self.image,
+            command=self.command,
+            source=self.source,
+            subscribes=self.subscribes,
+            publishes=self.publishes,
+            runtime=self.runtime,
+            timeout=self.timeout,
+            retry=RetryPolicy(retries=self.retries, **dict(retry)),
+            concurrency=self.concurrency,
+            resources=Resources(**dict(resources)),
+            network=self.network,
+            env=self.env,
+            limits=OutputLimits(**dict(limits)),
+        )
+
+
+class StorageSettings(Settings):
+    """Where files and documents are kept."""
+
+    blobs: ProviderSection = Field(default={}, description="Where files are kept. Default: local, under the state directory.")
+    documents: ProviderSection = Field(
+        default={}, description="Where documents are kept. Default: sqlite, under the state directory."
+    )
+
+
+class FileSettings(Settings):
+    """The whole file."""
+
+    version: Literal[1] = Field(default=1, description="Version of this file's format.")
+    messaging: ProviderSection = Field(
+        default={}, description="What carries events. Default: sqlite, under the state directory."
+    )
+    runtimes: dict[Name, ProviderSection] = Field(
+        default={}, description="What runs modules, under names of your own; the one called default is process if not given."
+    )
+    storage: StorageSettings = Field(default=StorageSettings(), description="Where files and documents are kept.")
+    services: dict[Name, ProviderSection] = Field(
+        default={},
+        description="What runs beside the dispatcher; each is the provider of its name unless it has a provider key.",
+    )
+    modules: dict[Name, ModuleSettings] = Field(default={}, description="The steps of the pipeline, under names of your own.")
+    state: ConfigPath = Field(default=Path(".ion"), description="Directory for everything Ion itself keeps on this machine.")
+    drain_timeout: Duration = Field(
+        default=timedelta(seconds=30), description="How long running jobs may take to end once a stop is asked for."
+    )
+    plugins: tuple[str, ...] | None = Field(
+        default=None, description="Plugin distributions to load, and no others. Default: all that are installed."
+    )

@@ -1,0 +1,52 @@
+"""Puts what environment variables and flags say over what the file says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ion_core.config.messages import nearest
+from ion_core.config.model import FileSettings
+from ion_core.config.tree import Node, Place, Problems, dotted, outside
+
+PREFIX = "ION_"
+ALONE = ("state", "drain_timeout")
+"""Keys at the top of the file that are one value: their variables have no section."""
+
+SECTIONS = tuple(name for name in FileSettings.model_fields if name not in ("version", "plugins"))
+
+
+def override(root: Node, *, environ: Mapping[str, str], flags: Mapping[str, str], problems: Problems) -> None:
+    """``ION_MESSAGING__URL`` and the flag ``messaging.url`` set what the file may have set; a flag wins."""
+    for name, value in sorted(environ.items()):
+        rest = name.removeprefix(PREFIX)
+        if rest != name and ("__" in rest or rest.lower() in ALONE):
+            _set(root, rest.lower().split("__"), value, outside(name), "an environment variable", problems)
+    for name, value in sorted(flags.items()):
+        _set(root, name.split("."), value, outside(f"--{name}"), "", problems)
+
+
+def _set(root: Node, parts: Sequence[str], value: str, place: Place, secret: str, problems: Problems) -> None:
+    if parts[0] not in SECTIONS or not all(parts):
+        known = ", ".join(SECTIONS)
+        problems.add(
+            place, (), f'there is no section "{parts[0]}" to set.{nearest(parts[0], SECTIONS)} Sections: {known}.'
+        )
+        return
+    node, path = root, ()
+    for part in parts[:-1]:
+        key = _key(node, part)
+        path = (*path, key)
+        below = node.value.get(key)
+        if below is None or below.value is None:
+            below = node.value[key] = Node({}, place, place)
+        if not isinstance(below.value, dict):
+            problems.add(place, path, f"has no keys, so {dotted((*path, *parts[len(path) :]))} cannot be set")
+            return
+        node = below
+    node.value[_key(node, parts[-1])] = Node(value, place, place, text=value, secret=secret)
+
+
+def _key(node: Node, part: str) -> str:
+    """The key of ``node`` that is meant: a variable's name cannot have hyphens or, by custom, lower-case letters."""
+    fitting = [key for key in node.value if key.lower().replace("-", "_") == part.replace("-", "_").lower()]
+    return part if part in node.value or not fitting else str(fitting[0])

@@ -1,0 +1,81 @@
+"""Intake: events from outside become events of Ion, checked before anything of them is stored."""
+
+from __future__ import annotations
+
+import difflib
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from ion_core.contracts.storage import check_key
+from ion_core.dataplane import DataPlane
+from ion_core.errors import InvalidEvent, InvalidKey, Unroutable
+from ion_core.events import MAX_ID_LENGTH, Context, Event, type_problem
+from ion_core.jobs import Module
+
+
+class Intake:
+    """Takes in events for these modules, whose queues it declares first so that nothing is unroutable."""
+
+    def __init__(self, dataplane: DataPlane, modules: Iterable[Module]) -> None:
+        self._dataplane = dataplane
+        self._modules = list(modules)
+
+    async def declare(self) -> None:
+        """Make every module's queue exist. Idempotent; ``serve`` has done it already where it runs."""
+        for module in self._modules:
+            await self._dataplane.broker.declare(module.name, topics=module.subscribes, retry=module.retry)
+
+    async def publish(
+        self,
+        event_type: str,
+        *,
+        name: str,
+        data: Sequence[tuple[str, str]] = (),
+        files: Mapping[str, Path] | None = None,
+        event_id: str | None = None,
+        correlation_id: str | None = None,
+        parent_event_id: str = "",
+    ) -> Event:
+        """Store and publish an event; ``name`` says where it comes from, ids that are not given are made.
+
+        ``files`` maps the name modules see to a local file. Raises InvalidEvent with everything that is wrong,
+        Unroutable when no module takes the type, and what the providers raise.
+        """
+        files = files or {}
+        problems = list(self._problems(event_type, files, {"event id": event_id, "correlation id": correlation_id}))
+        if problems:
+            raise InvalidEvent(problems)
+        self._check_taken(event_type)
+        context = Context(
+            name=name,
+            event_id=event_id or str(uuid.uuid4()),
+            correlation_id=correlation_id or str(uuid.uuid4()),
+            parent_event_id=parent_event_id,
+        )
+        event = Event(context=context, type=event_type, data=tuple(data), files=tuple(files))
+        await self._dataplane.accept(event, files)
+        return event
+
+    def _problems(self, event_type: str, files: Mapping[str, Path], ids: Mapping[str, str | None]) -> Iterable[str]:
+        if problem := type_problem(event_type):
+            yield problem
+        for what, value in ids.items():
+            if value is not None and not 0 < len(value) <= MAX_ID_LENGTH:
+                yield f"{what}: must have 1 to {MAX_ID_LENGTH:,} characters (got {len(value):,})"
+        for name, path in files.items():
+            try:
+                check_key(name)
+            except InvalidKey as error:
+                yield str(error)
+            if not path.is_file():
+                yield f"{path}: {'is not a regular file' if path.exists() else 'no such file'}"
+
+    def _check_taken(self, event_type: str) -> None:
+        taken = sorted({event_type for module in self._modules for event_type in module.subscribes})
+        if event_type not in taken:
+            near = difflib.get_close_matches(event_type, taken, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise Unroutable(
+                f"no module takes events of type {event_type!r}.{hint} Taken: {', '.join(taken) or 'none'}."
+            )

@@ -1,0 +1,102 @@
+"""The embedded providers pass the same kits as the reference ones."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing, contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from ion_core.builtin.local_blobs import open_local_blobs
+from ion_core.builtin.settings import LocalBlobsSettings, SqliteBrokerSettings, SqliteDocumentsSettings
+from ion_core.builtin.sqlite_broker import open_sqlite_broker
+from ion_core.builtin.sqlite_documents import open_sqlite_documents
+from ion_core.contracts.messaging import Delivery, MessageBroker
+from ion_core.contracts.storage import BlobStore, DocumentStore
+from ion_core.testing.blobs import BlobStoreConformance
+from ion_core.testing.documents import DocumentStoreConformance
+from ion_core.testing.messaging import MessageBrokerConformance
+
+
+@contextmanager
+def tables_away(path: Path) -> Iterator[None]:
+    """Another process has renamed every table of the database."""
+    with closing(sqlite3.connect(path, timeout=10)) as connection:
+        rows = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'")
+        names = [name for (name,) in rows]
+        for name in names:
+            connection.execute(f"ALTER TABLE {name} RENAME TO {name}_away")
+        connection.commit()
+        yield
+        for name in names:
+            connection.execute(f"ALTER TABLE {name}_away RENAME TO {name}")
+        connection.commit()
+
+
+class TestSqliteBroker(MessageBrokerConformance):
+    @pytest.fixture
+    async def broker(self, tmp_path: Path) -> AsyncIterator[MessageBroker]:
+        self.settings = SqliteBrokerSettings(
+            path=tmp_path / "broker.sqlite", lease=timedelta(seconds=2), poll=timedelta(milliseconds=20)
+        )
+        async with open_sqlite_broker(self.settings) as broker:
+            yield broker
+
+    def reopen(self) -> AbstractAsyncContextManager[MessageBroker]:
+        return open_sqlite_broker(self.settings)
+
+    async def take_back(self, broker: MessageBroker, delivery: Delivery) -> None:
+        """By saying nothing until the lease is over."""
+        await delivery.lost.wait()
+
+    @asynccontextmanager
+    async def outage(self, broker: MessageBroker) -> AsyncIterator[None]:
+        with tables_away(self.settings.path):
+            yield
+
+
+class TestSqliteDocuments(DocumentStoreConformance):
+    @pytest.fixture
+    async def documents(self, tmp_path: Path) -> AsyncIterator[DocumentStore]:
+        self.settings = SqliteDocumentsSettings(path=tmp_path / "documents.sqlite")
+        async with open_sqlite_documents(self.settings) as documents:
+            yield documents
+
+    def reopen(self) -> AbstractAsyncContextManager[DocumentStore]:
+        return open_sqlite_documents(self.settings)
+
+    @asynccontextmanager
+    async def outage(self, documents: DocumentStore) -> AsyncIterator[None]:
+        with tables_away(self.settings.path):
+            yield
+
+
+class TestLocalBlobs(BlobStoreConformance):
+    @pytest.fixture
+    async def blobs(self, tmp_path: Path) -> AsyncIterator[BlobStore]:
+        self.settings = LocalBlobsSettings(path=tmp_path / "blobs")
+        async with open_local_blobs(self.settings) as blobs:
+            yield blobs
+
+    def reopen(self) -> AbstractAsyncContextManager[BlobStore]:
+        return open_local_blobs(self.settings)
+
+    async def corrupt(self, blobs: BlobStore, key: str) -> None:
+        (path,) = (path for path in self.settings.path.rglob("*") if path.is_file() and path.stat().st_size > 1000)
+        with path.open("r+b") as file:
+            first = file.read(1)
+            file.seek(0)
+            file.write(bytes([first[0] ^ 1]))
+
+    @asynccontextmanager
+    async def outage(self, blobs: BlobStore) -> AsyncIterator[None]:
+        """A file lies where the directory was."""
+        away = self.settings.path.with_name("away")
+        self.settings.path.rename(away)
+        self.settings.path.write_bytes(b"in the way")
+        yield
+        self.settings.path.unlink()
+        away.rename(self.settings.path)
