@@ -22,7 +22,7 @@ from ion_core.errors import ConfigError, IonError, TransientError
 from ion_core.events import Event
 from ion_core.intake import Intake
 from ion_core.jobs import Verdict
-from ion_core.plugins import Observers, Registry
+from ion_core.plugins import Observers
 from ion_core.state import State
 
 log = logging.getLogger(__name__)
@@ -39,20 +39,20 @@ Watch = Callable[[Dispatcher], Coroutine[Any, Any, None]]
 class App:
     """The providers of one configuration, each opened when first asked for and closed with the App."""
 
-    def __init__(self, config: Config, registry: Registry, stack: AsyncExitStack) -> None:
+    def __init__(self, config: Config, stack: AsyncExitStack) -> None:
         self.config = config
         self.state = State.open(config.state)
-        self.observers = Observers(registry.observing)
+        self.observers = Observers(config.registry.observing)
         stack.callback(self.observers.close)
         self._stack = stack
         self._opened: dict[str, Any] = {}
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, config: Config, registry: Registry) -> AsyncIterator[App]:
+    async def open(cls, config: Config) -> AsyncIterator[App]:
         """Makes the state directory and connects to nothing yet."""
         async with AsyncExitStack() as stack:
-            yield cls(config, registry, stack)
+            yield cls(config, stack)
 
     async def broker(self) -> MessageBroker:
         broker: MessageBroker = await self._open("messaging", self.config.messaging)
@@ -121,7 +121,11 @@ class _Host:
 
 
 async def serve(
-    config: Config, registry: Registry, *, environ: Mapping[str, str], until_idle: bool = False, watch: Watch | None = None
+    config: Config,
+    *,
+    environ: Mapping[str, str],
+    until_idle: bool = False,
+    watch: Watch | None = None,
 ) -> int:
     """Run the dispatcher, and the services beside it, until a signal (or until nothing is pending); the exit code.
 
@@ -129,7 +133,7 @@ async def serve(
     beside it all and is cancelled at the end. Raises StateBusy if another ``serve`` uses the state directory.
     """
     crash.arm(environ)
-    async with App.open(config, registry) as app:
+    async with App.open(config) as app:
         with app.state.locked():
             dispatcher = await _dispatcher(app)
             stop, hurry = asyncio.Event(), asyncio.Event()
@@ -143,8 +147,8 @@ async def serve(
 async def _dispatcher(app: App) -> Dispatcher:
     runtimes = await app.runtimes()
     capabilities = {name: runtime.capabilities for name, runtime in runtimes.items()}
-    if problems := check_runtimes(app.config, capabilities):
-        raise ConfigError([str(problem) for problem in problems])
+    if findings := check_runtimes(app.config, capabilities):
+        raise ConfigError([str(finding) for finding in findings])
     for name, offered in capabilities.items():
         if offered.notice:
             log.warning("runtime %s: %s", name, offered.notice)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from ion_core.contracts.storage import Document
 from ion_core.events import (
@@ -140,9 +139,7 @@ def child_event(attempt: Attempt, file: str, *, event_type: str, data: Pairs, fi
 
 
 def _child_context(job: Context, event_id: str) -> Context:
-    return Context(
-        name=job.name, event_id=event_id, correlation_id=job.correlation_id, parent_event_id=job.event_id
-    )
+    return Context(name=job.name, event_id=event_id, correlation_id=job.correlation_id, parent_event_id=job.event_id)
 
 
 def _pairs(value: list[Mapping[str, str]]) -> Pairs:

@@ -27,6 +27,9 @@ HOPS_HEADER = "ion-hops"
 AT_ONCE = 256
 """How many calls to a provider one commit makes at a time."""
 
+MAX_NAME_BYTES = 768
+"""Of a file's name, with its directories: its key has the job's prefix before it."""
+
 _PLAIN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -97,8 +100,8 @@ class DataPlane:
             document = await self.documents.get(EVENT_META, event.context.event_id)
         except DocumentNotFound:
             return event, ()
-        files = tuple(StoredFile.from_json(item) for item in document.body["blobs"])
-        data = tuple((pair["key"], pair["value"]) for pair in document.body["data"])
+        files = tuple(StoredFile.from_json(item) for item in document.body.get("blobs", ()))
+        data = tuple((pair["key"], pair["value"]) for pair in document.body.get("data", ()))
         return replace(event, data=data, files=tuple(file.name for file in files)), files
 
     async def committed(self, job_id: str) -> tuple[Commit, bool] | None:
@@ -135,9 +138,9 @@ class DataPlane:
         except Unroutable:
             log.debug("event is taken by no module", extra={"type": event.type, "eventId": event.context.event_id})
 
-    async def discard(self, files: Sequence[StoredFile]) -> None:
+    async def discard(self, keys: Sequence[str]) -> None:
         """Delete files of an attempt that did not win; what cannot be deleted now is left to garbage collection."""
         try:
-            await for_each(self.blobs.delete, [file.key for file in files])
+            await for_each(self.blobs.delete, keys)
         except ProviderError as error:
             log.warning("files of a lost attempt are left behind: %s", error)

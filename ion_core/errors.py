@@ -51,7 +51,7 @@ class InvalidEvent(IonError):
 
     def __init__(self, problems: str | Sequence[str]) -> None:
         self.problems: tuple[str, ...] = (problems,) if isinstance(problems, str) else tuple(problems)
-        super().__init__("; ".join(self.problems))
+        super().__init__(shortened(self.problems))
 
 
 class ModuleFailed(IonError):
@@ -130,8 +130,14 @@ class OutputRefused(PermanentError):
     """What the module left in ``out/`` breaks the module contract; the message names every entry."""
 
 
+def shortened(problems: Sequence[str], *, shown: int = 20) -> str:
+    """Problems in one line; of many, the first ``shown`` and how many more there are."""
+    more = [f"and {len(problems) - shown:,} more problems"] if len(problems) > shown else []
+    return "; ".join([*problems[:shown], *more])
+
+
 def storage_error(where: str, error: OSError) -> ProviderError:
-    """What a failed file operation means: StorageFull when space ran out, else a TransientError; for ``raise … from``."""
+    """What a failed file operation means, for ``raise … from``: StorageFull when space ran out, else TransientError."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StorageFull(f"{where}: no space left ({error.strerror}). Free some; work goes on by itself then.")
     return TransientError(f"{where}: {error.strerror or error}")

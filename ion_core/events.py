@@ -138,7 +138,7 @@ def parse_context(value: Mapping[str, Any], *, what: str, problems: list[str]) -
     nested = value.get("context", value)
     if not isinstance(nested, Mapping):
         problems.append(f"{what}.context: must be an object (got {_kind(nested)})")
-        nested = {key: "-" for key in _REQUIRED}
+        nested = dict.fromkeys(_REQUIRED, "-")
     found: dict[str, str] = {}
     for name, attribute in _CONTEXT.items():
         item = nested.get(name, "")
@@ -166,11 +166,15 @@ def parse_event(raw: bytes, *, what: str = "event", hops: int = 0) -> Event:
     context = parse_context(value, what=what, problems=problems)
     event_type = value.get("type")
     if not isinstance(event_type, str):
-        problems.append(f"{what}.type: must be a string ({'it is missing' if event_type is None else 'got ' + _kind(event_type)})")
+        problems.append(
+            f"{what}.type: must be a string ({'it is missing' if event_type is None else 'got ' + _kind(event_type)})"
+        )
         event_type = "-"
     elif problem := type_problem(event_type):
         problems.append(f"{what}.type: {problem}")
-    data = parse_pairs(value.get("data") or [], what=f"{what}.data", problems=problems)
+    data: Pairs = ()
+    if value.get("data") is not None:
+        data = parse_pairs(value["data"], what=f"{what}.data", problems=problems)
     if problems:
         raise InvalidEvent(problems)
     return Event(context=context, type=event_type, data=data, hops=hops)
@@ -180,9 +184,8 @@ def encode_event(event: Event) -> bytes:
     """The event as it travels. Raises InvalidEvent above the size limit."""
     raw = strict_json.dumps(event.to_wire())
     if len(raw) > MAX_MESSAGE_BYTES:
-        raise InvalidEvent(
-            f"event {event.type}: is {len(raw):,} bytes long, the limit is {MAX_MESSAGE_BYTES:,}. Pass large data as files."
-        )
+        size = f"is {len(raw):,} bytes long, the limit is {MAX_MESSAGE_BYTES:,}"
+        raise InvalidEvent(f"event {event.type}: {size}. Pass large data as files.")
     return raw
 
 
@@ -216,5 +219,12 @@ def event_meta(event: Event, blobs: Iterable[StoredFile]) -> dict[str, Any]:
 
 
 def _kind(value: Any) -> str:
-    names = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", int: "a number", float: "a number"}
+    names = {
+        dict: "an object",
+        list: "an array",
+        str: "a string",
+        bool: "a boolean",
+        int: "a number",
+        float: "a number",
+    }
     return "null" if value is None else names.get(type(value), type(value).__name__)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import os
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ion_core.contracts.storage import check_key
-from ion_core.dataplane import DataPlane
+from ion_core.dataplane import MAX_NAME_BYTES, DataPlane
 from ion_core.errors import InvalidEvent, InvalidKey, Unroutable
 from ion_core.events import MAX_ID_LENGTH, Context, Event, type_problem
 from ion_core.jobs import Module
@@ -43,7 +44,8 @@ class Intake:
         Unroutable when no module takes the type, and what the providers raise.
         """
         files = files or {}
-        problems = list(self._problems(event_type, files, {"event id": event_id, "correlation id": correlation_id}))
+        ids = {"name": name, "event id": event_id, "correlation id": correlation_id, "parent event id": parent_event_id}
+        problems = [*_problems(event_type, ids, data), *_file_problems(files)]
         if problems:
             raise InvalidEvent(problems)
         self._check_taken(event_type)
@@ -57,20 +59,6 @@ class Intake:
         await self._dataplane.accept(event, files)
         return event
 
-    def _problems(self, event_type: str, files: Mapping[str, Path], ids: Mapping[str, str | None]) -> Iterable[str]:
-        if problem := type_problem(event_type):
-            yield problem
-        for what, value in ids.items():
-            if value is not None and not 0 < len(value) <= MAX_ID_LENGTH:
-                yield f"{what}: must have 1 to {MAX_ID_LENGTH:,} characters (got {len(value):,})"
-        for name, path in files.items():
-            try:
-                check_key(name)
-            except InvalidKey as error:
-                yield str(error)
-            if not path.is_file():
-                yield f"{path}: {'is not a regular file' if path.exists() else 'no such file'}"
-
     def _check_taken(self, event_type: str) -> None:
         taken = sorted({event_type for module in self._modules for event_type in module.subscribes})
         if event_type not in taken:
@@ -79,3 +67,38 @@ class Intake:
             raise Unroutable(
                 f"no module takes events of type {event_type!r}.{hint} Taken: {', '.join(taken) or 'none'}."
             )
+
+
+def _problems(event_type: str, ids: Mapping[str, str | None], data: Sequence[tuple[str, str]]) -> Iterable[str]:
+    if problem := type_problem(event_type):
+        yield problem
+    for what, value in ids.items():
+        least = 0 if what == "parent event id" else 1
+        if value is not None and not least <= len(value) <= MAX_ID_LENGTH:
+            yield f"{what}: must have {least} to {MAX_ID_LENGTH:,} characters (got {len(value):,})"
+        if value is not None and not _is_unicode(value):
+            yield f"{what}: is not valid Unicode. Use UTF-8."
+    for key, value in data:
+        if not _is_unicode(key + value):
+            yield f"data {key[:80]!r}: is not valid Unicode. Pass bytes as a file."
+
+
+def _file_problems(files: Mapping[str, Path]) -> Iterable[str]:
+    directories = {name[:n] for name in files for n, character in enumerate(name) if character == "/"}
+    for name, path in files.items():
+        try:
+            check_key(name)
+        except InvalidKey as error:
+            yield str(error)
+        else:
+            if len(os.fsencode(name)) > MAX_NAME_BYTES:
+                yield f"file name {name[:80]!r}…: has more than {MAX_NAME_BYTES} bytes"
+            if name in directories:
+                yield f"file name {name!r}: is also the directory of another file. Rename one of them."
+        if not path.is_file():
+            yield f"{path}: {'is not a regular file' if path.exists() else 'no such file'}"
+
+
+def _is_unicode(text: str) -> bool:
+    """Not so for what came from bytes that were no UTF-8, such as an argument of the command line."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ion_core.errors import StateBusy, StateError
+
+_ID = re.compile(r"[0-9a-f]{16}")
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class State:
                 ignore.write_text("# Ion's state does not belong into version control.\n*\n", encoding="utf-8")
         except OSError as error:
             raise StateError(
-                f"{path}: cannot be used as state directory: {error.strerror}. Set `state:` or --state-dir to another one."
+                f"{path}: cannot be the state directory: {error.strerror}. Set `state:` or --state-dir to another one."
             ) from error
         return cls(path)
 
@@ -39,10 +42,18 @@ class State:
         return self.path / "work"
 
     def id(self) -> str:
-        """Marks what belongs to this directory, such as containers. Made once, the same ever after."""
+        """Marks what belongs to this directory, such as containers. Made once, the same ever after.
+
+        Raises StateError if it is damaged.
+        """
         file = self.path / "id"
         try:
-            return file.read_text(encoding="ascii").strip()
+            found = file.read_text(encoding="ascii", errors="replace").strip()
+            if not _ID.fullmatch(found):
+                raise StateError(
+                    f"{file}: is damaged. Remove containers of this directory's last `serve` by hand, then this file."
+                )
+            return found
         except FileNotFoundError:
             made = uuid.uuid4().hex[:16]
             temporary = self.path / f".id-{os.getpid()}"
@@ -54,10 +65,15 @@ class State:
     def locked(self) -> Iterator[None]:
         """Hold the directory as its one ``serve``. Raises StateBusy naming the pid of the process that holds it.
 
+        Raises StateError where it cannot be locked.
+
         The lock is the kernel's (flock), so a process that dies lets go of it.
         """
         file = self.path / "serve.lock"
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StateError(f"{file}: cannot be opened: {error.strerror}. Is the directory yours?") from error
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

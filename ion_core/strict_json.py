@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections import Counter
 from typing import Any, NoReturn
 
 from ion_core.errors import InvalidEvent
@@ -12,11 +14,16 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
+def _finite(text: str) -> float:
+    if math.isinf(number := float(text)):
+        raise ValueError(f"the number {text[:80]} is too large")
+    return number
+
+
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
         raise ValueError(f"the key {twice[:80]!r} appears twice in one object")
     return found
 
@@ -37,14 +44,17 @@ def loads(raw: bytes, *, what: str, limit: int) -> Any:
     if text.startswith("\ufeff"):
         raise InvalidEvent(f"{what}: starts with a byte order mark. Write it as UTF-8 without one.")
     try:
-        value = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
-        text.encode("utf-8") if "\\u" not in text else json.dumps(value, ensure_ascii=False).encode("utf-8")
+        value = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant, parse_float=_finite)
+        if "\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
     except json.JSONDecodeError as error:
         raise InvalidEvent(f"{what}:{error.lineno}:{error.colno}: is not JSON: {error.msg}") from None
     except UnicodeEncodeError:
-        raise InvalidEvent(f"{what}: has half of a surrogate pair in a string (an unpaired \\ud800 to \\udfff)") from None
+        raise InvalidEvent(
+            f"{what}: has half of a surrogate pair in a string (an unpaired \\ud800 to \\udfff)"
+        ) from None
     except RecursionError:
-        raise InvalidEvent(f"{what}: is nested too deeply") from None
+        raise InvalidEvent(f"{what}: is nested too deeply. A few levels are enough for anything here.") from None
     except ValueError as error:
         raise InvalidEvent(f"{what}: is not JSON: {error}") from None
     return value

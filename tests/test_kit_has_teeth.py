@@ -1,0 +1,38 @@
+"""A broken provider for every rule: the kit's test of that rule notices it, and passes the reference provider."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ion_core.errors import IonError
+from tests.teeth.harness import Mutant, Mutants, rules
+from tests.teeth.messaging import MESSAGING
+
+CONTRACTS = [MESSAGING]
+MUTANTS = [(contract, mutant) for contract in CONTRACTS for mutant in contract.mutants]
+RULES = [(contract, rule) for contract in CONTRACTS for rule in contract.rules()]
+
+
+def name(value: object) -> str:
+    return "" if isinstance(value, Mutants) else str(value)
+
+
+@pytest.mark.parametrize(("contract", "mutant"), MUTANTS, ids=name)
+async def test_a_broken_provider_is_caught_by_its_rule(contract: Mutants, mutant: Mutant, tmp_path: Path) -> None:
+    with pytest.raises((AssertionError, IonError)) as caught:
+        await contract.run(mutant.kit, mutant.rule, mutant.opens, tmp_path)
+    print(f"{mutant}: {caught.value}")
+
+
+@pytest.mark.parametrize(("contract", "rule"), RULES, ids=name)
+async def test_the_reference_keeps_the_rule(contract: Mutants, rule: str, tmp_path: Path) -> None:
+    await contract.run(contract.kit, rule, contract.reference, tmp_path)
+
+
+@pytest.mark.parametrize("contract", CONTRACTS, ids=lambda contract: contract.kit.__name__)
+def test_every_rule_has_a_broken_provider(contract: Mutants) -> None:
+    (kit,) = contract.kit.__bases__
+    assert {mutant.rule for mutant in contract.mutants} == set(rules(kit))
+    assert contract.rules() == rules(kit), "the reference must run every rule"

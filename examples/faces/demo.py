@@ -76,7 +76,7 @@ def check(photo: str, documents: list[Document]) -> list[Path]:
 def stored_crop(meta: Document) -> Path:
     """The one file of an event in the embedded blob store, with the content that its document promises."""
     [blob] = meta["blobs"]
-    path = STATE / "blobs" / str(blob["key"])
+    path = STATE / "blobs" / "files" / str(blob["key"])
     if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != blob["sha256"]:
         fail(f"{path}: not there, or not what {meta['type']} {meta['context']['eventId']} says was stored.")
     return path

@@ -10,11 +10,11 @@ import os
 import signal
 import stat
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Executor
 from pathlib import Path
 
-_CHUNK = 1 << 20
-_SMALL = 1 << 16
+_CHUNK = 2 << 20
 _FICLONE = 0x40049409
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -34,10 +34,10 @@ def open_regular(path: Path | str) -> tuple[int, os.stat_result]:
     return fd, status
 
 
-def nobody_writes(fd: int) -> bool:
-    """Whether nobody has the file open for writing now; False too where the system cannot tell.
+def lease(fd: int) -> bool:
+    """Take a read lease: True if nobody has the file open for writing; who then wants to waits until ``fd`` is closed.
 
-    The kernel grants a read lease only on a file without writers.
+    False too where the system has no leases or the file is not ours.
     """
     if sys.platform != "linux":
         return False
@@ -45,24 +45,36 @@ def nobody_writes(fd: int) -> bool:
         # Whoever opens it meanwhile makes the kernel signal us; SIGIO, the default, would end the process.
         fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
     except OSError:
         return False
     return True
 
 
-def sha256_of(fd: int) -> tuple[int, str]:
-    """Bytes there are from the start of the file to its end, and their sha256."""
-    first = os.pread(fd, _SMALL, 0)
-    digest = hashlib.sha256(first)
-    size = len(first)
-    if size == _SMALL:
-        buffer = bytearray(_CHUNK)
-        view = memoryview(buffer)
-        while count := os.preadv(fd, [buffer], size):
-            digest.update(view[:count])
-            size += count
-    return size, digest.hexdigest()
+def still_leased(fd: int) -> bool:
+    """Whether nobody has tried to open the file for writing since ``lease``."""
+    return sys.platform == "linux" and fcntl.fcntl(fd, fcntl.F_GETLEASE) == fcntl.F_RDLCK
+
+
+def sha256_of(fd: int, size: int, reader: Executor) -> tuple[int, str]:
+    """Bytes there are from the start of the file to its end, and their sha256. ``size`` is what to expect.
+
+    ``reader`` fetches the next piece of a large file while this one is hashed.
+    """
+    if size < _CHUNK:
+        content = os.pread(fd, size + 1, 0)
+        if len(content) == size:
+            return size, hashlib.sha256(content).hexdigest()
+    digest = hashlib.sha256()
+    total = 0
+    now, later = bytearray(_CHUNK), bytearray(_CHUNK)
+    count = os.preadv(fd, [now], 0)
+    while count:
+        total += count
+        reading = reader.submit(os.preadv, fd, [later], total)
+        digest.update(memoryview(now)[:count])
+        count = reading.result()
+        now, later = later, now
+    return total, digest.hexdigest()
 
 
 def copy_bytes(source: int, target: int) -> None:
@@ -90,25 +102,26 @@ def copy_bytes(source: int, target: int) -> None:
             view = view[os.write(target, view) :]
 
 
-def flush_file_system(path: Path | str) -> bool:
-    """Flush all of the file system ``path`` lies on; False where there is no such call."""
-    if not hasattr(_libc, "syncfs"):
-        return False
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        if _libc.syncfs(fd) != 0:
-            code = ctypes.get_errno()
-            raise OSError(code, os.strerror(code), str(path))
-    finally:
-        os.close(fd)
-    return True
+def flush_many(beside: Path | str, fds: Sequence[int]) -> None:
+    """Flush these open files, and all else on the file system of ``beside``, where that is one call."""
+    if hasattr(_libc, "syncfs"):
+        fd = os.open(beside, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            if _libc.syncfs(fd) != 0:
+                code = ctypes.get_errno()
+                raise OSError(code, os.strerror(code), str(beside))
+        finally:
+            os.close(fd)
+    else:
+        for fd in fds:
+            os.fsync(fd)
 
 
-def flush_each(paths: Iterable[Path | str]) -> None:
-    """Flush these files or directories, one by one. One that is gone needs no flush."""
+def flush_directories(paths: Iterable[Path | str]) -> None:
+    """Flush these, one by one. One that is gone needs no flush."""
     for path in paths:
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except FileNotFoundError:
             continue
         try:

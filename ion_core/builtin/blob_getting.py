@@ -6,6 +6,7 @@ import os
 import secrets
 import stat
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,10 +32,11 @@ class Get:
 
 
 class Getting:
-    """Serves gets on whatever thread it is called."""
+    """Serves gets on whatever thread it is called. ``helpers`` reads ahead meanwhile."""
 
-    def __init__(self, tree: BlobTree, verified: Verified) -> None:
+    def __init__(self, tree: BlobTree, helpers: Executor, verified: Verified) -> None:
         self._tree = tree
+        self._helpers = helpers
         self._verified = verified
 
     def __call__(self, gets: Sequence[Get]) -> Answers[None]:
@@ -73,7 +75,7 @@ class Getting:
         _check(get.key, status.st_size, expect.sha256, expect)
         fd, _ = blob_files.open_regular(get.target)
         try:
-            _check(get.key, *blob_files.sha256_of(fd), expect)
+            _check(get.key, *blob_files.sha256_of(fd, status.st_size, self._helpers), expect)
         finally:
             os.close(fd)
         self._verified.remember(status, expect.sha256)
@@ -93,7 +95,7 @@ class Getting:
             try:
                 blob_files.copy_bytes(source, target)
                 if get.expect is not None:
-                    _check(get.key, *blob_files.sha256_of(target), get.expect)
+                    _check(get.key, *blob_files.sha256_of(target, status.st_size, self._helpers), get.expect)
                 elif os.fstat(target).st_size != status.st_size:
                     raise BlobCorrupt(f"blob {get.key}: is {status.st_size:,} bytes long, but not all could be read.")
             finally:

@@ -1,4 +1,4 @@
-"""Storing files as blobs: moved or copied, hashed, flushed together, named, and flushed again."""
+"""Storing files as blobs: moved or copied, hashed while they are flushed together, named, and flushed again."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ion_core.builtin import blob_files
@@ -33,117 +34,92 @@ class Put:
 
 @dataclass(slots=True, eq=False)
 class _Item:
-    """A file on its way: ``path`` is the source itself if it is moved, else our copy; ``answer`` None until it is known."""
+    """A file on its way, open as ``fd``: the source itself if it is ``moved``, under a lease, else our copy."""
 
     put: Put
     path: str = ""
+    fd: int = -1
     moved: bool = False
     status: os.stat_result | None = None
     info: BlobInfo | None = None
-    flushed: Future[None] | None = None
     answer: BlobInfo | BaseException | Alone | None = None
-
-    def tried(self, step: Callable[[_Item], None]) -> None:
-        """Do ``step`` unless an earlier one failed; its OSError is the answer."""
-        if self.answer is None:
-            try:
-                step(self)
-            except OSError as error:
-                self.failed(error)
+    """None until it is known."""
 
     def failed(self, error: OSError) -> None:
-        if not self.moved and self.path:
-            with suppress(OSError):
-                os.unlink(self.path)
         translation = translated(error, f"blob {self.put.key}")
         translation.__cause__ = error
         self.answer = translation
 
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+        if isinstance(self.answer, BaseException) and self.path and not self.moved:
+            with suppress(OSError):
+                os.unlink(self.path)
+
 
 class Putting:
-    """Serves puts on whatever thread it is called. ``flushers`` runs what waits for the disk meanwhile."""
+    """Serves puts on whatever thread it is called. ``helpers`` flushes and reads ahead meanwhile."""
 
-    def __init__(self, tree: BlobTree, staging: Path, flushers: Executor, verified: Verified) -> None:
+    def __init__(self, tree: BlobTree, staging: Path, helpers: Executor, verified: Verified) -> None:
         self._tree = tree
         self._staging = staging
         self._device = os.stat(staging).st_dev
-        self._flushers = flushers
+        self._helpers = helpers
         self._verified = verified
 
     def __call__(self, puts: Sequence[Put]) -> Answers[BlobInfo]:
         items = [_Item(put) for put in puts]
-        if len(items) > _FEW:
-            for item in items:
-                item.tried(self._stage)
-            self._together(items, lambda: self._flush_all(items))
-        else:
-            alone = len(items) == 1
-            for item in items:
-                item.tried(self._stage_alone if alone else self._stage_flushing)
-            for item in items:
-                item.tried(_await_flush)
-        changed: set[str] = set()
-        for item in items:
-            item.tried(lambda item: changed.update(self._name(item)))
-        self._together(items, lambda: self._tree.flush(changed, each_below=_FEW))
-        return [item.info if item.answer is None else item.answer for item in items]  # type: ignore[misc]
-
-    def _together(self, items: Sequence[_Item], step: Callable[[], None]) -> None:
-        """Do one step for all: its OSError is the answer of everyone that has none."""
         try:
-            step()
-        except OSError as error:
+            _each(items, partial(self._stage, alone=len(items) == 1))
+            flushes = self._start_flush([item for item in items if item.answer is None])
+            try:
+                _each(items, self._hash)
+            finally:
+                for flush, flushed in flushes:
+                    _together(flushed, flush.result)
+            changed: set[str] = set()
+            _each(items, lambda item: changed.update(self._name(item)))
+            _together(items, lambda: self._tree.flush(changed))
+            _each(items, self._finish)
+            return [item.answer for item in items]  # type: ignore[misc]
+        finally:
             for item in items:
-                if item.answer is None:
-                    item.failed(error)
+                item.close()
 
-    def _flush_all(self, items: Sequence[_Item]) -> None:
-        if not blob_files.flush_file_system(self._staging):
-            blob_files.flush_each(item.path for item in items if item.answer is None)
+    def _start_flush(self, items: Sequence[_Item]) -> list[tuple[Future[None], Sequence[_Item]]]:
+        """Flushes under way, each with the files it is for."""
+        if len(items) <= _FEW:
+            return [(self._helpers.submit(os.fsync, item.fd), [item]) for item in items]
+        return [(self._helpers.submit(blob_files.flush_many, self._staging, [item.fd for item in items]), items)]
 
-    def _stage_alone(self, item: _Item) -> None:
-        self._stage(item, flush=True, alone=True)
-
-    def _stage_flushing(self, item: _Item) -> None:
-        self._stage(item, flush=True)
-
-    def _stage(self, item: _Item, *, flush: bool = False, alone: bool = False) -> None:
+    def _stage(self, item: _Item, *, alone: bool) -> None:
         source, status = blob_files.open_regular(item.put.source)
-        try:
-            if status.st_size > _BIG and not alone:
-                item.answer = ALONE
-            elif item.put.consume and self._may_move(source, status):
-                item.path, item.moved = str(item.put.source), True
-                os.fchmod(source, 0o444)
-                self._hash(item, source, flush=flush)
-            else:
-                self._copy(item, source, flush=flush)
-        finally:
+        if status.st_size > _BIG and not alone:
             os.close(source)
+            item.answer = ALONE
+        elif item.put.consume and self._is_movable(status) and blob_files.lease(source):
+            item.fd, item.path, item.moved, item.status = source, str(item.put.source), True, status
+            os.fchmod(source, 0o444)
+        else:
+            try:
+                self._copy(item, source)
+            finally:
+                os.close(source)
 
-    def _may_move(self, fd: int, status: os.stat_result) -> bool:
-        return (
-            status.st_dev == self._device
-            and status.st_nlink == 1
-            and status.st_uid == os.geteuid()
-            and blob_files.nobody_writes(fd)
-        )
+    def _is_movable(self, status: os.stat_result) -> bool:
+        return status.st_dev == self._device and status.st_nlink == 1 and status.st_uid == os.geteuid()
 
-    def _copy(self, item: _Item, source: int, *, flush: bool) -> None:
+    def _copy(self, item: _Item, source: int) -> None:
         item.path, item.moved = str(self._staging / secrets.token_hex(8)), False
-        copy = os.open(item.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            os.fchmod(copy, 0o444)
-            blob_files.copy_bytes(source, copy)
-            self._hash(item, copy, flush=flush)
-        finally:
-            os.close(copy)
+        item.fd = os.open(item.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        os.fchmod(item.fd, 0o444)
+        blob_files.copy_bytes(source, item.fd)
+        item.status = os.fstat(item.fd)
 
-    def _hash(self, item: _Item, fd: int, *, flush: bool) -> None:
-        if flush:
-            item.flushed = self._flushers.submit(_flush_and_close, os.dup(fd))
-        size, sha256 = blob_files.sha256_of(fd)
-        item.status = os.fstat(fd)
+    def _hash(self, item: _Item) -> None:
+        assert item.status is not None
+        size, sha256 = blob_files.sha256_of(item.fd, item.status.st_size, self._helpers)
         item.info = BlobInfo(size=size, sha256=sha256)
 
     def _name(self, item: _Item) -> set[str]:
@@ -153,47 +129,41 @@ class Putting:
         except OSError as error:
             if error.errno != errno.EXDEV or not item.moved:
                 raise
-            source, _ = blob_files.open_regular(item.path)  # another mount of the same file system
         else:
-            touched = item.moved and self._touched(item)
-            if not touched:
-                self._remember(item)
+            if not item.moved or blob_files.still_leased(item.fd):
                 return changed
-            source = touched
+        # It lies on another mount, or somebody waits to write to it: a copy after all.
+        source = item.fd
         try:
-            self._copy(item, source, flush=True)
+            os.lseek(source, 0, os.SEEK_SET)
+            self._copy(item, source)
+            os.fsync(item.fd)
+            return self._tree.place(item.path, item.put.key)
         finally:
             os.close(source)
-        _await_flush(item)
-        changed = self._tree.place(item.path, item.put.key)
-        self._remember(item)
-        return changed
 
-    def _touched(self, item: _Item) -> int | None:
-        """The blob, open, if somebody wrote to it since it was hashed, or still can: it must become a copy after all."""
-        assert item.status is not None
-        fd, now = self._tree.open(item.put.key)
-        then = item.status
-        if now.st_ino != then.st_ino or (
-            (now.st_mtime_ns, now.st_size) == (then.st_mtime_ns, then.st_size) and blob_files.nobody_writes(fd)
-        ):
-            os.close(fd)
-            return None
-        return fd
-
-    def _remember(self, item: _Item) -> None:
+    def _finish(self, item: _Item) -> None:
         assert item.info is not None
         assert item.status is not None
         self._verified.remember(item.status, item.info.sha256)
+        item.answer = item.info
 
 
-def _await_flush(item: _Item) -> None:
-    if item.flushed is not None:
-        item.flushed.result()
+def _each(items: Sequence[_Item], step: Callable[[_Item], None]) -> None:
+    """Do ``step`` for all that have no answer yet; its OSError becomes one."""
+    for item in items:
+        if item.answer is None:
+            try:
+                step(item)
+            except OSError as error:
+                item.failed(error)
 
 
-def _flush_and_close(fd: int) -> None:
+def _together(items: Sequence[_Item], step: Callable[[], None]) -> None:
+    """Do one step for all; its OSError is the answer of everyone that has none yet."""
     try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+        step()
+    except OSError as error:
+        for item in items:
+            if item.answer is None:
+                item.failed(error)

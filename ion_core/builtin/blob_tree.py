@@ -55,12 +55,11 @@ class BlobTree:
                 changed |= self._make_parents(key)
         raise OSError(errno.EAGAIN, "Others keep removing its directory", path)
 
-    def flush(self, directories: set[str], *, each_below: int) -> None:
+    def flush(self, directories: set[str]) -> None:
         """Make these changes durable, and those that they rest on though another thread made them."""
         with self._lock:
             directories = directories | self._owed
-        if len(directories) < each_below or not blob_files.flush_file_system(self.root):
-            blob_files.flush_each(directories)
+        blob_files.flush_directories(directories)
         with self._lock:
             self._owed -= directories
 
@@ -163,7 +162,7 @@ class BlobTree:
         staged = str(self._staging / secrets.token_hex(8))
         os.mkdir(staged)
         os.link(path, f"{staged}/{INSIDE}", follow_symlinks=False)
-        blob_files.flush_each([staged])
+        blob_files.flush_directories([staged])
         blob_files.exchange(staged, path)
         # ``staged`` is now what ``path`` was: the same file, of which rename keeps both names, or one put meanwhile.
         os.rename(staged, f"{path}/{INSIDE}")

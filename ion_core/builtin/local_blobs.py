@@ -39,12 +39,12 @@ class LocalBlobs:
     are what they were: damage done behind the file system's back is then noticed by the next process only.
     """
 
-    def __init__(self, root: Path, staging: Path, pool: ThreadPoolExecutor, flushers: ThreadPoolExecutor) -> None:
+    def __init__(self, root: Path, staging: Path, pool: ThreadPoolExecutor, helpers: ThreadPoolExecutor) -> None:
         self._tree = BlobTree(root, staging)
         self._pool = pool
         verified = Verified()
-        self._puts: Batches[Put, BlobInfo] = Batches(Putting(self._tree, staging, flushers, verified), pool, lanes=4)
-        self._gets: Batches[Get, None] = Batches(Getting(self._tree, verified), pool, lanes=4)
+        self._puts: Batches[Put, BlobInfo] = Batches(Putting(self._tree, staging, helpers, verified), pool, lanes=4)
+        self._gets: Batches[Get, None] = Batches(Getting(self._tree, helpers, verified), pool, lanes=4)
 
     async def put(self, key: str, source: Path, *, consume: bool = False) -> BlobInfo:
         return await self._puts.ask(Put(check_key(key), source, consume))
@@ -96,16 +96,16 @@ async def open_local_blobs(settings: LocalBlobsSettings) -> AsyncIterator[BlobSt
         ) from error
     threads = min(8, (os.cpu_count() or 1) * 4)
     pool = ThreadPoolExecutor(threads, "ion-blobs")
-    flushers = ThreadPoolExecutor(threads, "ion-blobs-flush")
+    helpers = ThreadPoolExecutor(threads, "ion-blobs-helper")
     try:
-        store = LocalBlobs(root, staging, pool, flushers)
+        store = LocalBlobs(root, staging, pool, helpers)
         try:
             yield store
         finally:
             await store.drained()
     finally:
         pool.shutdown()
-        flushers.shutdown()
+        helpers.shutdown()
         shutil.rmtree(staging, ignore_errors=True)
         os.close(lock)
 

@@ -20,14 +20,14 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from ion_core.builtin.sqlite_files import prepare_file, translate
+from ion_core.builtin.sqlite_schema import Schema, migrate
 from ion_core.errors import StateError, TransientError
 
 log = logging.getLogger(__name__)
@@ -49,22 +49,6 @@ class Access(Enum):
     READ = "read"
     WRITE = "write"
     DURABLE = "durable"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Schema:
-    """What a file holds. ``migrations[n]`` has the statements that lead from version n to n + 1; only ever append.
-
-    ``application_id`` tells one kind of file from another, and from a database that is none of ours.
-    """
-
-    name: str
-    application_id: int
-    migrations: Sequence[Sequence[str]]
-
-    @property
-    def version(self) -> int:
-        return len(self.migrations)
 
 
 class _Call(Generic[T]):
@@ -177,7 +161,7 @@ class Database:
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA cache_size = -8192")
             connection.execute("PRAGMA journal_size_limit = 67108864")
-            _migrate(connection, self._schema, self.path)
+            migrate(connection, self._schema, self.path)
         except BaseException:
             connection.close()
             raise
@@ -275,38 +259,6 @@ class Database:
 
     def _translated(self, error: Exception, *, opening: bool = False) -> Exception:
         return translate(error, self.path, busy=self._busy, opening=opening)
-
-
-def _migrate(connection: sqlite3.Connection, schema: Schema, path: Path) -> None:
-    """Bring the file to the schema's version, in one transaction; refuse what is not ours or newer than we are."""
-    if _version(connection, schema, path) == schema.version:
-        return
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        for statements in schema.migrations[_version(connection, schema, path) :]:
-            for statement in statements:
-                connection.execute(statement)
-        connection.execute(f"PRAGMA application_id = {schema.application_id}")
-        connection.execute(f"PRAGMA user_version = {schema.version}")
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
-
-
-def _version(connection: sqlite3.Connection, schema: Schema, path: Path) -> int:
-    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
-    application: int = connection.execute("PRAGMA application_id").fetchone()[0]
-    tables: int = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-    if application != schema.application_id and (application or version or tables):
-        raise StateError(f"{path}: is a database, but not an Ion {schema.name}. Name another path, or move it aside.")
-    if version > schema.version:
-        raise StateError(
-            f"{path}: is an Ion {schema.name} of version {version}; this Ion knows up to {schema.version}. "
-            "Use the newer Ion that made it, or name another path."
-        )
-    return version
 
 
 @asynccontextmanager

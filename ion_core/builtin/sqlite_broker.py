@@ -11,6 +11,8 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
+import sqlite3
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
@@ -25,7 +27,7 @@ from ion_core.builtin.sqlite import Access, Database, open_database
 from ion_core.builtin.sqlite_delivery import Subscription
 from ion_core.builtin.sqlite_owners import Owner, dead_owners, forget
 from ion_core.contracts.messaging import DeadLetter, Delivery, Message, QueueStats, RetryPolicy
-from ion_core.errors import DeliveryLost, TransientError
+from ion_core.errors import DeliveryLost, IonError, TransientError
 
 log = logging.getLogger(__name__)
 
@@ -70,12 +72,10 @@ class SqliteBroker:
     @asynccontextmanager
     async def subscribe(self, queue: str, *, prefetch: int) -> AsyncIterator[AsyncIterator[Delivery]]:
         number = await self.database.call(partial(sql.queue_id, name=queue), Access.READ)
-        if self._owner is None:
-            self._owner = await self.database.call(lambda connection: self._own(), Access.READ)
-        await self._bury_the_dead()
+        await self._bury(await self.database.call(self._come_alive, Access.READ))
         subscription = Subscription(self, number, max(prefetch, 1))
         self._subscriptions.add(subscription)
-        if self._watch is None:
+        if self._watch is None or self._watch.done():
             self._watch = asyncio.create_task(self._keep_watch(), name=f"watch {self.database.path.name}")
         try:
             yield subscription
@@ -108,7 +108,7 @@ class SqliteBroker:
 
     # What its subscriptions and deliveries ask for.
 
-    def claim(self, queue: int, limit: int) -> asyncio.Future[list[sql.Claimed]]:
+    def claim(self, queue: int, limit: int) -> asyncio.Future[sql.Haul]:
         """Claim up to ``limit``; the future is the caller's alone."""
         assert self._owner is not None, "made on entering the first subscription"
         self._claims += 1
@@ -126,8 +126,12 @@ class SqliteBroker:
         )
 
     async def release_all(self, queue: int, claims: Sequence[sql.Claim]) -> None:
-        await self.database.call(lambda connection: sql.release_all(connection, claims), Access.WRITE)
-        self.announce([queue])
+        try:
+            await self.database.call(lambda connection: sql.release_all(connection, claims), Access.WRITE)
+        except IonError as error:  # they come back all the same, when the lease ends or this broker is closed
+            log.warning("could not release what a subscriber held", extra={"error": str(error)})
+        else:
+            self.announce([queue])
 
     def announce(self, queues: Iterable[int], delay: float = 0.0) -> None:
         """Tell every broker of this process that uses the file what will be ready in ``queues`` after ``delay``."""
@@ -142,40 +146,51 @@ class SqliteBroker:
 
     def _hear(self, queues: Iterable[int], delay: float) -> None:
         if delay > 0:
-            due = self.clock() + delay
-            if self._next_due is None or due < self._next_due:
-                self._next_due = due
-                self._sooner.set()
+            self.expect(self.clock() + delay)
             return
         for subscription in self._subscriptions:
             if subscription.queue in queues:
                 subscription.announce()
 
+    def expect(self, due: float | None) -> None:
+        """Look at the latest when it is ``due``."""
+        if due is not None and (self._next_due is None or due < self._next_due):
+            self._next_due = due
+            self._sooner.set()
+
     # Watching the file for what others did.
+
+    async def _until_next_look(self) -> None:
+        """A ``poll``, or less if something is expected sooner."""
+        until = self._loop.time() + self._poll
+        while True:
+            wait = until - self._loop.time()
+            if self._next_due is not None:
+                wait = min(wait, self._next_due - self.clock())
+            self._sooner.clear()
+            try:
+                async with asyncio.timeout(wait):
+                    await self._sooner.wait()
+            except TimeoutError:
+                self._next_due = None
+                return
 
     async def _keep_watch(self) -> None:
         failing = False
         while True:
-            wait = self._poll if self._next_due is None else min(self._poll, max(self._next_due - self.clock(), 0.0))
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(wait):
-                    await self._sooner.wait()
-            self._sooner.clear()
-            self._next_due = None
+            await self._until_next_look()
             try:
                 await self._heed_the_clock()
-                await self._bury_the_dead()
                 await self._look()
                 await self._renew_buffered()
                 failing = False
-            except TransientError as error:
+            except Exception as error:
                 if not failing:  # once for each time it starts to fail
                     log.warning("the broker's file cannot be used for now", extra={"error": str(error)})
                 failing = True
-            except Exception as error:
-                for subscription in self._subscriptions:
-                    subscription.fail(error)
-                raise
+                if not isinstance(error, TransientError):  # nothing that waiting would mend
+                    for subscription in self._subscriptions:
+                        subscription.fail(error)
 
     async def _look(self) -> None:
         """Wake those who can claim something; tell those who hold something that was given away."""
@@ -184,17 +199,18 @@ class SqliteBroker:
         before = {subscription: subscription.claims for subscription in self._subscriptions}
         queues = sorted({subscription.queue for subscription in before if subscription.dry})
         seqs = [claim.seq for claims in before.values() for claim in claims]
-        if not queues and not seqs:
-            return
-        seen = await self.database.call(
-            lambda connection: sql.look(connection, queues, owner=owner, seqs=seqs, now=self.clock()), Access.READ
-        )
+
+        def see(connection: sqlite3.Connection) -> tuple[sql.Look, list[str]]:
+            seen = sql.look(connection, queues, owner=owner, seqs=seqs, now=self.clock())
+            return seen, dead_owners(self._directory)
+
+        seen, dead = await self.database.call(see, Access.READ)
         for subscription, claims in before.items():
             subscription.forfeit([claim for claim in claims if (claim.seq, claim.claim) not in seen.held])
             if subscription.queue in seen.ready:
                 subscription.announce()
-        if seen.next_due is not None and (self._next_due is None or seen.next_due < self._next_due):
-            self._next_due = seen.next_due
+        self.expect(seen.next_due)
+        await self._bury(dead)
 
     async def _renew_buffered(self) -> None:
         """Nobody else can renew what was claimed ahead and not been given out."""
@@ -206,9 +222,14 @@ class SqliteBroker:
                 with contextlib.suppress(DeliveryLost):  # the next look says which
                     await self.renew(claims)
 
-    async def _bury_the_dead(self) -> None:
-        """Give away what dead processes hold, then remove their files."""
-        dead = await self.database.call(lambda connection: dead_owners(self._directory), Access.READ)
+    def _come_alive(self, connection: sqlite3.Connection) -> list[str]:
+        """Have an owner from now on; returns the dead ones. On the database thread: it opens files."""
+        if self._owner is None:
+            self._owner = Owner(self._directory)
+        return dead_owners(self._directory)
+
+    async def _bury(self, dead: Sequence[str]) -> None:
+        """Give away what owners hold whose process has died, then remove their files."""
         if not dead:
             return
         given = await self.database.call(lambda connection: sql.release_owners(connection, dead), Access.WRITE)
@@ -222,11 +243,11 @@ class SqliteBroker:
         offset = self.clock() - time.monotonic()
         if offset < self._clock_offset - _CLOCK_SET_BACK:
             changed = await self.database.call(lambda connection: sql.clamp(connection, self.clock()), Access.WRITE)
-            log.warning("the clock was set back", extra={"seconds": self._clock_offset - offset, "messages": changed})
+            if changed:
+                log.warning(
+                    "the clock was set back", extra={"seconds": self._clock_offset - offset, "messages": changed}
+                )
         self._clock_offset = offset
-
-    def _own(self) -> Owner:
-        return Owner(self._directory)
 
     async def start(self) -> None:
         """Take part in this process's wake-ups. The clock may have been set back while nobody looked."""
@@ -235,7 +256,7 @@ class SqliteBroker:
             _open_brokers.setdefault(self.database.path, set()).add(self)
 
     async def stop(self) -> None:
-        """End the watch and the owner. What is still held is given away at once, since the owner is gone."""
+        """End the watch and the owner, giving away what is still held."""
         with _open_brokers_lock:
             brokers = _open_brokers.get(self.database.path, set())
             brokers.discard(self)
@@ -245,14 +266,21 @@ class SqliteBroker:
             self._watch.cancel()
             await asyncio.wait([self._watch])
         owner = self._owner
-        if owner is not None:
+        if owner is None:
+            return
+        try:
             await self.database.call(lambda connection: sql.release_owners(connection, [owner.id]), Access.WRITE)
+        except IonError as error:
+            log.warning("what is still held comes back later", extra={"error": str(error)})
+            owner.abandon()
+        else:
             owner.remove()
 
 
 _open_brokers: dict[Path, set[SqliteBroker]] = {}
 """Brokers open in this process by their file, so that a publish through one wakes subscribers of another."""
 _open_brokers_lock = threading.Lock()
+os.register_at_fork(after_in_child=_open_brokers.clear)
 
 
 @asynccontextmanager

@@ -123,9 +123,8 @@ class Subscription:
         self._prefetch = prefetch
         self._held: dict[sql.Claim, SqliteDelivery] = {}
         self._buffer: deque[SqliteDelivery] = deque()
-        self._claiming: asyncio.Future[list[sql.Claimed]] | None = None
+        self._claiming: asyncio.Future[sql.Haul] | None = None
         self._error: BaseException | None = None
-        self._failed: BaseException | None = None
         self._announced = 0
         self._changed = asyncio.Event()
         self._closed = False
@@ -139,8 +138,6 @@ class Subscription:
                 delivery = self._buffer.popleft()
                 if not delivery.lost.is_set():
                     return delivery
-            if self._failed is not None:
-                raise self._failed
             if self._error is not None:
                 error, self._error = self._error, None
                 raise error
@@ -157,16 +154,18 @@ class Subscription:
         self._claiming = self.broker.claim(self.queue, limit)
         self._claiming.add_done_callback(partial(self._on_claimed, limit, self._announced))
 
-    def _on_claimed(self, limit: int, announced: int, future: asyncio.Future[list[sql.Claimed]]) -> None:
+    def _on_claimed(self, limit: int, announced: int, future: asyncio.Future[sql.Haul]) -> None:
         self._claiming = None
         self._error = future.exception()
         if self._error is None:
-            messages = future.result()
-            for message in messages:
+            haul = future.result()
+            for message in haul.messages:
                 delivery = SqliteDelivery(message, self)
                 self._held[message.claim] = delivery
                 self._buffer.append(delivery)
-            self.dry = len(messages) < limit and announced == self._announced
+            self.dry = len(haul.messages) < limit and announced == self._announced
+            if self.dry:
+                self.broker.expect(haul.next_due)
         self._changed.set()
 
     def announce(self) -> None:
@@ -176,8 +175,8 @@ class Subscription:
         self._changed.set()
 
     def fail(self, error: BaseException) -> None:
-        """Have the iteration raise ``error`` from now on."""
-        self._failed = error
+        """Have the iteration raise ``error``, once."""
+        self._error = error
         self._changed.set()
 
     @property

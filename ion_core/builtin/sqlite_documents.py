@@ -11,7 +11,8 @@ from typing import Any
 
 from ion_core import strict_json
 from ion_core.builtin.settings import SqliteDocumentsSettings
-from ion_core.builtin.sqlite import Access, Database, Schema, open_database
+from ion_core.builtin.sqlite import Access, Database, open_database
+from ion_core.builtin.sqlite_schema import Schema
 from ion_core.contracts.storage import Document
 from ion_core.errors import DocumentExists, DocumentNotFound
 

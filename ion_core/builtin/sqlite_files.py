@@ -33,9 +33,7 @@ def prepare_file(path: Path) -> None:
         mounts = ""  # not Linux: nothing to ask
     kind = file_system_of(path, mounts)
     if kind in NETWORK_FILE_SYSTEMS:
-        raise StateError(
-            f"{path}: lies on a network file system ({kind}), where locks do not hold. Name a local path."
-        )
+        raise StateError(f"{path}: lies on a network file system ({kind}), where locks do not hold. Name a local path.")
     try:
         _make_directory(path.parent)
         # O_EXCL: a file that exists is never opened here, since closing it would drop SQLite's locks on it.
@@ -106,8 +104,8 @@ def _meaning(error: Exception, path: Path, busy: float, opening: bool) -> IonErr
         return _full(path)
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return StateError(
-            f"{path}: is damaged, or no database ({error}). Move it aside, with the files of that name that end in -wal "
-            "and -shm; `sqlite3 FILE .recover` may save what is in it."
+            f"{path}: is damaged, or no database ({error}). Move it aside, with its -wal and "
+            "-shm files; `sqlite3 FILE .recover` may save what is in it."
         )
     if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_INTERRUPT):
         if _no_space(path):

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from ion_core.builtin.sqlite import Schema
+from ion_core.builtin.sqlite_schema import Schema
 from ion_core.contracts.messaging import DeadLetter, Message, QueueStats
 from ion_core.errors import DeadLetterNotFound, DeliveryLost, QueueNotDeclared, Unroutable
 
@@ -51,13 +51,19 @@ CLAIM = """
     UPDATE messages SET due = :due, span = :lease, owner = :owner, claim = :claim WHERE seq IN (
         SELECT seq FROM messages WHERE queue = :queue AND due IS NULL ORDER BY seq LIMIT :limit)
     RETURNING seq, attempt, headers, body"""
-LOOK = """
+NEXT_DUE = "SELECT due FROM messages WHERE queue = ? AND due IS NOT NULL ORDER BY due LIMIT 1"
+LOOK = f"""
     SELECT asked.value,
         EXISTS (SELECT 1 FROM messages WHERE queue = asked.value AND due IS NULL),
-        (SELECT due FROM messages WHERE queue = asked.value AND due IS NOT NULL ORDER BY due LIMIT 1)
+        ({NEXT_DUE.replace("?", "asked.value")})
     FROM json_each(?) AS asked"""
 HELD = "SELECT seq, claim FROM messages WHERE seq IN (SELECT value FROM json_each(:seqs)) AND owner = :owner"
 _HOLDER = "seq = :seq AND owner = :owner AND claim = :claim"
+PUBLISH = """
+    INSERT INTO messages (queue, attempt, topic, headers, body)
+    SELECT queue, 1, topic, ?, ? FROM bindings WHERE topic = ? RETURNING queue"""
+ACK = f"DELETE FROM messages WHERE {_HOLDER}"
+RELEASE = f"UPDATE messages SET due = NULL, span = NULL, owner = NULL, claim = NULL WHERE {_HOLDER}"
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,14 @@ class Claimed:
     body: bytes
 
 
+@dataclass(frozen=True)
+class Haul:
+    """What a claim brought, oldest first; if less than it asked for, ``next_due`` is when there may be more."""
+
+    messages: Sequence[Claimed]
+    next_due: float | None
+
+
 def queue_id(connection: sqlite3.Connection, name: str) -> int:
     row = connection.execute("SELECT id FROM queues WHERE name = ?", (name,)).fetchone()
     if row is None:
@@ -100,11 +114,7 @@ def declare(connection: sqlite3.Connection, name: str, topics: Sequence[str]) ->
 
 def publish(connection: sqlite3.Connection, topic: str, headers: str, body: bytes) -> list[int]:
     """The queues that took it."""
-    rows = connection.execute(
-        """INSERT INTO messages (queue, attempt, topic, headers, body)
-           SELECT queue, 1, topic, ?, ? FROM bindings WHERE topic = ? RETURNING queue""",
-        (headers, body, topic),
-    ).fetchall()
+    rows = connection.execute(PUBLISH, (headers, body, topic)).fetchall()
     if not rows:
         raise Unroutable(f"topic {topic!r}: no queue takes it. Name a type that a module subscribes to.")
     return [row[0] for row in rows]
@@ -112,13 +122,17 @@ def publish(connection: sqlite3.Connection, topic: str, headers: str, body: byte
 
 def claim(
     connection: sqlite3.Connection, queue: int, *, limit: int, owner: str, claim: int, now: float, lease: float
-) -> list[Claimed]:
-    """Up to ``limit`` of the oldest ready messages, held until ``now + lease``."""
+) -> Haul:
+    """Claim up to ``limit`` of the oldest ready messages, until ``now + lease``."""
     connection.execute(PROMOTE, {"queue": queue, "now": now})
     values = {"queue": queue, "limit": limit, "owner": owner, "claim": claim, "due": now + lease, "lease": lease}
     rows = connection.execute(CLAIM, values).fetchall()
     rows.sort()
-    return [Claimed(Claim(seq, owner, claim), attempt, headers, body) for seq, attempt, headers, body in rows]
+    next_due = connection.execute(NEXT_DUE, (queue,)).fetchone() if len(rows) < limit else None
+    return Haul(
+        [Claimed(Claim(seq, owner, claim), attempt, headers, body) for seq, attempt, headers, body in rows],
+        next_due[0] if next_due else None,
+    )
 
 
 def _held(changed: int, claim: Claim) -> None:
@@ -127,20 +141,16 @@ def _held(changed: int, claim: Claim) -> None:
 
 
 def ack(connection: sqlite3.Connection, claim: Claim) -> None:
-    _held(connection.execute(f"DELETE FROM messages WHERE {_HOLDER}", claim.parameters()).rowcount, claim)
+    _held(connection.execute(ACK, claim.parameters()).rowcount, claim)
 
 
 def release(connection: sqlite3.Connection, claim: Claim) -> None:
-    statement = f"UPDATE messages SET due = NULL, span = NULL, owner = NULL, claim = NULL WHERE {_HOLDER}"
-    _held(connection.execute(statement, claim.parameters()).rowcount, claim)
+    _held(connection.execute(RELEASE, claim.parameters()).rowcount, claim)
 
 
 def release_all(connection: sqlite3.Connection, claims: Sequence[Claim]) -> None:
     """Those of ``claims`` that still hold something."""
-    connection.executemany(
-        f"UPDATE messages SET due = NULL, span = NULL, owner = NULL, claim = NULL WHERE {_HOLDER}",
-        [claim.parameters() for claim in claims],
-    )
+    connection.executemany(RELEASE, [claim.parameters() for claim in claims])
 
 
 def release_owners(connection: sqlite3.Connection, owners: Sequence[str]) -> int:

@@ -4,48 +4,30 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
-
-from pydantic import BaseModel, ValidationError
 
 from ion_core.config.interpolation import interpolate
-from ion_core.config.messages import explain, hide, nearest
+from ion_core.config.messages import not_shown
 from ion_core.config.model import FileSettings
 from ion_core.config.overrides import override
-from ion_core.config.tree import AFTER_THE_FILE, MAX_BYTES, Node, Place, Problems, dotted, parse
-from ion_core.config.tree import Path as Keys
-from ion_core.contracts.provider import Provider
+from ion_core.config.sections import (
+    Chosen,
+    check_modules,
+    choose,
+    fill_empty_sections,
+    provider_sections,
+    validated,
+)
+from ion_core.config.tree import AFTER_THE_FILE, MAX_BYTES, Node, Problems, dotted, parse
 from ion_core.errors import ConfigError
 from ion_core.jobs import Module
-from ion_core.plugins import Kind, Registry, load_plugins, not_installed, unknown_distributions
+from ion_core.plugins import Registry, load_plugins, not_installed, unknown_distributions
 
 DEFAULT_FILE = "ion.yaml"
 DEFAULT_STATE = ".ion"
-
-PLACES: Mapping[Keys, tuple[Kind, str]] = {
-    ("messaging",): (Kind.MESSAGE_BROKER, "sqlite"),
-    ("runtimes",): (Kind.CONTAINER_RUNTIME, "process"),
-    ("storage", "blobs"): (Kind.BLOB_STORE, "local"),
-    ("storage", "documents"): (Kind.DOCUMENT_STORE, "sqlite"),
-    ("services",): (Kind.SERVICE, ""),
-}
-"""Where providers are chosen, of which kind, and which one without a choice; of a service the one of its own name."""
-
-NAMED = ("runtimes", "services")
-"""Sections that hold one provider under each name."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Chosen:
-    """A provider and its validated settings: ``provider.open(settings)``. ``where`` starts a message about them."""
-
-    provider: Provider[Any]
-    settings: BaseModel = field(repr=False)
-    where: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,15 +91,13 @@ def load_config(
     absolute = Path(path).absolute()
     override(root, environ=environ, flags=overrides or {}, problems=problems)
     interpolate(root, base=absolute.parent, environ=environ, problems=problems)
-    for keys in _sections(root):
-        if (node := root.at(keys)) is not None and node.value is None:
-            node.value = {}  # a section whose keys are all commented out
+    fill_empty_sections(root)
     if registry is None:
         registry = _registry(root, environ, problems)
     context = {"base": absolute.parent, "state": _state(root, absolute.parent)}
-    settings = _file_settings(root, context, problems)
-    chosen = {keys: _choose(root, keys, registry, context, problems) for keys in _provider_sections(root)}
-    _check_modules(root, problems)
+    settings = validated(FileSettings, root, (), context, problems)
+    chosen = {keys: choose(root, keys, registry, context, problems) for keys in provider_sections(root)}
+    check_modules(root, problems)
     problems.raise_any()
     if settings is None:  # cannot be: whatever pydantic refused is a problem
         raise ConfigError(f"{path}: is not valid")
@@ -155,44 +135,15 @@ def _read(path: Path | str) -> bytes:
         raise ConfigError(f"{path}: cannot be read: {reason}") from None
 
 
-def _sections(root: Node) -> Iterator[Keys]:
-    """Where a mapping stands: an empty value is an empty mapping there."""
-    yield from (("messaging",), ("runtimes",), ("storage",), ("services",), ("modules",))
-    yield from (("storage", "blobs"), ("storage", "documents"))
-    for name in (*NAMED, "modules"):
-        for key in _keys(root, (name,)):
-            yield (name, key)
-
-
-def _keys(root: Node, path: Keys) -> list[str]:
-    node = root.at(path)
-    return list(node.value) if node is not None and isinstance(node.value, dict) else []
-
-
-def _provider_sections(root: Node) -> Iterator[Keys]:
-    for keys in PLACES:
-        if keys[0] not in NAMED:
-            yield keys
-            continue
-        names = _keys(root, keys)
-        if keys == ("runtimes",) and "default" not in names and (not names or _wants_default(root)):
-            names.append("default")
-        yield from ((*keys, name) for name in names)
-
-
-def _wants_default(root: Node) -> bool:
-    runtimes = [root.at(("modules", name, "runtime")) for name in _keys(root, ("modules",))]
-    return any(runtime is None or runtime.value == "default" for runtime in runtimes)
-
-
 def _registry(root: Node, environ: Mapping[str, str], problems: Problems) -> Registry:
     node = root.at(("plugins",))
     if node is None or not isinstance(node.value, list):
         return load_plugins(environ=environ)
     names = {str(item.value): item for item in node.value if isinstance(item.value, str)}
-    missing = unknown_distributions(list(names))
+    missing = unknown_distributions(list(names)) if environ.get("ION_PLUGINS") != "off" else ()
     for name in missing:
-        text = not_installed(name) if not names[name].secret else hide("is not installed", names[name], None)
+        secret = names[name].secret
+        text = f"is not an installed plugin{not_shown(names[name])}" if secret else not_installed(name)
         problems.add(names[name].place, ("plugins", node.value.index(names[name])), text)
     return load_plugins(allow=[name for name in names if name not in missing], environ=environ)
 
@@ -207,20 +158,3 @@ def _state(root: Node, base: Path) -> Path:
         return start / Path(node.value).expanduser()
     except RuntimeError:
         return base / DEFAULT_STATE  # reported when the settings are validated
-
-
-def _file_settings(root: Node, context: Mapping[str, Any], problems: Problems) -> FileSettings | None:
-    return _validated(FileSettings, root, (), _plain(root, ()), context, problems)
-
-
-def _validated[M: BaseModel]() -> None: ...
-
-
-def _plain(node: Node, path: Keys) -> Any:
-    """The value without its places. Where text is wanted ``1.10`` is the text that was written."""
-    if isinstance(node.value, dict):
-        return {key: _plain(below, (*path, key)) for key, below in node.value.items()}
-    if isinstance(node.value, list):
-        return [_plain(below, (*path, n)) for n, below in enumerate(node.value)]
-    as_written = path[:1] == ("modules",) and path[2:3] in (("env",), ("command",)) and node.value is not None
-    return node.text if as_written else node.value

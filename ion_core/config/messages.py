@@ -41,11 +41,13 @@ _BOUNDS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
 
 
 def explain(error: ValidationError, model: type[BaseModel], root: Node, section: Path, problems: Problems) -> None:
-    """Add what is wrong with the value at ``section``, validated into ``model``, to ``problems``."""
+    """Add what is wrong with the value at ``section``, validated into ``model``, to ``problems``.
+
+    A value that is among them already, such as a ``${…}`` without a value, is not found fault with again.
+    """
+    found: dict[tuple[Place, Path], list[str]] = {}
     for item in error.errors(include_url=False):
         path, node, rest = _locate(root, section, item["loc"])
-        if node is not None and problems.at(node.place) and item["type"] not in ("missing", "extra_forbidden"):
-            continue  # such as a ${…} without a value: what that would have to be is not the news
         if item["type"] == "missing":
             place, text = _nearest_place(root, path), "is required"
             path = (*path, *(part for part in rest[-1:]))
@@ -53,25 +55,53 @@ def explain(error: ValidationError, model: type[BaseModel], root: Node, section:
             place, text = node.key_place, _unknown(str(path[-1]), known_keys(model, path[len(section) : -1]))
         elif "[key]" in rest and node is not None:
             place, text = node.key_place, _text(item, Node(path[-1], node.key_place, node.key_place, str(path[-1])))
+        elif node is None:
+            place, text = _nearest_place(root, path), _text(item, node)
         else:
-            place = node.place if node is not None else _nearest_place(root, path)
-            text = _text(item, node)
-            text = hide(text, node, root.at(section)) if node is not None else text
-        problems.add(place, path, text)
+            if _told_below(item, node) or problems.at(node.place, path):
+                continue
+            place = node.key_place if isinstance(node.value, dict) else node.place
+            text = _without_secrets(_text(item, node), item["type"], node, root.at(section) if section else None)
+        found.setdefault((place, path), []).append(text)
+    for (place, path), texts in found.items():
+        # More than one is said about a value that may be this or that.
+        problems.add(place, path, " or ".join([*(_GOT.sub("", text) for text in texts[:-1]), texts[-1]]))
 
 
-def hide(text: str, node: Node, section: Node | None) -> str:
-    """``text`` without any value of ``node``, or elsewhere in ``section``, that came from outside of the file."""
+def _told_below(item: Any, node: Node) -> bool:
+    """A list that is too short only because pydantic does not count the entries it refused: they have lines too."""
+    return bool(item["type"] == "too_short" and len(node.value) >= item["ctx"]["min_length"])
+
+
+def not_shown(node: Node) -> str:
+    """What is said instead of a value from outside of the file."""
+    return f" (its value comes from {node.secret} and is not shown)"
+
+
+def _without_secrets(text: str, type_: str, node: Node, section: Node | None) -> str:
+    """``text`` without any value that came from outside of the file, be it of ``node`` or elsewhere in ``section``."""
     if node.secret:
-        plain = _GOT.sub("", text)
-        if plain == text and "must be" not in text:
-            plain = "is not valid"
-        return (
-            f"{'is not valid' if _shows(plain, node) else plain} (its value comes from {node.secret} and is not shown)"
-        )
+        text = _GOT.sub("", text)
+        # The words of others may show any part of the value.
+        ours = section is None or _is_ours(type_) or text.startswith(("must be a duration", "must be a size"))
+        return ("is not valid" if _shows(text, node) or not ours else text) + not_shown(node)
     if section is not None and any(below.secret and _shows(text, below) for _, below in section.walk()):
         return "is not valid (a value that is not shown is part of why)"
     return text
+
+
+def _shows(text: str, node: Node) -> bool:
+    """Whether the text has six characters in a row of the value, or all of a shorter one of four and more."""
+    length = min(len(node.text), 6)
+    return length >= 4 and any(node.text[n : n + length] in text for n in range(len(node.text) - length + 1))
+
+
+def _is_ours(type_: str) -> bool:
+    return type_ in _BOUNDS or type_.endswith(("_type", "too_short", "too_long")) or _must(type_) is not None
+
+
+def _must(type_: str) -> str | None:
+    return next((words for pattern, words in _MUST if re.fullmatch(pattern, type_)), None)
 
 
 def known_keys(model: type[BaseModel], path: Path) -> Sequence[str]:
@@ -122,17 +152,12 @@ def _nearest_place(root: Node, path: Path) -> Place:
     return node.key_place
 
 
-def _shows(text: str, node: Node) -> bool:
-    shown = (node.text, repr(node.text)[1:-1]) if node.text else ()
-    return any(form[:12] in text for form in shown)
-
-
 def _text(item: Any, node: Node | None) -> str:
     type_, context = item["type"], item.get("ctx", {})
+    if item["input"] is None:
+        return "has no value. Give it one, or remove the key."
     if type_ in ("value_error", "assertion_error"):
         return " ".join(str(context["error"]).split())
-    if item["input"] is None and type_.endswith("_type"):
-        return "has no value. Give it one, or remove the key."
     if type_ in ("string_type", "bytes_type"):
         quotes = isinstance(item["input"], str | int | float)
         return "must be text (write it in quotes)" if quotes else f"must be text (got {kind(item['input'])})"
@@ -140,9 +165,8 @@ def _text(item: Any, node: Node | None) -> str:
         return _length(type_, context)
     if type_ in _BOUNDS:
         return _BOUNDS[type_](context) + _got(item["input"], node)
-    for pattern, words in _MUST:
-        if re.fullmatch(pattern, type_):
-            return words + _got(item["input"], node)
+    if words := _must(type_):
+        return words + _got(item["input"], node)
     return re.sub(r"^(Input|Value|String) should ", "must ", item["msg"])
 
 

@@ -62,12 +62,14 @@ def _no_bool(value: Any) -> Any:
 
 def _argv(value: Any) -> Any:
     """A command as one text is split as a shell would; nothing in it is expanded."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return shlex.split(value)
-    except ValueError as error:
-        raise ValueError(f"cannot be split into arguments: {error}. Write it as a list.") from None
+    if isinstance(value, str):
+        try:
+            value = shlex.split(value)
+        except ValueError as error:
+            raise ValueError(f"cannot be split into arguments: {error}. Write it as a list.") from None
+    if isinstance(value, list) and (not value or value[0] == ""):
+        raise ValueError("must not be empty; it starts with the program to run")
+    return value
 
 
 def _directory(path: Path) -> Path:
@@ -113,10 +115,15 @@ class RetrySettings(Settings):
     """How long a failed job waits before it is tried again: initial * factor^n, at most maximum."""
 
     initial: PositiveDuration = Field(default=RetryPolicy.initial, description="Before the first retry.")
-    factor: Number = Field(default=RetryPolicy.factor, ge=1, le=100, description="Each wait is this many times the last one.")
+    factor: Number = Field(
+        default=RetryPolicy.factor, ge=1, le=100, description="Each wait is this many times the last one."
+    )
     maximum: PositiveDuration = Field(default=RetryPolicy.maximum, description="No wait is longer.")
     jitter: Number = Field(
-        default=RetryPolicy.jitter, ge=0, le=1, description="Share by which each wait is varied, so that jobs spread out."
+        default=RetryPolicy.jitter,
+        ge=0,
+        le=1,
+        description="Share by which each wait is varied, so that jobs spread out.",
     )
 
 
@@ -125,7 +132,9 @@ class LimitsSettings(Settings):
 
     max_files: Whole = Field(default=OutputLimits.max_files, gt=0, description="Files in out/data.")
     max_depth: Whole = Field(default=OutputLimits.max_depth, gt=0, description="Levels of directories in out/data.")
-    max_output: ByteSize = Field(default=OutputLimits.max_output, gt=0, description="Size of all files in out/data together.")
+    max_output: ByteSize = Field(
+        default=OutputLimits.max_output, gt=0, description="Size of all files in out/data together."
+    )
     max_events: Whole = Field(default=OutputLimits.max_events, gt=0, description="Files in out/events.")
     max_insights: ByteSize = Field(default=OutputLimits.max_insights, gt=0, description="Size of out/insights.json.")
 
@@ -133,7 +142,9 @@ class LimitsSettings(Settings):
 class ModuleSettings(Settings):
     """A container image (or command) with the event types it takes and may emit."""
 
-    image: str | None = Field(default=None, min_length=1, description="The container image, for runtimes that run images.")
+    image: str | None = Field(
+        default=None, min_length=1, description="The container image, for runtimes that run images."
+    )
     command: Command = Field(
         default=(), description="Program and arguments, as a list or as one text that is split like a shell would."
     )
@@ -141,10 +152,14 @@ class ModuleSettings(Settings):
         default=None, description="Directory with the module's files: where command starts in a runtime without images."
     )
     subscribes: tuple[EventType, ...] = Field(min_length=1, description="Event types that start this module.")
-    publishes: tuple[EventType, ...] = Field(default=(), description="Event types it may emit; any other fails the attempt.")
+    publishes: tuple[EventType, ...] = Field(
+        default=(), description="Event types it may emit; any other fails the attempt."
+    )
     runtime: str = Field(default="default", description="Where it runs: a name under runtimes.")
     timeout: PositiveDuration = Field(default=Module.timeout, description="How long one attempt may take.")
-    retries: Whole = Field(default=RetryPolicy.retries, ge=0, le=1000, description="Tries after the first, then dead letter.")
+    retries: Whole = Field(
+        default=RetryPolicy.retries, ge=0, le=1000, description="Tries after the first, then dead letter."
+    )
     retry: RetrySettings = Field(default=RetrySettings(), description="How long to wait between tries.")
     concurrency: Whole = Field(default=1, ge=1, le=1000, description="Jobs of this module at a time in one dispatcher.")
     resources: ResourcesSettings = Field(default=ResourcesSettings(), description="Limits of its container.")
@@ -159,8 +174,8 @@ class ModuleSettings(Settings):
             image=self.image,
             command=self.command,
             source=self.source,
-            subscribes=self.subscribes,
-            publishes=self.publishes,
+            subscribes=tuple(dict.fromkeys(self.subscribes)),
+            publishes=tuple(dict.fromkeys(self.publishes)),
             runtime=self.runtime,
             timeout=self.timeout,
             retry=RetryPolicy(retries=self.retries, **dict(retry)),
@@ -175,7 +190,9 @@ class ModuleSettings(Settings):
 class StorageSettings(Settings):
     """Where files and documents are kept."""
 
-    blobs: ProviderSection = Field(default={}, description="Where files are kept. Default: local, under the state directory.")
+    blobs: ProviderSection = Field(
+        default={}, description="Where files are kept. Default: local, under the state directory."
+    )
     documents: ProviderSection = Field(
         default={}, description="Where documents are kept. Default: sqlite, under the state directory."
     )
@@ -189,15 +206,20 @@ class FileSettings(Settings):
         default={}, description="What carries events. Default: sqlite, under the state directory."
     )
     runtimes: dict[Name, ProviderSection] = Field(
-        default={}, description="What runs modules, under names of your own; the one called default is process if not given."
+        default={},
+        description="What runs modules, under names of your own; the one called default is process if not given.",
     )
     storage: StorageSettings = Field(default=StorageSettings(), description="Where files and documents are kept.")
     services: dict[Name, ProviderSection] = Field(
         default={},
         description="What runs beside the dispatcher; each is the provider of its name unless it has a provider key.",
     )
-    modules: dict[Name, ModuleSettings] = Field(default={}, description="The steps of the pipeline, under names of your own.")
-    state: ConfigPath = Field(default=Path(".ion"), description="Directory for everything Ion itself keeps on this machine.")
+    modules: dict[Name, ModuleSettings] = Field(
+        default={}, description="The steps of the pipeline, under names of your own."
+    )
+    state: ConfigPath = Field(
+        default=Path(".ion"), description="Directory for everything Ion itself keeps on this machine."
+    )
     drain_timeout: Duration = Field(
         default=timedelta(seconds=30), description="How long running jobs may take to end once a stop is asked for."
     )

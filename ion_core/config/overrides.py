@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from ion_core.config.messages import nearest
 from ion_core.config.model import FileSettings
-from ion_core.config.tree import Node, Place, Problems, dotted, outside
+from ion_core.config.tree import Node, Path, Place, Problems, dotted, outside
 
 PREFIX = "ION_"
 ALONE = ("state", "drain_timeout")
@@ -32,7 +32,8 @@ def _set(root: Node, parts: Sequence[str], value: str, place: Place, secret: str
             place, (), f'there is no section "{parts[0]}" to set.{nearest(parts[0], SECTIONS)} Sections: {known}.'
         )
         return
-    node, path = root, ()
+    node = root
+    path: Path = ()
     for part in parts[:-1]:
         key = _key(node, part)
         path = (*path, key)

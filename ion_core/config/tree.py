@@ -96,9 +96,9 @@ class Problems:
         if text not in texts:
             texts.append(text)
 
-    def at(self, place: Place) -> bool:
+    def at(self, place: Place, path: Path) -> bool:
         """Whether something is known to be wrong there already."""
-        return any(found == place for found, _ in self.found)
+        return (place, dotted(path)) in self.found
 
     def lines(self) -> Sequence[str]:
         """One line for each, in the order of the file."""
@@ -265,6 +265,8 @@ class _Reader:
                 self._problems.add(place, path, f'the tag "{node.tag}" is not allowed. Remove it.')
         except ValueError:
             self._problems.add(place, path, f'is not what its tag "!!{tag}" says')
+        if value is None and not node.value:
+            place = key_place  # nothing was written, and YAML puts it somewhere behind the key
         return Node(value, place, key_place, text=node.value)
 
 

@@ -50,16 +50,21 @@ def parse_size(value: Any) -> Any:
         raise ValueError(f'must be a size such as 512MiB or 2GB (got "{value}")') from None
 
 
-def _beside_the_config(path: Path, info: ValidationInfo) -> Path:
-    base: Path | None = (info.context or {}).get("base")
-    path = path.expanduser()
+def _expanded(path: Path, info: ValidationInfo, start: str) -> Path:
+    base: Path | None = (info.context or {}).get(start)
+    try:
+        path = path.expanduser()
+    except RuntimeError as error:  # "~name" of nobody
+        raise ValueError(f'cannot be expanded: {error} (got "{path}")') from None
     return path if path.is_absolute() or base is None else base / path
+
+
+def _beside_the_config(path: Path, info: ValidationInfo) -> Path:
+    return _expanded(path, info, "base")
 
 
 def _in_the_state(path: Path, info: ValidationInfo) -> Path:
-    base: Path | None = (info.context or {}).get("state")
-    path = path.expanduser()
-    return path if path.is_absolute() or base is None else base / path
+    return _expanded(path, info, "state")
 
 
 Duration = Annotated[
@@ -68,7 +73,9 @@ Duration = Annotated[
 """A length of time written ``500ms``, ``30s``, ``10m``, ``1h30m`` or ``7d``."""
 
 ByteSize = Annotated[
-    int, BeforeValidator(parse_size), WithJsonSchema({"type": ["string", "integer"], "examples": ["512MiB", "2GB", 1048576]})
+    int,
+    BeforeValidator(parse_size),
+    WithJsonSchema({"type": ["string", "integer"], "examples": ["512MiB", "2GB", 1048576]}),
 ]
 """A number of bytes written ``1048576``, ``512MiB`` (1024²) or ``2GB`` (1000³)."""
 

@@ -30,6 +30,7 @@ class AttemptLog:
         self._attempt = attempt
         self._begun = time.monotonic()
         self.started_at = now()
+        self.committed = False
         self.preparer: list[str] = []
         self.worker: list[str] = []
         self.committer: list[str] = []
@@ -88,14 +89,16 @@ class AttemptLog:
             log.warning("log of an attempt was not stored in %.0f s", STORE_WITHIN, extra=self.fields())
         except ProviderError as error:
             log.warning("log of an attempt was not stored: %s", error, extra=self.fields())
+        except Exception:
+            log.exception("log of an attempt was not stored by a bug", extra=self.fields())
 
     def fields(self) -> dict[str, Any]:
-        """Fields for log lines about this attempt."""
+        """Fields for log lines about this attempt (``module`` is logging's own)."""
         context = self._attempt.job.event.context
         return {
             "eventId": context.event_id,
             "correlationId": context.correlation_id,
-            "module": self._attempt.job.module,
+            "moduleName": self._attempt.job.module,
             "attempt": self._attempt.number,
         }
 

@@ -99,7 +99,7 @@ class Dispatcher:
         return not self._jobs
 
     async def recover(self) -> None:
-        """Declare every queue, and put an end to what an earlier life left: containers, workspaces, unpublished commits.
+        """Declare every queue; put an end to what an earlier life left: containers, workspaces, unpublished commits.
 
         Call it once, before ``run``. Raises what the providers raise.
         """
@@ -149,14 +149,19 @@ class Dispatcher:
                     async with self._broker.subscribe(name, prefetch=runner.module.concurrency) as deliveries:
                         self.health.green(f"queue {name}")
                         backoff.reset()
-                        await self._take(deliveries, runner, jobs, stop)
-                        await self._drain(jobs, hurry)
+                        try:
+                            await self._take(deliveries, runner, jobs, stop)
+                            await self._drain(jobs, hurry)
+                        except asyncio.CancelledError:
+                            await self._cancel(jobs)  # before the subscription gives back what they hold
+                            raise
                 except StorageFull as error:
                     self.health.storage_full(str(error))
                     await wait_for_any(self.health.room, stop)
                 except TransientError as error:
                     self.health.red(f"queue {name}", str(error))
                     await wait_for_any(stop, timeout=backoff.next())
+            await self._drain(jobs, hurry)  # where the broker was away when the stop came
         finally:
             await self._cancel(jobs)
 
@@ -183,6 +188,7 @@ class Dispatcher:
     async def _pull(
         self, deliveries: AsyncIterator[Delivery], runner: JobRunner, jobs: set[asyncio.Task[None]]
     ) -> None:
+        await self.health.room.wait()
         async for delivery in deliveries:
             job = asyncio.create_task(runner.handle(delivery), name=f"job of {runner.module.name}")
             for group in (jobs, self._jobs):
@@ -197,9 +203,7 @@ class Dispatcher:
             log.info("draining", extra={"jobs": len(jobs), "seconds": self._drain_timeout})
             hurrying = asyncio.create_task(hurry.wait())
             finishing = asyncio.create_task(_all_done(jobs))
-            await asyncio.wait(
-                {hurrying, finishing}, timeout=self._drain_timeout, return_when=asyncio.FIRST_COMPLETED
-            )
+            await asyncio.wait({hurrying, finishing}, timeout=self._drain_timeout, return_when=asyncio.FIRST_COMPLETED)
             hurrying.cancel()
             finishing.cancel()
         await self._cancel(jobs)

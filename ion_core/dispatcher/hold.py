@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
 from ion_core.contracts.messaging import Delivery
-from ion_core.dispatcher.bounded import Backoff, uninterrupted
+from ion_core.dispatcher.bounded import Backoff
 from ion_core.errors import DeliveryLost, ProviderError, TransientError
 
 log = logging.getLogger(__name__)
@@ -24,38 +24,45 @@ class Hold:
 
     def __init__(self, delivery: Delivery) -> None:
         self.delivery = delivery
+        self.over = False
+        """Whether it was settled, or that was given up."""
 
     @property
     def lost(self) -> bool:
         return self.delivery.lost.is_set()
 
-    def adopt(self, delivery: Delivery) -> None:
-        """Settle this one in the end, instead of the lost one."""
+    def adopt(self, delivery: Delivery) -> bool:
+        """Settle this one in the end, instead of the lost one. False if ours is not lost, or it is too late."""
+        if self.over or not self.lost:
+            return False
         self.delivery = delivery
+        return True
 
     async def settle(self, verb: Verb) -> bool:
         """Apply ``verb``; tried again while the broker does not answer. False if the delivery is lost, or seems so.
 
-        Carried through even if the caller is cancelled. An unsettled delivery comes back: nothing is lost by giving up.
+        An unsettled delivery comes back: nothing is lost by giving up.
         """
+        backoff = Backoff(first=0.1, most=5.0)
         try:
-            return await uninterrupted(self._settle(verb), within=SETTLE_WITHIN)
+            async with asyncio.timeout(SETTLE_WITHIN):
+                while True:
+                    held = self.delivery
+                    try:
+                        await verb(held)
+                    except DeliveryLost:
+                        if held is self.delivery:  # else another one was adopted meanwhile
+                            return False
+                    except TransientError as error:
+                        log.warning("broker does not settle, trying again: %s", error)
+                        await asyncio.sleep(backoff.next())
+                    else:
+                        return True
         except TimeoutError:
             log.error("delivery could not be settled in %.0f s; the broker will give it out again", SETTLE_WITHIN)
             return False
-
-    async def _settle(self, verb: Verb) -> bool:
-        backoff = Backoff(first=0.1, most=5.0)
-        while True:
-            try:
-                await verb(self.delivery)
-            except DeliveryLost:
-                return False
-            except TransientError as error:
-                log.warning("broker does not settle, trying again: %s", error)
-                await asyncio.sleep(backoff.next())
-            else:
-                return True
+        finally:
+            self.over = True
 
 
 class Leases:
@@ -90,7 +97,7 @@ class Leases:
             await asyncio.gather(*(self._renew(hold) for hold in list(self._holds)))
 
     async def _renew(self, hold: Hold) -> None:
-        if hold.lost:
+        if hold.lost or hold.over:
             return
         try:
             await hold.delivery.renew()
@@ -98,3 +105,5 @@ class Leases:
             log.warning("delivery lost while its job runs; the job goes on, its commit decides")
         except ProviderError as error:
             log.warning("lease not renewed, trying again: %s", error)
+        except Exception:
+            log.exception("lease not renewed by a bug, trying again")

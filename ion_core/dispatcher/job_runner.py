@@ -15,17 +15,20 @@ from ion_core.contracts.messaging import Delivery
 from ion_core.contracts.observer import Observer
 from ion_core.contracts.runtime import ExitStatus
 from ion_core.dataplane import HOPS_HEADER, DataPlane
-from ion_core.dispatcher.attempt_log import AttemptLog
-from ion_core.dispatcher.bounded import Backoff
+from ion_core.dispatcher.attempt_log import STORE_WITHIN, AttemptLog
+from ion_core.dispatcher.bounded import Backoff, uninterrupted, wait_for_any
 from ion_core.dispatcher.health import Health
-from ion_core.dispatcher.hold import Hold, Leases
+from ion_core.dispatcher.hold import SETTLE_WITHIN, Hold, Leases
 from ion_core.dispatcher.slots import Slot, Slots
 from ion_core.errors import InvalidEvent, IonError, ModuleFailed, PermanentError, StorageFull, TransientError
 from ion_core.events import MAX_HOPS, parse_event
-from ion_core.handler import Handler
+from ion_core.handler import Committed, Handler
 from ion_core.jobs import Attempt, Job, Module, Outcome, Verdict
 
 log = logging.getLogger(__name__)
+
+CONCLUDE_WITHIN = SETTLE_WITHIN + STORE_WITHIN + 5.0
+"""Seconds to store a log and settle, which each have a bound of their own."""
 
 NOT_WORTH_RETRYING = {126: "the command cannot be executed", 127: "the command was not found"}
 
@@ -60,6 +63,7 @@ class JobRunner:
         self._around = around
         self._stopping = stopping
         self._running: dict[str, _Running] = {}
+        self._capacity = asyncio.Semaphore(module.concurrency)
         self._backoff = Backoff()
 
     async def handle(self, delivery: Delivery) -> None:
@@ -87,8 +91,9 @@ class JobRunner:
     async def _refuse(self, hold: Hold, error: IonError) -> None:
         """Poison: kept aside at once, so that the next one is handled."""
         reason = f"unreadable event: {error}" if isinstance(error, InvalidEvent) else f"refused event: {error}"
-        log.error("dead letter: %s", reason, extra={"module": self.module.name})
-        if await hold.settle(lambda delivery: delivery.dead_letter(reason)):
+        log.error("dead letter: %s", reason, extra={"moduleName": self.module.name})
+        settling = hold.settle(lambda delivery: delivery.dead_letter(reason))
+        if await uninterrupted(settling, within=CONCLUDE_WITHIN):
             self.counts[Verdict.DEAD_LETTERED] += 1
 
     async def _alone(self, attempt: Attempt, hold: Hold) -> None:
@@ -96,12 +101,11 @@ class JobRunner:
         job_id = attempt.job.id
         try:
             while running := self._running.get(job_id):
-                if running.hold.lost:
-                    running.hold.adopt(hold.delivery)
+                if running.hold.adopt(hold.delivery):
                     return
                 await running.ended.wait()
         except asyncio.CancelledError:
-            await hold.settle(lambda delivery: delivery.release())
+            await uninterrupted(hold.settle(lambda delivery: delivery.release()), within=CONCLUDE_WITHIN)
             raise
         running = self._running[job_id] = _Running(hold)
         try:
@@ -114,17 +118,18 @@ class JobRunner:
         """The slot outlives the settlement: removing it takes time that nobody has to wait for."""
         record = AttemptLog(attempt)
         async with AsyncExitStack() as slot:
-            outcome = await self._outcome(attempt, hold, record, slot)
-            await self._conclude(attempt, hold, record, outcome)
+            try:
+                outcome = await self._outcome(attempt, record, slot)
+            except asyncio.CancelledError:
+                outcome = Outcome(verdict=Verdict.RELEASED, reason="shutting down")
+                await uninterrupted(self._conclude(attempt, hold, record, outcome), within=CONCLUDE_WITHIN)
+                raise
+            await uninterrupted(self._conclude(attempt, hold, record, outcome), within=CONCLUDE_WITHIN)
 
-    async def _outcome(self, attempt: Attempt, hold: Hold, record: AttemptLog, slot: AsyncExitStack) -> Outcome:
+    async def _outcome(self, attempt: Attempt, record: AttemptLog, slot: AsyncExitStack) -> Outcome:
         """Do the work; what went wrong decides what becomes of the delivery."""
         try:
             outcome = await self._work(attempt, record, slot)
-        except asyncio.CancelledError:
-            await slot.aclose()  # stopped before anybody else can be given the event
-            await self._conclude(attempt, hold, record, Outcome(verdict=Verdict.RELEASED, reason="shutting down"))
-            raise
         except StorageFull as error:
             self._around.health.storage_full(str(error))
             return Outcome(verdict=Verdict.RELEASED, reason=str(error))
@@ -144,7 +149,8 @@ class JobRunner:
     async def _later(self, reason: str) -> Outcome:
         """A provider is down: hold the delivery for a while, so that neither it nor the next is tried in a hurry."""
         seconds = self._backoff.next()
-        log.warning("provider unavailable, next try in %.1f s: %s", seconds, reason, extra={"module": self.module.name})
+        fields = {"moduleName": self.module.name}
+        log.warning("provider unavailable, next try in %.1f s: %s", seconds, reason, extra=fields)
         try:
             async with asyncio.timeout(seconds):
                 await self._stopping.wait()
@@ -164,21 +170,54 @@ class JobRunner:
         if found is not None:
             commit, pending = found
             if pending:
-                await self._around.dataplane.publish_commit(commit)
+                await self._publish(commit)
             return Outcome(verdict=Verdict.ALREADY_COMMITTED, children=len(commit.events))
+        most = self.module.retry.retries + 1
+        if attempt.number > most:  # the limit was lowered meanwhile
+            raise PermanentError(
+                f"attempt {attempt.number} is one too many: modules.{self.module.name}.retries is {most - 1}"
+            )
+        room = self._around.health.room
+        if not room.is_set():
+            await wait_for_any(room, self._stopping)
+        if not room.is_set():
+            return Outcome(verdict=Verdict.RELEASED, reason="shutting down, no space left")
+        async with self._capacity:  # a lost delivery makes room at the broker while its job still runs here
+            committed = await self._run_in_a_slot(attempt, record, stack)
+        record.committed = True
+        verdict = Verdict.COMMITTED if committed.ours else Verdict.ALREADY_COMMITTED
+        outcome = Outcome(verdict=verdict, children=len(committed.commit.events))
+        publishing = [self._publish(committed.commit)]
+        if committed.ours or committed.commit.attempt != attempt.number:  # never over the log of the one that won
+            publishing.append(record.store(self._around.dataplane.documents, outcome))
+        for result in await asyncio.gather(*publishing, return_exceptions=True):
+            if isinstance(result, BaseException):
+                raise result
+        crash.reached("S11")
+        return outcome
+
+    async def _publish(self, commit: Commit) -> None:
+        """Pay what a commit owes. Its job is done: whatever fails here is tried later, and is no failed attempt."""
+        try:
+            await self._around.dataplane.publish_commit(commit)
+        except TransientError:
+            raise
+        except Exception as error:
+            log.exception("a commit could not be published", extra={"job": commit.job_id})
+            raise TransientError(f"commit {commit.job_id} could not be published: {error}") from error
+
+    async def _run_in_a_slot(self, attempt: Attempt, record: AttemptLog, stack: AsyncExitStack) -> Committed:
         log.info("job started", extra=record.fields())
         self._around.observer.job_started(attempt)
         slot = await stack.enter_async_context(self._slots.take())
         crash.reached("S3")
-        commit = await self._run_and_commit(attempt, slot, record)
-        outcome = Outcome(verdict=Verdict.COMMITTED, children=len(commit.events))
-        await asyncio.gather(
-            self._around.dataplane.publish_commit(commit), record.store(self._around.dataplane.documents, outcome)
-        )
-        crash.reached("S11")
-        return outcome
+        try:
+            return await self._run_and_commit(attempt, slot, record)
+        except BaseException:
+            await stack.aclose()  # gone before anybody can be given the event again
+            raise
 
-    async def _run_and_commit(self, attempt: Attempt, slot: Slot, record: AttemptLog) -> Commit:
+    async def _run_and_commit(self, attempt: Attempt, slot: Slot, record: AttemptLog) -> Committed:
         handler = self._around.handler
         with record.step("prepare"):
             link = self._slots.inputs_read_only
@@ -192,7 +231,7 @@ class JobRunner:
                 attempt, self.module, slot.workspace, image=slot.ref.image_digest, started_at=record.started_at
             )
             record.committer += committed.lines
-        return committed.commit
+        return committed
 
     async def _run_module(self, slot: Slot, record: AttemptLog) -> ModuleFailed | PermanentError | None:
         """S5 to S7; returns what is wrong with how the module ended. Nothing of it runs when this returns."""
@@ -201,9 +240,11 @@ class JobRunner:
         crash.reached("S5")
         status: ExitStatus | None = None
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(timeout) as limit:
                 status = await slot.wait()
         except TimeoutError:
+            if not limit.expired():
+                raise
             await slot.stop(grace=self._around.grace)
         crash.reached("S6")
         record.worker += [line async for line in slot.output()]
@@ -214,14 +255,12 @@ class JobRunner:
 
     async def _conclude(self, attempt: Attempt, hold: Hold, record: AttemptLog, outcome: Outcome) -> None:
         """Keep the log, settle, tell. A commit's log is stored already."""
-        if outcome.verdict not in (Verdict.COMMITTED, Verdict.ALREADY_COMMITTED):
-            record.committer.append(f"not committed: {outcome.reason}")
+        if not record.committed and outcome.verdict is not Verdict.ALREADY_COMMITTED:
+            record.committer.append(f"{outcome.verdict.value}: {outcome.reason}")
             await record.store(self._around.dataplane.documents, outcome)
         settled = await self._settle(attempt, hold, record, outcome)
         verdict = outcome.verdict if settled else Verdict.LOST
-        outcome = Outcome(
-            verdict=verdict, reason=outcome.reason, seconds=record.elapsed(), children=outcome.children
-        )
+        outcome = Outcome(verdict=verdict, reason=outcome.reason, seconds=record.elapsed(), children=outcome.children)
         self.counts[verdict] += 1
         level = {Verdict.DEAD_LETTERED: logging.ERROR, Verdict.RETRIED: logging.WARNING, Verdict.LOST: logging.WARNING}
         log.log(

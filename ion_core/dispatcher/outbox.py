@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 from ion_core.commits import Commit
 from ion_core.dataplane import DataPlane
-from ion_core.errors import ProviderError
+from ion_core.errors import PermanentError, ProviderError
 from ion_core.events import COMMIT
 
 log = logging.getLogger(__name__)
@@ -31,8 +31,12 @@ class Outbox:
         async for document in self._dataplane.documents.find(COMMIT, pending=True):
             commit = Commit.from_document(document)
             if datetime.fromisoformat(commit.committed_at) <= before:
-                await self._dataplane.publish_commit(commit)
-                count += 1
+                try:
+                    await self._dataplane.publish_commit(commit)
+                except PermanentError as error:
+                    log.error("a commit cannot be published: %s", error, extra={"job": commit.job_id})
+                else:
+                    count += 1
         if count:
             log.info("published what earlier commits owed", extra={"commits": count})
         return count
@@ -44,4 +48,6 @@ class Outbox:
                 await self.sweep()
             except ProviderError as error:
                 log.warning("outbox could not be swept, trying again in %.0f s: %s", every, error)
+            except Exception:
+                log.exception("outbox could not be swept by a bug, trying again in %.0f s", every)
             await asyncio.sleep(every)

@@ -6,6 +6,7 @@ ahead of its event, and nothing of an event can leak through a container's metad
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
 from collections.abc import AsyncIterator, Mapping
@@ -79,7 +80,7 @@ class Slots:
             slot = await self._make(name, workspace)
             yield slot
         finally:
-            await uninterrupted(self._clean(slot, workspace), within=CLEAN_WITHIN)
+            await uninterrupted(self._clean(slot, name, workspace), within=CLEAN_WITHIN + 5.0)
 
     async def _make(self, name: str, workspace: Workspace) -> Slot:
         secret = secrets.token_urlsafe(32)
@@ -97,10 +98,22 @@ class Slots:
         )
         return Slot(self._runtime, await self._runtime.create(spec), workspace, secret)
 
-    async def _clean(self, slot: Slot | None, workspace: Workspace) -> None:
+    async def _clean(self, slot: Slot | None, name: str, workspace: Workspace) -> None:
         try:
-            if slot is not None:
-                await slot.remove()
-            await self._handler.close_workspace(workspace)
-        except ProviderError as error:
-            log.warning("a slot is left behind until the next start: %s", error, extra={"slot": workspace.home.name})
+            async with asyncio.timeout(CLEAN_WITHIN):
+                if slot is not None:
+                    await slot.remove()
+                else:
+                    await self._remove_half_made(name)
+                await self._handler.close_workspace(workspace)
+        except (ProviderError, TimeoutError) as error:
+            reason = str(error) or f"not removed within {CLEAN_WITHIN:.0f} s"
+            log.warning("a slot is left behind until the next start: %s", reason, extra={"slot": name})
+        except Exception:
+            log.exception("a slot is left behind until the next start, by a bug", extra={"slot": name})
+
+    async def _remove_half_made(self, name: str) -> None:
+        """The container of a ``create`` that failed or was cancelled, which may have made it all the same."""
+        for status in await self._runtime.find(self._labels):
+            if status.ref.name == name:
+                await self._runtime.remove(status.ref)

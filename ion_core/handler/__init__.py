@@ -33,7 +33,12 @@ class Handler:
     async def open_workspace(self, name: str) -> Workspace:
         """A clean workspace of that name. Raises StorageFull or TransientError when the disk does not take it."""
         with _disk(self._base):
-            return await asyncio.to_thread(Workspace.make, self._base, name)
+            making = asyncio.ensure_future(asyncio.to_thread(Workspace.make, self._base, name))
+            try:
+                return await asyncio.shield(making)
+            except asyncio.CancelledError:
+                await self.close_workspace(await making)  # nobody else knows of it
+                raise
 
     async def close_workspace(self, workspace: Workspace) -> None:
         """Remove it with all that is in it. Idempotent. Raises TransientError naming what does not go."""
@@ -65,7 +70,7 @@ class Handler:
             note = workspace.read_note()
             if note is not None:
                 await self._drop_uncommitted(str(note["job"]), str(note["token"]), str(note["files"]))
-            await asyncio.to_thread(workspace.remove)
+            await self.close_workspace(workspace)
         return len(left)
 
     async def _drop_uncommitted(self, job_id: str, token: str, prefix: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -45,13 +46,14 @@ class Committer:
         module contract, and what the stores raise; what was uploaded before an upload failed is deleted again.
         """
         output = await asyncio.to_thread(read_output, workspace, module)
-        stored: list[StoredFile] = []
+        prefix = attempt_prefix(attempt)
+        keys = {name: check_key(f"{prefix}/{name}") for name in output.files}
         try:
-            await self._upload(attempt, output, workspace, stored)
+            stored = await self._upload(keys, workspace)
         except BaseException:
-            await asyncio.shield(self._dataplane.discard(stored))
+            await asyncio.shield(self._dataplane.discard(list(keys.values())))
             raise
-        commit = _record(attempt, output, tuple(stored), image=image, started_at=started_at)
+        commit = _record(attempt, output, stored, image=image, started_at=started_at)
         # An error from here on may hide a record that was created all the same: its files must stay.
         ours = await self._dataplane.commit(commit)
         crash.reached("S9")
@@ -60,27 +62,22 @@ class Committer:
             f"{len(output.insights)} insights"
         ]
         if not ours:
-            await self._dataplane.discard(stored)
+            await self._dataplane.discard(list(keys.values()))
             winner = await self._dataplane.committed(attempt.job.id)
             if winner is not None:
                 commit = winner[0]
             lines.append(f"attempt {commit.attempt} had committed already: this one changes nothing")
         return Committed(commit=commit, ours=ours, lines=lines)
 
-    async def _upload(
-        self, attempt: Attempt, output: Output, workspace: Workspace, stored: list[StoredFile]
-    ) -> None:
-        prefix = attempt_prefix(attempt)
-        keys = {name: check_key(f"{prefix}/{name}") for name in output.files}
-
-        async def upload(name: str) -> None:
+    async def _upload(self, keys: Mapping[str, str], workspace: Workspace) -> tuple[StoredFile, ...]:
+        async def upload(name: str) -> StoredFile:
             info = await self._dataplane.blobs.put(keys[name], workspace.out / "data" / name, consume=True)
-            stored.append(StoredFile(name=name, key=keys[name], size=info.size, sha256=info.sha256))
             crash.reached("S8")
+            return StoredFile(name=name, key=keys[name], size=info.size, sha256=info.sha256)
 
-        await for_each(upload, list(keys))
+        stored = await for_each(upload, list(keys))
         crash.reached("S8")
-        stored.sort(key=lambda file: file.name)
+        return tuple(stored)
 
 
 def _record(

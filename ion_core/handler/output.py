@@ -9,16 +9,18 @@ import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from ion_core.contracts.storage import check_key
-from ion_core.errors import InvalidEvent, InvalidKey, OutputRefused
+from ion_core.dataplane import MAX_NAME_BYTES
+from ion_core.errors import InvalidEvent, InvalidKey, OutputRefused, shortened
 from ion_core.events import MAX_EVENT_BYTES, Pairs, read_pairs, type_problem
 from ion_core.handler.workspace import Workspace
 from ion_core.jobs import Module
 
-SHOWN = 20
-"""How many problems an error names one by one."""
+MAX_ALL_EVENTS_BYTES = 16 * 1024**2
+"""Of all events of one job: they end in one commit record."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,13 +45,16 @@ class Output:
 class _Problems(list[str]):
     def raise_if_any(self) -> None:
         if self:
-            more = [f"and {len(self) - SHOWN:,} more problems"] if len(self) > SHOWN else []
-            raise OutputRefused("; ".join([*self[:SHOWN], *more]))
+            raise OutputRefused(shortened(self))
 
 
 def read_output(workspace: Workspace, module: Module) -> Output:
     """Check and read ``out/``. Raises OutputRefused naming every entry that breaks the module contract."""
     problems = _Problems()
+    for directory, what in ((workspace.root, "the workspace"), (workspace.out, "out")):
+        if not _is_directory(directory, what, problems):
+            problems.raise_if_any()
+            return Output(files={}, insights=(), events=())
     files = _data_files(workspace.out / "data", module, problems)
     insights = _insights(workspace.out / "insights.json", module, problems)
     events = _events(workspace.out / "events", module, files, problems)
@@ -61,12 +66,14 @@ def _data_files(data: Path, module: Module, problems: _Problems) -> dict[str, in
     limits = module.limits
     found: dict[str, int] = {}
     total = 0
-    for name, status, depth in _walk(data, "", 1, limits.max_depth, problems):
+    for name, status, depth in _walk(data, "", 1, module, problems):
         if len(found) >= limits.max_files:
             problems.append(_over(module, "out/data", f"holds more than {limits.max_files:,} files", "max_files"))
             break
         if depth > limits.max_depth:
-            problems.append(_over(module, f"out/data/{name}", f"is nested more than {limits.max_depth} deep", "max_depth"))
+            problems.append(
+                _over(module, f"out/data/{name}", f"is nested more than {limits.max_depth} deep", "max_depth")
+            )
             break
         found[name] = status.st_size
         total += status.st_size
@@ -82,17 +89,16 @@ def _over(module: Module, where: str, what: str, limit: str) -> str:
 
 
 def _walk(
-    directory: Path, prefix: str, depth: int, max_depth: int, problems: _Problems
+    directory: Path, prefix: str, depth: int, module: Module, problems: _Problems
 ) -> Iterator[tuple[str, os.stat_result, int]]:
     """Regular files below, with names relative to ``out/data``; everything else is a problem, and not entered."""
-    try:
-        status = os.lstat(directory)
-        if not stat.S_ISDIR(status.st_mode):
-            problems.append(f"out/data{'/' + prefix if prefix else ''}: is {_kind(status.st_mode)}, not a directory")
-            return
-        os.chmod(directory, stat.S_IMODE(status.st_mode) | 0o700)  # a module may have closed it to us
-        entries = sorted(os.scandir(directory), key=lambda entry: entry.name)
-    except FileNotFoundError:
+    what = f"out/data/{prefix}" if prefix else "out/data"
+    if not _is_directory(directory, what, problems):
+        return
+    most = module.limits.max_files
+    entries = _entries(directory, most)
+    if len(entries) > most:
+        problems.append(_over(module, what, f"holds more than {most:,} files and directories", "max_files"))
         return
     for entry in entries:
         name = f"{prefix}/{entry.name}" if prefix else entry.name
@@ -101,16 +107,46 @@ def _walk(
         except InvalidKey as error:
             problems.append(f"out/data: {error}")
             continue
+        if len(os.fsencode(name)) > MAX_NAME_BYTES:
+            problems.append(
+                f"out/data/{name[:80]}…: has a name of more than {MAX_NAME_BYTES} bytes, with its directories"
+            )
+            continue
         status = entry.stat(follow_symlinks=False)
         if stat.S_ISDIR(status.st_mode):
-            if depth > max_depth:
+            if depth > module.limits.max_depth:
                 yield name, status, depth + 1
                 return
-            yield from _walk(directory / entry.name, name, depth + 1, max_depth, problems)
+            yield from _walk(directory / entry.name, name, depth + 1, module, problems)
         elif stat.S_ISREG(status.st_mode):
+            if not status.st_mode & stat.S_IRUSR and status.st_uid == os.geteuid():
+                os.chmod(directory / entry.name, 0o600)
             yield name, status, depth
         else:
             problems.append(f"out/data/{name}: is {_kind(status.st_mode)}; only files and directories are taken")
+
+
+def _is_directory(path: Path, what: str, problems: _Problems) -> bool:
+    """Whether it is one, opened to us should the module have closed it; one that is missing is no problem."""
+    try:
+        status = os.lstat(path)
+        if not stat.S_ISDIR(status.st_mode):
+            problems.append(f"{what}: is {_kind(status.st_mode)}, not a directory")
+            return False
+    except FileNotFoundError:
+        return False
+    if status.st_uid == os.geteuid() and status.st_mode & stat.S_IRWXU != stat.S_IRWXU:
+        os.chmod(path, stat.S_IMODE(status.st_mode) | stat.S_IRWXU)
+    if not os.access(path, os.R_OK | os.X_OK):
+        problems.append(f"{what}: cannot be opened, it is another user's. Leave it readable")
+        return False
+    return True
+
+
+def _entries(directory: Path, most: int) -> list[os.DirEntry[str]]:
+    """What is in it, in lexical order; of too many, ``most`` and one more."""
+    with os.scandir(directory) as entries:
+        return sorted(islice(entries, most + 1), key=lambda entry: entry.name)
 
 
 def _kind(mode: int) -> str:
@@ -131,19 +167,23 @@ def _kind(mode: int) -> str:
 def _read(path: Path, what: str, limit: int, problems: _Problems) -> bytes | None:
     """Content of a regular file; None, and a problem said, for anything else."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return None
-    except OSError:
-        problems.append(f"{what}: is {_kind(os.lstat(path).st_mode)}, or cannot be opened; it must be a readable file")
-        return None
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
+        status = os.lstat(path)
         if not stat.S_ISREG(status.st_mode):
             problems.append(f"{what}: is {_kind(status.st_mode)}; it must be a file")
             return None
+        if not status.st_mode & stat.S_IRUSR and status.st_uid == os.geteuid():
+            os.chmod(path, 0o600)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    except PermissionError:
+        problems.append(f"{what}: cannot be opened, it is another user's. Leave it readable")
+        return None
+    with os.fdopen(descriptor, "rb") as file:
         if status.st_size > limit:
-            problems.append(f"{what}: is {status.st_size:,} bytes long, the limit is {limit:,}. Pass large data as files")
+            problems.append(
+                f"{what}: is {status.st_size:,} bytes long, the limit is {limit:,}. Pass large data as files"
+            )
             return None
         return file.read(limit + 1)
 
@@ -151,7 +191,7 @@ def _read(path: Path, what: str, limit: int, problems: _Problems) -> bytes | Non
 def _insights(path: Path, module: Module, problems: _Problems) -> Pairs:
     limit = module.limits.max_insights
     raw = _read(path, "out/insights.json", limit, problems)
-    if not raw:
+    if raw is None or not raw.strip():
         return ()
     try:
         return read_pairs(raw, what="out/insights.json", limit=limit)
@@ -161,19 +201,15 @@ def _insights(path: Path, module: Module, problems: _Problems) -> Pairs:
 
 
 def _events(directory: Path, module: Module, files: dict[str, int], problems: _Problems) -> tuple[EventFile, ...]:
-    try:
-        if not stat.S_ISDIR(os.lstat(directory).st_mode):
-            problems.append(f"out/events: is {_kind(os.lstat(directory).st_mode)}, not a directory")
-            return ()
-        os.chmod(directory, 0o700)
-        names = sorted(os.listdir(directory))
-    except FileNotFoundError:
+    if not _is_directory(directory, "out/events", problems):
         return ()
-    if len(names) > module.limits.max_events:
-        what = f"holds {len(names):,} events, {module.limits.max_events:,} are allowed"
-        problems.append(_over(module, "out/events", what, "max_events"))
+    most = module.limits.max_events
+    names = [entry.name for entry in _entries(directory, most)]
+    if len(names) > most:
+        problems.append(_over(module, "out/events", f"holds more than {most:,} events", "max_events"))
         return ()
     events = []
+    room = MAX_ALL_EVENTS_BYTES
     for name in names:
         try:
             check_key(name)
@@ -181,6 +217,10 @@ def _events(directory: Path, module: Module, files: dict[str, int], problems: _P
             problems.append(f"out/events: {error}")
             continue
         raw = _read(directory / name, f"out/events/{name}", MAX_EVENT_BYTES, problems)
+        room -= len(raw or b"")
+        if room < 0:
+            problems.append(f"out/events: holds more than {MAX_ALL_EVENTS_BYTES:,} bytes. Pass large data as files")
+            break
         if raw is not None and (event := _event(raw, name, module, files, problems)):
             events.append(event)
     return tuple(events)

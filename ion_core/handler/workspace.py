@@ -1,19 +1,19 @@
 """The workspace: the directory a module sees as ``/ion``.
 
-    <base>/<name>/job.json      what it is for, read by recovery after a crash; the module does not see it
-    <base>/<name>/ion/in/data   input files
-    <base>/<name>/ion/in/eventmeta.json
-    <base>/<name>/ion/out/data  files to keep
-    <base>/<name>/ion/out/events, out/insights.json
+<base>/<name>/job.json      what it is for, read by recovery after a crash; the module does not see it
+<base>/<name>/ion/in/data   input files
+<base>/<name>/ion/in/eventmeta.json
+<base>/<name>/ion/out/data  files to keep
+<base>/<name>/ion/out/events, out/insights.json
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
-import shutil
-import stat
-from collections.abc import Callable, Iterator
+import secrets
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,19 +47,26 @@ class Workspace:
     def make(cls, base: Path, name: str) -> Workspace:
         """A fresh one: clean directories and an empty ``out/insights.json``.
 
-        ``out`` is writable for any uid, since a container's user is not ours; ``base`` keeps others of this machine out.
+        ``out`` is writable for any uid, since a container's user is not ours; ``base`` keeps others of the machine out.
         """
         workspace = cls(base / name)
         workspace.home.mkdir()
-        for directory in (workspace.root, workspace.root / "in", workspace.in_data):
+        try:
+            workspace._lay_out()
+        except OSError:
+            workspace.remove()
+            raise
+        return workspace
+
+    def _lay_out(self) -> None:
+        for directory in (self.root, self.root / "in", self.in_data):
             directory.mkdir()
-        for directory in (workspace.out, workspace.out / "data", workspace.out / "events"):
+        for directory in (self.out, self.out / "data", self.out / "events"):
             directory.mkdir()
             directory.chmod(_OPEN_TO_ANY_UID)
-        insights = workspace.out / "insights.json"
+        insights = self.out / "insights.json"
         insights.touch()
         insights.chmod(0o666)
-        return workspace
 
     def note_job(self, note: dict[str, Any]) -> None:
         """Say what this workspace is used for, so that a crash leaves nothing that cannot be swept."""
@@ -74,22 +81,25 @@ class Workspace:
         return note if isinstance(note, dict) else None
 
     def remove(self) -> None:
-        """Remove it, whatever modes the module gave its directories. Fine if gone."""
-        shutil.rmtree(self.home, onerror=_make_removable)
+        """Remove it, whatever the module made of it: closed directories, or more levels than a path can name.
 
-
-def _make_removable(operation: Callable[..., Any], path: str, error: Any) -> None:
-    """rmtree's way to ask: open up the directory and try once more; gone is fine."""
-    if isinstance(error[1], FileNotFoundError):
-        return
-    parent = os.path.dirname(path)
-    for directory in (parent, path):
-        if stat.S_ISDIR(os.lstat(directory).st_mode):
-            os.chmod(directory, 0o700)
-    if os.path.isdir(path) and not os.path.islink(path):
-        shutil.rmtree(path)
-    else:
-        os.unlink(path)
+        Fine if gone. Directories that hold others are emptied by moving those up, so that no path grows long.
+        """
+        if not self.home.is_dir():
+            return
+        aside = (f"{self.home}-{secrets.token_hex(4)}-{n}" for n in itertools.count())
+        left = [str(self.home)]
+        while left:
+            directory = left.pop()
+            with os.scandir(directory) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        os.chmod(entry.path, 0o700)  # else it could be neither moved nor read
+                        left.append(next(aside))
+                        os.rename(entry.path, left[-1])
+                    else:
+                        os.unlink(entry.path)
+            os.rmdir(directory)
 
 
 def workspaces(base: Path) -> Iterator[Workspace]:

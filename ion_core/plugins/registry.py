@@ -109,28 +109,33 @@ class Registry:
 
     def choose(self, kind: Kind, name: str, *, where: str) -> Provider[Any]:
         """The provider of that kind and name. ConfigError, starting with ``where``, says why there is none."""
+        if problem := self.why_not(kind, name):
+            raise ConfigError(f"{where}: {problem}")
+        return self._offers[kind][name][0][1]
+
+    def why_not(self, kind: Kind, name: str) -> str | None:
+        """Why ``name`` cannot be chosen and what can, or None if it can."""
         offers = self._offers[kind].get(name, [])
         if len(offers) == 1:
-            return offers[0][1]
+            return None
+        what = f'{kind.value} "{name}"'
         if offers:
             owners = " and ".join(plugin.distribution for plugin, _ in offers)
-            raise ConfigError(
-                f'{where}: the {kind.value} "{name}" is registered by more than one plugin: {owners}. '
+            return (
+                f"the {what} is registered by more than one plugin: {owners}. "
                 'Uninstall all but one, or list the ones to use under "plugins".'
             )
         for broken in self.broken:
             if _named_after(name, broken.distribution) or _named_after(name, broken.entry_point):
                 others = ", ".join(self.names(kind)) or "none is installed"
-                raise ConfigError(
-                    f'{where}: no {kind.value} "{name}": the plugin {broken.distribution} cannot be used: '
-                    f"{broken.cause}. Repair it or choose another: {others}."
+                return (
+                    f"no {what}: the plugin {broken.distribution} cannot be used: {broken.cause}. "
+                    f"Repair it or choose another: {others}."
                 )
         for distribution in self.skipped:
             if _named_after(name, distribution):
-                raise ConfigError(
-                    f'{where}: no {kind.value} "{name}": {distribution} is installed, but {self._skipped_by}.'
-                )
-        raise ConfigError(f'{where}: no {kind.value} called "{name}".{self._instead(kind, name)}')
+                return f"no {what}: {distribution} is installed, but {self._skipped_by}."
+        return f'no {kind.value} called "{name}".{self._instead(kind, name)}'
 
     def _instead(self, kind: Kind, name: str) -> str:
         names = self.names(kind)
@@ -147,8 +152,10 @@ class Registry:
                 distribution=plugin.distribution,
                 version=plugin.version,
                 entry_point=plugin.entry_point,
-                providers={kind: sorted(it.name for it in found) for kind, found in plugin.providers.items() if found},
-                commands=sorted(str(command.name) for command in plugin.commands),
+                providers={
+                    kind: tuple(sorted(it.name for it in found)) for kind, found in plugin.providers.items() if found
+                },
+                commands=tuple(sorted(str(command.name) for command in plugin.commands)),
                 problem="; ".join(self._conflicts(plugin)) or None,
             )
             for plugin in self.loaded

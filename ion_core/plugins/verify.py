@@ -116,6 +116,8 @@ def _provider_problem(provider: Any) -> str | None:
         return f"{what}: settings must be a pydantic model (got {settings!r})"
     if settings.model_config.get("extra") != "forbid":
         return f'{what}: settings {settings.__name__} must have extra="forbid", as contracts.settings.Settings has'
+    if "provider" in settings.model_fields:
+        return f'{what}: settings {settings.__name__} must not have the key "provider", which chooses the provider'
     if not callable(provider.open):
         return f"{what}: open must be callable (got {provider.open!r})"
     version = _VERSION.fullmatch(contract) if isinstance(contract, str) else None

@@ -76,7 +76,7 @@ class BlobKit(Conformance):
         for link in (False, True):
             with refused(BlobCorrupt, naming=key):
                 await blobs.get(key, target, expect=expect, link=link)
-            assert not target.exists(), "what is not as expected must not be left behind"
+            assert not target.exists(), "what is not as expected must not be left behind"  # noqa: ASYNC240
 
 
 class StoringRules(BlobKit):

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 from ion_core.contracts.messaging import MessageBroker
 from ion_core.errors import DeadLetterNotFound
-from ion_core.testing.kit import refused
+from ion_core.testing.kit import only, refused
 from ion_core.testing.subscriber import BODY, HEADERS, BrokerKit
 
 
@@ -19,7 +19,7 @@ class DeadLetterRules(BrokerKit):
         async with self.holding(broker) as held:
             await held.delivery.retry(delay=timedelta(0))
             await (await held.subscriber.take()).dead_letter(reason, log_tail=tail)
-            (letter,) = await broker.dead_letters(held.queue)
+            letter = only(await broker.dead_letters(held.queue))
         assert (letter.queue, letter.body, dict(letter.headers)) == (held.queue, BODY, HEADERS)
         assert (letter.reason, letter.attempts, tuple(letter.log_tail)) == (reason, 2, tail)
         assert before <= letter.died_at <= datetime.now(UTC) + timedelta(seconds=2)
@@ -48,13 +48,13 @@ class DeadLetterRules(BrokerKit):
         async with self.holding(broker) as held:
             await held.delivery.retry(delay=timedelta(0))
             await (await held.subscriber.take()).dead_letter("first death")
-            (letter,) = await broker.dead_letters(held.queue)
+            letter = only(await broker.dead_letters(held.queue))
             assert await broker.redrive(held.queue, [letter.id]) == 1
             again = await held.subscriber.take()
             assert (again.attempt, again.body, dict(again.headers)) == (1, BODY, HEADERS)
             assert await broker.dead_letters(held.queue) == []
             await again.dead_letter("second death")
-            (letter,) = await broker.dead_letters(held.queue)
+            letter = only(await broker.dead_letters(held.queue))
             assert (letter.attempts, letter.reason) == (1, "second death")
 
     async def test_redrive_moves_what_is_named_to_its_queue_only(self, broker: MessageBroker) -> None:
@@ -68,7 +68,7 @@ class DeadLetterRules(BrokerKit):
 
     async def test_redrive_of_an_unknown_id_moves_nothing(self, broker: MessageBroker) -> None:
         async with self.dead(broker, b"1") as held:
-            (letter,) = await broker.dead_letters(held.queue)
+            letter = only(await broker.dead_letters(held.queue))
             with refused(DeadLetterNotFound, naming="no-such-id"):
                 await broker.redrive(held.queue, [letter.id, "no-such-id"])
             await held.subscriber.nothing_comes()
@@ -84,15 +84,15 @@ class DeadLetterRules(BrokerKit):
 
     async def test_purge_of_an_unknown_id_deletes_nothing(self, broker: MessageBroker) -> None:
         async with self.dead(broker, b"1") as held:
-            (letter,) = await broker.dead_letters(held.queue)
+            letter = only(await broker.dead_letters(held.queue))
             with refused(DeadLetterNotFound, naming="no-such-id"):
                 await broker.purge(held.queue, [letter.id, "no-such-id"])
             assert [kept.id for kept in await broker.dead_letters(held.queue)] == [letter.id]
 
     async def test_a_queue_knows_its_own_dead_letters_only(self, broker: MessageBroker) -> None:
         async with self.dead(broker, b"here") as here, self.dead(broker, b"there") as there:
-            (mine,) = await broker.dead_letters(here.queue)
-            (theirs,) = await broker.dead_letters(there.queue)
+            mine = only(await broker.dead_letters(here.queue))
+            theirs = only(await broker.dead_letters(there.queue))
             assert (mine.body, theirs.body) == (b"here", b"there")
             if mine.id != theirs.id:  # ids need be unique in their queue only
                 for call in (broker.redrive, broker.purge):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, NoReturn, TypeVar
 
@@ -75,6 +75,10 @@ class Conformance:
             assert loop.time() < deadline, f"{what}: not within {self.patience:g} s, it is {found!r}"
             await asyncio.sleep(0.01)
 
+    async def a_while(self) -> None:
+        """Let ``quiet`` seconds pass: only for what must not happen meanwhile."""
+        await asyncio.sleep(self.quiet)
+
     async def stays_quiet(self, awaitable: Awaitable[object], what: str) -> None:
         """An assertion if ``awaitable``, which is cancelled afterwards, ends within ``quiet`` seconds."""
         task = asyncio.ensure_future(awaitable)
@@ -84,15 +88,24 @@ class Conformance:
         assert not done, f"{what}: {task.exception() or task.result()!r}"
 
 
+def only(found: Sequence[T]) -> T:
+    """The one thing that was to be found."""
+    assert len(found) == 1, f"one was expected, found {len(found)}: {found!r}"
+    return found[0]
+
+
 @contextmanager
-def refused(error: type[Exception], *, naming: str = "", of: str = "it") -> Iterator[None]:
+def refused(
+    error: type[Exception] | tuple[type[Exception], ...], *, naming: str = "", of: str = "it"
+) -> Iterator[None]:
     """The block must raise ``error`` with ``naming`` in its message; anything else is an assertion about ``of``."""
+    expected = error.__name__ if isinstance(error, type) else " or ".join(one.__name__ for one in error)
     try:
         yield
     except error as found:
         if naming not in str(found):
             raise AssertionError(f"{of}: {type(found).__name__} must name {naming!r}, it says: {found}") from found
     except Exception as found:
-        raise AssertionError(f"{of}: raised {type(found).__name__}: {found}; expected {error.__name__}") from found
+        raise AssertionError(f"{of}: raised {type(found).__name__}: {found}; expected {expected}") from found
     else:
-        raise AssertionError(f"{of}: raised nothing; expected {error.__name__}")
+        raise AssertionError(f"{of}: raised nothing; expected {expected}")

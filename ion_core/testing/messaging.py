@@ -7,7 +7,7 @@ import asyncio
 from ion_core.contracts.messaging import Delivery, MessageBroker
 from ion_core.errors import QueueNotDeclared, Unroutable
 from ion_core.testing.dead_letters import DeadLetterRules
-from ion_core.testing.kit import needs, refused
+from ion_core.testing.kit import needs, only, refused
 from ion_core.testing.settling import SettlingRules
 from ion_core.testing.subscriber import BODY, HEADERS, BrokerKit
 
@@ -171,7 +171,7 @@ class PublishingRules(BrokerKit):
         queue = await self.declared(broker, topic)
         await self.publish(broker, topic, BODY)
         for _ in range(3):
-            (seen,) = await broker.peek(queue, limit=10)
+            seen = only(await broker.peek(queue, limit=10))
             assert (seen.body, dict(seen.headers), seen.attempt) == (BODY, HEADERS, 1)
         await self.counts(broker, queue, ready=1)
         async with self.subscribed(broker, queue) as subscriber:

@@ -7,18 +7,26 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing, contextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
+from ion_core.builtin.process_runtime import open_process_runtime
 
+from ion_core.builtin import plugin
 from ion_core.builtin.local_blobs import open_local_blobs
-from ion_core.builtin.settings import LocalBlobsSettings, SqliteBrokerSettings, SqliteDocumentsSettings
+from ion_core.builtin.settings import LocalBlobsSettings, ProcessSettings, SqliteBrokerSettings, SqliteDocumentsSettings
 from ion_core.builtin.sqlite_broker import open_sqlite_broker
 from ion_core.builtin.sqlite_documents import open_sqlite_documents
 from ion_core.contracts.messaging import Delivery, MessageBroker
+from ion_core.contracts.runtime import ContainerRuntime
 from ion_core.contracts.storage import BlobStore, DocumentStore
-from ion_core.testing.blobs import BlobStoreConformance
-from ion_core.testing.documents import DocumentStoreConformance
-from ion_core.testing.messaging import MessageBrokerConformance
+from ion_core.testing import (
+    BlobStoreConformance,
+    ContainerRuntimeConformance,
+    DocumentStoreConformance,
+    MessageBrokerConformance,
+    ProviderConformance,
+)
 
 
 @contextmanager
@@ -34,6 +42,17 @@ def tables_away(path: Path) -> Iterator[None]:
         for name in names:
             connection.execute(f"ALTER TABLE {name}_away RENAME TO {name}")
         connection.commit()
+
+
+@contextmanager
+def a_file_in_place_of(directory: Path) -> Iterator[None]:
+    """Somebody has moved the directory away."""
+    away = directory.with_name("away")
+    directory.rename(away)
+    directory.write_bytes(b"in the way")
+    yield
+    directory.unlink()
+    away.rename(directory)
 
 
 class TestSqliteBroker(MessageBrokerConformance):
@@ -93,10 +112,43 @@ class TestLocalBlobs(BlobStoreConformance):
 
     @asynccontextmanager
     async def outage(self, blobs: BlobStore) -> AsyncIterator[None]:
-        """A file lies where the directory was."""
-        away = self.settings.path.with_name("away")
-        self.settings.path.rename(away)
-        self.settings.path.write_bytes(b"in the way")
-        yield
-        self.settings.path.unlink()
-        away.rename(self.settings.path)
+        with a_file_in_place_of(self.settings.path):
+            yield
+
+
+class TestProcessRuntime(ContainerRuntimeConformance):
+    @pytest.fixture
+    async def runtime(self, tmp_path: Path) -> AsyncIterator[ContainerRuntime]:
+        self.settings = ProcessSettings(path=tmp_path / "run")
+        async with open_process_runtime(self.settings) as runtime:
+            yield runtime
+
+    def reopen(self) -> AbstractAsyncContextManager[ContainerRuntime]:
+        return open_process_runtime(self.settings)
+
+    @asynccontextmanager
+    async def outage(self, runtime: ContainerRuntime) -> AsyncIterator[None]:
+        with a_file_in_place_of(self.settings.path):
+            yield
+
+
+@pytest.mark.parametrize(
+    "provider",
+    [
+        next(provider for provider in hook() if provider.name != "memory")
+        for hook in (
+            plugin.ion_message_brokers,
+            plugin.ion_container_runtimes,
+            plugin.ion_blob_stores,
+            plugin.ion_document_stores,
+        )
+    ],
+    ids=lambda provider: provider.name,
+)
+class TestEmbeddedProviders(ProviderConformance):
+    def section(self, tmp_path: Path) -> dict[str, Any]:
+        return {"path": str(tmp_path / "some" / "state")}
+
+    def unusable(self, tmp_path: Path) -> dict[str, Any]:
+        (tmp_path / "file").write_bytes(b"no directory, no database")
+        return {"path": str(tmp_path / "file" / "state")}

@@ -5,17 +5,27 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ion_core.builtin import plugin
 from ion_core.builtin.memory.blobs import MemoryBlobStore, open_memory_blobs
 from ion_core.builtin.memory.documents import MemoryDocumentStore, open_memory_documents
 from ion_core.builtin.memory.messaging import MemoryBroker, MemoryDelivery, open_memory_broker
+from ion_core.builtin.memory.runtime import MemoryRuntime, open_memory_runtime
 from ion_core.errors import TransientError
-from ion_core.testing.blobs import BlobStoreConformance
-from ion_core.testing.documents import DocumentStoreConformance
-from ion_core.testing.messaging import MessageBrokerConformance
+from ion_core.testing import (
+    BlobStoreConformance,
+    ContainerRuntimeConformance,
+    DocumentStoreConformance,
+    MessageBrokerConformance,
+    ProviderConformance,
+    ServiceConformance,
+)
+from tests.conformance.memory_commands import MemoryCommands
+from tests.conformance.memory_service import MemoryService
 
 
 @asynccontextmanager
@@ -68,3 +78,47 @@ class TestMemoryDocuments(DocumentStoreConformance):
     async def documents(self) -> AsyncIterator[MemoryDocumentStore]:
         async with open_memory_documents() as documents:
             yield documents
+
+
+class TestMemoryRuntime(MemoryCommands, ContainerRuntimeConformance):
+    missing_image = "no/such:image"
+    reopen = None
+    outage = staticmethod(out_of_order)
+
+    @pytest.fixture
+    async def runtime(self) -> AsyncIterator[MemoryRuntime]:
+        async with open_memory_runtime(programs=self.programs) as runtime:
+            yield runtime
+
+
+class TestMemoryService(ServiceConformance):
+    @pytest.fixture
+    async def service(self) -> MemoryService:
+        return MemoryService()
+
+    async def cause_event(self, service: MemoryService) -> str:
+        service.poke("photo.received")
+        return "photo.received"
+
+    def unservable(self) -> MemoryService:
+        return MemoryService(broken=TransientError("memory service: out of order, as the test wants it"))
+
+
+@pytest.mark.parametrize(
+    "provider",
+    [
+        next(provider for provider in hook() if provider.name == "memory")
+        for hook in (
+            plugin.ion_message_brokers,
+            plugin.ion_container_runtimes,
+            plugin.ion_blob_stores,
+            plugin.ion_document_stores,
+        )
+    ],
+    ids=["broker", "runtime", "blobs", "documents"],
+)
+class TestMemoryProviders(ProviderConformance):
+    unusable = None
+
+    def section(self, tmp_path: Path) -> dict[str, Any]:
+        return {}

@@ -146,6 +146,8 @@ class MemoryBroker:
     ``failing``     set to an error, every call raises it until it is None again.
     """
 
+    delivery_type = MemoryDelivery
+
     def __init__(self, *, lease: timedelta | None = None, call_later: CallLater | None = None) -> None:
         self.lease = lease
         self.failing: ProviderError | None = None
@@ -235,7 +237,7 @@ class MemoryBroker:
 
     def _take(self, queue: str) -> MemoryDelivery:
         found = self.queue(queue)
-        delivery = MemoryDelivery(self, queue, heapq.heappop(found.ready))
+        delivery = self.delivery_type(self, queue, heapq.heappop(found.ready))
         found.held.add(delivery)
         self._changed_now()
         return delivery

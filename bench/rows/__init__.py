@@ -1,0 +1,21 @@
+"""The rows, one small file each. A new one is written beside these and listed here."""
+
+from __future__ import annotations
+
+from bench.measure import Benchmark
+from bench.rows import embedded_event, embedded_rate, events_many, files, growth, help
+
+BENCHMARKS: dict[str, Benchmark] = {
+    benchmark.name: benchmark
+    for benchmark in (
+        embedded_event.benchmark(),
+        embedded_rate.benchmark(),
+        files.big(),
+        files.big_copied(),
+        files.many(),
+        files.many_copied(),
+        events_many.benchmark(),
+        help.benchmark(),
+        growth.benchmark(),
+    )
+}

@@ -1,0 +1,61 @@
+"""Pairs and files as they are given on the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ion_core.cli.options import PathText, Text
+
+
+class KeyValue(click.ParamType):  # type: ignore[type-arg]
+    """``KEY=VALUE``; the value may be empty and may have more ``=``."""
+
+    name = "key=value"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        key, found, text = Text(None).convert(value, param, ctx).partition("=")
+        if not found or not key:
+            self.fail(f"must be KEY=VALUE, such as album=holidays (got {key[:60]!r}).", param, ctx)
+        return key, text
+
+
+class FilePair(click.ParamType):  # type: ignore[type-arg]
+    """``PATH``, or ``NAME=PATH`` for another name than the file's own. What exists as a whole is a path."""
+
+    name = "file"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        text = PathText().convert(value, param, ctx)
+        name, found, path = text.partition("=")
+        if found and name and path and not Path(text).exists():
+            return Text(None).convert(name, param, ctx), self._regular(path, param, ctx)
+        path = self._regular(text, param, ctx)
+        return Text(None).convert(Path(path).name, param, ctx), path
+
+    def _regular(self, path: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            if Path(path).is_file():
+                return path
+            problem = "is a directory. Name the files in it" if Path(path).is_dir() else "is not a regular file"
+            if not Path(path).exists():
+                problem = "no such file"
+        except OSError as error:
+            problem = error.strerror or str(error)
+        self.fail(f"{path[:200]!r}: {problem}.", param, ctx)
+
+
+def files_by_name(files: Sequence[tuple[str, str]]) -> dict[str, Path]:
+    """Files under the names that modules see. Two of one name are refused: the second would replace the first."""
+    found: dict[str, Path] = {}
+    for name, path in files:
+        if name in found:
+            raise click.UsageError(
+                f"--file: two files would have the name {name!r}: {str(found[name])!r} and {path!r}. "
+                "Name one of them otherwise with NAME=PATH."
+            )
+        found[name] = Path(path)
+    return found

@@ -1,0 +1,222 @@
+"""A flow: the events of one correlation id, the jobs they started and how those went, read from documents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ion_core.contracts.storage import Document
+from ion_core.events import COMMIT, EVENT_META, INSIGHT, MODULE_LOGS, Context, parse_context
+from ion_core.jobs import Module, Verdict
+
+COMMITTED = Verdict.COMMITTED.value
+DEAD_LETTERED = Verdict.DEAD_LETTERED.value
+RETRIED = Verdict.RETRIED.value
+PENDING = "pending"
+
+
+@dataclass(kw_only=True)
+class AttemptSeen:
+    """What the log of one attempt says. Times are ISO 8601; ``seconds`` by step, and ``all``."""
+
+    number: int
+    outcome: str
+    reason: str = ""
+    started_at: str = ""
+    finished_at: str = ""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True, eq=False)
+class JobSeen:
+    """One module's work for one event, and the events it led to."""
+
+    module: str
+    attempts: list[AttemptSeen] = field(default_factory=list)
+    committed_by: int | None = None
+    pairs: list[tuple[str, str]] = field(default_factory=list)
+    events: list[EventSeen] = field(default_factory=list)
+
+    @property
+    def last(self) -> AttemptSeen | None:
+        """The attempt that committed, or the latest one: after a redrive that need not have the highest number."""
+        for attempt in self.attempts:
+            if attempt.number == self.committed_by:
+                return attempt
+        return max(self.attempts, key=lambda it: (it.finished_at, it.number), default=None)
+
+    @property
+    def state(self) -> str:
+        """``committed``, ``dead-lettered``, ``retried`` (another attempt is to come) or ``pending``."""
+        if self.committed_by is not None:
+            return COMMITTED
+        last = self.last
+        return last.outcome if last is not None and last.outcome in (DEAD_LETTERED, RETRIED) else PENDING
+
+
+@dataclass(kw_only=True, eq=False)
+class EventSeen:
+    """An event: who it came from, what it brings, and the jobs it started. ``others`` are events of no known job."""
+
+    id: str
+    type: str
+    name: str
+    parent: str
+    files: list[str] = field(default_factory=list)
+    pairs: list[tuple[str, str]] = field(default_factory=list)
+    jobs: dict[str, JobSeen] = field(default_factory=dict)
+    others: list[EventSeen] = field(default_factory=list)
+
+
+@dataclass(kw_only=True)
+class Flow:
+    """``roots`` are the events that nothing in here caused; each event is in exactly one place below them."""
+
+    correlation_id: str
+    roots: list[EventSeen]
+
+    def events(self) -> Iterator[EventSeen]:
+        waiting = list(self.roots)
+        while waiting:
+            event = waiting.pop()
+            yield event
+            waiting += children(event)
+
+    def jobs(self) -> Iterator[JobSeen]:
+        for event in self.events():
+            yield from event.jobs.values()
+
+
+def children(event: EventSeen) -> list[EventSeen]:
+    """Events that this one led to, through whichever job."""
+    return [child for job in event.jobs.values() for child in job.events] + event.others
+
+
+class FlowReader:
+    """Takes the documents of one correlation id, in any order, keeping what a tree needs of them."""
+
+    def __init__(self, correlation_id: str, modules: Iterable[Module] = ()) -> None:
+        """``modules`` tell who takes which type, so that jobs that have not begun are known."""
+        self._correlation_id = correlation_id
+        self._modules = list(modules)
+        self._events: dict[str, EventSeen] = {}
+        self._jobs: dict[tuple[str, str], JobSeen] = {}
+        self.count = 0
+
+    def add(self, document: Document) -> None:
+        """Documents of unknown kinds count and tell nothing. Shapes are not trusted."""
+        self.count += 1
+        body = document.body
+        context = parse_context(body, what="document", problems=[])
+        if document.kind == EVENT_META:
+            self._add_event(document.id, body, context)
+        elif document.kind == INSIGHT:
+            self._job(context).pairs = _pairs(body.get("data"))
+        elif document.kind == MODULE_LOGS:
+            self._add_attempt(body, context)
+        elif document.kind == COMMIT:
+            self._add_commit(body, context)
+
+    def flow(self) -> Flow:
+        """What all documents together say. Call it once, at the end."""
+        for (event_id, module), job in self._jobs.items():
+            cause = self._events.get(event_id)
+            if cause is None:  # an event that left no document, such as one that another system sent
+                cause = self._events[event_id] = EventSeen(id=event_id, type="(unknown)", name="", parent="")
+            cause.jobs[module] = job
+        for event in self._events.values():
+            for it in self._modules:
+                if event.type in it.subscribes and it.name not in event.jobs:
+                    event.jobs[it.name] = JobSeen(module=it.name)
+        return Flow(correlation_id=self._correlation_id, roots=self._place())
+
+    def _add_event(self, id: str, body: Mapping[str, Any], context: Context) -> None:
+        self._events[id] = EventSeen(
+            id=id,
+            type=_text(body.get("type"), "(unknown)"),
+            name=context.name,
+            parent=context.parent_event_id,
+            files=[str(name) for name in _list(body.get("files"))],
+            pairs=_pairs(body.get("data")),
+        )
+
+    def _add_attempt(self, body: Mapping[str, Any], context: Context) -> None:
+        number, seconds = body.get("attempt"), body.get("seconds")
+        outcome = COMMITTED if body.get("succeeded") else "failed"
+        self._job(context).attempts.append(
+            AttemptSeen(
+                number=number if isinstance(number, int) else 1,
+                outcome=_text(body.get("outcome"), outcome),
+                reason=_text(body.get("reason"), ""),
+                started_at=_text(body.get("startedAt"), ""),
+                finished_at=_text(body.get("finishedAt"), ""),
+                seconds={
+                    str(step): value
+                    for step, value in (seconds.items() if isinstance(seconds, Mapping) else ())
+                    if isinstance(value, int | float)
+                },
+            )
+        )
+
+    def _add_commit(self, body: Mapping[str, Any], context: Context) -> None:
+        number = body.get("attempt")
+        job = self._job(context)
+        job.committed_by = number if isinstance(number, int) else 1
+        job.pairs = job.pairs or _pairs(body.get("insights"))
+        for item in _list(body.get("events")):  # those that are not published yet have no document of their own
+            if isinstance(item, Mapping) and isinstance(id := item.get("id"), str) and id not in self._events:
+                child = Context(
+                    name=context.name,
+                    event_id=id,
+                    correlation_id=context.correlation_id,
+                    parent_event_id=context.event_id,
+                )
+                self._add_event(id, item, child)
+
+    def _job(self, context: Context) -> JobSeen:
+        return self._jobs.setdefault((context.event_id, context.name), JobSeen(module=context.name))
+
+    def _place(self) -> list[EventSeen]:
+        """Put every event below what caused it; circles, which only foreign documents have, are opened somewhere."""
+        roots = []
+        for event in self._events.values():
+            cause = self._events.get(event.parent)
+            if cause is None or cause is event:
+                roots.append(event)
+            else:
+                _siblings(cause, event).append(event)
+        reached: set[str] = set()
+        self._mark(roots, reached)
+        for event in self._events.values():
+            if event.id not in reached:
+                _siblings(self._events[event.parent], event).remove(event)
+                roots.append(event)
+                self._mark([event], reached)
+        return roots
+
+    @staticmethod
+    def _mark(events: Iterable[EventSeen], reached: set[str]) -> None:
+        waiting = list(events)
+        while waiting:
+            event = waiting.pop()
+            reached.add(event.id)
+            waiting += children(event)
+
+
+def _siblings(cause: EventSeen, event: EventSeen) -> list[EventSeen]:
+    """Where ``event`` belongs below its cause: to the job that made it, if there is one."""
+    job = cause.jobs.get(event.name)
+    return cause.others if job is None else job.events
+
+
+def _text(value: Any, instead: str) -> str:
+    return value if isinstance(value, str) else instead
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _pairs(value: Any) -> list[tuple[str, str]]:
+    return [(str(it.get("key", "")), str(it.get("value", ""))) for it in _list(value) if isinstance(it, Mapping)]

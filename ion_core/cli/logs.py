@@ -1,0 +1,100 @@
+"""``ion-core logs``."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ion_core.cli.options import Options, Text, json_option, with_config
+from ion_core.cli.output import JsonArray, out, plain, plain_lines, say
+from ion_core.errors import DocumentNotFound, UsageError
+
+if TYPE_CHECKING:
+    from ion_core.app import App
+    from ion_core.contracts.storage import Document, DocumentStore
+
+SHORTEST = 4
+"""Characters that the beginning of an id must have to stand for it."""
+
+
+@click.command("logs")
+@click.argument("event_id", type=Text())
+@click.option("--module", metavar="NAME", type=Text(), help="Only those of this module.")
+@click.option("--attempt", metavar="N", type=click.IntRange(1), help="Only that of this attempt.")
+@json_option
+@with_config
+def command(options: Options, event_id: str, module: str | None, attempt: int | None, as_json: bool) -> None:
+    """Print the log of every attempt for an event, good or bad, in the order of storing.
+
+    The beginning of an event's id will do, as `trace flow` shows it. With --json an array of the documents.
+
+    \b
+    Example:
+      ion-core logs 3f2a9c1b --module detect
+    """
+    from ion_core.cli.session import load, run
+
+    run(load(options), lambda app: _print(app, event_id, module, attempt, as_json))
+
+
+async def _print(app: App, event_id: str, module: str | None, attempt: int | None, as_json: bool) -> None:
+    documents = await app.documents()
+    event_id, correlation_id = await _event(documents, event_id)
+    array, count = JsonArray(), 0
+    async for context, body in _logs(documents, event_id, correlation_id):
+        if (module or context) != context or attempt not in (None, body.get("attempt")):
+            continue
+        count += 1
+        if as_json:
+            array.add(body)
+        else:
+            _print_log(context, body)
+    if as_json:
+        array.end()
+    elif not count:
+        say(f"No attempt for event {plain(event_id)} has left such a log yet.")
+
+
+def _print_log(module: str, body: Mapping[str, Any]) -> None:
+    started = f"  {body['startedAt']}" if "startedAt" in body else ""
+    out(plain(f"== {module}, {body.get('desc') or 'attempt'}{started}"))
+    out(plain_lines(str(body.get("logs", "")).rstrip("\n")) + "\n")
+
+
+async def _event(documents: DocumentStore, id: str) -> tuple[str, str | None]:
+    """The whole id, and its correlation id: None for an event that left logs but no document of its own."""
+    from ion_core.events import EVENT_META
+
+    try:
+        return id, (await documents.get(EVENT_META, id)).correlation_id
+    except DocumentNotFound:
+        pass
+    begun: dict[str, str] = {}
+    async for document in documents.find(EVENT_META):
+        if len(id) >= SHORTEST and document.id.startswith(id):
+            begun[document.id] = document.correlation_id
+    if len(begun) > 1:
+        some = ", ".join(plain(it) for it in sorted(begun)[:5])
+        raise UsageError(f"{id!r}: {len(begun)} events have an id that begins so: {some}. Give more of it.")
+    for whole, correlation_id in begun.items():
+        return whole, correlation_id
+    async for _ in _logs(documents, id, None):
+        return id, None
+    raise DocumentNotFound(
+        f"no event {id!r}. `ion-core trace flow` shows the events of a flow, `dlq list` dead letters."
+    )
+
+
+async def _logs(
+    documents: DocumentStore, event_id: str, correlation_id: str | None
+) -> AsyncIterator[tuple[str, Mapping[str, Any]]]:
+    """Module and log document of every attempt for that event; without a correlation id all logs are looked through."""
+    from ion_core.events import MODULE_LOGS, parse_context
+
+    document: Document
+    async for document in documents.find(MODULE_LOGS, correlation_id=correlation_id):
+        context = parse_context(document.body, what="log", problems=[])
+        if context.event_id == event_id:
+            yield context.name, document.body

@@ -1,0 +1,152 @@
+"""What a valid configuration still has to say: the graph of its modules, and what their runtimes do not offer."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from ion_core.config.load import Config
+from ion_core.contracts.runtime import RuntimeCapabilities
+from ion_core.events import MAX_HOPS
+from ion_core.jobs import Module
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """Something about a configuration. Only an ``error`` keeps it from being served."""
+
+    severity: Literal["info", "warning", "error"]
+    where: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.text}"
+
+
+def check_graph(config: Config) -> list[Finding]:
+    """Types that nobody takes or emits, modules that nothing from outside reaches, and cycles."""
+    return [
+        *_without_modules(config),
+        *_taken_by_nobody(config),
+        *_emitted_by_nobody(config),
+        *_cycles(config),
+    ]
+
+
+def check_runtimes(config: Config, capabilities: Mapping[str, RuntimeCapabilities]) -> list[Finding]:
+    """What modules ask for and their runtimes, named as in ``config.runtimes``, do not offer: all errors."""
+    return [
+        Finding(severity="error", where=config.where("modules", module.name, *keys), text=text)
+        for module in config.modules.values()
+        if module.runtime in capabilities
+        for keys, text in _not_offered(module, capabilities[module.runtime], _runtime_name(config, module))
+    ]
+
+
+def _runtime_name(config: Config, module: Module) -> str:
+    return f'runtime "{module.runtime}" ({config.runtimes[module.runtime].provider.name})'
+
+
+def _not_offered(module: Module, offered: RuntimeCapabilities, runtime: str) -> Iterator[tuple[Sequence[str], str]]:
+    if offered.images and module.image is None:
+        yield (), f"image is required: the {runtime} runs images only"
+    if not offered.images and not module.command:
+        yield (), f"command is required: the {runtime} runs no images. Choose another under runtime, or give a command."
+    asked = module.resources
+    for key, wanted, given in (
+        ("cpus", asked.cpus is not None, offered.cpu_limit),
+        ("memory", asked.memory is not None, offered.memory_limit),
+        ("pids", asked.pids is not None, offered.pids_limit),
+        ("gpus", bool(asked.gpus), offered.gpus),
+    ):
+        if wanted and not given:
+            yield ("resources", key), f"the {runtime} cannot give or limit {key}. Remove it, or choose another runtime."
+
+
+def _without_modules(config: Config) -> Iterator[Finding]:
+    if not config.modules:
+        yield Finding(
+            severity="warning", where=config.where("modules"), text="there are none: no event starts anything"
+        )
+
+
+def _taken_by_nobody(config: Config) -> Iterator[Finding]:
+    taken = {it for module in config.modules.values() for it in module.subscribes}
+    for module in config.modules.values():
+        for n, event_type in enumerate(module.publishes):
+            if event_type in taken:
+                continue
+            where = config.where("modules", module.name, "publishes", n)
+            near = difflib.get_close_matches(event_type, taken, n=1, cutoff=0.85)
+            if near:
+                text = f'nobody takes "{event_type}". Did you mean "{near[0]}"?'
+                yield Finding(severity="warning", where=where, text=text)
+            else:
+                yield Finding(severity="info", where=where, text=f'nobody takes "{event_type}": flows end there')
+
+
+def _emitted_by_nobody(config: Config) -> Iterator[Finding]:
+    emitted = {it for module in config.modules.values() for it in module.publishes}
+    seen: set[str] = set()
+    for module in config.modules.values():
+        for n, event_type in enumerate(module.subscribes):
+            if event_type in emitted or event_type in seen:
+                continue
+            seen.add(event_type)
+            where = config.where("modules", module.name, "subscribes", n)
+            text = f'no module emits "{event_type}": it comes from outside'
+            yield Finding(severity="info", where=where, text=text)
+
+
+def _cycles(config: Config) -> Iterator[Finding]:
+    """Each knot of modules that start each other, once, with a way around it; and whether anything leads into it."""
+    following = {
+        name: [it.name for it in config.modules.values() if set(it.subscribes) & set(module.publishes)]
+        for name, module in config.modules.items()
+    }
+    reach = {name: _reached(name, following) for name in following}
+    done: set[str] = set()
+    for name in following:
+        if name in done or name not in reach[name]:
+            continue
+        knot = {name} | {other for other in reach[name] if name in reach.get(other, ())}
+        done |= knot
+        way = " → ".join(_way_round(name, following))
+        text = (
+            f"modules start each other in a circle: {way}. An event {MAX_HOPS} modules from the first starts no more."
+        )
+        where = config.where("modules", name, "publishes")
+        yield Finding(severity="warning", where=where, text=text)
+        emitted = {it for module in config.modules.values() for it in module.publishes}
+        from_outside = any(set(config.modules[it].subscribes) - emitted for it in knot)
+        led_into = any(knot & set(following[it]) for it in following if it not in knot)
+        if not from_outside and not led_into:
+            where = config.where("modules", name, "subscribes")
+            names = ", ".join(sorted(knot))
+            yield Finding(severity="warning", where=where, text=f"only itself, or somebody outside, starts it: {names}")
+
+
+def _reached(name: str, following: Mapping[str, Sequence[str]]) -> set[str]:
+    found: set[str] = set()
+    waiting = list(following[name])
+    while waiting:
+        if (module := waiting.pop()) not in found:
+            found.add(module)
+            waiting += following[module]
+    return found
+
+
+def _way_round(name: str, following: Mapping[str, Sequence[str]]) -> Sequence[str]:
+    """A shortest way from ``name`` back to it."""
+    ways = [[name]]
+    seen: set[str] = set()
+    while True:
+        way = ways.pop(0)
+        for module in following[way[-1]]:
+            if module == name:
+                return [*way, name]
+            if module not in seen:
+                seen.add(module)
+                ways.append([*way, module])

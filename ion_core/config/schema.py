@@ -1,0 +1,100 @@
+"""A JSON Schema of the whole file, with every installed provider's settings, so that editors complete and check."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic.errors import PydanticInvalidForJsonSchema, PydanticSchemaGenerationError
+
+from ion_core.config.model import FileSettings
+from ion_core.config.sections import PLACES
+from ion_core.contracts.provider import Provider
+from ion_core.plugins import Kind, Registry
+
+logger = logging.getLogger(__name__)
+
+_INTERPOLATED = {"type": "string", "pattern": r"\$\{(env|file):"}
+
+Schema = dict[str, Any]
+
+
+def json_schema(registry: Registry) -> Schema:
+    """JSON Schema 2020-12 of a configuration file, with the providers of ``registry``."""
+    schema = FileSettings.model_json_schema()
+    definitions: Schema = schema.pop("$defs", {})
+    for keys, (kind, default) in PLACES.items():
+        name = f"{'_'.join(str(key) for key in keys)}_provider"
+        definitions[name] = _alternatives(registry, kind, default, definitions)
+        holder = definitions["StorageSettings"] if keys[0] == "storage" else schema
+        place = holder["properties"][keys[-1]]
+        if keys[0] in ("runtimes", "services"):
+            place["additionalProperties"] = {"$ref": f"#/$defs/{name}"}
+        else:
+            place.pop("type", None)
+            place["$ref"] = f"#/$defs/{name}"
+        if kind is Kind.SERVICE:
+            _by_name(place, registry, definitions)
+    whole = {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "Ion configuration"}
+    whole["$defs"] = definitions
+    accepted: Schema = _with_interpolation(whole)
+    return accepted
+
+
+def _alternatives(registry: Registry, kind: Kind, default: str, definitions: Schema) -> Schema:
+    """One of the providers of that kind, told apart by ``provider``, which the default one need not have."""
+    providers = registry.providers(kind)
+    return {
+        "description": f"A {kind.value}: {', '.join(it.name for it in providers) or 'none is installed'}.",
+        "anyOf": [_settings(it, kind, it.name != default, definitions) for it in providers] or [{"type": "object"}],
+    }
+
+
+def _by_name(place: Schema, registry: Registry, definitions: Schema) -> None:
+    """A service is the provider of its name without saying so."""
+    place["properties"] = {
+        it.name: _settings(it, Kind.SERVICE, False, definitions) for it in registry.providers(Kind.SERVICE)
+    }
+
+
+def _settings(provider: Provider[Any], kind: Kind, required: bool, definitions: Schema) -> Schema:
+    prefix = f"{kind.name.lower()}.{provider.name}."
+    try:
+        model = provider.settings.model_json_schema(ref_template=f"#/$defs/{prefix}{{model}}")
+    except (PydanticInvalidForJsonSchema, PydanticSchemaGenerationError) as error:
+        logger.warning("settings have no JSON Schema", extra={"provider": provider.name, "cause": str(error)})
+        model = {"type": "object"}
+    definitions |= {f"{prefix}{name}": inner for name, inner in model.pop("$defs", {}).items()}
+    named = {"const": provider.name, "description": f"Use {provider.name}."}
+    model["title"] = provider.name
+    model["properties"] = {"provider": named, **model.get("properties", {})}
+    if required:
+        model["required"] = ["provider", *model.get("required", [])]
+    return dict(model)
+
+
+def _with_interpolation(schema: Any) -> Any:
+    """Wherever something narrower than text is asked for, ``${env:…}`` or ``${file:…}`` may stand as well."""
+    if isinstance(schema, list):
+        return [_with_interpolation(item) for item in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    wrapped = {key: _inside(key, value) for key, value in schema.items()}
+    narrow = any(key in schema for key in ("pattern", "format", "enum")) or schema.get("type") in (
+        "integer",
+        "number",
+        "boolean",
+    )
+    if not narrow:
+        return wrapped
+    told = {key: wrapped.pop(key) for key in ("title", "description", "default", "examples") if key in wrapped}
+    return {**told, "anyOf": [wrapped, dict(_INTERPOLATED)]}
+
+
+def _inside(key: str, value: Any) -> Any:
+    if key in ("properties", "$defs") and isinstance(value, Mapping):
+        return {name: _with_interpolation(inner) for name, inner in value.items()}
+    if key in ("items", "additionalProperties", "anyOf", "oneOf", "allOf", "prefixItems"):
+        return _with_interpolation(value)
+    return value

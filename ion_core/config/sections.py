@@ -1,0 +1,154 @@
+"""The sections of the file: which provider each chooses, and what one value alone cannot show to be wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from ion_core.config.messages import explain, nearest, not_shown
+from ion_core.config.tree import Node, Place, Problems, dotted
+from ion_core.config.tree import Path as Keys
+from ion_core.contracts.provider import Provider
+from ion_core.plugins import Kind, Registry
+
+M = TypeVar("M", bound=BaseModel)
+
+PLACES: Mapping[Keys, tuple[Kind, str]] = {
+    ("messaging",): (Kind.MESSAGE_BROKER, "sqlite"),
+    ("runtimes",): (Kind.CONTAINER_RUNTIME, "process"),
+    ("storage", "blobs"): (Kind.BLOB_STORE, "local"),
+    ("storage", "documents"): (Kind.DOCUMENT_STORE, "sqlite"),
+    ("services",): (Kind.SERVICE, ""),
+}
+"""Where providers are chosen, of which kind, and which one without a choice; of a service the one of its own name."""
+
+NAMED = ("runtimes", "services")
+"""Sections that hold one provider under each name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """A provider and its validated settings: ``provider.open(settings)``. ``where`` starts a message about them."""
+
+    provider: Provider[Any]
+    settings: BaseModel = field(repr=False)
+    where: str
+
+
+def fill_empty_sections(root: Node) -> None:
+    """A section without a value, perhaps as all its keys are commented out, is one without keys."""
+    for keys in _sections(root):
+        if (node := root.at(keys)) is not None and node.value is None:
+            node.value = {}
+
+
+def provider_sections(root: Node) -> Iterator[Keys]:
+    """Every place where a provider is chosen, also by default."""
+    for keys in PLACES:
+        if keys[0] not in NAMED:
+            yield keys
+            continue
+        names = _keys(root, keys)
+        if keys == ("runtimes",) and "default" not in names and (not names or _wants_default(root)):
+            names.append("default")
+        yield from ((*keys, name) for name in names)
+
+
+def choose(root: Node, keys: Keys, registry: Registry, context: Mapping[str, Any], problems: Problems) -> Chosen | None:
+    """The provider that the section at ``keys`` chooses, with its settings validated. None if something is wrong."""
+    node = root.at(keys)
+    if node is not None and not isinstance(node.value, dict):
+        return None  # reported when the whole file is validated
+    kind, default = PLACES.get(keys) or PLACES[keys[:1]]
+    given = root.at((*keys, "provider"))
+    if given is not None and not isinstance(given.value, str):
+        problems.add(given.place, (*keys, "provider"), f"must be the name of a {kind.value}")
+        return None
+    name = given.value if given is not None else default or str(keys[-1])
+    path, place = ((*keys, "provider"), given.place) if given is not None else (keys, _place(root, keys))
+    if why_not := registry.why_not(kind, name):
+        if given is not None and given.secret:
+            names = ", ".join(registry.names(kind)) or "none"
+            why_not = f"no {kind.value} has that name{not_shown(given)}. Installed: {names}."
+        if not problems.at(place, path):
+            problems.add(place, path, why_not)
+        return None
+    provider = registry.choose(kind, name, where=dotted(path))
+    settings = validated(provider.settings, root, keys, context, problems)
+    return None if settings is None else Chosen(provider=provider, settings=settings, where=f"{place}: {dotted(keys)}")
+
+
+def validated(model: type[M], root: Node, keys: Keys, context: Mapping[str, Any], problems: Problems) -> M | None:
+    """The section at ``keys`` as ``model``; None if something is wrong, which is then among the problems."""
+    node = root.at(keys)
+    value = _plain(node, keys) if node is not None else {}
+    if keys:
+        value.pop("provider", None)
+    try:
+        return model.model_validate(value, context=dict(context))
+    except ValidationError as error:
+        explain(error, model, root, keys, problems)
+    except Exception as error:  # a validator of a plugin may raise anything; what it says may show a secret
+        what = f"{model.__module__}.{model.__qualname__} raised {type(error).__name__} instead of ValueError"
+        problems.add(_place(root, keys), keys, f"cannot be validated: {what}. This is a fault of the plugin.")
+    return None
+
+
+def check_modules(root: Node, problems: Problems) -> None:
+    """What takes more than one key of a module to see."""
+    runtimes = {*_keys(root, ("runtimes",)), "default"}
+    for name in _keys(root, ("modules",)):
+        module = root.at(("modules", name))
+        if module is None or not isinstance(module.value, dict):
+            continue
+        image = module.value.get("image")
+        if "command" not in module.value and (image is None or image.value is None):
+            problems.add(module.key_place, ("modules", name), "image or command is required")
+        runtime = module.value.get("runtime")
+        if runtime is not None and isinstance(runtime.value, str) and runtime.value not in runtimes:
+            known = ", ".join(sorted(runtimes))
+            text = f'no runtime called "{runtime.value}".{nearest(runtime.value, runtimes)} Runtimes: {known}.'
+            if runtime.secret:
+                text = f"no runtime has that name{not_shown(runtime)}. Runtimes: {known}."
+            path = ("modules", name, "runtime")
+            if not problems.at(runtime.place, path):
+                problems.add(runtime.place, path, text)
+
+
+def _sections(root: Node) -> Iterator[Keys]:
+    """Where a mapping stands: an empty value is an empty mapping there."""
+    yield from (("messaging",), ("runtimes",), ("storage",), ("services",), ("modules",))
+    yield from (("storage", "blobs"), ("storage", "documents"))
+    for name in (*NAMED, "modules"):
+        for key in _keys(root, (name,)):
+            yield (name, key)
+
+
+def _keys(root: Node, path: Keys) -> list[str]:
+    node = root.at(path)
+    return list(node.value) if node is not None and isinstance(node.value, dict) else []
+
+
+def _wants_default(root: Node) -> bool:
+    runtimes = [root.at(("modules", name, "runtime")) for name in _keys(root, ("modules",))]
+    return any(runtime is None or runtime.value == "default" for runtime in runtimes)
+
+
+def _place(root: Node, keys: Keys) -> Place:
+    """The key of ``keys``, or of what it would be in."""
+    while (node := root.at(keys)) is None:
+        keys = keys[:-1]
+    return node.key_place
+
+
+def _plain(node: Node, path: Keys) -> Any:
+    """The value without its places. Where text is wanted ``1.10`` is the text that was written."""
+    if isinstance(node.value, dict):
+        return {key: _plain(below, (*path, key)) for key, below in node.value.items()}
+    if isinstance(node.value, list):
+        return [_plain(below, (*path, n)) for n, below in enumerate(node.value)]
+    as_written = path[:1] == ("modules",) and path[2:3] in (("env",), ("command",)) and node.value is not None
+    return node.text if as_written else node.value

@@ -1,0 +1,78 @@
+"""The provider kit: ``docs/contracts/provider.md`` as tests, one for each rule and of its name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from ion_core.contracts import CONTRACT_VERSION
+from ion_core.contracts.provider import Provider
+from ion_core.errors import ConfigError, StateError, TransientError
+from ion_core.testing.kit import Conformance, needs, refused, undeclared
+
+
+class ProviderConformance(Conformance):
+    """Every rule of what a plugin registers. Subclass it, give it the fixture and the hooks::
+
+        class TestMyProvider(ProviderConformance):
+            @pytest.fixture
+            def provider(self):
+                return next(iter(my_plugin.ion_blob_stores()))
+
+            def section(self, tmp_path):        # what stands in the configuration beside `provider:`
+                return {"path": str(tmp_path / "blobs")}
+
+            def unusable(self, tmp_path):       # None where no settings can fail to open
+                return {"path": "/dev/null/blobs"}
+
+    ``patience``  seconds to wait for it to open (30: the contract's bound).
+    """
+
+    patience = 30.0
+    section: Callable[..., Mapping[str, Any]] | None = undeclared(
+        "section", "def section(self, tmp_path): settings it can be opened with, as in the configuration"
+    )
+    unusable: Callable[..., Mapping[str, Any]] | None = undeclared(
+        "unusable", "def unusable(self, tmp_path): valid settings it cannot be opened with"
+    )
+
+    def settings(self, provider: Provider[Any], tmp_path: Path, **more: Any) -> BaseModel:
+        assert self.section is not None, "section: every provider has settings it can be opened with"
+        return provider.settings.model_validate({**self.section(tmp_path), **more})
+
+    async def test_a_name_is_lower_case(self, provider: Provider[Any]) -> None:
+        assert re.fullmatch(r"[a-z][a-z0-9-]*", provider.name)
+
+    async def test_the_contract_is_of_our_major_version(self, provider: Provider[Any]) -> None:
+        assert re.fullmatch(r"\d+\.\d+", provider.contract)
+        assert provider.contract.split(".")[0] == CONTRACT_VERSION.split(".")[0]
+
+    async def test_unknown_settings_are_refused(self, provider: Provider[Any], tmp_path: Path) -> None:
+        self.settings(provider, tmp_path)
+        with refused(ValidationError, naming="no_such_setting"):
+            self.settings(provider, tmp_path, no_such_setting=1)
+
+    async def test_settings_can_be_described(self, provider: Provider[Any]) -> None:
+        schema = provider.settings.model_json_schema()
+        assert schema["additionalProperties"] is False
+        undescribed = [name for name, item in schema.get("properties", {}).items() if not item.get("description")]
+        assert not undescribed, f"settings without a description: {undescribed}"
+
+    async def test_it_opens_again_after_closing(self, provider: Provider[Any], tmp_path: Path) -> None:
+        settings = self.settings(provider, tmp_path)
+        for _ in range(2):
+            opening = provider.open(settings)
+            opened = await self.within(opening.__aenter__(), "opening")
+            assert opened is not None
+            await self.within(opening.__aexit__(None, None, None), "closing")
+
+    @needs("unusable")
+    async def test_what_cannot_be_opened_is_refused(self, provider: Provider[Any], tmp_path: Path) -> None:
+        assert self.unusable is not None
+        settings = provider.settings.model_validate(self.unusable(tmp_path))
+        with refused((ConfigError, TransientError, StateError), of="opening"):
+            await self.within(provider.open(settings).__aenter__(), "refusing to open")

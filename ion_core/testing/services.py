@@ -1,0 +1,158 @@
+"""The service kit: ``docs/contracts/services.md`` as tests, one for each rule and of its name."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from ion_core.contracts.service import Service
+from ion_core.errors import InvalidEvent, IonError, TransientError, Unroutable
+from ion_core.events import Context, Event
+from ion_core.testing.kit import Conformance, needs, refused, undeclared
+
+
+class Host:
+    """What the kit gives a service to publish to: it notes every event, or raises ``refusing``."""
+
+    def __init__(self) -> None:
+        self.published: asyncio.Queue[str] = asyncio.Queue()
+        self.refusing: IonError | None = None
+
+    async def publish(
+        self,
+        event_type: str,
+        *,
+        data: Sequence[tuple[str, str]] = (),
+        files: Mapping[str, Path] | None = None,
+        event_id: str | None = None,
+        correlation_id: str | None = None,
+    ) -> Event:
+        self.published.put_nowait(event_type)
+        if self.refusing is not None:
+            raise self.refusing
+        event_id = event_id or Conformance.fresh("event")
+        context = Context(name="kit", event_id=event_id, correlation_id=correlation_id or event_id)
+        return Event(context=context, type=event_type, data=tuple(data), files=tuple(files or ()))
+
+    def problems(self) -> Sequence[str]:
+        return ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Serving:
+    """A service that has said it is ready."""
+
+    host: Host
+    stop: asyncio.Event
+    running: asyncio.Task[None]
+
+
+class ServiceConformance(Conformance):
+    """Every rule of the service contract. Subclass it, give it the fixture and the hooks::
+
+        class TestMyGateway(ServiceConformance):
+            @pytest_asyncio.fixture
+            async def service(self):
+                async with open_my_gateway(MySettings(listen="127.0.0.1:0")) as service:
+                    yield service
+
+            async def cause_event(self, service):   # None for a service that never publishes
+                await post(service.url)             # whatever the answer is
+                return "photo.received"             # the type the host must have been asked to publish
+
+            def unservable(self):                   # None for a service that nothing can keep from serving
+                return a_gateway_whose_port_is_taken()
+
+    ``service``      an open service, not run yet.
+    ``ends_within``  seconds it may take to end once it has been told to (5).
+    ``patience``     seconds to wait for what must happen (10); ``quiet`` for what must not (0.3).
+    """
+
+    ends_within: ClassVar[float] = 5.0
+    cause_event: Callable[..., Awaitable[str]] | None = undeclared(
+        "cause_event", "async def cause_event(self, service): make it publish, return the event's type"
+    )
+    unservable: Callable[..., Any] | None = undeclared(
+        "unservable", "def unservable(self): a service that cannot serve"
+    )
+
+    @asynccontextmanager
+    async def serving(self, service: Service) -> AsyncIterator[Serving]:
+        host, stop, ready = Host(), asyncio.Event(), asyncio.Event()
+        running = asyncio.create_task(service.run(host, stop, ready))
+        try:
+            becoming_ready = asyncio.create_task(ready.wait())
+            await asyncio.wait({running, becoming_ready}, timeout=self.patience, return_when=asyncio.FIRST_COMPLETED)
+            becoming_ready.cancel()
+            assert ready.is_set(), "ready was not set" + (f": run ended, {running}" if running.done() else "")
+            yield Serving(host=host, stop=stop, running=running)
+        finally:
+            stop.set()
+            await asyncio.wait({running}, timeout=self.ends_within)
+            running.cancel()
+            await asyncio.wait({running}, timeout=self.ends_within)
+
+    async def ends(self, running: asyncio.Task[None]) -> None:
+        await asyncio.wait({running}, timeout=self.ends_within)
+        assert running.done(), f"still running {self.ends_within:g} s after it was told to end"
+
+    async def test_it_says_when_it_serves(self, service: Service) -> None:
+        async with self.serving(service) as serving:
+            assert not serving.running.done()
+
+    async def test_it_serves_until_stopped(self, service: Service) -> None:
+        async with self.serving(service) as serving:
+            await self.stays_quiet(asyncio.shield(serving.running), "run returned before stop was set")
+
+    async def test_stop_ends_it(self, service: Service) -> None:
+        async with self.serving(service) as serving:
+            serving.stop.set()
+            await self.ends(serving.running)
+            assert serving.running.result() is None
+
+    async def test_a_stop_set_before_ends_it(self, service: Service) -> None:
+        stop = asyncio.Event()
+        stop.set()
+        running = asyncio.create_task(service.run(Host(), stop, asyncio.Event()))
+        try:
+            await self.ends(running)
+            assert running.result() is None
+        finally:
+            running.cancel()
+            await asyncio.wait({running}, timeout=self.ends_within)
+
+    async def test_cancelling_ends_it(self, service: Service) -> None:
+        async with self.serving(service) as serving:
+            serving.running.cancel()
+            await self.ends(serving.running)
+            assert serving.running.cancelled(), "run must let the cancellation through"
+
+    @needs("cause_event")
+    async def test_events_go_through_the_host(self, service: Service) -> None:
+        assert self.cause_event is not None
+        async with self.serving(service) as serving:
+            for _ in range(2):
+                expected = await self.within(self.cause_event(service), "cause_event")
+                assert await self.within(serving.host.published.get(), "publish through the host") == expected
+
+    @needs("cause_event")
+    async def test_an_event_the_host_refuses_does_not_end_it(self, service: Service) -> None:
+        assert self.cause_event is not None
+        async with self.serving(service) as serving:
+            for error in (Unroutable("no module"), InvalidEvent("bad"), TransientError("later"), None):
+                serving.host.refusing = error
+                await self.within(self.cause_event(service), "cause_event")
+                await self.within(serving.host.published.get(), f"publish after {error!r}")
+            await self.stays_quiet(asyncio.shield(serving.running), "run ended because an event was refused")
+
+    @needs("unservable")
+    async def test_what_keeps_it_from_serving_is_raised(self, service: Service) -> None:
+        assert self.unservable is not None
+        ready = asyncio.Event()
+        with refused(IonError):
+            await self.within(self.unservable().run(Host(), asyncio.Event(), ready), "the error")
+        assert not ready.is_set()

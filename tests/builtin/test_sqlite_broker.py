@@ -1,0 +1,349 @@
+"""What the embedded broker does beyond the rules every broker keeps."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sqlite3
+import threading
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from ion_core.builtin import sqlite_queue as sql
+from ion_core.builtin.settings import SqliteBrokerSettings
+from ion_core.builtin.sqlite import Access, open_database
+from ion_core.builtin.sqlite_broker import SqliteBroker, open_sqlite_broker
+from ion_core.contracts.messaging import Delivery, QueueStats, RetryPolicy
+from ion_core.errors import DeadLetterNotFound, StateError, StorageFull
+
+ENOUGH = 20.0
+LONG = timedelta(hours=1)
+SOON = timedelta(milliseconds=20)
+
+
+@asynccontextmanager
+async def opened(
+    path: Path, *, lease: timedelta = LONG, poll: timedelta = SOON, declare: bool = True
+) -> AsyncIterator[SqliteBroker]:
+    async with open_sqlite_broker(SqliteBrokerSettings(path=path / "db", lease=lease, poll=poll)) as broker:
+        if declare:
+            await broker.declare("queue", topics=["topic"], retry=RetryPolicy())
+        yield broker
+
+
+@pytest.fixture
+async def broker(tmp_path: Path) -> AsyncIterator[SqliteBroker]:
+    async with opened(tmp_path) as broker:
+        yield broker
+
+
+async def publish(broker: SqliteBroker, *bodies: bytes) -> None:
+    for body in bodies:
+        await broker.publish("topic", body, headers={})
+
+
+async def take(deliveries: AsyncIterator[Delivery], count: int) -> list[Delivery]:
+    async with asyncio.timeout(ENOUGH):
+        return [await anext(deliveries) for _ in range(count)]
+
+
+async def waiting_in_vain(broker: SqliteBroker, deliveries: AsyncIterator[Delivery]) -> asyncio.Future[Delivery]:
+    """Somebody who waits, having looked and found nothing."""
+    waiting = asyncio.ensure_future(anext(deliveries))
+    await asyncio.sleep(0)
+    await broker.database.call(lambda connection: None, Access.READ)  # answered in order
+    assert not waiting.done()
+    return waiting
+
+
+async def run(broker: SqliteBroker, statement: str) -> list[tuple[object, ...]]:
+    return await broker.database.call(lambda connection: connection.execute(statement).fetchall(), Access.WRITE)
+
+
+async def test_brokers_of_one_process_wake_each_other_without_polling(tmp_path: Path) -> None:
+    async with (
+        opened(tmp_path, poll=LONG) as here,
+        opened(tmp_path, poll=LONG) as there,
+        there.subscribe("queue", prefetch=5) as deliveries,
+    ):
+        for body in (b"one", b"two"):
+            waiting = await waiting_in_vain(there, deliveries)
+            await publish(here, body)
+            async with asyncio.timeout(ENOUGH):
+                assert (await waiting).body == body
+
+
+async def test_brokers_of_two_event_loops_wake_each_other_without_polling(broker: SqliteBroker, tmp_path: Path) -> None:
+    subscribed, taken = threading.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    async def elsewhere() -> None:
+        async with (
+            opened(tmp_path, poll=LONG, declare=False) as there,
+            there.subscribe("queue", prefetch=1) as deliveries,
+        ):
+            waiting = await waiting_in_vain(there, deliveries)
+            subscribed.set()
+            await (await waiting).ack()
+            loop.call_soon_threadsafe(taken.set)
+
+    other = asyncio.create_task(asyncio.to_thread(asyncio.run, elsewhere()))
+    await asyncio.to_thread(subscribed.wait, ENOUGH)
+    await publish(broker, b"one")
+    async with asyncio.timeout(ENOUGH):
+        await taken.wait()
+        await other
+
+
+async def test_a_short_delay_does_not_wait_for_the_next_poll(tmp_path: Path) -> None:
+    async with opened(tmp_path, poll=LONG) as broker, broker.subscribe("queue", prefetch=1) as deliveries:
+        await publish(broker, b"one")
+        (delivery,) = await take(deliveries, 1)
+        await delivery.retry(delay=timedelta(milliseconds=50))
+        (again,) = await take(deliveries, 1)
+        assert again.attempt == 2
+
+
+async def test_released_and_retried_messages_keep_their_place(broker: SqliteBroker) -> None:
+    await publish(broker, b"1", b"2", b"3", b"4")
+    async with broker.subscribe("queue", prefetch=2) as deliveries:
+        first, second = await take(deliveries, 2)
+        await second.release()
+        await first.retry(delay=timedelta(0))
+        assert [message.body for message in await broker.peek("queue", limit=9)] == [b"1", b"2", b"3", b"4"]
+        assert [(d.body, d.attempt) for d in await take(deliveries, 2)] == [(b"1", 2), (b"2", 1)]
+
+
+async def test_what_was_claimed_ahead_is_renewed_until_it_is_given_out(tmp_path: Path) -> None:
+    async with opened(tmp_path, lease=timedelta(seconds=2)) as broker, opened(tmp_path) as other:
+        await publish(broker, b"1", b"2")
+        async with broker.subscribe("queue", prefetch=2) as deliveries:
+            (first,) = await take(deliveries, 1)
+            lease_of_second = "SELECT due FROM messages WHERE body = CAST('2' AS BLOB)"
+            before = await run(broker, lease_of_second)
+            async with asyncio.timeout(ENOUGH), other.subscribe("queue", prefetch=2) as elsewhere:
+                lapsed = await anext(elsewhere)  # nobody renews the first one: it was given out
+            assert lapsed.body == b"1"
+            async with asyncio.timeout(ENOUGH):
+                await first.lost.wait()
+            assert await run(broker, lease_of_second) > before
+            (second,) = await take(deliveries, 1)
+            assert second.body == b"2"
+            await second.ack()
+
+
+async def test_cancelling_whoever_iterates_loses_nothing(broker: SqliteBroker) -> None:
+    async with broker.subscribe("queue", prefetch=1) as deliveries:
+        for n in range(30):
+            waiting = asyncio.ensure_future(anext(deliveries))
+            await publish(broker, b"%d" % n)
+            for _ in range(n % 6):
+                await asyncio.sleep(0)  # a little further each time
+            waiting.cancel()
+            await asyncio.wait([waiting])
+            if waiting.cancelled():
+                (delivery,) = await take(deliveries, 1)
+            else:
+                delivery = waiting.result()
+            assert delivery.body == b"%d" % n
+            await delivery.ack()
+
+
+async def test_a_verb_whose_caller_goes_away_settles_all_the_same(broker: SqliteBroker) -> None:
+    await publish(broker, b"1", b"2")
+    async with broker.subscribe("queue", prefetch=1) as deliveries:
+        (delivery,) = await take(deliveries, 1)
+        settling = asyncio.create_task(delivery.ack())
+        await asyncio.sleep(0)
+        settling.cancel()
+        await asyncio.wait([settling])
+        (following,) = await take(deliveries, 1)
+        assert following.body == b"2"
+        assert await broker.stats("queue") == QueueStats(ready=0, delayed=0, unsettled=1, dead=0)
+
+
+async def test_a_full_disk_stops_the_taking_and_resumes(broker: SqliteBroker) -> None:
+    await publish(broker, b"1")
+    async with broker.subscribe("queue", prefetch=1) as deliveries:
+        (delivery,) = await take(deliveries, 1)
+        await run(broker, "PRAGMA max_page_count = 1")
+        big = b"x" * 1_000_000
+        with pytest.raises(StorageFull):
+            await publish(broker, big)
+        with pytest.raises(StorageFull):
+            await delivery.dead_letter("reason" * 100_000)
+        await run(broker, "PRAGMA max_page_count = 1000000")
+        await delivery.dead_letter("another reason")  # it was not settled
+        await publish(broker, big)
+        (delivery,) = await take(deliveries, 1)
+        assert delivery.body == big
+        (letter,) = await broker.dead_letters("queue")
+        assert letter.reason == "another reason"
+
+
+async def test_an_error_comes_out_of_the_iteration_which_goes_on_afterwards(broker: SqliteBroker) -> None:
+    await publish(broker, b"1")
+    async with broker.subscribe("queue", prefetch=1) as deliveries:
+        await run(broker, "ALTER TABLE messages RENAME COLUMN claim TO broken")
+        with pytest.raises(StateError, match="claim"):
+            await take(deliveries, 1)
+        await run(broker, "ALTER TABLE messages RENAME COLUMN broken TO claim")
+        (delivery,) = await take(deliveries, 1)
+        await delivery.ack()
+
+
+async def test_a_broken_file_ends_the_waiting(broker: SqliteBroker, caplog: pytest.LogCaptureFixture) -> None:
+    async with broker.subscribe("queue", prefetch=1) as deliveries:
+        waiting = await waiting_in_vain(broker, deliveries)
+        await run(broker, "ALTER TABLE messages RENAME TO gone")
+        async with asyncio.timeout(ENOUGH):
+            for _ in range(3):
+                with pytest.raises(StateError, match="no such table"):
+                    await waiting
+                waiting = asyncio.ensure_future(anext(deliveries))
+        await run(broker, "ALTER TABLE gone RENAME TO messages")
+        await publish(broker, b"1")
+        while waiting.done():  # one that failed before it was mended
+            with pytest.raises(StateError):
+                await waiting
+            waiting = asyncio.ensure_future(anext(deliveries))
+            await asyncio.sleep(0)
+        async with asyncio.timeout(ENOUGH):
+            await (await waiting).ack()
+    warnings = [record for record in caplog.records if "cannot be used for now" in record.message]
+    assert [record.levelno for record in warnings] == [logging.WARNING]
+    assert "no such table" in str(vars(warnings[0])["error"])
+
+
+async def test_after_the_context_is_left_nothing_is_ours(broker: SqliteBroker) -> None:
+    await publish(broker, b"1", b"2", b"3")
+    async with broker.subscribe("queue", prefetch=3) as deliveries:
+        first, second = await take(deliveries, 2)
+        await first.ack()
+    assert second.lost.is_set()
+    assert await broker.stats("queue") == QueueStats(ready=2, delayed=0, unsettled=0, dead=0)
+    with pytest.raises(StopAsyncIteration):
+        await anext(deliveries)
+
+
+class Clock:
+    """A wall clock that can be set."""
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+
+    def __call__(self) -> float:
+        return time.time() + self.ahead
+
+
+async def test_a_clock_that_is_set_back_makes_nothing_wait_longer_than_its_delay(tmp_path: Path) -> None:
+    clock = Clock()
+    clock.ahead = 7200.0
+    async with open_database(tmp_path / "db", sql.SCHEMA) as database:
+        broker = SqliteBroker(database, lease=timedelta(seconds=1), poll=SOON, clock=clock)
+        await broker.start()
+        await broker.declare("queue", topics=["topic"], retry=RetryPolicy())
+        await publish(broker, b"1", b"2")
+        async with broker.subscribe("queue", prefetch=2) as deliveries:
+            first, second = await take(deliveries, 2)
+            await first.retry(delay=timedelta(seconds=1))
+            clock.ahead = 0.0
+            taken = await take(deliveries, 2)  # one's delay and the other's lease end within a second from now
+            assert {d.body: d.attempt for d in taken} == {b"1": 2, b"2": 1}
+            assert second.lost.is_set()
+            await taken[0].retry(delay=LONG)
+            assert (await broker.stats("queue")).delayed == 1
+        await broker.stop()
+    assert 3500 < (await delayed_by(tmp_path)) <= 3600
+
+
+async def test_a_clock_set_back_while_nothing_ran_is_noticed_at_the_start(tmp_path: Path) -> None:
+    async with opened(tmp_path) as broker, broker.subscribe("queue", prefetch=1) as deliveries:
+        await publish(broker, b"1")
+        (delivery,) = await take(deliveries, 1)
+        await delivery.retry(delay=timedelta(minutes=1))
+        await run(broker, "UPDATE messages SET due = due + 7200")
+    async with opened(tmp_path):
+        assert 50 < (await delayed_by(tmp_path)) <= 60
+
+
+async def delayed_by(path: Path) -> float:
+    async with open_database(path / "db", sql.SCHEMA) as database:
+        (due,) = await database.call(lambda c: c.execute("SELECT due FROM messages").fetchone(), Access.READ)
+        return float(due) - time.time()
+
+
+async def kill_all(broker: SqliteBroker, count: int) -> list[str]:
+    await asyncio.gather(*(publish(broker, b"%d" % n) for n in range(count)))
+    async with broker.subscribe("queue", prefetch=500) as deliveries, asyncio.TaskGroup() as group:
+        for delivery in await take(deliveries, count):
+            group.create_task(delivery.dead_letter("no"))
+    return [letter.id for letter in await broker.dead_letters("queue")]
+
+
+async def test_ids_of_dead_letters_are_never_used_again(broker: SqliteBroker) -> None:
+    (old,) = await kill_all(broker, 1)
+    await broker.purge("queue", [old])
+    (new,) = await kill_all(broker, 1)
+    assert new != old
+    for id in (old, f"0{new}", f" {new}", "-1", "", "x", "9" * 40, "١"):
+        with pytest.raises(DeadLetterNotFound, match=rf"keeps no dead letter '{id}'"):
+            await broker.redrive("queue", [new, id])
+    assert await broker.redrive("queue", [new, new]) == 1
+
+
+async def test_many_dead_letters_move_at_once_or_not_at_all(broker: SqliteBroker) -> None:
+    def many(connection: sqlite3.Connection) -> None:
+        connection.executemany(
+            """INSERT INTO dead_letters (queue, died_at, attempts, reason, log_tail, topic, headers, body)
+               VALUES (1, 0, 3, '', '[]', 'topic', '{}', ?)""",
+            [(b"%d" % n,) for n in range(40_000)],
+        )
+
+    await broker.database.call(many, Access.DURABLE)
+    ids = [letter.id for letter in await broker.dead_letters("queue")]
+    with pytest.raises(DeadLetterNotFound, match=r"'a', 'b'.* and 2 more\. List those there are; none was touched"):
+        await broker.redrive("queue", [*"abcdefghijkl", *ids])
+    assert (await broker.stats("queue")).dead == 40_000
+    assert await broker.redrive("queue", ids[:35_000]) == 35_000
+    assert await broker.purge("queue", ids[35_000:]) == 5_000
+    assert await broker.stats("queue") == QueueStats(ready=35_000, delayed=0, unsettled=0, dead=0)
+    assert [message.body for message in await broker.peek("queue", limit=2)] == [b"0", b"1"]
+
+
+@pytest.mark.parametrize("declared", [["a"], ["a", "b", "b"], []])
+async def test_declare_binds_to_exactly_what_it_names(broker: SqliteBroker, declared: list[str]) -> None:
+    await broker.declare("queue", topics=declared, retry=RetryPolicy())
+    rows = await run(broker, "SELECT topic FROM bindings ORDER BY topic")
+    assert [row[0] for row in rows] == sorted(set(declared))
+
+
+async def test_every_hot_statement_uses_an_index(broker: SqliteBroker) -> None:
+    """So that the time of an event does not depend on how many are stored."""
+    holder = {"seq": 1, "owner": "o", "claim": 1, "now": 0.0, "queue": 1, "limit": 1, "due": 0.0, "lease": 1.0}
+    statements: list[tuple[str, object]] = [
+        (sql.PROMOTE, holder),
+        (sql.CLAIM, holder),
+        (sql.HELD, {"seqs": "[1]", "owner": "o"}),
+        (sql.LOOK, (json.dumps([1, 2]),)),
+        (sql.PUBLISH, ("{}", b"", "topic")),
+        (sql.ACK, holder),
+        (sql.RELEASE, holder),
+    ]
+    for statement, values in statements:
+
+        def explain(connection: sqlite3.Connection, statement: str = statement, values: object = values) -> list[str]:
+            rows = connection.execute(f"EXPLAIN QUERY PLAN {statement}", values)  # type: ignore[arg-type]
+            return [str(row[3]) for row in rows.fetchall()]
+
+        plan = await broker.database.call(explain, Access.WRITE)
+        scans = [step for step in plan if step.startswith("SCAN") and "json_each" not in step and "asked" not in step]
+        assert plan
+        assert scans == [], (statement, plan)
+        assert not [step for step in plan if "TEMP B-TREE" in step], (statement, plan)

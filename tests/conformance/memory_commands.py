@@ -1,0 +1,124 @@
+"""The runtime kit's commands as coroutines, for the memory runtime."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar
+
+from ion_core.builtin.memory.runtime import Program, this_container
+from ion_core.testing.kit import Conformance
+from ion_core.testing.programs import READY, Command, Commands
+
+
+def say(line: str) -> None:
+    this_container().log.write("stdout", line.encode() + b"\n")
+
+
+async def write_for_ever(path: Path, first: asyncio.Event) -> int:
+    while True:
+        path.write_text("tick")  # noqa: ASYNC240
+        first.set()
+        await asyncio.sleep(0.01)
+
+
+class MemoryCommands(Commands):
+    """``programs`` is what the runtime of the fixture is made with."""
+
+    programs: ClassVar[dict[str, Program]] = {}
+
+    def program(self, body: Program) -> Command:
+        name = Conformance.fresh("program")
+        self.programs[name] = body
+        return (name,)
+
+    def exits_with(self, code: int) -> Command:
+        return ("exit", str(code))
+
+    def dies_by(self, signal: int) -> Command:
+        return ("exit", str(-signal))
+
+    def prints(self, *, stdout: bytes = b"", stderr: bytes = b"") -> Command:
+        async def body(workspace: Path, env: Mapping[str, str]) -> int:
+            this_container().log.write("stdout", stdout)
+            this_container().log.write("stderr", stderr)
+            return 0
+
+        return self.program(body)
+
+    def prints_lines(self, count: int) -> Command:
+        return ("print", *(f"line {n}" for n in range(count)))
+
+    def prints_long_line(self, length: int) -> Command:
+        return ("print", "x" * length)
+
+    def prints_env(self, *names: str) -> Command:
+        async def body(workspace: Path, env: Mapping[str, str]) -> int:
+            for name in names:
+                say(env.get(name, ""))
+            return 0
+
+        return self.program(body)
+
+    def prints_file(self, name: str) -> Command:
+        async def body(workspace: Path, env: Mapping[str, str]) -> int:
+            source = this_container().spec.source
+            assert source is not None
+            this_container().log.write("stdout", (source / name).read_bytes())
+            return 0
+
+        return self.program(body)
+
+    def copies(self, source: str, target: str) -> Command:
+        async def body(workspace: Path, env: Mapping[str, str]) -> int:
+            (Path(env["HANDLER_BASE_DIR"]) / target).write_bytes((workspace / source).read_bytes())
+            return 0
+
+        return self.program(body)
+
+    def appends(self, line: str, name: str) -> Command:
+        async def body(workspace: Path, env: Mapping[str, str]) -> int:
+            with (workspace / name).open("a") as file:
+                file.write(f"{line}\n")
+            return 0
+
+        return self.program(body)
+
+    def hangs(self, *, on_term: int) -> Command:
+        async def body(workspace: Path, env: Mapping[str, str]) -> int:
+            say(READY)
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                return on_term
+            return 0
+
+        return self.program(body)
+
+    def ignores_term(self) -> Command:
+        async def body(workspace: Path, env: Mapping[str, str]) -> int:
+            say(READY)
+            while True:
+                try:
+                    await asyncio.Event().wait()
+                except asyncio.CancelledError:
+                    say("no")
+
+        return self.program(body)
+
+    def keeps_writing(self, name: str) -> Command:
+        async def body(workspace: Path, env: Mapping[str, str]) -> int:
+            say(READY)
+            return await write_for_ever(workspace / name, asyncio.Event())
+
+        return self.program(body)
+
+    def leaves_a_child_writing(self, name: str) -> Command:
+        async def body(workspace: Path, env: Mapping[str, str]) -> int:
+            written = asyncio.Event()
+            this_container().spawn(write_for_ever(workspace / name, written))
+            await written.wait()
+            return 0
+
+        return self.program(body)

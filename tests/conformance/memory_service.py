@@ -1,0 +1,37 @@
+"""A service in memory: what is poked into it becomes an event."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from ion_core.contracts.service import ServiceHost
+from ion_core.errors import IonError
+
+
+class MemoryService:
+    """``broken`` is what keeps it from serving."""
+
+    def __init__(self, *, broken: IonError | None = None) -> None:
+        self.broken = broken
+        self._poked: asyncio.Queue[str] = asyncio.Queue()
+
+    def poke(self, event_type: str) -> None:
+        self._poked.put_nowait(event_type)
+
+    async def run(self, host: ServiceHost, stop: asyncio.Event, ready: asyncio.Event) -> None:
+        if self.broken is not None:
+            raise self.broken
+        publishing = asyncio.create_task(self._publish(host))
+        ready.set()
+        try:
+            await stop.wait()
+        finally:
+            publishing.cancel()
+            await asyncio.wait({publishing})
+
+    async def _publish(self, host: ServiceHost) -> None:
+        while True:
+            event_type = await self._poked.get()
+            with contextlib.suppress(IonError):  # whoever poked would be told
+                await host.publish(event_type)

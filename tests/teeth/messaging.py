@@ -1,0 +1,568 @@
+"""Broken message brokers."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, nullcontext, suppress
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from ion_core.builtin.memory.messaging import MemoryBroker, MemoryDelivery, MemoryQueue, Stored
+from ion_core.contracts.messaging import Message, QueueStats, RetryPolicy
+from ion_core.errors import (
+    DeadLetterNotFound,
+    DeliveryLost,
+    ProviderError,
+    QueueNotDeclared,
+    TransientError,
+    Unroutable,
+)
+from ion_core.testing.messaging import MessageBrokerConformance
+from tests.teeth.harness import Mutants
+
+Method = Callable[..., Any]
+NOW = timedelta(0)
+
+
+class Brokers(MessageBrokerConformance):
+    patience = 5.0
+    quiet = 0.05
+    retry = RetryPolicy(retries=3, initial=timedelta(seconds=0.05), factor=10, maximum=timedelta(seconds=5), jitter=0)
+    opened: MemoryBroker
+
+    def reopen(self) -> Any:
+        return nullcontext(self.opened)
+
+    async def take_back(self, broker: MemoryBroker, delivery: MemoryDelivery) -> None:
+        delivery.take_back()
+
+    @asynccontextmanager
+    async def outage(self, broker: MemoryBroker) -> AsyncIterator[None]:
+        broker.failing = TransientError("memory: out of order, as the test wants it")
+        yield
+        broker.failing = None
+
+
+def opening(broker: Callable[[], MemoryBroker]) -> Callable[[Brokers], Any]:
+    @asynccontextmanager
+    async def opens(kit: Brokers) -> AsyncIterator[MemoryBroker]:
+        kit.opened = broker()
+        yield kit.opened
+        kit.opened._close()
+
+    return opens
+
+
+MESSAGING = Mutants(Brokers, "broker", opening(MemoryBroker))
+
+
+def broker(rule: str, method: str) -> Callable[[Method], Method]:
+    """The function replaces that method of the broker."""
+
+    def add(function: Method) -> Method:
+        mutant = type("Mutant", (MemoryBroker,), {method: function})
+        MESSAGING.add(rule, function.__name__, opening(mutant))
+        return function
+
+    return add
+
+
+def delivery(rule: str, method: str, *, lease: timedelta | None = None) -> Callable[[Method], Method]:
+    """The function replaces that method of the delivery."""
+
+    def add(function: Method) -> Method:
+        mutant = type("Mutant", (MemoryDelivery,), {method: function})
+        broker = type("Broker", (MemoryBroker,), {"delivery_type": mutant})
+        MESSAGING.add(rule, function.__name__, opening(lambda: broker(lease=lease)))
+        return function
+
+    return add
+
+
+# Publishing
+
+
+@broker("bodies_arrive_byte_for_byte", "publish")
+async def takes_bodies_for_text(self: Any, topic: str, body: bytes, *, headers: Any) -> None:
+    await MemoryBroker.publish(self, topic, body.decode(errors="replace").encode(), headers=headers)
+
+
+@broker("bodies_arrive_byte_for_byte", "publish")
+async def cuts_bodies_at_64_kib(self: Any, topic: str, body: bytes, *, headers: Any) -> None:
+    await MemoryBroker.publish(self, topic, body[: 1 << 16], headers=headers)
+
+
+@broker("headers_arrive_as_given", "publish")
+async def adds_a_header_of_its_own(self: Any, topic: str, body: bytes, *, headers: Any) -> None:
+    await MemoryBroker.publish(self, topic, body, headers={**headers, "x-attempt": "1"})
+
+
+@broker("headers_arrive_as_given", "publish")
+async def keeps_the_callers_headers(self: Any, topic: str, body: bytes, *, headers: Any) -> None:
+    message = Message(body=body, headers=headers, attempt=1)
+    for queue in self._queues.values():
+        heapq.heappush(queue.ready, Stored(number=next(self._numbers), message=message))
+    self._changed_now()
+
+
+@broker("names_and_headers_may_be_255_bytes_long", "publish")
+async def cuts_header_values(self: Any, topic: str, body: bytes, *, headers: Any) -> None:
+    await MemoryBroker.publish(self, topic, body, headers={name: value[:128] for name, value in headers.items()})
+
+
+@broker("names_and_headers_may_be_255_bytes_long", "declare")
+async def has_short_queue_names(self: Any, queue: str, *, topics: Any, retry: Any) -> None:
+    if len(queue) > 200:
+        raise ProviderError("the name is too long")
+    await MemoryBroker.declare(self, queue, topics=topics, retry=retry)
+
+
+@broker("every_queue_of_a_topic_gets_a_copy", "publish")
+async def has_one_queue_per_topic(self: Any, topic: str, body: bytes, *, headers: Any) -> None:
+    name = next(name for name, queue in self._queues.items() if topic in queue.topics)
+    message = Message(body=body, headers=headers, attempt=1)
+    self._put_back(name, Stored(number=next(self._numbers), message=message), NOW)
+
+
+@broker("a_queue_gets_its_own_topics_only", "publish")
+async def broadcasts(self: Any, topic: str, body: bytes, *, headers: Any) -> None:
+    for name in self._queues:
+        message = Message(body=body, headers=headers, attempt=1)
+        self._put_back(name, Stored(number=next(self._numbers), message=message), NOW)
+
+
+@broker("a_topic_without_queue_is_unroutable", "publish")
+async def drops_the_unroutable(self: Any, topic: str, body: bytes, *, headers: Any) -> None:
+    with suppress(Unroutable):
+        await MemoryBroker.publish(self, topic, body, headers=headers)
+
+
+@broker("a_topic_without_queue_is_unroutable", "publish")
+async def raises_the_librarys_error(self: Any, topic: str, body: bytes, *, headers: Any) -> None:
+    try:
+        await MemoryBroker.publish(self, topic, body, headers=headers)
+    except Unroutable as error:
+        raise LookupError(topic) from error
+
+
+@broker("publish_returns_when_it_is_stored", "publish")
+async def publishes_later(self: Any, topic: str, body: bytes, *, headers: Any) -> None:
+    self.later = asyncio.create_task(MemoryBroker.publish(self, topic, body, headers=headers))
+
+
+@broker("a_publish_cut_short_is_in_all_queues_or_none", "publish")
+async def fills_queue_after_queue(self: Any, topic: str, body: bytes, *, headers: Any) -> None:
+    for name in [name for name, queue in self._queues.items() if topic in queue.topics]:
+        message = Message(body=body, headers=headers, attempt=1)
+        self._put_back(name, Stored(number=next(self._numbers), message=message), NOW)
+        await asyncio.sleep(0)
+
+
+@broker("tasks_may_publish_at_once", "publish")
+async def has_one_buffer_for_all(self: Any, topic: str, body: bytes, *, headers: Any) -> None:
+    self.buffer = body
+    await asyncio.sleep(0)
+    await MemoryBroker.publish(self, topic, self.buffer, headers=headers)
+
+
+# Declaring, counting, looking
+
+
+@broker("declaring_again_changes_nothing", "declare")
+async def makes_a_new_queue(self: Any, queue: str, *, topics: Any, retry: Any) -> None:
+    self._queues[queue] = MemoryQueue()
+    self._queues[queue].topics = frozenset(topics)
+
+
+@broker("declaring_again_adds_topics", "declare")
+async def declares_once(self: Any, queue: str, *, topics: Any, retry: Any) -> None:
+    if queue not in self._queues:
+        await MemoryBroker.declare(self, queue, topics=topics, retry=retry)
+
+
+@broker("declaring_again_lets_go_of_topics", "declare")
+async def never_unbinds(self: Any, queue: str, *, topics: Any, retry: Any) -> None:
+    before = self._queues[queue].topics if queue in self._queues else frozenset()
+    await MemoryBroker.declare(self, queue, topics=[*topics, *before], retry=retry)
+
+
+@broker("counts_tell_every_state", "counts")
+def counts_delayed_as_ready(self: Any, queue: str) -> QueueStats:
+    found = MemoryBroker.counts(self, queue)
+    return replace(found, ready=found.ready + found.delayed, delayed=0)
+
+
+@broker("counts_tell_every_state", "counts")
+def forgets_who_holds_what(self: Any, queue: str) -> QueueStats:
+    return replace(MemoryBroker.counts(self, queue), unsettled=0)
+
+
+@broker("counts_of_an_undeclared_queue_are_refused", "stats")
+async def counts_what_is_not_there(self: Any, queue: str) -> QueueStats:
+    with suppress(QueueNotDeclared):
+        return self.counts(queue)  # type: ignore[no-any-return]
+    return QueueStats(ready=0, delayed=0, unsettled=0, dead=0)
+
+
+@broker("peek_takes_nothing", "peek")
+async def peeks_by_taking(self: Any, queue: str, *, limit: int) -> list[Message]:
+    ready = self.queue(queue).ready
+    return [heapq.heappop(ready).message for _ in range(min(limit, len(ready)))]
+
+
+@broker("peek_takes_nothing", "peek")
+async def peeks_at_what_is_held(self: Any, queue: str, *, limit: int) -> list[Message]:
+    held = [delivery._stored.message for delivery in self.queue(queue).held]
+    return [*await MemoryBroker.peek(self, queue, limit=limit), *held]
+
+
+@broker("peek_is_oldest_first_up_to_its_limit", "peek")
+async def peeks_at_the_newest(self: Any, queue: str, *, limit: int) -> list[Message]:
+    return [stored.message for stored in heapq.nlargest(limit, self.queue(queue).ready)]
+
+
+@broker("peek_is_oldest_first_up_to_its_limit", "peek")
+async def peeks_at_everything(self: Any, queue: str, *, limit: int) -> list[Message]:
+    return [stored.message for stored in sorted(self.queue(queue).ready)]
+
+
+@asynccontextmanager
+async def empty_after_reopening(self: Brokers) -> AsyncIterator[MemoryBroker]:
+    again = MemoryBroker()
+    for name, queue in self.opened._queues.items():
+        await again.declare(name, topics=list(queue.topics), retry=self.retry)
+    yield again
+
+
+MESSAGING.add("messages_outlive_their_publisher", "empty_after_reopening", reopen=empty_after_reopening)
+MESSAGING.add("subscribers_of_two_processes_share_a_queue", "empty_after_reopening", reopen=empty_after_reopening)
+
+# Subscribing
+
+
+@broker("subscribing_to_an_undeclared_queue_is_refused", "subscribe")
+@asynccontextmanager
+async def declares_on_subscribing(self: Any, queue: str, *, prefetch: int) -> AsyncIterator[Any]:
+    self._queues.setdefault(queue, MemoryQueue())
+    async with MemoryBroker.subscribe(self, queue, prefetch=prefetch) as deliveries:
+        yield deliveries
+
+
+@broker("ready_messages_come_oldest_first", "publish")
+async def is_a_stack(self: Any, topic: str, body: bytes, *, headers: Any) -> None:
+    self.lowest = getattr(self, "lowest", 0) - 1
+    self._numbers = iter([self.lowest])
+    await MemoryBroker.publish(self, topic, body, headers=headers)
+
+
+@broker("a_waiting_subscriber_is_given_what_comes", "publish")
+async def wakes_nobody(self: Any, topic: str, body: bytes, *, headers: Any) -> None:
+    self._changed, waiting = asyncio.Event(), self._changed
+    await MemoryBroker.publish(self, topic, body, headers=headers)
+    self._changed = waiting
+
+
+@broker("no_more_than_prefetch_are_unsettled", "subscribe")
+@asynccontextmanager
+async def ignores_prefetch(self: Any, queue: str, *, prefetch: int) -> AsyncIterator[Any]:
+    async with MemoryBroker.subscribe(self, queue, prefetch=1000) as deliveries:
+        yield deliveries
+
+
+@broker("no_more_than_prefetch_are_unsettled", "subscribe")
+@asynccontextmanager
+async def gives_prefetch_once(self: Any, queue: str, *, prefetch: int) -> AsyncIterator[Any]:
+    async with MemoryBroker.subscribe(self, queue, prefetch=prefetch) as deliveries:
+
+        async def some() -> AsyncIterator[Any]:
+            for _ in range(prefetch):
+                yield await anext(deliveries)
+            await asyncio.Event().wait()
+
+        yield some()
+
+
+@broker("each_message_goes_to_one_subscriber", "_take")
+def gives_it_to_two(self: Any, queue: str) -> MemoryDelivery:
+    taken = MemoryBroker._take(self, queue)
+    if taken._stored.number > 0:
+        again = Stored(number=-taken._stored.number, message=taken._stored.message)
+        heapq.heappush(self.queue(queue).ready, again)
+    return taken
+
+
+@broker("leaving_releases_what_is_unsettled", "subscribe")
+@asynccontextmanager
+async def leaving_acks(self: Any, queue: str, *, prefetch: int) -> AsyncIterator[Any]:
+    async with MemoryBroker.subscribe(self, queue, prefetch=prefetch) as deliveries:
+        yield deliveries
+        for held in list(self.queue(queue).held):
+            await held.ack()
+
+
+@broker("leaving_releases_what_is_unsettled", "subscribe")
+@asynccontextmanager
+async def leaving_counts(self: Any, queue: str, *, prefetch: int) -> AsyncIterator[Any]:
+    async with MemoryBroker.subscribe(self, queue, prefetch=prefetch) as deliveries:
+        yield deliveries
+        for held in list(self.queue(queue).held):
+            await held.retry(delay=NOW)
+
+
+@broker("a_cancelled_holder_settles_nothing", "_take")
+def settles_on_delivery(self: Any, queue: str) -> MemoryDelivery:
+    taken = MemoryBroker._take(self, queue)
+    self.queue(queue).held.discard(taken)
+    return taken
+
+
+@broker("a_cancelled_subscriber_settles_nothing", "subscribe")
+@asynccontextmanager
+async def takes_cancellation_for_failure(self: Any, queue: str, *, prefetch: int) -> AsyncIterator[Any]:
+    async with MemoryBroker.subscribe(self, queue, prefetch=prefetch) as deliveries:
+        try:
+            yield deliveries
+        except asyncio.CancelledError:
+            for held in list(self.queue(queue).held):
+                await held.dead_letter("cancelled")
+            raise
+
+
+# Settling
+
+
+@delivery("ack_is_for_good", "ack")
+async def ack_is_forgotten(self: Any) -> None:
+    self._settle()
+    self._broker._put_back(self._name, self._stored, NOW)
+
+
+@delivery("retry_comes_back_one_attempt_higher", "retry")
+async def retry_does_not_count(self: Any, *, delay: timedelta) -> None:
+    self._settle()
+    self._broker._put_back(self._name, self._stored, delay)
+
+
+@delivery("retry_comes_back_one_attempt_higher", "retry")
+async def retry_is_dropped(self: Any, *, delay: timedelta) -> None:
+    self._settle()
+
+
+@delivery("retry_waits_for_its_delay", "retry")
+async def retry_comes_at_once(self: Any, *, delay: timedelta) -> None:
+    await MemoryDelivery.retry(self, delay=delay / 2)
+
+
+@delivery("a_delayed_message_holds_up_no_other", "retry")
+async def delays_block_at_the_head(self: Any, *, delay: timedelta) -> None:
+    self._broker.longest = max(getattr(self._broker, "longest", NOW), delay)
+    await MemoryDelivery.retry(self, delay=self._broker.longest)
+
+
+@delivery("release_comes_back_uncounted", "release")
+async def release_counts(self: Any) -> None:
+    await MemoryDelivery.retry(self, delay=NOW)
+
+
+@delivery("release_comes_back_uncounted", "release")
+async def release_starts_again(self: Any) -> None:
+    self._stored = replace(self._stored, message=replace(self._stored.message, attempt=1))
+    await MemoryDelivery.release(self)
+
+
+@delivery("a_second_verb_is_refused", "_check")
+def a_second_verb_passes(self: Any) -> None:
+    if self.lost.is_set():
+        raise DeliveryLost("lost")
+
+
+@delivery("a_second_verb_is_refused", "_check")
+def a_second_verb_is_lost(self: Any) -> None:
+    if self._settled:
+        raise DeliveryLost("gone, but not because the broker took it")
+
+
+@delivery("any_task_may_settle", "_settle")
+def belongs_to_a_task(self: Any) -> None:
+    self._broker.owner = getattr(self._broker, "owner", asyncio.current_task())
+    if self._broker.owner is not asyncio.current_task():
+        raise ProviderError("attached to another task")
+    MemoryDelivery._settle(self)
+
+
+@delivery("renewing_holds_it", "renew", lease=timedelta(seconds=0.2))
+async def renew_does_nothing(self: Any) -> None:
+    self._check()
+
+
+@delivery("renewing_holds_it", "renew")
+async def renew_settles(self: Any) -> None:
+    self._settle()
+
+
+@delivery("a_delivery_taken_back_says_so", "take_back")
+def is_taken_back_in_silence(self: Any) -> None:
+    self._broker.queue(self._name).held.discard(self)
+    self._broker._put_back(self._name, self._stored, NOW)
+
+
+@delivery("a_delivery_taken_back_comes_again", "take_back")
+def is_lost_for_good(self: Any) -> None:
+    self.lost.set()
+    self._broker.queue(self._name).held.discard(self)
+
+
+@delivery("a_delivery_taken_back_comes_again", "take_back")
+def counts_what_is_taken_back(self: Any) -> None:
+    again = replace(self._stored, message=replace(self._stored.message, attempt=self.attempt + 1))
+    self._broker.queue(self._name).held.discard(self)
+    self._broker._put_back(self._name, again, NOW)
+    self.lost.set()
+
+
+@delivery("no_verb_works_on_a_lost_delivery", "_check")
+def lost_does_not_matter(self: Any) -> None:
+    self._broker._check()
+
+
+@delivery("no_verb_works_on_a_lost_delivery", "renew")
+async def renew_never_notices(self: Any) -> None:
+    return None
+
+
+@delivery("a_verb_that_failed_has_settled_nothing", "_settle")
+def settles_before_it_is_sure(self: Any) -> None:
+    settled, self._settled = self._settled, True
+    self._broker._check()
+    self._settled = settled
+    MemoryDelivery._settle(self)
+
+
+@broker("errors_of_the_backend_become_ours", "_check")
+def lets_the_librarys_error_out(self: Any) -> None:
+    if self.failing is not None:
+        raise ConnectionResetError("by the library")
+
+
+# Dead letters
+
+
+@broker("a_dead_letter_keeps_everything", "_bury")
+def buries_without_log(self: Any, queue: str, message: Message, reason: str, log_tail: tuple[str, ...]) -> None:
+    MemoryBroker._bury(self, queue, message, reason, ())
+
+
+@broker("a_dead_letter_keeps_everything", "_bury")
+def buries_with_half_a_reason(self: Any, queue: str, message: Message, reason: str, log_tail: tuple[str, ...]) -> None:
+    MemoryBroker._bury(self, queue, message, reason.splitlines()[0], log_tail)
+
+
+@broker("a_dead_letter_keeps_everything", "_bury")
+def buries_without_attempts(self: Any, queue: str, message: Message, reason: str, log_tail: tuple[str, ...]) -> None:
+    MemoryBroker._bury(self, queue, replace(message, attempt=1), reason, log_tail)
+
+
+@broker("a_dead_letter_keeps_everything", "_bury")
+def buries_without_headers(self: Any, queue: str, message: Message, reason: str, log_tail: tuple[str, ...]) -> None:
+    MemoryBroker._bury(self, queue, replace(message, headers={}), reason, log_tail)
+
+
+@broker("a_dead_letter_keeps_everything", "dead_letters")
+async def forgets_when_it_died(self: Any, queue: str, *, limit: int | None = None) -> list[Any]:
+    letters = await MemoryBroker.dead_letters(self, queue, limit=limit)
+    return [replace(letter, died_at=datetime.fromtimestamp(0, letter.died_at.tzinfo)) for letter in letters]
+
+
+@broker("a_dead_letter_is_not_delivered", "_bury")
+def buries_the_living(self: Any, queue: str, message: Message, reason: str, log_tail: tuple[str, ...]) -> None:
+    MemoryBroker._bury(self, queue, message, reason, log_tail)
+    self._put_back(queue, Stored(number=next(self._numbers), message=message), timedelta(seconds=0.02))
+
+
+@broker("dead_letters_are_listed_oldest_first", "dead_letters")
+async def lists_the_newest_first(self: Any, queue: str, *, limit: int | None = None) -> list[Any]:
+    return list(self.queue(queue).dead.values())[::-1][:limit]
+
+
+@broker("dead_letters_are_listed_oldest_first", "dead_letters")
+async def lists_without_limit(self: Any, queue: str, *, limit: int | None = None) -> list[Any]:
+    return list(self.queue(queue).dead.values())
+
+
+@broker("ids_of_dead_letters_stay", "_remove_dead")
+def renumbers_dead_letters(self: Any, queue: str, ids: list[str]) -> list[Any]:
+    gone = MemoryBroker._remove_dead(self, queue, ids)
+    found = self.queue(queue)
+    kept = [replace(letter, id=str(number)) for number, letter in enumerate(found.dead.values())]
+    found.dead = {letter.id: letter for letter in kept}
+    return gone
+
+
+@broker("redrive_starts_attempts_again", "redrive")
+async def redrive_keeps_attempts(self: Any, queue: str, ids: list[str]) -> int:
+    letters = self._remove_dead(queue, ids)
+    for letter in letters:
+        message = Message(body=letter.body, headers=letter.headers, attempt=letter.attempts)
+        self._put_back(queue, Stored(number=next(self._numbers), message=message), NOW)
+    return len(letters)
+
+
+@broker("redrive_starts_attempts_again", "redrive")
+async def redrive_copies(self: Any, queue: str, ids: list[str]) -> int:
+    before = dict(self.queue(queue).dead)
+    moved = await MemoryBroker.redrive(self, queue, ids)
+    self.queue(queue).dead.update(before)
+    return moved
+
+
+@broker("redrive_moves_what_is_named_to_its_queue_only", "redrive")
+async def redrive_publishes(self: Any, queue: str, ids: list[str]) -> int:
+    for letter in (letters := self._remove_dead(queue, ids)):
+        await self.publish(next(iter(self.queue(queue).topics)), letter.body, headers=letter.headers)
+    return len(letters)
+
+
+@broker("redrive_moves_what_is_named_to_its_queue_only", "redrive")
+async def redrives_everything(self: Any, queue: str, ids: list[str]) -> int:
+    return await MemoryBroker.redrive(self, queue, list(self.queue(queue).dead))
+
+
+async def one_by_one(remove: Method, queue: str, ids: list[str]) -> int:
+    return sum([await remove(queue, [id]) for id in ids])
+
+
+@broker("redrive_of_an_unknown_id_moves_nothing", "redrive")
+async def redrives_one_by_one(self: Any, queue: str, ids: list[str]) -> int:
+    return await one_by_one(super(type(self), self).redrive, queue, ids)
+
+
+@broker("redrive_of_an_unknown_id_moves_nothing", "redrive")
+async def redrives_what_it_knows(self: Any, queue: str, ids: list[str]) -> int:
+    return await MemoryBroker.redrive(self, queue, [id for id in ids if id in self.queue(queue).dead])
+
+
+@broker("purge_deletes_what_is_named", "purge")
+async def purges_everything(self: Any, queue: str, ids: list[str]) -> int:
+    await MemoryBroker.purge(self, queue, list(self.queue(queue).dead))
+    return len(ids)
+
+
+@broker("purge_deletes_what_is_named", "purge")
+async def purges_nothing(self: Any, queue: str, ids: list[str]) -> int:
+    return len(ids)
+
+
+@broker("purge_of_an_unknown_id_deletes_nothing", "purge")
+async def purges_one_by_one(self: Any, queue: str, ids: list[str]) -> int:
+    return await one_by_one(super(type(self), self).purge, queue, ids)
+
+
+@broker("a_queue_knows_its_own_dead_letters_only", "_remove_dead")
+def has_one_graveyard(self: Any, queue: str, ids: list[str]) -> list[Any]:
+    for found in self._queues.values():
+        if set(ids) <= found.dead.keys():
+            return [found.dead.pop(id) for id in ids]
+    raise DeadLetterNotFound(", ".join(ids))
