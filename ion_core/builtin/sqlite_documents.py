@@ -103,7 +103,7 @@ def find_statement(
 
     The index is named, since without statistics SQLite may well take the kind's, which has the most rows.
     """
-    conditions = ["seq < :after AND seq <= :last" if newest_first else "seq > :after AND seq <= :last"]
+    conditions = ["seq < :after" if newest_first else "seq > :after AND seq <= :last"]
     index = ""
     if kind is not None:
         conditions.append("kind = :kind")

@@ -66,14 +66,20 @@ def _look(config: Config) -> tuple[list[Finding], dict[str, str], list[str]]:
 
 async def _capabilities(app: App) -> tuple[dict[str, RuntimeCapabilities], dict[str, str], list[str]]:
     """Of each runtime that a module uses; why not, for those that do not answer; and what is wrong with others."""
+    import asyncio
+
+    from ion_core.app import OPEN_WITHIN
+
     found: dict[str, RuntimeCapabilities] = {}
     not_checked: dict[str, str] = {}
     problems: list[str] = []
     for name in sorted({module.runtime for module in app.config.modules.values()}):
         chosen = app.config.runtimes[name]
         try:
-            async with chosen.provider.open(chosen.settings) as runtime:
+            async with asyncio.timeout(OPEN_WITHIN), chosen.provider.open(chosen.settings) as runtime:
                 found[name] = runtime.capabilities
+        except TimeoutError:
+            not_checked[name] = f"{chosen.provider.name} did not open within {OPEN_WITHIN:.0f} s. Is it reachable?"
         except TransientError as error:
             not_checked[name] = str(error)
         except ConfigError as error:

@@ -166,12 +166,12 @@ async def _find(app: App, module: str | None, reason: str | None = None) -> list
     """Of one module or of all in the configuration, oldest first, whose reason has that text."""
     from ion_core.cli.messages import queue_of
 
-    async def letters(broker: MessageBroker, queue: str) -> Sequence[DeadLetter]:
-        return await broker.dead_letters(queue)
+    def letters(queue: str) -> Callable[[MessageBroker], Awaitable[Sequence[DeadLetter]]]:
+        return lambda broker: broker.dead_letters(queue)
 
     found: list[DeadLetter] = []
     for name in [module] if module else list(app.config.modules):
-        found += await queue_of(app, name, lambda broker, name=name: letters(broker, name), empty=())
+        found += await queue_of(app, name, letters(name), empty=())
     wanted = (reason or "").casefold()
     return sorted((it for it in found if wanted in it.reason.casefold()), key=lambda it: it.died_at)
 

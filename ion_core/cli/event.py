@@ -13,6 +13,7 @@ from ion_core.cli.output import out, out_array, out_json, out_table, plain, say
 
 if TYPE_CHECKING:
     from ion_core.app import App
+    from ion_core.contracts.messaging import Message
     from ion_core.events import Event
 
 NONE_WAITING = 75
@@ -102,9 +103,9 @@ def create(
     files: Sequence[tuple[str, str]],
     data: Sequence[tuple[str, str]],
 ) -> None:
-    """Publish an event whose context is given in full, and print it as it travels.
+    """Publish an event whose context is given in full, and print it.
 
-    For scripts; people will like `event publish` better.
+    For scripts; people will like `event publish` better. It is printed as it travels.
 
     \b
     Example:
@@ -173,8 +174,10 @@ def peek(options: Options, module: str, limit: int, as_json: bool) -> None:
     from ion_core.cli.messages import described, queue_of, row
     from ion_core.cli.session import load, run
 
-    config = load(options)
-    messages = run(config, lambda app: queue_of(app, module, lambda broker: broker.peek(module, limit=limit), empty=[]))
+    async def look(app: App) -> Sequence[Message]:
+        return await queue_of(app, module, lambda broker: broker.peek(module, limit=limit), empty=())
+
+    messages = run(load(options), look)
     entries = [{**described(message.body), "attempt": message.attempt} for message in messages]
     if as_json:
         out_array(entries)
@@ -193,9 +196,9 @@ def peek(options: Options, module: str, limit: int, as_json: bool) -> None:
 @with_config
 @click.pass_context
 def get(ctx: click.Context, options: Options, module: str, wait: float) -> None:
-    """Take ONE event out of a module's queue and print it as it travels. The module will not see it.
+    """Take ONE event out of a module's queue and print it.
 
-    Ends with 75 when none is waiting.
+    It is printed as it travels, and is gone: the module will not see it. Ends with 75 when none is waiting.
 
     \b
     Example:

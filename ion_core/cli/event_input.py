@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,21 +33,30 @@ class FilePair(click.ParamType):  # type: ignore[type-arg]
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
         text = PathText().convert(value, param, ctx)
         name, found, path = text.partition("=")
-        if found and name and path and not Path(text).exists():
+        if found and name and path and not os.path.lexists(text):
             return Text(None).convert(name, param, ctx), self._regular(path, param, ctx)
         path = self._regular(text, param, ctx)
         return Text(None).convert(Path(path).name, param, ctx), path
 
     def _regular(self, path: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        try:
-            if Path(path).is_file():
-                return path
-            problem = "is a directory. Name the files in it" if Path(path).is_dir() else "is not a regular file"
-            if not Path(path).exists():
-                problem = "no such file"
-        except OSError as error:
-            problem = error.strerror or str(error)
-        self.fail(f"{path[:200]!r}: {problem}.", param, ctx)
+        if problem := _problem(Path(path)):
+            self.fail(f"{path[:200]!r}: {problem}.", param, ctx)
+        return path
+
+
+def _problem(path: Path) -> str | None:
+    """Why ``path`` is no file whose content one can read as often as one likes."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return "no such file"
+    except OSError as error:
+        return error.strerror or str(error)
+    if stat.S_ISDIR(mode):
+        return "is a directory. Name the files in it"
+    if not stat.S_ISREG(mode):
+        return "is not a regular file"
+    return None if os.access(path, os.R_OK) else "may not be read by you"
 
 
 def files_by_name(files: Sequence[tuple[str, str]]) -> dict[str, Path]:

@@ -120,12 +120,11 @@ def _pairs(pairs: Sequence[tuple[str, str]]) -> str:
 def _summary(flow: Flow) -> str:
     events = sum(1 for _ in flow.events())
     states = Counter(job.state for job in flow.jobs())
-    jobs = f"{_number(sum(states.values()), 'job')}"
     how = ", ".join(f"{count} {'to be retried' if state == RETRIED else state}" for state, count in states.items())
     said = [
         f"flow {shortened(flow.correlation_id, 80)}",
         _number(events, "event"),
-        f"{jobs}{f': {how}' if how else ''}",
+        f"{_number(sum(states.values()), 'job')}{f': {how}' if how else ''}",
     ]
     return mark(" · ", ", ").join([*said, *_span(flow)])
 

@@ -17,8 +17,9 @@ _ours: list[logging.Handler] = []
 
 
 def fields(record: logging.LogRecord) -> dict[str, Any]:
-    """What was given as ``extra=``, in the order given."""
-    return {name: value for name, value in vars(record).items() if name not in _USUAL}
+    """What was given as ``extra=``, in order. A record's own ``module`` is a source file; ours takes that name."""
+    given = {name: value for name, value in vars(record).items() if name not in _USUAL}
+    return {"module" if name == "moduleName" else name: value for name, value in given.items()}
 
 
 class TextFormatter(logging.Formatter):

@@ -26,9 +26,9 @@ SHORTEST = 4
 @json_option
 @with_config
 def command(options: Options, event_id: str, module: str | None, attempt: int | None, as_json: bool) -> None:
-    """Print the log of every attempt for an event, good or bad, in the order of storing.
+    """Print the log of every attempt for an event.
 
-    The beginning of an event's id will do, as `trace flow` shows it. With --json an array of the documents.
+    Of good and bad ones, in the order of storing. The beginning of an event's id will do, as `trace flow` shows it. With --json an array of the documents.
 
     \b
     Example:
@@ -82,9 +82,7 @@ async def _event(documents: DocumentStore, id: str) -> tuple[str, str | None]:
         return whole, correlation_id
     async for _ in _logs(documents, id, None):
         return id, None
-    raise DocumentNotFound(
-        f"no event {id!r}. `ion-core trace flow` shows the events of a flow, `dlq list` dead letters."
-    )
+    raise DocumentNotFound(f"no event {id!r}. `ion-core trace flow` shows the events of a flow.")
 
 
 async def _logs(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ion_core.cli.options import Options, json_option, with_config
-from ion_core.cli.output import out_array, out_table, say
+from ion_core.cli.output import out_array, out_table, say, shortened
 from ion_core.errors import QueueNotDeclared, TransientError
 
 if TYPE_CHECKING:
@@ -77,5 +77,5 @@ def _row(module: Mapping[str, Any]) -> list[str]:
         str(module["concurrency"]),
         ", ".join(module["subscribes"]) or "-",
         ", ".join(module["publishes"]) or "-",
-        " ".join(filter(None, [module["image"], shlex.join(module["command"])])),
+        shortened(" ".join(filter(None, [module["image"], shlex.join(module["command"])])), 60),
     ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections.abc import AsyncIterable, Iterable, Sequence
@@ -60,6 +59,8 @@ def mark(text: str, instead: str) -> str:
 
 def to_json(value: Any, *, indent: int | None = None) -> str:
     """JSON that this standard output can carry, compact unless indented."""
+    import json
+
     separators = (",", ":") if indent is None else None
     text = json.dumps(value, ensure_ascii=not encodes("é…"), separators=separators, indent=indent)
     return _CONTROL_IN_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", text)

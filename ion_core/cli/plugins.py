@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -32,8 +33,8 @@ def list_plugins(options: Options, as_json: bool) -> None:
     if as_json:
         out_array(_fields(info) for info in registry.plugins)
         return
-    rows = [[info.distribution, info.version or "-", _provides(info), info.problem or "-"] for info in registry.plugins]
-    out_table(["DISTRIBUTION", "VERSION", "PROVIDES", "PROBLEM"], rows)
+    rows = [[info.distribution, info.version or "-", *what] for info in registry.plugins for what in _provides(info)]
+    out_table(["DISTRIBUTION", "VERSION", "PROVIDES", "CALLED"], rows)
     for distribution in registry.skipped:
         say(f"not loaded: {distribution} is installed, but not allowed (plugins in the configuration, or ION_PLUGINS)")
 
@@ -49,8 +50,12 @@ def _fields(info: PluginInfo) -> dict[str, Any]:
     }
 
 
-def _provides(info: PluginInfo) -> str:
-    provided = [f"{kind.value}: {', '.join(names)}" for kind, names in info.providers.items()]
+def _provides(info: PluginInfo) -> Iterator[tuple[str, str]]:
+    """What it provides and how that is called; a line of its own for why it, or a part of it, cannot be used."""
+    yield from ((kind.value, ", ".join(names)) for kind, names in info.providers.items())
     if info.commands:
-        provided.append(f"command: {', '.join(info.commands)}")
-    return "; ".join(provided) or "-"
+        yield "command", ", ".join(info.commands)
+    if info.problem:
+        yield "PROBLEM", info.problem
+    elif not info.providers and not info.commands:
+        yield "-", "-"

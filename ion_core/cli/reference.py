@@ -15,11 +15,11 @@ HEAD = """\
 Made by `python -m ion_core.cli.reference > docs/cli.md`; a test compares it with the program.
 
 Results are on stdout, everything said to people on stderr, and there is no colour; so output can be piped as it is.
-`--json` prints data for programs: one object, or an array with one element a line. A mistake in the configuration is a line
-`file:line:column: key: what is wrong`. What an exit code means is in [Operating](operating.md).
+`--json` prints data for programs: one object, or an array with one element a line. A mistake in the configuration is
+a line `file:line:column: key: what is wrong`. What an exit code means is in [Operating](operating.md).
 
-Environment: `ION_CONFIG` names the configuration, `ION_STATE` the state directory, `ION_PLUGINS=off` leaves installed plugins
-out, `ION_DEBUG=1` shows tracebacks, and `ION_<SECTION>__<KEY>` sets one key of the configuration, such as
+Environment: `ION_CONFIG` names the configuration, `ION_STATE` the state directory, `ION_PLUGINS=off` leaves installed
+plugins out, `ION_DEBUG=1` shows tracebacks, and `ION_<SECTION>__<KEY>` sets one key of the configuration, such as
 `ION_MESSAGING__PROVIDER`.
 """
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 
+from ion_core.config.reading import read_regular, reason
 from ion_core.config.tree import AFTER_THE_FILE, Node, Problems
 
 MAX_FILE_BYTES = 64 * 1024
@@ -74,15 +73,9 @@ def _value(expression: str, base: Path, environ: Mapping[str, str]) -> tuple[str
 
 def _read(path: Path, expression: str) -> str:
     try:
-        # A FIFO would wait for a writer: what is no regular file is not opened for reading in earnest.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-        with os.fdopen(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise NotResolved(f"{expression}: {path} is not a regular file")
-            raw = file.read(MAX_FILE_BYTES + 1)
+        raw = read_regular(path, MAX_FILE_BYTES + 1)
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise NotResolved(f"{expression}: {path} cannot be read: {reason}") from None
+        raise NotResolved(f"{expression}: {path} cannot be read: {reason(error)}") from None
     if len(raw) > MAX_FILE_BYTES:
         raise NotResolved(f"{expression}: {path} is larger than {MAX_FILE_BYTES >> 10} KiB")
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -13,6 +12,7 @@ from ion_core.config.interpolation import interpolate
 from ion_core.config.messages import not_shown
 from ion_core.config.model import FileSettings
 from ion_core.config.overrides import override
+from ion_core.config.reading import read_regular, reason
 from ion_core.config.sections import (
     Chosen,
     check_modules,
@@ -55,7 +55,8 @@ class Config:
         path = keys
         while (node := self.tree.at(path)) is None:
             path = path[:-1]
-        return f"{node.place if path == keys else node.key_place}: {dotted(keys)}"
+        place = node.key_place if path != keys or isinstance(node.value, dict) else node.place
+        return f"{place}: {dotted(keys)}"
 
 
 def find_config(flag: str | None, environ: Mapping[str, str] = os.environ) -> Path:
@@ -120,19 +121,13 @@ def load_config(
 
 def _read(path: Path | str) -> bytes:
     try:
-        # Without O_NONBLOCK opening a FIFO would wait for somebody to write to it.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-        with os.fdopen(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise ConfigError(f"{path}: is not a regular file. Name a YAML file such as ion.yaml.")
-            return file.read(MAX_BYTES + 1)
+        return read_regular(path, MAX_BYTES + 1)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file. Name one with --config or in $ION_CONFIG.") from None
     except IsADirectoryError:
         raise ConfigError(f"{path}: is a directory. Name the file in it, such as {path}/ion.yaml.") from None
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise ConfigError(f"{path}: cannot be read: {reason}") from None
+        raise ConfigError(f"{path}: cannot be read: {reason(error)}. Name a YAML file such as ion.yaml.") from None
 
 
 def _registry(root: Node, environ: Mapping[str, str], problems: Problems) -> Registry:

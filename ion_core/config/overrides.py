@@ -10,7 +10,10 @@ from ion_core.config.tree import Node, Path, Place, Problems, dotted, outside
 
 PREFIX = "ION_"
 ALONE = ("state", "drain_timeout")
-"""Keys at the top of the file that are one value: their variables have no section."""
+"""Keys at the top of the file that are one value: their variables have no section, and are no secrets."""
+
+FLAGS = {"state": "--state-dir"}
+"""Flags of the command line that are not called like the key they set."""
 
 SECTIONS = tuple(name for name in FileSettings.model_fields if name not in ("version", "plugins"))
 
@@ -20,17 +23,20 @@ def override(root: Node, *, environ: Mapping[str, str], flags: Mapping[str, str]
     for name, value in sorted(environ.items()):
         rest = name.removeprefix(PREFIX)
         if rest != name and ("__" in rest or rest.lower() in ALONE):
-            _set(root, rest.lower().split("__"), value, outside(name), "an environment variable", problems)
+            secret = "" if rest.lower() in ALONE else "an environment variable"
+            _set(root, _parts(rest), value, outside(name), secret, problems)
     for name, value in sorted(flags.items()):
-        _set(root, name.split("."), value, outside(f"--{name}"), "", problems)
+        _set(root, name.split("."), value, outside(FLAGS.get(name, f"--{name}")), "", problems)
 
 
 def _set(root: Node, parts: Sequence[str], value: str, place: Place, secret: str, problems: Problems) -> None:
-    if parts[0] not in SECTIONS or not all(parts):
+    if parts[0] not in SECTIONS:
         known = ", ".join(SECTIONS)
-        problems.add(
-            place, (), f'there is no section "{parts[0]}" to set.{nearest(parts[0], SECTIONS)} Sections: {known}.'
-        )
+        text = f'there is no section "{parts[0]}" to set.{nearest(parts[0], SECTIONS)} Sections: {known}.'
+        problems.add(place, (), text)
+        return
+    if not all(parts):
+        problems.add(place, (), "has an empty part. Write the keys between one separator each.")
         return
     node = root
     path: Path = ()
@@ -47,7 +53,16 @@ def _set(root: Node, parts: Sequence[str], value: str, place: Place, secret: str
     node.value[_key(node, parts[-1])] = Node(value, place, place, text=value, secret=secret)
 
 
+def _parts(name: str) -> Sequence[str]:
+    """Keys are in lower case, but for the names of a module's own variables."""
+    parts = name.split("__")
+    kept = 3 if [part.lower() for part in parts[:1] + parts[2:3]] == ["modules", "env"] else len(parts)
+    return [part.lower() for part in parts[:kept]] + parts[kept:]
+
+
 def _key(node: Node, part: str) -> str:
-    """The key of ``node`` that is meant: a variable's name cannot have hyphens or, by custom, lower-case letters."""
+    """The key of ``node`` that is meant: a variable's name cannot have hyphens."""
+    if part != part.lower():
+        return part
     fitting = [key for key in node.value if key.lower().replace("-", "_") == part.replace("-", "_").lower()]
     return part if part in node.value or not fitting else str(fitting[0])

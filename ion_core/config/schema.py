@@ -17,12 +17,14 @@ logger = logging.getLogger(__name__)
 
 _INTERPOLATED = {"type": "string", "pattern": r"\$\{(env|file):"}
 
+_BOUNDS = {"gt": "exclusiveMinimum", "ge": "minimum", "lt": "exclusiveMaximum", "le": "maximum"}
+
 Schema = dict[str, Any]
 
 
 def json_schema(registry: Registry) -> Schema:
     """JSON Schema 2020-12 of a configuration file, with the providers of ``registry``."""
-    schema = FileSettings.model_json_schema()
+    schema: Schema = _standard(FileSettings.model_json_schema())
     definitions: Schema = schema.pop("$defs", {})
     for keys, (kind, default) in PLACES.items():
         name = f"{'_'.join(str(key) for key in keys)}_provider"
@@ -51,6 +53,24 @@ def _alternatives(registry: Registry, kind: Kind, default: str, definitions: Sch
     }
 
 
+def _standard(schema: Any) -> Any:
+    """What pydantic leaves to be desired: names that do not match are refused, and bounds have their standard words."""
+    if isinstance(schema, list):
+        return [_standard(item) for item in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    standard: Schema = {}
+    for key, value in schema.items():
+        if key in _BOUNDS and isinstance(value, int | float):
+            standard[_BOUNDS[key]] = value
+        elif key == "patternProperties":
+            for pattern, inner in value.items():
+                standard |= {"propertyNames": {"pattern": pattern}, "additionalProperties": _standard(inner)}
+        else:
+            standard[key] = _standard(value)
+    return standard
+
+
 def _by_name(place: Schema, registry: Registry, definitions: Schema) -> None:
     """A service is the provider of its name without saying so."""
     place["properties"] = {
@@ -61,7 +81,7 @@ def _by_name(place: Schema, registry: Registry, definitions: Schema) -> None:
 def _settings(provider: Provider[Any], kind: Kind, required: bool, definitions: Schema) -> Schema:
     prefix = f"{kind.name.lower()}.{provider.name}."
     try:
-        model = provider.settings.model_json_schema(ref_template=f"#/$defs/{prefix}{{model}}")
+        model = _standard(provider.settings.model_json_schema(ref_template=f"#/$defs/{prefix}{{model}}"))
     except (PydanticInvalidForJsonSchema, PydanticSchemaGenerationError) as error:
         logger.warning("settings have no JSON Schema", extra={"provider": provider.name, "cause": str(error)})
         model = {"type": "object"}

@@ -27,8 +27,8 @@ _PASSWORD = re.compile(r"(?<=://)([^/@\s:]*):[^/@\s]*@")
 def dump(config: Config) -> dict[str, Any]:
     """Every key with the value that holds, defaults included, in the shape of the file.
 
-    Secrets, and whatever came from ``${env:…}``, ``${file:…}`` or an ``ION_…`` variable, are ``********``; so is the
-    password in a URL.
+    Secrets, and whatever came from ``${env:…}``, ``${file:…}`` or an ``ION_<SECTION>__<KEY>`` variable, are
+    ``********``; so is the password in a URL.
     """
     show = _Shown(config.tree)
     return {
@@ -48,6 +48,9 @@ def dump(config: Config) -> dict[str, Any]:
 
 def _module(module: Module) -> dict[str, Any]:
     shown = {key: value for key, value in vars(module).items() if key not in ("name", "retry")}
+    for key in ("image", "command", "source"):
+        if not shown[key]:
+            del shown[key]  # the module has none: no value stands for that
     retry = dict(vars(module.retry))
     shown["retries"] = retry.pop("retries")
     shown["retry"] = retry
@@ -64,6 +67,7 @@ class _Shown:
 
     def __init__(self, tree: Node) -> None:
         self._tree = tree
+        self._secrets = [node.text for _, node in tree.walk() if node.secret and len(node.text) > 3]
 
     def chosen(self, chosen: Chosen, keys: Keys) -> dict[str, Any]:
         return {"provider": chosen.provider.name, **self._model(chosen.settings, keys)}
@@ -91,4 +95,6 @@ class _Shown:
         if value is None or isinstance(value, bool | int | float):
             return value
         text = str(value)
+        if any(secret in text for secret in self._secrets):
+            return MASK  # made from one, as a path below the state directory is
         return escape(text if isinstance(value, PurePath) else _PASSWORD.sub(rf"\1:{MASK}@", text))

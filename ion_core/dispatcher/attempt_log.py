@@ -31,6 +31,7 @@ class AttemptLog:
         self._begun = time.monotonic()
         self.started_at = now()
         self.committed = False
+        """Whether the job has a commit, and with it the log of the attempt that made it: to be left as it is."""
         self.preparer: list[str] = []
         self.worker: list[str] = []
         self.committer: list[str] = []

@@ -168,6 +168,7 @@ class JobRunner:
         found = await self._around.dataplane.committed(attempt.job.id)
         crash.reached("S2")
         if found is not None:
+            record.committed = True
             commit, pending = found
             if pending:
                 await self._publish(commit)

@@ -95,7 +95,7 @@ def _walk(
     what = f"out/data/{prefix}" if prefix else "out/data"
     if not _is_directory(directory, what, problems):
         return
-    most = module.limits.max_files
+    most = 2 * module.limits.max_files  # as many directories as files
     entries = _entries(directory, most)
     if len(entries) > most:
         problems.append(_over(module, what, f"holds more than {most:,} files and directories", "max_files"))

@@ -127,6 +127,7 @@ class StoringRules(BlobKit):
         source.write_bytes(b"content")
         source.chmod(0o640)
         await blobs.put("key", source)
+        assert source.exists(), "put without consume took its source away"
         assert (source.read_bytes(), source.stat().st_mode & 0o777) == (b"content", 0o640)
 
     async def test_a_source_changed_later_changes_no_blob(self, blobs: BlobStore, tmp_path: Path) -> None:

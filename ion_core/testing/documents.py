@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, ClassVar
@@ -190,22 +191,20 @@ class DocumentStoreConformance(DocumentKit):
                 await documents.get(kind, id)
 
     async def test_find_takes_every_condition(self, documents: DocumentStore) -> None:
-        for kind in ("insight", "commit"):
-            for flow in ("x", "y"):
-                for pending in (True, False):
-                    id = f"{kind} {flow} {pending}"
-                    await documents.create(document(id, kind=kind, correlation_id=flow, pending=pending))
-        for kind in (None, "insight", "commit", "absent"):
-            for flow in (None, "x", "y", "absent"):
-                for pending in (None, True, False):
-                    expected = [
-                        f"{k} {f} {p}"
-                        for k in ("insight", "commit")
-                        for f in ("x", "y")
-                        for p in (True, False)
-                        if kind in (None, k) and flow in (None, f) and pending in (None, p)
-                    ]
-                    assert await self.found(documents, kind, correlation_id=flow, pending=pending) == expected
+        every = [(k, f, p) for k in ("insight", "commit") for f in ("x", "y") for p in (True, False)]
+        for kind, flow, pending in every:
+            await documents.create(
+                document(f"{kind} {flow} {pending}", kind=kind, correlation_id=flow, pending=pending)
+            )
+        kinds, flows, pendings = (None, "insight", "commit", "absent"), (None, "x", "y", "absent"), (None, True, False)
+        for one in itertools.product(kinds, flows, pendings):
+            expected = [
+                " ".join(map(str, document))
+                for document in every
+                if all(given in (None, is_) for given, is_ in zip(one, document, strict=True))
+            ]
+            found = await self.found(documents, one[0], correlation_id=one[1], pending=one[2])
+            assert found == expected, f"find with kind, correlation_id, pending = {one}"
 
     async def test_find_is_in_order_of_first_storing(self, documents: DocumentStore) -> None:
         ids = [f"{n * 7 % 30}" for n in range(30)]

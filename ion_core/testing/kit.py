@@ -41,13 +41,15 @@ class Conformance:
 
     patience: ClassVar[float] = 10.0
     quiet: ClassVar[float] = 0.3
+    _needing: ClassVar[dict[str, Any]] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        for name in dir(cls):
-            hook = getattr(getattr(cls, name), "needs_hook", None)
-            if hook is not None and not getattr(cls, hook):
-                setattr(cls, name, None)  # pytest collects functions only
+        cls._needing = {name: rule for name, rule in vars(cls).items() if hasattr(rule, "needs_hook")}
+        for base in cls.__mro__[1:]:
+            cls._needing = vars(base).get("_needing", {}) | cls._needing
+        for name, rule in cls._needing.items():
+            setattr(cls, name, rule if getattr(cls, rule.needs_hook) else None)  # pytest collects functions only
 
     @staticmethod
     def fresh(what: str) -> str:

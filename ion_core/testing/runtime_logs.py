@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from pathlib import Path
 
@@ -31,11 +32,9 @@ class LogRules(RuntimeKit):
 
     async def test_bytes_that_are_no_utf8_are_replaced(self, runtime: ContainerRuntime, tmp_path: Path) -> None:
         ran = await self.run(runtime, tmp_path, self.prints(stdout="grüß 🙂 ".encode() + b"\xff\xfe|\ngood\n"))
-        bad, good = ran.text("stdout")
-        assert good == "good"
-        assert bad.startswith("grüß 🙂 ")
-        assert bad.endswith("|")
-        assert set(bad.removeprefix("grüß 🙂 ").removesuffix("|")) == {"\ufffd"}
+        lines = ran.text("stdout")
+        assert lines[1:] == ["good"]
+        assert re.fullmatch("grüß 🙂 \ufffd+\\|", lines[0]), lines[0]
 
     async def test_a_long_line_stays_one_line(self, runtime: ContainerRuntime, tmp_path: Path) -> None:
         ran = await self.run(runtime, tmp_path, self.prints_long_line(300_000))

@@ -41,7 +41,10 @@ class Subscriber:
         return [await self.take() for _ in range(count)]
 
     async def nothing_comes(self) -> None:
-        await self._kit.stays_quiet(self._arrived.get(), f"nothing more was to come from {self._queue}")
+        async def body() -> bytes:
+            return (await self.take()).body
+
+        await self._kit.stays_quiet(body(), f"nothing more was to come from {self._queue}")
 
 
 @dataclass(frozen=True, kw_only=True)

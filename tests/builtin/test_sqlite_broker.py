@@ -8,7 +8,7 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -20,7 +20,7 @@ from ion_core.builtin.settings import SqliteBrokerSettings
 from ion_core.builtin.sqlite import Access, open_database
 from ion_core.builtin.sqlite_broker import SqliteBroker, open_sqlite_broker
 from ion_core.contracts.messaging import Delivery, QueueStats, RetryPolicy
-from ion_core.errors import DeadLetterNotFound, StateError, StorageFull
+from ion_core.errors import DeadLetterNotFound, DeliveryLost, StateError, StorageFull
 
 ENOUGH = 20.0
 LONG = timedelta(hours=1)
@@ -108,6 +108,70 @@ async def test_a_short_delay_does_not_wait_for_the_next_poll(tmp_path: Path) -> 
         await delivery.retry(delay=timedelta(milliseconds=50))
         (again,) = await take(deliveries, 1)
         assert again.attempt == 2
+
+
+async def test_a_delay_is_known_to_whoever_waits_and_to_whoever_comes_later(tmp_path: Path) -> None:
+    delay = timedelta(milliseconds=50)
+    async with (
+        opened(tmp_path, poll=LONG) as here,
+        opened(tmp_path, poll=LONG) as there,
+        here.subscribe("queue", prefetch=1) as deliveries,
+        there.subscribe("queue", prefetch=1) as others,
+    ):
+        await publish(here, b"one")
+        (delivery,) = await take(deliveries, 1)
+        waiting = await waiting_in_vain(there, others)
+        await delivery.retry(delay=delay)
+        async with asyncio.timeout(ENOUGH):
+            delivery = await waiting
+        await delivery.retry(delay=2 * delay)
+    async with opened(tmp_path, poll=LONG) as later, later.subscribe("queue", prefetch=1) as deliveries:
+        (delivery,) = await take(deliveries, 1)
+        assert delivery.attempt == 3
+
+
+async def test_an_announcement_during_a_claim_leads_to_another_one(tmp_path: Path) -> None:
+    async with opened(tmp_path, poll=LONG) as broker, broker.subscribe("queue", prefetch=1) as deliveries:
+        seen: list[str] = []
+        await broker.database.call(lambda connection: connection.set_trace_callback(seen.append), Access.READ)
+        waiting = asyncio.ensure_future(anext(deliveries))
+        await asyncio.sleep(0)  # now it claims
+        broker.announce([1])
+        for _ in range(2):
+            await broker.database.call(lambda connection: None, Access.READ)
+            await asyncio.sleep(0)
+        await broker.database.call(lambda connection: None, Access.READ)
+        assert len([statement for statement in seen if "RETURNING" in statement]) == 2
+        waiting.cancel()
+        await asyncio.wait([waiting])
+
+
+@pytest.mark.parametrize("taker", ["another broker", "the same broker"])
+@pytest.mark.parametrize("verb", ["ack", "release", "retry", "dead_letter", "renew"])
+async def test_a_verb_on_what_was_given_away_unnoticed_changes_nothing(tmp_path: Path, taker: str, verb: str) -> None:
+    async with opened(tmp_path, poll=LONG) as here, opened(tmp_path, poll=LONG) as there:
+        await publish(here, b"one")
+        second = here if taker == "the same broker" else there
+        async with here.subscribe("queue", prefetch=1) as deliveries, second.subscribe("queue", prefetch=1) as others:
+            (delivery,) = await take(deliveries, 1)
+            await run(here, "UPDATE messages SET due = 0")
+            (other,) = await take(others, 1)
+            assert not delivery.lost.is_set()
+            before = await run(here, "SELECT * FROM messages")
+            verbs: dict[str, Callable[[], Coroutine[None, None, None]]] = {
+                "ack": delivery.ack,
+                "release": delivery.release,
+                "renew": delivery.renew,
+                "retry": lambda: delivery.retry(delay=LONG),
+                "dead_letter": lambda: delivery.dead_letter("why"),
+            }
+            for _ in range(2):
+                with pytest.raises(DeliveryLost):
+                    await verbs[verb]()
+                assert delivery.lost.is_set()
+            assert await run(here, "SELECT * FROM messages") == before
+            await other.ack()
+        assert await here.stats("queue") == QueueStats(ready=0, delayed=0, unsettled=0, dead=0)
 
 
 async def test_released_and_retried_messages_keep_their_place(broker: SqliteBroker) -> None:
@@ -209,13 +273,15 @@ async def test_a_broken_file_ends_the_waiting(broker: SqliteBroker, caplog: pyte
                 waiting = asyncio.ensure_future(anext(deliveries))
         await run(broker, "ALTER TABLE gone RENAME TO messages")
         await publish(broker, b"1")
-        while waiting.done():  # one that failed before it was mended
-            with pytest.raises(StateError):
-                await waiting
-            waiting = asyncio.ensure_future(anext(deliveries))
-            await asyncio.sleep(0)
         async with asyncio.timeout(ENOUGH):
-            await (await waiting).ack()
+            while True:  # one more error may be on its way
+                try:
+                    delivery = await waiting
+                except StateError:
+                    waiting = asyncio.ensure_future(anext(deliveries))
+                else:
+                    break
+            await delivery.ack()
     warnings = [record for record in caplog.records if "cannot be used for now" in record.message]
     assert [record.levelno for record in warnings] == [logging.WARNING]
     assert "no such table" in str(vars(warnings[0])["error"])

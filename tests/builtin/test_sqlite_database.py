@@ -90,6 +90,21 @@ async def test_only_what_is_durable_is_flushed(tmp_path: Path) -> None:
         assert await asyncio.gather(*both) == [2, 2, 2]
 
 
+async def test_nobody_writes_between_what_a_call_reads_and_what_it_writes(tmp_path: Path) -> None:
+    def work(connection: sqlite3.Connection) -> None:
+        names(connection)
+        with (
+            closing(sqlite3.connect(tmp_path / "db", timeout=0)) as other,
+            pytest.raises(sqlite3.OperationalError, match="locked"),
+        ):
+            other.execute("INSERT INTO things (name) VALUES ('theirs')")
+        add("ours")(connection)
+
+    async with open_database(tmp_path / "db", SCHEMA) as database:
+        await database.call(work, Access.DURABLE)
+        assert await database.call(names, Access.READ) == {"ours"}
+
+
 async def test_reading_waits_for_no_writer(tmp_path: Path) -> None:
     async with open_database(tmp_path / "db", SCHEMA, busy=60) as database:
         await database.call(add("one"), Access.DURABLE)
@@ -131,10 +146,13 @@ async def test_when_sqlite_undoes_the_whole_batch_every_call_of_it_fails(tmp_pat
         connection.execute("ROLLBACK")  # what SQLite does by itself on some errors
         connection.execute("INSERT INTO nowhere VALUES (1)")
 
+    def mistaken(connection: sqlite3.Connection) -> None:
+        raise ValueError("its own affair")
+
     async with open_database(tmp_path / "db", SCHEMA) as database:
-        calls = [database.call(work, Access.DURABLE) for work in (add("one"), undone, add("two"))]
+        calls = [database.call(work, Access.DURABLE) for work in (add("one"), mistaken, undone, add("two"))]
         results = await asyncio.gather(*calls, return_exceptions=True)
-        assert [type(result) for result in results] == [StateError] * 3
+        assert [type(result) for result in results] == [StateError, ValueError, StateError, StateError]
         assert await database.call(names, Access.READ) == set()
         await database.call(add("three"), Access.DURABLE)
         assert await database.call(names, Access.READ) == {"three"}

@@ -118,3 +118,13 @@ async def test_text_of_any_kind_is_an_id_but_not_what_is_no_unicode(documents: S
         assert (await documents.get("insight", id)).body == {"was": id}
     with pytest.raises(PermanentError, match="is not valid Unicode"):
         await documents.get("insight", "half \ud800")
+
+
+async def test_putting_again_replaces_everything_but_the_place(documents: SqliteDocuments) -> None:
+    await documents.put(Document(kind="commit", id="one", correlation_id="a", body={"n": 1}, pending=True))
+    await documents.put(Document(kind="commit", id="two", correlation_id="b", body={}))
+    replaced = Document(kind="commit", id="one", correlation_id="b", body={"m": 2})
+    await documents.put(replaced)
+    assert await documents.get("commit", "one") == replaced
+    assert await ids(documents.find(pending=True)) == await ids(documents.find(correlation_id="a")) == []
+    assert await ids(documents.find(correlation_id="b")) == ["one", "two"]

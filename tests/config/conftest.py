@@ -6,7 +6,7 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ion_core.config import Config, load_config
 from ion_core.contracts.provider import Provider
@@ -35,6 +35,15 @@ class ParcelSettings(Settings):
     path: ConfigPath = Path("parcels")
     wait: Duration = timedelta(seconds=1)
     tag: str = Field(default="x", alias="label", max_length=8)
+
+    host: str = "here"
+
+    @field_validator("host")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value != "here":
+            raise ValueError(f"nobody knows {value[::-1]}")
+        return value
 
     @model_validator(mode="after")
     def _fits(self) -> ParcelSettings:

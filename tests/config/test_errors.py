@@ -250,7 +250,7 @@ def test_the_whole_becomes_frozen_settings(load: Load, tmp_path: Path) -> None:
     assert config.documents.settings.model_dump()["path"] == Path("/d.sqlite")
     assert {name: it.provider.name for name, it in config.runtimes.items()} == {"default": "process", "spare": "memory"}
     assert {name: it.provider.name for name, it in config.services.items()} == {"gate": "gate", "other": "gate"}
-    assert config.blobs.where == "ion.yaml:4:30: storage.blobs"
+    assert config.blobs.where == "ion.yaml:4:29: storage.blobs"
     assert config.where("modules", "m", "publishes", 0) == "ion.yaml:14:17: modules.m.publishes[0]"
     assert config.where("modules", "m", "nothing") == "ion.yaml:9:3: modules.m.nothing"
 

@@ -60,7 +60,7 @@ def test_a_path_that_is_no_file_is_one_clean_error(tmp_path: Path) -> None:
     for path, text in {
         "absent.yaml": "no such file. Name one with --config or in $ION_CONFIG.",
         ".": "is a directory. Name the file in it, such as",
-        "pipe": "is not a regular file. Name a YAML file such as ion.yaml.",
+        "pipe": "cannot be read: is not a regular file. Name a YAML file such as ion.yaml.",
         "a\0b": "cannot be read: embedded null byte",
     }.items():
         with pytest.raises(ConfigError) as caught:

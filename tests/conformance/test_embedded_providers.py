@@ -119,7 +119,7 @@ class TestLocalBlobs(BlobStoreConformance):
 class TestProcessRuntime(ContainerRuntimeConformance):
     @pytest.fixture
     async def runtime(self, tmp_path: Path) -> AsyncIterator[ContainerRuntime]:
-        self.settings = ProcessSettings(path=tmp_path / "run")
+        self.settings = ProcessSettings(isolation="none", path=tmp_path / "run")
         async with open_process_runtime(self.settings) as runtime:
             yield runtime
 

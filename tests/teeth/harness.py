@@ -8,12 +8,13 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
 from ion_core.testing.kit import Conformance
 
+M = TypeVar("M")
 Open = Callable[[Any], AbstractAsyncContextManager[Any]]
 """Opens what the rule is run against, given the instance of the kit."""
 
@@ -42,8 +43,19 @@ class Mutants:
         kit = type(self.kit.__name__, (self.kit,), {"patience": 0.3, **hooks})
         self.mutants.append(Mutant(name=name, rule=rule, kit=kit, opens=opens or self.reference))
 
+    def breaks(self, rule: str, base: type, method: str, opening: Callable[[type], Open]) -> Callable[[M], M]:
+        """The function replaces ``method`` in a subclass of ``base``; ``opening`` makes a provider of that."""
+
+        def add(function: M) -> M:
+            self.add(rule, getattr(function, "__name__", method), opening(type("Mutant", (base,), {method: function})))
+            return function
+
+        return add
+
     def rules(self) -> list[str]:
-        return rules(self.kit)
+        """Every rule of the contract, those that a missing hook rules out included."""
+        contract = next(base for base in self.kit.__mro__ if base.__module__.startswith("ion_core.testing."))
+        return sorted(name.removeprefix("test_") for name in dir(contract) if name.startswith("test_"))
 
     async def run(self, kit_type: type[Conformance], rule: str, opens: Open, tmp_path: Path) -> None:
         """The kit's test of that rule, as pytest would run it."""
@@ -55,8 +67,3 @@ class Mutants:
                 await asyncio.wait_for(
                     test(**{name: given[name] for name in inspect.signature(test).parameters}), timeout=20
                 )
-
-
-def rules(kit: type[Conformance]) -> list[str]:
-    """The names of its rules, those that a missing hook rules out included."""
-    return sorted({name.removeprefix("test_") for name in dir(kit) if name.startswith("test_")})

@@ -352,7 +352,7 @@ async def retry_is_dropped(self: Any, *, delay: timedelta) -> None:
 
 
 @delivery("retry_waits_for_its_delay", "retry")
-async def retry_comes_at_once(self: Any, *, delay: timedelta) -> None:
+async def retry_comes_early(self: Any, *, delay: timedelta) -> None:
     await MemoryDelivery.retry(self, delay=delay / 2)
 
 

@@ -120,7 +120,7 @@ class _Killable:
             except asyncio.CancelledError as term:
                 if self.container.killed:
                     raise
-                proceed = partial(steps.throw, term)  # type: ignore[attr-defined]
+                proceed = partial(steps.throw, term)
 
 
 async def _exit(code: str, *_: str) -> int:
@@ -166,6 +166,8 @@ class MemoryRuntime:
         notice="The memory runtime runs modules inside this process and isolates nothing.",
     )
 
+    container_type = MemoryContainer
+
     def __init__(self, programs: Mapping[str, Program] | None = None) -> None:
         self.programs: Mapping[str, Program] = {} if programs is None else programs
         self.containers: dict[str, MemoryContainer] = {}
@@ -178,7 +180,7 @@ class MemoryRuntime:
                 if dict(container.spec.labels) != dict(spec.labels):
                     raise PermanentError(f"container {spec.name}: exists with other labels. Remove it first.")
                 return container.ref
-        container = MemoryContainer(spec, self._program(spec))
+        container = self.container_type(spec, self._program(spec))
         self.containers[container.ref.id] = container
         return container.ref
 

@@ -1,0 +1,105 @@
+"""Running a module inside bubblewrap: it sees its source, its workspace and the system's programs, nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from ion_core.builtin.process_table import descendants
+from ion_core.contracts.runtime import ContainerSpec
+from ion_core.errors import ConfigError
+
+BASE = "/ion/"
+_WHERE = "runtimes: isolation: bubblewrap"
+_SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
+_ETC = (
+    "alternatives", "ca-certificates", "group", "host.conf", "hosts", "ld.so.cache", "ld.so.conf", "ld.so.conf.d",
+    "localtime", "nsswitch.conf", "passwd", "pki", "protocols", "services", "ssl",
+)  # fmt: skip
+_FORBIDDEN_BY = {
+    "kernel/unprivileged_userns_clone": "0",
+    "kernel/apparmor_restrict_unprivileged_userns": "1",
+    "user/max_user_namespaces": "0",
+}
+_PATIENCE = 20.0
+
+
+def arguments(spec: ContainerSpec, bwrap: str, program: str) -> list[str]:
+    """The command line that runs ``program``, which is where it is outside, with the arguments of ``spec``."""
+    workspace = os.path.abspath(spec.workspace)
+    source = os.path.abspath(spec.source) if spec.source else None
+    limit = f"ulimit -d {spec.resources.memory // 1024} && " if spec.resources.memory else ""
+    return [
+        bwrap,
+        *_surroundings(network=spec.network == "host"),
+        *(("--ro-bind", source, source) if source else ()),
+        *("--bind", workspace, BASE.rstrip("/")),
+        *("--ro-bind-try", f"{workspace}/in", f"{BASE}in"),
+        *("--chdir", source or BASE),
+        # The shell sets the limit inside, where it holds from the start, and exits with 126 and 127 where it should.
+        *("--", "/bin/sh", "-c", f'{limit}exec "$@"', "sh", program, *spec.command[1:]),
+    ]
+
+
+def signal_inside(pid: int, number: int) -> None:
+    """Send a signal to what bubblewrap runs, not to bubblewrap itself and its first process: they would just die."""
+    first, *inside = descendants(pid) or [0]
+    for one in inside if first else ():
+        with suppress(ProcessLookupError):
+            os.kill(one, number)
+
+
+async def find_bubblewrap() -> str:
+    """The path of ``bwrap``, after a try. Raises ConfigError saying what to install or which setting forbids it."""
+    bwrap = shutil.which("bwrap")
+    if bwrap is None:
+        raise ConfigError(f"{_WHERE}: there is no program bwrap. Install the package bubblewrap.")
+    process = await asyncio.create_subprocess_exec(
+        bwrap,
+        *_surroundings(network=False),
+        *("--", "/bin/sh", "-c", ":"),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            _, said = await process.communicate()
+    except TimeoutError:
+        process.kill()
+        raise ConfigError(f"{_WHERE}: {bwrap} did not start within {_PATIENCE:g} s.") from None
+    if process.returncode != 0:
+        because = "".join(f" The setting {name} forbids it." for name in _forbidding())
+        raise ConfigError(f"{_WHERE}: {bwrap} does not work here: {said.decode(errors='replace').strip()}.{because}")
+    return bwrap
+
+
+def _surroundings(*, network: bool) -> Sequence[str]:
+    return [
+        *("--unshare-all", *(("--share-net",) if network else ())),
+        *("--die-with-parent", "--new-session", "--cap-drop", "ALL"),
+        *("--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"),
+        *(word for path in _visible(network=network) for word in ("--ro-bind-try", path, path)),
+    ]
+
+
+def _visible(*, network: bool) -> Iterator[str]:
+    yield from _SYSTEM
+    yield from (f"/etc/{name}" for name in _ETC)
+    if network:
+        yield "/etc/resolv.conf"
+    for prefix in dict.fromkeys((sys.base_prefix, sys.prefix)):
+        if not prefix.startswith("/usr"):
+            yield prefix
+
+
+def _forbidding() -> Iterator[str]:
+    for name, value in _FORBIDDEN_BY.items():
+        with suppress(OSError):
+            if Path("/proc/sys", name).read_text().strip() == value:
+                yield f"{name.replace('/', '.')} = {value}"

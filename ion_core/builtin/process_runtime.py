@@ -1,0 +1,305 @@
+"""Modules as plain processes of this machine, or inside bubblewrap."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ion_core.builtin import bubblewrap, process_start, process_table
+from ion_core.builtin.container_notes import ContainerNote, ContainerNotes
+from ion_core.builtin.os_errors import translating
+from ion_core.builtin.process_container import DEATH, Launch, ProcessContainer
+from ion_core.builtin.settings import ProcessSettings
+from ion_core.contracts.runtime import (
+    ContainerRef,
+    ContainerRuntime,
+    ContainerSpec,
+    ContainerState,
+    ContainerStatus,
+    ExitStatus,
+    LogLine,
+    RuntimeCapabilities,
+)
+from ion_core.errors import ConfigError, ContainerNotFound, PermanentError, TransientError
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+_STALE = timedelta(hours=1)
+
+PLAIN = RuntimeCapabilities(
+    images=False,
+    isolates=False,
+    inputs_read_only=False,
+    memory_limit=process_start.HAS_LIMITS,
+    cpu_limit=process_start.HAS_LIMITS,
+    pids_limit=False,
+    gpus=True,
+    networks=frozenset({"none", "bridge", "host"}),
+    notice="The process runtime isolates nothing: a module can do what you can; "
+    "network, gpus and pids settings are not enforced. Where bubblewrap is installed, `isolation: bubblewrap` helps.",
+)
+ISOLATED = RuntimeCapabilities(
+    images=False,
+    isolates=True,
+    inputs_read_only=True,
+    memory_limit=True,
+    cpu_limit=True,
+    pids_limit=False,
+    gpus=False,
+    networks=frozenset({"none", "host"}),
+    notice="Under bubblewrap the pids setting is not enforced, and with network none a module cannot call its handler.",
+)
+
+
+class ProcessRuntime:
+    """A ContainerRuntime whose containers are processes. ``bwrap`` runs them inside, None for plain ones.
+
+    ``memory`` limits the private writable memory of each process of a module, not of all together (RLIMIT_DATA);
+    ``cpus`` gives it so many cores, rounded up. The exit code of a container that another process started is not
+    told: ``wait`` waits for its end and raises PermanentError.
+    """
+
+    def __init__(self, path: Path, threads: ThreadPoolExecutor, bwrap: str | None) -> None:
+        self._notes = ContainerNotes(path)
+        self._threads = threads
+        self._bwrap = bwrap
+        self._cores = process_start.Cores()
+        self._ours: dict[str, ProcessContainer] = {}
+        self._finishing: set[asyncio.Task[None]] = set()
+
+    @property
+    def capabilities(self) -> RuntimeCapabilities:
+        return PLAIN if self._bwrap is None else ISOLATED
+
+    async def create(self, spec: ContainerSpec) -> ContainerRef:
+        note, launch, claimed = await self._blocking(self._note, spec)
+        if note.labels != dict(spec.labels):
+            raise PermanentError(f"container {spec.name}: exists with other labels. Remove it, or use another name.")
+        ref = ContainerRef(id=note.id, name=note.name)
+        if self._our(ref) is None and not claimed:
+            self._ours[note.name] = ProcessContainer(spec, launch)
+        return ref
+
+    async def start(self, ref: ContainerRef) -> None:
+        container = self._our(ref)
+        if container is None:
+            note = await self._blocking(self._read, ref)
+            if not await self._blocking(self._notes.is_claimed, note.name):
+                raise PermanentError(f"container {ref.name}: was made by another process. Create it again to start it.")
+        elif not container.started:
+            self._start(container)
+
+    def _start(self, container: ProcessContainer) -> None:
+        """In one go: whoever dies in between leaves at least the claim, by which ``find`` looks for the process."""
+        name = container.spec.name
+        with translating(f"container {name}: cannot be started"):
+            try:
+                claim = self._notes.claim(name)
+            except FileNotFoundError as error:
+                raise ContainerNotFound(f"container {name}: was removed by another process.") from error
+            if claim is None:  # another process has started it
+                del self._ours[name]
+                container.ended.set_result(None)
+                return
+            try:
+                pid = container.start(self._cores.take(container.spec.resources.cpus))
+            except OSError:
+                os.close(claim)
+                self._notes.unclaim(name)
+                raise
+        task = asyncio.create_task(container.finish(self._blocking), name=f"finish {name}")
+        self._finishing.add(task)
+        task.add_done_callback(self._finishing.discard)
+        try:
+            if process := process_table.identify(pid):
+                self._notes.started(claim, process)
+        except OSError as error:  # it runs, and would be found by its mark
+            log.warning("cannot note a process", extra={"container": name, "pid": pid, "error": str(error)})
+        finally:
+            os.close(claim)
+
+    async def wait(self, ref: ContainerRef) -> ExitStatus:
+        if container := self._our(ref):
+            if status := await asyncio.shield(container.ended):
+                return status
+            raise ContainerNotFound(f"container {ref.name}: was removed before it ran.")
+        note = await self._blocking(self._read, ref)
+        if process := await self._blocking(self._alive, note):
+            await process_table.ended(process.pid)
+        raise PermanentError(f"container {ref.name}: its exit code was told to the process that made it, not to this one.")
+
+    async def logs(self, ref: ContainerRef, *, follow: bool = False) -> AsyncIterator[LogLine]:
+        if container := self._our(ref):
+            async for line in container.log.lines(follow=follow):
+                yield line
+        else:
+            await self._blocking(self._read, ref)
+
+    async def stop(self, ref: ContainerRef, *, grace: timedelta) -> None:
+        if container := self._our(ref):
+            await container.stop(grace=grace)
+        elif note := await self._blocking(self._read_if_there, ref):
+            await self._stop_other(note, grace=grace)
+
+    async def remove(self, ref: ContainerRef) -> None:
+        if container := self._our(ref):
+            await container.stop(grace=timedelta(0))
+            await self._blocking(self._notes.remove, ref.name)
+            self._ours.pop(ref.name, None)
+            if not container.ended.done():
+                container.ended.set_result(None)
+            container.log.close()
+        elif note := await self._blocking(self._read_if_there, ref):
+            await self._stop_other(note, grace=timedelta(0))
+            await self._blocking(self._notes.remove, ref.name)
+
+    async def find(self, labels: Mapping[str, str]) -> Sequence[ContainerStatus]:
+        return await self._blocking(self._find, labels)
+
+    async def close(self) -> None:
+        """Kill and remove every container of ours."""
+        refs = [ContainerRef(id=c.launch.mark, name=c.spec.name) for c in self._ours.values()]
+        problems = await asyncio.gather(*(self.remove(ref) for ref in refs), return_exceptions=True)
+        for task in self._finishing:
+            task.cancel()
+        if self._finishing:
+            await asyncio.wait(self._finishing)
+        for problem in problems:
+            if isinstance(problem, BaseException):
+                raise problem
+
+    def _our(self, ref: ContainerRef) -> ProcessContainer | None:
+        container = self._ours.get(ref.name)
+        return container if container is not None and container.launch.mark == ref.id else None
+
+    async def _stop_other(self, note: ContainerNote, *, grace: timedelta) -> None:
+        """As ``stop``, of what another process started: one that died, or one on the same path."""
+        if process := await self._blocking(self._alive, note):
+            gone = process_table.ended(process.pid)
+            if grace:
+                if note.isolation == "bubblewrap":
+                    await self._blocking(bubblewrap.signal_inside, process.pid, signal.SIGTERM)
+                else:
+                    process_table.signal_group(process.pid, signal.SIGTERM)
+                await asyncio.wait({gone}, timeout=grace.total_seconds())
+            process_table.signal_group(process.pid, signal.SIGKILL)
+            await asyncio.wait({gone}, timeout=DEATH.total_seconds())
+            if not gone.done():
+                gone.cancel()
+                raise TransientError(f"container {note.name}: did not end within {DEATH.seconds} s of SIGKILL.")
+        await self._blocking(process_table.kill_marked, note.id)
+
+    async def _blocking(self, work: Callable[..., T], *args: Any) -> T:
+        """``work`` on a thread, waited for even when we are cancelled: nothing happens behind the caller's back."""
+        future = asyncio.get_running_loop().run_in_executor(self._threads, work, *args)
+        with translating("process runtime"):
+            try:
+                return await asyncio.shield(future)
+            except asyncio.CancelledError:
+                await asyncio.wait({future})
+                raise
+
+    # The rest blocks.
+
+    def _note(self, spec: ContainerSpec) -> tuple[ContainerNote, Launch, bool]:
+        mark = uuid.uuid4().hex
+        base = bubblewrap.BASE if self._bwrap else f"{os.path.abspath(spec.workspace)}/"
+        env = process_start.environment(spec, base=base, mark=mark)
+        program = process_start.check(spec, env)
+        self._check_network(spec)
+        note = self._notes.add(
+            ContainerNote(
+                id=mark,
+                name=spec.name,
+                labels=dict(spec.labels),
+                command=tuple(spec.command),
+                workspace=str(spec.workspace),
+                isolation="bubblewrap" if self._bwrap else "none",
+            )
+        )
+        launch = Launch(
+            mark=note.id,
+            isolated=self._bwrap is not None,
+            argv=tuple(bubblewrap.arguments(spec, self._bwrap, program) if self._bwrap else spec.command),
+            program=self._bwrap or program,
+            cwd="/" if self._bwrap else os.path.abspath(spec.source or spec.workspace),
+            env=env | {process_table.MARK: note.id} | ({"HOME": "/tmp", "TMPDIR": "/tmp"} if self._bwrap else {}),
+        )
+        return note, launch, note.id != mark and self._notes.is_claimed(note.name)
+
+    def _check_network(self, spec: ContainerSpec) -> None:
+        if spec.network not in self.capabilities.networks:
+            offered = ", ".join(sorted(self.capabilities.networks))
+            raise PermanentError(f"container {spec.name}: network {spec.network!r} is not offered here, only {offered}.")
+
+    def _read_if_there(self, ref: ContainerRef) -> ContainerNote | None:
+        note = self._notes.read(ref.name) if process_start.NAME.fullmatch(ref.name) else None
+        return note if note is not None and note.id == ref.id else None
+
+    def _read(self, ref: ContainerRef) -> ContainerNote:
+        note = self._read_if_there(ref)
+        if note is None:
+            raise ContainerNotFound(f"container {ref.name}: there is none (any more).")
+        return note
+
+    def _alive(self, note: ContainerNote) -> process_table.ProcessId | None:
+        """Its process, if that runs."""
+        if process := self._notes.process(note.name):
+            return process if process_table.is_alive(process) else None
+        if self._notes.is_claimed(note.name):  # who started it died before noting the number
+            return next(filter(None, map(process_table.identify, process_table.marked(note.id))), None)
+        return None
+
+    def _find(self, labels: Mapping[str, str]) -> Sequence[ContainerStatus]:
+        return [
+            ContainerStatus(
+                ref=ContainerRef(id=note.id, name=note.name), state=self._state(note), labels=note.labels
+            )
+            for note in self._notes.all()
+            if labels.items() <= note.labels.items()
+        ]
+
+    def _state(self, note: ContainerNote) -> ContainerState:
+        ours = self._our(ContainerRef(id=note.id, name=note.name))
+        if ours is not None and ours.ended.done():
+            return ContainerState.EXITED
+        if ours is not None:
+            return ContainerState.RUNNING if ours.started else ContainerState.CREATED
+        if self._alive(note):
+            return ContainerState.RUNNING
+        return ContainerState.EXITED if self._notes.is_claimed(note.name) else ContainerState.CREATED
+
+
+@asynccontextmanager
+async def open_process_runtime(settings: ProcessSettings) -> AsyncIterator[ContainerRuntime]:
+    """Open the runtime; on leaving, everything it started is killed and removed.
+
+    Raises ConfigError when ``settings.path`` cannot be written or bubblewrap was asked for and does not work.
+    """
+    path = Path(os.path.abspath(settings.path))
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        ContainerNotes(path).sweep(older=time.time() - _STALE.total_seconds())
+    except OSError as error:
+        raise ConfigError(
+            f"runtimes: path: cannot note running modules in {path}: {error.strerror or error}. "
+            "Name a directory that can be written."
+        ) from error
+    bwrap = await bubblewrap.find_bubblewrap() if settings.isolation == "bubblewrap" else None
+    with ThreadPoolExecutor(min(8, (os.cpu_count() or 1) * 4), "ion-process") as threads:
+        runtime = ProcessRuntime(path, threads, bwrap)
+        try:
+            yield runtime
+        finally:
+            await runtime.close()

@@ -1,0 +1,180 @@
+"""Processes as the system sees them: which one a number means, whether it lives, who belongs together, and their end.
+
+A number alone names nothing: it is used again. A process is known by its number, when it started and since which boot;
+those of one container by a variable in their environment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+MARK = "ION_SLOT"
+_PROC = Path("/proc")
+_ROUNDS = 50
+_DEATH = 1000
+"""Milliseconds for a killed process to be gone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessId:
+    pid: int
+    started: str
+    boot: str
+
+
+@cache
+def boot_id() -> str:
+    """Changes with every boot; '' where the system does not tell."""
+    try:
+        return (_PROC / "sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def identify(pid: int) -> ProcessId | None:
+    """Who ``pid`` is now; None if it is nobody, or dead and not yet waited for."""
+    started = _started(pid)
+    return None if started is None else ProcessId(pid=pid, started=started, boot=boot_id())
+
+
+def is_alive(process: ProcessId) -> bool:
+    return identify(process.pid) == process
+
+
+def signal_group(pid: int, number: int) -> None:
+    """To all of the process group that ``pid`` leads; nothing if there is none."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, number)
+
+
+def marked(mark: str, *, since: int = 0) -> Iterator[int]:
+    """Processes with this mark but ourselves, in the order of their numbers, from ``since`` on.
+
+    Nothing where the system does not show environments.
+    """
+    return (pid for pid in sorted(_pids(since)) if _has_mark(pid, mark) and pid != os.getpid())
+
+
+def kill_marked(mark: str, since: int = 0) -> None:
+    """End every process with this mark, also those that left their group, and wait until they are gone. Blocks."""
+    for _ in range(_ROUNDS):  # they may have children while we look
+        killed = [fd for pid in marked(mark, since=since) if (fd := _kill(pid, mark)) is not None]
+        if not killed:
+            return
+        for fd in killed:
+            poll = select.poll()
+            poll.register(fd, select.POLLIN)
+            poll.poll(_DEATH)
+            os.close(fd)
+
+
+def descendants(pid: int) -> list[int]:
+    """Children of ``pid``, their children and so on, parents first. Linux only."""
+    children: dict[int, list[int]] = {}
+    for other in _pids(0):
+        if fields := _stat(other):
+            children.setdefault(int(fields[1]), []).append(other)
+    found: list[int] = []
+    waiting = [pid]
+    while waiting:
+        below = children.get(waiting.pop(), [])
+        found += below
+        waiting += below
+    return found
+
+
+def ended(pid: int) -> asyncio.Future[None]:
+    """Done once ``pid`` has ended, whoever's child it is. A child of ours is still to be waited for then."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[None] = loop.create_future()
+    try:
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        future.set_result(None)
+        return future
+    except (AttributeError, OSError):
+        _watch_by_thread(pid, future)
+        return future
+
+    def gone() -> None:
+        loop.remove_reader(fd)
+        if not future.done():
+            future.set_result(None)
+
+    loop.add_reader(fd, gone)
+    future.add_done_callback(lambda _: (loop.remove_reader(fd), os.close(fd)))
+    return future
+
+
+def _watch_by_thread(pid: int, future: asyncio.Future[None]) -> None:
+    """For systems without pidfds."""
+    stop = threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def watch() -> None:
+        while _started(pid) is not None and not stop.wait(0.02):
+            pass
+        with suppress(RuntimeError):  # the loop is closed: nobody waits
+            loop.call_soon_threadsafe(lambda: future.done() or future.set_result(None))
+
+    future.add_done_callback(lambda _: stop.set())
+    threading.Thread(target=watch, name=f"ion-watch-{pid}", daemon=True).start()
+
+
+def _pids(since: int) -> list[int]:
+    try:
+        return [pid for name in os.listdir(_PROC) if name.isdecimal() and (pid := int(name)) >= since]
+    except OSError:
+        return []
+
+
+def _stat(pid: int) -> list[str] | None:
+    """Fields of ``/proc/<pid>/stat`` from the state on: the name before them may hold anything."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].decode("ascii").split()
+    except OSError:
+        return None
+
+
+def _started(pid: int) -> str | None:
+    if _PROC.is_dir():
+        fields = _stat(pid)
+        return None if fields is None or fields[0] in "ZX" else fields[19]
+    found = subprocess.run(["ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    state, _, started = found.stdout.strip().partition(" ")
+    return None if not state or state.startswith("Z") else started.strip()
+
+
+def _has_mark(pid: int, mark: str) -> bool:
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            return f"{MARK}={mark}".encode() in file.read().split(b"\0")
+    except OSError:
+        return False
+
+
+def _kill(pid: int, mark: str) -> int | None:
+    """A descriptor that tells when it is gone, None if it was."""
+    try:
+        fd = os.pidfd_open(pid)
+    except (AttributeError, OSError):
+        return None
+    try:
+        if _has_mark(pid, mark):  # asked again now that the number cannot come to mean another
+            signal.pidfd_send_signal(fd, signal.SIGKILL)
+            return fd
+    except (ProcessLookupError, PermissionError):
+        pass
+    os.close(fd)
+    return None

@@ -1,0 +1,111 @@
+"""What a valid configuration still has to say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from ion_core.config import Config, check_graph, check_runtimes
+from ion_core.contracts.runtime import RuntimeCapabilities
+
+Load = Callable[..., Config]
+
+NOTHING = RuntimeCapabilities(
+    images=False,
+    isolates=False,
+    inputs_read_only=False,
+    memory_limit=False,
+    cpu_limit=False,
+    pids_limit=False,
+    gpus=False,
+    networks=frozenset(),
+)
+EVERYTHING = replace(NOTHING, images=True, memory_limit=True, cpu_limit=True, pids_limit=True, gpus=True)
+
+
+def graph(load: Load, **modules: str) -> list[str]:
+    lines = [f"  {name}: {{command: x, {edges}}}" for name, edges in modules.items()]
+    return [f"{it.severity} {it}" for it in check_graph(load("modules:\n" + "\n".join(lines) + "\n"))]
+
+
+def test_ends_and_beginnings_are_information(load: Load) -> None:
+    assert graph(load, one="subscribes: [a], publishes: [b]", two="subscribes: [b], publishes: [c]") == [
+        'info ion.yaml:3:50: modules.two.publishes[0]: nobody takes "c": flows end there',
+        'info ion.yaml:2:34: modules.one.subscribes[0]: no module emits "a": it comes from outside',
+    ]
+
+
+def test_a_type_that_is_nearly_one_that_is_taken_is_a_warning(load: Load) -> None:
+    first = graph(load, one="subscribes: [a], publishes: [face.detectd]", two="subscribes: [face.detected]")[0]
+    assert first == (
+        'warning ion.yaml:2:50: modules.one.publishes[0]: nobody takes "face.detectd". Did you mean "face.detected"?'
+    )
+
+
+def test_a_circle_is_a_warning_that_names_the_hop_limit(load: Load) -> None:
+    findings = graph(
+        load,
+        start="subscribes: [x], publishes: [a]",
+        one="subscribes: [a], publishes: [b]",
+        two="subscribes: [b], publishes: [c]",
+        three="subscribes: [c], publishes: [a]",
+    )
+    assert [it for it in findings if it.startswith("warning")] == [
+        "warning ion.yaml:3:49: modules.one.publishes: modules start each other in a circle: one → two → three → one. "
+        "An event 64 modules from the first starts no more."
+    ]
+
+
+def test_a_circle_that_nothing_leads_into_is_said_to_be_one(load: Load) -> None:
+    findings = graph(load, one="subscribes: [a], publishes: [a]", two="subscribes: [b], publishes: [a, c]")
+    assert sum("circle: one → one." in it for it in findings) == 1
+    assert not any("only itself" in it for it in findings)
+    findings = graph(load, one="subscribes: [a], publishes: [b]", two="subscribes: [b], publishes: [a]")
+    assert sum("only itself, or somebody outside, starts it: one, two" in it for it in findings) == 1
+
+
+def test_a_configuration_without_modules_is_a_warning(load: Load) -> None:
+    (finding,) = check_graph(load("state: x\n"))
+    assert (finding.severity, finding.text) == ("warning", "there are none: no event starts anything")
+
+
+def test_a_large_graph_is_checked_in_time(load: Load) -> None:
+    modules = {f"m{n}": f"subscribes: [t{n}], publishes: [t{(n + 1) % 300}]" for n in range(300)}
+    findings = graph(load, **modules)
+    assert sum("circle" in it for it in findings) == 1
+
+
+@pytest.mark.parametrize(
+    ("module", "offered", "expected"),
+    [
+        (
+            "command: x",
+            EVERYTHING,
+            '2:3: modules.m: image is required: the runtime "default" (process) runs images only',
+        ),
+        ("image: x", NOTHING, '2:3: modules.m: command is required: the runtime "default" (process) runs no images.'),
+        ("command: x, resources: {memory: 1MiB}", NOTHING, "2:39: modules.m.resources.memory: the runtime"),
+        ("command: x, resources: {cpus: 1}", NOTHING, "2:37: modules.m.resources.cpus: the runtime"),
+        ("command: x, resources: {pids: 1}", NOTHING, "2:37: modules.m.resources.pids: the runtime"),
+        ("command: x, resources: {gpus: [a]}", NOTHING, "2:37: modules.m.resources.gpus: the runtime"),
+    ],
+)
+def test_what_a_runtime_does_not_offer_is_an_error(
+    module: str, offered: RuntimeCapabilities, expected: str, load: Load
+) -> None:
+    (finding,) = check_runtimes(load(f"modules:\n  m: {{{module}, subscribes: [a]}}\n"), {"default": offered})
+    assert finding.severity == "error"
+    assert str(finding).startswith(f"ion.yaml:{expected}")
+
+
+def test_what_a_runtime_offers_or_cannot_enforce_is_no_error(load: Load) -> None:
+    config = load(
+        "modules: {m: {image: x, command: y, subscribes: [a], network: none, "
+        "resources: {memory: 1MiB, cpus: 1, pids: 5, gpus: [a]}}}"
+    )
+    assert check_runtimes(config, {"default": EVERYTHING}) == []
+    assert check_runtimes(config, {}) == []
+    plain = load("modules: {m: {image: x, command: y, subscribes: [a], network: none}}")
+    assert check_runtimes(plain, {"default": NOTHING}) == []

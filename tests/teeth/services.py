@@ -1,0 +1,242 @@
+"""Broken services and registrations."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, Field
+
+from ion_core.builtin.memory.blobs import open_memory_blobs
+from ion_core.contracts.provider import Provider
+from ion_core.contracts.settings import Settings
+from ion_core.errors import IonError, StateError, TransientError
+from ion_core.testing.provider import ProviderConformance
+from ion_core.testing.services import ServiceConformance
+from tests.conformance.memory_service import MemoryService
+from tests.teeth.harness import Mutants, Open
+
+M = TypeVar("M")
+
+
+class Services(ServiceConformance):
+    patience = 5.0
+    quiet = 0.05
+    ends_within = 0.3
+
+    async def cause_event(self, service: MemoryService) -> str:
+        service.poke("photo.received")
+        return "photo.received"
+
+    def unservable(self) -> MemoryService:
+        return MemoryService(broken=TransientError("memory service: out of order, as the test wants it"))
+
+
+def opening(service: Callable[[], MemoryService]) -> Open:
+    @asynccontextmanager
+    async def opens(kit: Services) -> AsyncIterator[MemoryService]:
+        yield service()
+
+    return opens
+
+
+SERVICES = Mutants(Services, "service", opening(MemoryService))
+
+
+def service(rule: str, method: str) -> Callable[[M], M]:
+    return SERVICES.breaks(rule, MemoryService, method, opening)
+
+
+@service("it_says_when_it_serves", "run")
+async def never_says_so(self: Any, host: Any, stop: asyncio.Event, ready: asyncio.Event) -> None:
+    await MemoryService.run(self, host, stop, asyncio.Event())
+
+
+@service("it_says_when_it_serves", "run")
+async def starts_and_returns(self: Any, host: Any, stop: asyncio.Event, ready: asyncio.Event) -> None:
+    ready.set()
+
+
+@service("it_serves_until_stopped", "run")
+async def gives_up(self: Any, host: Any, stop: asyncio.Event, ready: asyncio.Event) -> None:
+    ready.set()
+    await asyncio.sleep(0.01)
+
+
+@service("stop_ends_it", "run")
+async def never_stops(self: Any, host: Any, stop: asyncio.Event, ready: asyncio.Event) -> None:
+    await MemoryService.run(self, host, asyncio.Event(), ready)
+
+
+@service("stop_ends_it", "run")
+async def fails_when_stopped(self: Any, host: Any, stop: asyncio.Event, ready: asyncio.Event) -> None:
+    await MemoryService.run(self, host, stop, ready)
+    raise IonError("stopped")
+
+
+@service("a_stop_set_before_ends_it", "run")
+async def waits_for_a_first_event(self: Any, host: Any, stop: asyncio.Event, ready: asyncio.Event) -> None:
+    await self._poked.get()
+    await MemoryService.run(self, host, stop, ready)
+
+
+@service("cancelling_ends_it", "run")
+async def swallows_cancellation(self: Any, host: Any, stop: asyncio.Event, ready: asyncio.Event) -> None:
+    try:
+        await MemoryService.run(self, host, stop, ready)
+    except asyncio.CancelledError:
+        return
+
+
+@service("cancelling_ends_it", "run")
+async def ignores_cancellation(self: Any, host: Any, stop: asyncio.Event, ready: asyncio.Event) -> None:
+    ready.set()
+    for _ in range(3):
+        try:
+            await stop.wait()
+        except asyncio.CancelledError:
+            continue
+
+
+@service("events_go_through_the_host", "_publish")
+async def publishes_past_the_host(self: Any, host: Any) -> None:
+    await asyncio.Event().wait()
+
+
+@service("events_go_through_the_host", "_publish")
+async def publishes_another_type(self: Any, host: Any) -> None:
+    while True:
+        await host.publish((await self._poked.get()).upper())
+
+
+@service("an_event_the_host_refuses_does_not_end_it", "_publish")
+async def publishes_until_refused(self: Any, host: Any) -> None:
+    try:
+        while True:
+            await host.publish(await self._poked.get())
+    except IonError:
+        return
+
+
+@service("an_event_the_host_refuses_does_not_end_it", "run")
+async def ends_when_refused(self: Any, host: Any, stop: asyncio.Event, ready: asyncio.Event) -> None:
+    ready.set()
+    while not stop.is_set():
+        await host.publish(await self._poked.get())
+
+
+class Optimist(MemoryService):
+    async def run(self, host: Any, stop: asyncio.Event, ready: asyncio.Event) -> None:
+        if self.broken is not None:
+            ready.set()
+        await super().run(host, stop, ready)
+
+
+class Retrying(MemoryService):
+    async def run(self, host: Any, stop: asyncio.Event, ready: asyncio.Event) -> None:
+        await stop.wait()
+
+
+class Raw(MemoryService):
+    async def run(self, host: Any, stop: asyncio.Event, ready: asyncio.Event) -> None:
+        raise OSError(98, "Address already in use")
+
+
+for broken in (Optimist, Retrying, Raw):
+    SERVICES.add(
+        "what_keeps_it_from_serving_is_raised",
+        broken.__name__,
+        unservable=lambda self, broken=broken: broken(broken=TransientError("out of order")),
+    )
+
+# Providers
+
+
+class StoreSettings(Settings):
+    path: Path = Field(Path("blobs"), description="Where blobs would be.")
+
+
+@asynccontextmanager
+async def open_store(settings: StoreSettings) -> AsyncIterator[Any]:
+    if settings.path.name == "unusable":
+        raise StateError(f"{settings.path}: cannot be used")
+    async with open_memory_blobs() as blobs:
+        yield blobs
+
+
+class Providers(ProviderConformance):
+    patience = 5.0
+
+    def section(self, tmp_path: Path) -> dict[str, Any]:
+        return {"path": str(tmp_path / "blobs")}
+
+    def unusable(self, tmp_path: Path) -> dict[str, Any]:
+        return {"path": str(tmp_path / "unusable")}
+
+
+GOOD: Provider[Any] = Provider(name="store", settings=StoreSettings, open=open_store, contract="1.0")
+
+
+def registering(provider: Provider[Any]) -> Open:
+    @asynccontextmanager
+    async def opens(kit: Providers) -> AsyncIterator[Provider[Any]]:
+        yield provider
+
+    return opens
+
+
+class Lenient(BaseModel):
+    path: Path = Field(Path("blobs"), description="Where blobs would be.")
+
+
+class Terse(Settings):
+    path: Path = Path("blobs")
+
+
+@asynccontextmanager
+async def open_hangs(settings: Any) -> AsyncIterator[Any]:
+    await asyncio.Event().wait()
+    yield
+
+
+@asynccontextmanager
+async def open_lets_os_errors_out(settings: Any) -> AsyncIterator[Any]:
+    raise OSError(20, "Not a directory")
+    yield
+
+
+@asynccontextmanager
+async def open_puts_it_off(settings: Any) -> AsyncIterator[Any]:
+    yield object()
+
+
+def opens_once() -> Callable[[Any], Any]:
+    opened: list[Any] = []
+
+    @asynccontextmanager
+    async def opens(settings: Any) -> AsyncIterator[Any]:
+        if opened:
+            raise StateError("is locked by an earlier opening")
+        opened.append(settings)
+        yield object()
+
+    return opens
+
+
+PROVIDERS = Mutants(Providers, "provider", registering(GOOD))
+for rule, name, changed in (
+    ("a_name_is_lower_case", "shouts", {"name": "Store One"}),
+    ("the_contract_is_of_our_major_version", "is_older", {"contract": "0.9"}),
+    ("the_contract_is_of_our_major_version", "has_no_version", {"contract": "latest"}),
+    ("unknown_settings_are_refused", "takes_any_setting", {"settings": Lenient}),
+    ("settings_can_be_described", "describes_nothing", {"settings": Terse}),
+    ("it_opens_again_after_closing", "opens_once", {"open": opens_once()}),
+    ("it_opens_again_after_closing", "hangs", {"open": open_hangs}),
+    ("what_cannot_be_opened_is_refused", "lets_os_errors_out", {"open": open_lets_os_errors_out}),
+    ("what_cannot_be_opened_is_refused", "puts_it_off", {"open": open_puts_it_off}),
+):
+    PROVIDERS.add(rule, name, registering(replace(GOOD, **changed)))

@@ -1,0 +1,78 @@
+"""Readiness, and the gate that closes when storage is full."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+from pathlib import Path
+
+import pytest
+
+from ion_core.dispatcher.health import PROBE_BYTES, Health, write_probe
+
+
+def test_problems_come_and_go_by_part() -> None:
+    health = Health()
+    health.red("queue b", "away")
+    health.red("queue a", "closed")
+    assert list(health.problems()) == ["queue a: closed", "queue b: away"]
+    health.green("queue b")
+    health.green("queue c")
+    assert list(health.problems()) == ["queue a: closed"]
+
+
+def test_a_problem_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    health = Health()
+    for _ in range(3):
+        health.red("queue a", "away")
+    health.green("queue a")
+    health.green("queue a")
+    assert [record.getMessage() for record in caplog.records] == ["not ready: queue a: away", "ready again: queue a"]
+
+
+async def test_the_gate_stays_closed_until_the_probe_fits() -> None:
+    health = Health()
+    tried: list[bool] = []
+
+    def probe() -> None:
+        tried.append(health.room.is_set())
+        if len(tried) < 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    watching = asyncio.create_task(health.watch_space(probe, every=0))
+    health.storage_full("blob a: no space left")
+    assert not health.room.is_set()
+    assert list(health.problems()) == ["storage: blob a: no space left"]
+
+    await health.room.wait()
+
+    assert tried == [False, False, False]
+    assert list(health.problems()) == []
+    watching.cancel()
+
+
+async def test_the_gate_closes_again(tmp_path: Path) -> None:
+    health = Health()
+    watching = asyncio.create_task(health.watch_space(lambda: write_probe(tmp_path), every=0))
+    for _ in range(3):
+        health.storage_full("full")
+        await health.room.wait()
+    watching.cancel()
+
+
+def test_the_probe_leaves_nothing(tmp_path: Path) -> None:
+    write_probe(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_probe_raises_when_it_does_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        assert next(tmp_path.iterdir()).stat().st_size == PROBE_BYTES
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_probe(tmp_path)
+    assert list(tmp_path.iterdir()) == []
