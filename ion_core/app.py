@@ -43,7 +43,7 @@ class App:
         self.config = config
         self.state = State.open(config.state)
         self.observers = Observers(config.registry.observing)
-        stack.callback(self.observers.close)
+        stack.push_async_callback(asyncio.to_thread, self.observers.close)
         self._stack = stack
         self._opened: dict[str, Any] = {}
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import Enum
+from functools import cached_property
 from pathlib import Path
 
 from ion_core.contracts.messaging import RetryPolicy
@@ -58,7 +59,7 @@ class Job:
     event: Event
     module: str
 
-    @property
+    @cached_property
     def id(self) -> str:
         return str(uuid.uuid5(ION, f"{self.event.context.event_id}/{self.module}"))
 

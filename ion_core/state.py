@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ion_core.errors import StateBusy, StateError
+from ion_core.errors import StateBusy, StateError, storage_error
 
 _ID = re.compile(r"[0-9a-f]{16}")
 
@@ -57,8 +57,11 @@ class State:
         except FileNotFoundError:
             made = uuid.uuid4().hex[:16]
             temporary = self.path / f".id-{os.getpid()}"
-            temporary.write_text(made + "\n", encoding="ascii")
-            temporary.replace(file)
+            try:
+                temporary.write_text(made + "\n", encoding="ascii")
+                temporary.replace(file)
+            except OSError as error:
+                raise storage_error(str(file), error) from error
             return made
 
     @contextmanager

@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 
 from ion_core.errors import IonError
+from tests.teeth import settling as settling  # adds to MESSAGING
+from tests.teeth.blobs import BLOBS
+from tests.teeth.documents import DOCUMENTS
 from tests.teeth.harness import Mutant, Mutants
 from tests.teeth.messaging import MESSAGING
 from tests.teeth.runtime import RUNTIME
 from tests.teeth.services import PROVIDERS, SERVICES
-from tests.teeth.storage import BLOBS, DOCUMENTS
 
 CONTRACTS = [MESSAGING, RUNTIME, BLOBS, DOCUMENTS, SERVICES, PROVIDERS]
 MUTANTS = [(contract, mutant) for contract in CONTRACTS for mutant in contract.mutants]

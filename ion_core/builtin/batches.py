@@ -26,7 +26,7 @@ Answers = Sequence[A | BaseException | Alone]
 
 
 class Batches(Generic[Q, A]):
-    """Requests of one event loop, served by ``serve`` on a thread of ``pool``, ``size`` and ``lanes`` batches at a time.
+    """Requests of one event loop, served by ``serve`` on threads of ``pool``: ``lanes`` batches of ``size`` at a time.
 
     A cancelled request that no thread has taken is dropped; one that was taken is waited for, so that nothing
     happens behind the caller's back after its ``ask`` is over.

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ion_core.builtin.process_table import descendants
-from ion_core.contracts.runtime import ContainerSpec
+from ion_core.contracts.runtime import ContainerSpec, RuntimeCapabilities
 from ion_core.errors import ConfigError
 
 BASE = "/ion/"
@@ -29,10 +29,23 @@ _FORBIDDEN_BY = {
 _PATIENCE = 20.0
 
 
+CAPABILITIES = RuntimeCapabilities(
+    images=False,
+    isolates=True,
+    inputs_read_only=True,
+    memory_limit=True,
+    cpu_limit=True,
+    pids_limit=False,
+    gpus=False,
+    networks=frozenset({"none", "host"}),
+    notice="Under bubblewrap the pids setting is not enforced, and with network none a module cannot call its handler.",
+)
+
+
 def arguments(spec: ContainerSpec, bwrap: str, program: str) -> list[str]:
     """The command line that runs ``program``, which is where it is outside, with the arguments of ``spec``."""
-    workspace = os.path.abspath(spec.workspace)
-    source = os.path.abspath(spec.source) if spec.source else None
+    workspace = spec.workspace.absolute()
+    source = str(spec.source.absolute()) if spec.source else None
     limit = f"ulimit -d {spec.resources.memory // 1024} && " if spec.resources.memory else ""
     return [
         bwrap,
@@ -40,7 +53,7 @@ def arguments(spec: ContainerSpec, bwrap: str, program: str) -> list[str]:
         *(("--ro-bind", source, source) if source else ()),
         *("--bind", workspace, BASE.rstrip("/")),
         *("--ro-bind-try", f"{workspace}/in", f"{BASE}in"),
-        *("--chdir", source or BASE),
+        *("--remount-ro", "/", "--chdir", source or BASE),
         # The shell sets the limit inside, where it holds from the start, and exits with 126 and 127 where it should.
         *("--", "/bin/sh", "-c", f'{limit}exec "$@"', "sh", program, *spec.command[1:]),
     ]

@@ -1,23 +1,29 @@
 """What is noted on disk of each container, so that a later process finds those of one that died. All of it blocks.
 
-``<name>.spec`` is there from create to remove, ``<name>.process`` from just before the start: empty at first, then with
-who the process is. Both are JSON, written once and not flushed: after a power cut nothing runs. Environments are not
-noted: they hold secrets.
+``<name>.spec`` is there from create to remove: a line of JSON. ``<name>.process`` is another name of the same file,
+made just before the start; a second line then says who the process is. Nothing is flushed: after a power cut nothing
+runs. Environments are not noted: they hold secrets.
+
+A file system takes long to make a file where many were deleted lately. So files are used again, as ``.spare-…``.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+import secrets
+from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ion_core.builtin.process_table import ProcessId
 
 _SPEC = ".spec"
 _PROCESS = ".process"
+_SPARE = ".spare-"
+_SPARES = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,35 +32,40 @@ class ContainerNote:
 
     id: str
     name: str
-    labels: Mapping[str, str]
+    labels: dict[str, str]
     command: tuple[str, ...]
     workspace: str
     isolation: str
 
 
 class ContainerNotes:
-    """The notes below ``path``; processes share them."""
+    """The notes below ``path``; processes share them, threads too."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._spares: list[str] = []
 
     def add(self, note: ContainerNote) -> ContainerNote:
         """Note a new container; the one that has its name if there is one."""
         try:
-            with open(self._file(note.name, _SPEC), "x", encoding="utf-8") as file:
-                file.write(json.dumps(asdict(note)))
+            file = self._spares.pop()
+        except IndexError:
+            file = self._spare()
+        _write(file, os.O_TRUNC | os.O_CREAT, note)
+        try:
+            os.link(file, self._file(note.name, _SPEC))
         except FileExistsError:
             if (existing := self.read(note.name)) is None:
                 raise
             return existing
+        finally:
+            _unlink(file)
         return note
 
     def read(self, name: str) -> ContainerNote | None:
-        """None if there is none, or somebody is just writing it, or died while."""
-        with suppress(FileNotFoundError, ValueError, TypeError, KeyError):
-            with open(self._file(name, _SPEC), encoding="utf-8") as file:
-                given = json.load(file)
-            return ContainerNote(**(given | {"command": tuple(given["command"])}))
+        if lines := self._lines(name, _SPEC):
+            note = ContainerNote(**(lines[0] | {"command": tuple(lines[0]["command"])}))
+            return note if note.name == name else None  # its file was used again while we read
         return None
 
     def all(self) -> Iterator[ContainerNote]:
@@ -62,46 +73,72 @@ class ContainerNotes:
             if file.endswith(_SPEC) and (note := self.read(file.removesuffix(_SPEC))) is not None:
                 yield note
 
-    def claim(self, name: str) -> int | None:
-        """An open descriptor for ``started``, None if it was started before. FileNotFoundError if it is gone."""
-        os.stat(self._file(name, _SPEC))
+    def claim(self, name: str) -> bool:
+        """Whether we are the first to start it. FileNotFoundError if it is gone."""
         try:
-            return os.open(self._file(name, _PROCESS), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            os.link(self._file(name, _SPEC), self._file(name, _PROCESS))
         except FileExistsError:
-            return None
-
-    def started(self, claim: int, process: ProcessId) -> None:
-        os.write(claim, json.dumps(asdict(process)).encode())
+            return False
+        return True
 
     def unclaim(self, name: str) -> None:
         """It could not be started after all."""
         _unlink(self._file(name, _PROCESS))
+
+    def started(self, name: str, process: ProcessId) -> None:
+        _write(self._file(name, _PROCESS), os.O_APPEND, process)
 
     def is_claimed(self, name: str) -> bool:
         return os.path.lexists(self._file(name, _PROCESS))
 
     def process(self, name: str) -> ProcessId | None:
         """Who was started, None if that was not noted (yet)."""
-        with suppress(FileNotFoundError, ValueError, TypeError):
-            with open(self._file(name, _PROCESS), encoding="utf-8") as file:
-                return ProcessId(**json.load(file))
-        return None
+        lines = self._lines(name, _PROCESS)
+        return ProcessId(**lines[1]) if len(lines) > 1 else None
 
     def remove(self, name: str) -> None:
-        _unlink(self._file(name, _SPEC))  # first, so that what is half removed is not taken for one never started
+        spare = self._spare()
+        with suppress(FileNotFoundError):
+            os.rename(self._file(name, _SPEC), spare)
+            if len(self._spares) < _SPARES:
+                self._spares.append(spare)
+            else:
+                _unlink(spare)
         _unlink(self._file(name, _PROCESS))
 
+    def close(self) -> None:
+        while self._spares:
+            _unlink(self._spares.pop())
+
     def sweep(self, *, older: float) -> None:
-        """Remove what processes that died left half written or half removed before ``older`` (seconds since 1970)."""
-        for file in os.listdir(self._path):
-            name, dot, kind = file.rpartition(".")
-            if dot + kind in (_SPEC, _PROCESS) and self.read(name) is None:
-                with suppress(FileNotFoundError):
-                    if os.lstat(self._path / file).st_mtime < older:
-                        os.unlink(self._path / file)
+        """Remove what processes that died left half made or half removed before ``older`` (seconds since 1970)."""
+        files = set(os.listdir(self._path))
+        for file in files:
+            half_removed = file.endswith(_PROCESS) and file.removesuffix(_PROCESS) + _SPEC not in files
+            with suppress(FileNotFoundError):
+                if (half_removed or file.startswith(_SPARE)) and os.lstat(self._path / file).st_mtime < older:
+                    os.unlink(self._path / file)
+
+    def _lines(self, name: str, kind: str) -> list[dict[str, Any]]:
+        try:
+            with open(self._file(name, kind), encoding="utf-8") as file:
+                return [json.loads(line) for line in file]
+        except (FileNotFoundError, ValueError):
+            return []
 
     def _file(self, name: str, kind: str) -> str:
         return f"{self._path}/{name}{kind}"
+
+    def _spare(self) -> str:
+        return f"{self._path}/{_SPARE}{secrets.token_hex(8)}"
+
+
+def _write(file: str, how: int, what: ContainerNote | ProcessId) -> None:
+    fd = os.open(file, os.O_WRONLY | os.O_CLOEXEC | how, 0o600)
+    try:
+        os.write(fd, json.dumps(vars(what)).encode() + b"\n")
+    finally:
+        os.close(fd)
 
 
 def _unlink(path: str) -> None:

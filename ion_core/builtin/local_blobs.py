@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import resource
 import secrets
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from itertools import islice
@@ -43,8 +44,9 @@ class LocalBlobs:
         self._tree = BlobTree(root, staging)
         self._pool = pool
         verified = Verified()
-        self._puts: Batches[Put, BlobInfo] = Batches(Putting(self._tree, staging, helpers, verified), pool, lanes=4)
-        self._gets: Batches[Get, None] = Batches(Getting(self._tree, helpers, verified), pool, lanes=4)
+        size = min(1024, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8)  # each of a batch is open until it is done
+        self._puts: Batches[Put, BlobInfo] = Batches(Putting(self._tree, staging, helpers, verified), pool, size=size)
+        self._gets: Batches[Get, None] = Batches(Getting(self._tree, helpers, verified), pool)
 
     async def put(self, key: str, source: Path, *, consume: bool = False) -> BlobInfo:
         return await self._puts.ask(Put(check_key(key), source, consume))
@@ -76,19 +78,19 @@ class LocalBlobs:
             self._tree.delete(key)
 
 
-def _page(keys: object, where: str) -> list[str]:
+def _page(keys: Iterator[str], where: str) -> list[str]:
     with translating(where):
-        return list(islice(keys, _PAGE))  # type: ignore[call-overload, no-any-return]
+        return list(islice(keys, _PAGE))
 
 
 @asynccontextmanager
 async def open_local_blobs(settings: LocalBlobsSettings) -> AsyncIterator[BlobStore]:
     """Open the store at ``settings.path``, made when missing. Raises ConfigError when that cannot be."""
-    path = Path(os.path.abspath(settings.path))
+    path = settings.path.absolute()
+    root = path / "files"
     try:
-        root = path / "files"
-        root.mkdir(parents=True, exist_ok=True)
-        staging, lock = _claim_staging(path / "staging")
+        await asyncio.to_thread(root.mkdir, parents=True, exist_ok=True)
+        staging, lock = await asyncio.to_thread(_claim_staging, path / "staging")
     except OSError as error:
         raise ConfigError(
             f"storage.blobs.path: cannot keep blobs in {path}: {error.strerror or error}. "

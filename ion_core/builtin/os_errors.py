@@ -23,7 +23,7 @@ _PASSING = {
 
 
 def translated(error: OSError, where: str) -> ProviderError:
-    """The error to raise instead: StorageFull, TransientError or PermanentError, its message starting with ``where``."""
+    """The StorageFull, TransientError or PermanentError to raise instead; its message starts with ``where``."""
     what = error.strerror or str(error)
     named = f" ({error.filename})" if error.filename else ""
     if error.errno in _FULL:

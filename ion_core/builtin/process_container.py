@@ -13,7 +13,7 @@ from datetime import timedelta
 
 from ion_core.builtin import bubblewrap, process_start, process_table
 from ion_core.builtin.process_logs import ProcessLog, Stream
-from ion_core.contracts.runtime import ContainerSpec, ExitStatus
+from ion_core.contracts.runtime import ContainerSpec, ContainerState, ExitStatus
 from ion_core.errors import TransientError
 
 DEATH = timedelta(seconds=30)
@@ -22,7 +22,7 @@ _DRAIN = 1.0
 """Seconds for output to reach its end once nothing is left that could write to it."""
 _READ = 1 << 18
 _LOOK_BACK = 4096
-_SHORT = 5.0
+_SHORT = 2.0
 """Seconds within which process numbers do not come round again."""
 
 
@@ -54,6 +54,12 @@ class ProcessContainer:
     @property
     def started(self) -> bool:
         return self._process is not None
+
+    @property
+    def state(self) -> ContainerState:
+        if not self.started:
+            return ContainerState.CREATED
+        return ContainerState.EXITED if self.ended.done() else ContainerState.RUNNING
 
     def start(self, cores: set[int] | None) -> int:
         """Start it and return its number. OSError when the program cannot be executed. ``finish`` must follow.
@@ -94,7 +100,8 @@ class ProcessContainer:
             self.ended.set_result(self._reap())
         except BaseException as error:
             self._close()
-            self.ended.set_exception(error if isinstance(error, Exception) else TransientError("the runtime was closed"))
+            told = error if isinstance(error, Exception) else TransientError("process runtime: was closed meanwhile")
+            self.ended.set_exception(told)
             self.ended.exception()  # seen: perhaps nobody waits
             raise
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -15,10 +14,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ion_core.builtin import bubblewrap, process_start, process_table
+from ion_core.builtin import bubblewrap, process_orphans, process_start, process_table
 from ion_core.builtin.container_notes import ContainerNote, ContainerNotes
 from ion_core.builtin.os_errors import translating
-from ion_core.builtin.process_container import DEATH, Launch, ProcessContainer
+from ion_core.builtin.process_container import Launch, ProcessContainer
 from ion_core.builtin.settings import ProcessSettings
 from ion_core.contracts.runtime import (
     ContainerRef,
@@ -30,44 +29,21 @@ from ion_core.contracts.runtime import (
     LogLine,
     RuntimeCapabilities,
 )
-from ion_core.errors import ConfigError, ContainerNotFound, PermanentError, TransientError
+from ion_core.errors import ConfigError, ContainerNotFound, PermanentError
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _STALE = timedelta(hours=1)
 
-PLAIN = RuntimeCapabilities(
-    images=False,
-    isolates=False,
-    inputs_read_only=False,
-    memory_limit=process_start.HAS_LIMITS,
-    cpu_limit=process_start.HAS_LIMITS,
-    pids_limit=False,
-    gpus=True,
-    networks=frozenset({"none", "bridge", "host"}),
-    notice="The process runtime isolates nothing: a module can do what you can; "
-    "network, gpus and pids settings are not enforced. Where bubblewrap is installed, `isolation: bubblewrap` helps.",
-)
-ISOLATED = RuntimeCapabilities(
-    images=False,
-    isolates=True,
-    inputs_read_only=True,
-    memory_limit=True,
-    cpu_limit=True,
-    pids_limit=False,
-    gpus=False,
-    networks=frozenset({"none", "host"}),
-    notice="Under bubblewrap the pids setting is not enforced, and with network none a module cannot call its handler.",
-)
-
 
 class ProcessRuntime:
     """A ContainerRuntime whose containers are processes. ``bwrap`` runs them inside, None for plain ones.
 
     ``memory`` limits the private writable memory of each process of a module, not of all together (RLIMIT_DATA);
-    ``cpus`` gives it so many cores, rounded up. The exit code of a container that another process started is not
-    told: ``wait`` waits for its end and raises PermanentError.
+    ``cpus`` gives it so many cores, rounded up. What leaves its process group is still found by a variable in its
+    environment; who clears that too gets away, but from bubblewrap. The exit code of a container that another process
+    started is not told: ``wait`` waits for its end and raises PermanentError.
     """
 
     def __init__(self, path: Path, threads: ThreadPoolExecutor, bwrap: str | None) -> None:
@@ -80,7 +56,7 @@ class ProcessRuntime:
 
     @property
     def capabilities(self) -> RuntimeCapabilities:
-        return PLAIN if self._bwrap is None else ISOLATED
+        return process_start.CAPABILITIES if self._bwrap is None else bubblewrap.CAPABILITIES
 
     async def create(self, spec: ContainerSpec) -> ContainerRef:
         note, launch, claimed = await self._blocking(self._note, spec)
@@ -105,17 +81,16 @@ class ProcessRuntime:
         name = container.spec.name
         with translating(f"container {name}: cannot be started"):
             try:
-                claim = self._notes.claim(name)
+                is_first = self._notes.claim(name)
             except FileNotFoundError as error:
                 raise ContainerNotFound(f"container {name}: was removed by another process.") from error
-            if claim is None:  # another process has started it
+            if not is_first:  # another process has started it
                 del self._ours[name]
                 container.ended.set_result(None)
                 return
             try:
                 pid = container.start(self._cores.take(container.spec.resources.cpus))
             except OSError:
-                os.close(claim)
                 self._notes.unclaim(name)
                 raise
         task = asyncio.create_task(container.finish(self._blocking), name=f"finish {name}")
@@ -123,11 +98,9 @@ class ProcessRuntime:
         task.add_done_callback(self._finishing.discard)
         try:
             if process := process_table.identify(pid):
-                self._notes.started(claim, process)
+                self._notes.started(name, process)
         except OSError as error:  # it runs, and would be found by its mark
             log.warning("cannot note a process", extra={"container": name, "pid": pid, "error": str(error)})
-        finally:
-            os.close(claim)
 
     async def wait(self, ref: ContainerRef) -> ExitStatus:
         if container := self._our(ref):
@@ -135,9 +108,9 @@ class ProcessRuntime:
                 return status
             raise ContainerNotFound(f"container {ref.name}: was removed before it ran.")
         note = await self._blocking(self._read, ref)
-        if process := await self._blocking(self._alive, note):
+        if process := await self._blocking(process_orphans.alive, self._notes, note):
             await process_table.ended(process.pid)
-        raise PermanentError(f"container {ref.name}: its exit code was told to the process that made it, not to this one.")
+        raise PermanentError(f"container {ref.name}: its exit code is told to the process that made it, to no other.")
 
     async def logs(self, ref: ContainerRef, *, follow: bool = False) -> AsyncIterator[LogLine]:
         if container := self._our(ref):
@@ -150,18 +123,19 @@ class ProcessRuntime:
         if container := self._our(ref):
             await container.stop(grace=grace)
         elif note := await self._blocking(self._read_if_there, ref):
-            await self._stop_other(note, grace=grace)
+            await process_orphans.stop(self._notes, note, self._blocking, grace=grace)
 
     async def remove(self, ref: ContainerRef) -> None:
         if container := self._our(ref):
             await container.stop(grace=timedelta(0))
             await self._blocking(self._notes.remove, ref.name)
+            await container.stop(grace=timedelta(0))  # had somebody just started it
             self._ours.pop(ref.name, None)
             if not container.ended.done():
                 container.ended.set_result(None)
             container.log.close()
         elif note := await self._blocking(self._read_if_there, ref):
-            await self._stop_other(note, grace=timedelta(0))
+            await process_orphans.stop(self._notes, note, self._blocking, grace=timedelta(0))
             await self._blocking(self._notes.remove, ref.name)
 
     async def find(self, labels: Mapping[str, str]) -> Sequence[ContainerStatus]:
@@ -175,6 +149,7 @@ class ProcessRuntime:
             task.cancel()
         if self._finishing:
             await asyncio.wait(self._finishing)
+        await self._blocking(self._notes.close)
         for problem in problems:
             if isinstance(problem, BaseException):
                 raise problem
@@ -182,23 +157,6 @@ class ProcessRuntime:
     def _our(self, ref: ContainerRef) -> ProcessContainer | None:
         container = self._ours.get(ref.name)
         return container if container is not None and container.launch.mark == ref.id else None
-
-    async def _stop_other(self, note: ContainerNote, *, grace: timedelta) -> None:
-        """As ``stop``, of what another process started: one that died, or one on the same path."""
-        if process := await self._blocking(self._alive, note):
-            gone = process_table.ended(process.pid)
-            if grace:
-                if note.isolation == "bubblewrap":
-                    await self._blocking(bubblewrap.signal_inside, process.pid, signal.SIGTERM)
-                else:
-                    process_table.signal_group(process.pid, signal.SIGTERM)
-                await asyncio.wait({gone}, timeout=grace.total_seconds())
-            process_table.signal_group(process.pid, signal.SIGKILL)
-            await asyncio.wait({gone}, timeout=DEATH.total_seconds())
-            if not gone.done():
-                gone.cancel()
-                raise TransientError(f"container {note.name}: did not end within {DEATH.seconds} s of SIGKILL.")
-        await self._blocking(process_table.kill_marked, note.id)
 
     async def _blocking(self, work: Callable[..., T], *args: Any) -> T:
         """``work`` on a thread, waited for even when we are cancelled: nothing happens behind the caller's back."""
@@ -214,8 +172,8 @@ class ProcessRuntime:
 
     def _note(self, spec: ContainerSpec) -> tuple[ContainerNote, Launch, bool]:
         mark = uuid.uuid4().hex
-        base = bubblewrap.BASE if self._bwrap else f"{os.path.abspath(spec.workspace)}/"
-        env = process_start.environment(spec, base=base, mark=mark)
+        base = bubblewrap.BASE if self._bwrap else f"{spec.workspace.absolute()}/"
+        env = process_start.environment(spec, base=base, mark=mark, home="/tmp" if self._bwrap else None)
         program = process_start.check(spec, env)
         self._check_network(spec)
         note = self._notes.add(
@@ -233,15 +191,15 @@ class ProcessRuntime:
             isolated=self._bwrap is not None,
             argv=tuple(bubblewrap.arguments(spec, self._bwrap, program) if self._bwrap else spec.command),
             program=self._bwrap or program,
-            cwd="/" if self._bwrap else os.path.abspath(spec.source or spec.workspace),
-            env=env | {process_table.MARK: note.id} | ({"HOME": "/tmp", "TMPDIR": "/tmp"} if self._bwrap else {}),
+            cwd="/" if self._bwrap else str((spec.source or spec.workspace).absolute()),
+            env=env | {process_table.MARK: note.id},
         )
         return note, launch, note.id != mark and self._notes.is_claimed(note.name)
 
     def _check_network(self, spec: ContainerSpec) -> None:
         if spec.network not in self.capabilities.networks:
             offered = ", ".join(sorted(self.capabilities.networks))
-            raise PermanentError(f"container {spec.name}: network {spec.network!r} is not offered here, only {offered}.")
+            raise PermanentError(f"container {spec.name}: there is no network {spec.network!r} here, only {offered}.")
 
     def _read_if_there(self, ref: ContainerRef) -> ContainerNote | None:
         note = self._notes.read(ref.name) if process_start.NAME.fullmatch(ref.name) else None
@@ -253,32 +211,21 @@ class ProcessRuntime:
             raise ContainerNotFound(f"container {ref.name}: there is none (any more).")
         return note
 
-    def _alive(self, note: ContainerNote) -> process_table.ProcessId | None:
-        """Its process, if that runs."""
-        if process := self._notes.process(note.name):
-            return process if process_table.is_alive(process) else None
-        if self._notes.is_claimed(note.name):  # who started it died before noting the number
-            return next(filter(None, map(process_table.identify, process_table.marked(note.id))), None)
-        return None
-
     def _find(self, labels: Mapping[str, str]) -> Sequence[ContainerStatus]:
         return [
-            ContainerStatus(
-                ref=ContainerRef(id=note.id, name=note.name), state=self._state(note), labels=note.labels
-            )
+            ContainerStatus(ref=ContainerRef(id=note.id, name=note.name), state=self._state(note), labels=note.labels)
             for note in self._notes.all()
             if labels.items() <= note.labels.items()
         ]
 
     def _state(self, note: ContainerNote) -> ContainerState:
         ours = self._our(ContainerRef(id=note.id, name=note.name))
-        if ours is not None and ours.ended.done():
-            return ContainerState.EXITED
-        if ours is not None:
-            return ContainerState.RUNNING if ours.started else ContainerState.CREATED
-        if self._alive(note):
-            return ContainerState.RUNNING
-        return ContainerState.EXITED if self._notes.is_claimed(note.name) else ContainerState.CREATED
+        return process_orphans.state(self._notes, note) if ours is None else ours.state
+
+
+def _prepare(path: Path) -> None:
+    path.mkdir(parents=True, exist_ok=True)
+    ContainerNotes(path).sweep(older=time.time() - _STALE.total_seconds())
 
 
 @asynccontextmanager
@@ -287,10 +234,9 @@ async def open_process_runtime(settings: ProcessSettings) -> AsyncIterator[Conta
 
     Raises ConfigError when ``settings.path`` cannot be written or bubblewrap was asked for and does not work.
     """
-    path = Path(os.path.abspath(settings.path))
+    path = settings.path.absolute()
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        ContainerNotes(path).sweep(older=time.time() - _STALE.total_seconds())
+        await asyncio.to_thread(_prepare, path)
     except OSError as error:
         raise ConfigError(
             f"runtimes: path: cannot note running modules in {path}: {error.strerror or error}. "

@@ -15,7 +15,7 @@ from itertools import count
 from pathlib import Path
 
 from ion_core.builtin.process_table import MARK
-from ion_core.contracts.runtime import ContainerSpec
+from ion_core.contracts.runtime import ContainerSpec, RuntimeCapabilities
 from ion_core.errors import PermanentError
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
@@ -25,13 +25,29 @@ _KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR")
 _OUT_OF_MEMORY = re.compile(rb"MemoryError|cannot allocate memory|bad_alloc|out of memory", re.IGNORECASE)
 
 
-def environment(spec: ContainerSpec, *, base: str, mark: str) -> dict[str, str]:
-    """What the module sees: nothing of ours but where programs, home and language are.
+CAPABILITIES = RuntimeCapabilities(
+    images=False,
+    isolates=False,
+    inputs_read_only=False,
+    memory_limit=HAS_LIMITS,
+    cpu_limit=HAS_LIMITS,
+    pids_limit=False,
+    gpus=True,
+    networks=frozenset({"none", "bridge", "host"}),
+    notice="The process runtime isolates nothing: a module can do what you can; "
+    "network, gpus and pids settings are not enforced. Where bubblewrap is installed, `isolation: bubblewrap` helps.",
+)
+
+
+def environment(spec: ContainerSpec, *, base: str, mark: str, home: str | None = None) -> dict[str, str]:
+    """What the module sees: nothing of ours but where programs, home and language are; ``home`` if that is elsewhere.
 
     ``python3`` is the one Ion runs with, and what is installed there with it.
     """
     kept = {name: value for name in _KEPT if (value := os.environ.get(name))}
-    kept["PATH"] = os.pathsep.join((os.path.dirname(sys.executable), kept.get("PATH", os.defpath)))
+    if home is not None:
+        kept |= {"HOME": home, "TMPDIR": home}
+    kept["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), kept.get("PATH", os.defpath)))
     return kept | dict(spec.env) | {"HANDLER_BASE_DIR": base, MARK: mark}
 
 
@@ -46,8 +62,7 @@ def check(spec: ContainerSpec, env: Mapping[str, str]) -> str:
             f"{where}: the process runtime runs commands, not images, and it was given {wanted}. "
             "Add `command` (and `source`), or name another runtime."
         )
-    given = (*spec.command, *env, *env.values())
-    if any("\0" in text for text in given) or any("=" in name or not name for name in env):
+    if not all(map(_can_be_given, (*spec.command, *env, *env.values()))) or any("=" in name for name in env):
         raise PermanentError(f"{where}: its command or environment holds what no process can be given.")
     if spec.source is not None and not spec.source.is_dir():
         raise PermanentError(f"{where}: its source {spec.source} is not a directory.")
@@ -56,12 +71,19 @@ def check(spec: ContainerSpec, env: Mapping[str, str]) -> str:
     return _program(spec, where, env["PATH"])
 
 
+def _can_be_given(text: str) -> bool:
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+
+
 def _program(spec: ContainerSpec, where: str, path: str) -> str:
     name = spec.command[0]
     start = spec.source or spec.workspace
     if os.sep not in name and (found := shutil.which(name, path=path)):
-        return os.path.abspath(found)
-    program = Path(os.path.abspath(start / name))
+        return str(Path(found).absolute())
+    program = (start / name).absolute()
     if not program.is_file():
         looked = f"in {start}" if os.sep in name else f"in {start} or on the PATH ({path})"
         raise PermanentError(f"{where}: there is no program {name!r} {looked}.")

@@ -12,7 +12,7 @@ import select
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -20,9 +20,13 @@ from pathlib import Path
 
 MARK = "ION_SLOT"
 _PROC = Path("/proc")
-_ROUNDS = 50
+_PATIENCE = 5.0
+"""Seconds to look for processes that have children while we look."""
+_MOMENT = 0.001
 _DEATH = 1000
 """Milliseconds for a killed process to be gone."""
+_KERNEL = 0x200000
+"""The flag of the kernel's own threads."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,25 +61,28 @@ def signal_group(pid: int, number: int) -> None:
         os.killpg(pid, number)
 
 
-def marked(mark: str, *, since: int = 0) -> Iterator[int]:
-    """Processes with this mark but ourselves, in the order of their numbers, from ``since`` on.
+def marked(mark: str, since: int = 0) -> list[int]:
+    """Processes with this mark but ourselves, in the order of their numbers; those that came after ``since``.
 
-    Nothing where the system does not show environments.
+    Empty where the system does not show environments. Blocks.
     """
-    return (pid for pid in sorted(_pids(since)) if _has_mark(pid, mark) and pid != os.getpid())
+    return _look(mark, since)[0]
 
 
 def kill_marked(mark: str, since: int = 0) -> None:
     """End every process with this mark, also those that left their group, and wait until they are gone. Blocks."""
-    for _ in range(_ROUNDS):  # they may have children while we look
-        killed = [fd for pid in marked(mark, since=since) if (fd := _kill(pid, mark)) is not None]
-        if not killed:
-            return
-        for fd in killed:
+    deadline = time.monotonic() + _PATIENCE
+    while time.monotonic() < deadline:
+        found, is_all = _look(mark, since)
+        for fd in [fd for pid in found if (fd := _kill(pid, mark)) is not None]:
             poll = select.poll()
             poll.register(fd, select.POLLIN)
             poll.poll(_DEATH)
             os.close(fd)
+        if is_all and not found:
+            return
+        if not found:
+            time.sleep(_MOMENT)
 
 
 def descendants(pid: int) -> list[int]:
@@ -131,6 +138,49 @@ def _watch_by_thread(pid: int, future: asyncio.Future[None]) -> None:
     threading.Thread(target=watch, name=f"ion-watch-{pid}", daemon=True).start()
 
 
+def _look(mark: str, since: int) -> tuple[list[int], bool]:
+    """Processes with this mark, and whether there can be no others.
+
+    There can be while one ends as we look, perhaps with a child we did not see, or is between two programs.
+    """
+    entry = f"{MARK}={mark}".encode()
+    if since and _last_pid() < since:
+        since = 0  # the numbers have started again from the bottom
+    found: list[int] = []
+    is_all = True
+    for pid in sorted(_pids(since)):
+        environment = _environment(pid)
+        if environment is None or (not environment and _is_between_programs(pid)):
+            is_all = False
+        elif pid != os.getpid() and entry in environment.split(b"\0"):
+            found.append(pid)
+    return found, is_all
+
+
+def _environment(pid: int) -> bytes | None:
+    """As given to its program; nothing but a NUL if it is not ours to see, None if it has just ended."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            return file.read()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    except OSError:
+        return b"\0"
+
+
+def _is_between_programs(pid: int) -> bool:
+    fields = _stat(pid)
+    return fields is not None and fields[0] not in "ZX" and not int(fields[6]) & _KERNEL and fields[47] == "0"
+
+
+def _last_pid() -> int:
+    try:
+        with open("/proc/loadavg", "rb") as file:
+            return int(file.read().split()[-1])
+    except (OSError, ValueError):
+        return 0
+
+
 def _pids(since: int) -> list[int]:
     try:
         return [pid for name in os.listdir(_PROC) if name.isdecimal() and (pid := int(name)) >= since]
@@ -156,14 +206,6 @@ def _started(pid: int) -> str | None:
     return None if not state or state.startswith("Z") else started.strip()
 
 
-def _has_mark(pid: int, mark: str) -> bool:
-    try:
-        with open(f"/proc/{pid}/environ", "rb") as file:
-            return f"{MARK}={mark}".encode() in file.read().split(b"\0")
-    except OSError:
-        return False
-
-
 def _kill(pid: int, mark: str) -> int | None:
     """A descriptor that tells when it is gone, None if it was."""
     try:
@@ -171,7 +213,8 @@ def _kill(pid: int, mark: str) -> int | None:
     except (AttributeError, OSError):
         return None
     try:
-        if _has_mark(pid, mark):  # asked again now that the number cannot come to mean another
+        # Asked again now that the number cannot come to mean another.
+        if f"{MARK}={mark}".encode() in (_environment(pid) or b"").split(b"\0"):
             signal.pidfd_send_signal(fd, signal.SIGKILL)
             return fd
     except (ProcessLookupError, PermissionError):

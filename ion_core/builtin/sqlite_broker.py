@@ -21,6 +21,7 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
+from ion_core.builtin import sqlite_dead_letters as letters
 from ion_core.builtin import sqlite_queue as sql
 from ion_core.builtin.settings import SqliteBrokerSettings
 from ion_core.builtin.sqlite import Access, Database, open_database
@@ -92,19 +93,19 @@ class SqliteBroker:
         )
 
     async def dead_letters(self, queue: str, *, limit: int | None = None) -> Sequence[DeadLetter]:
-        return await self.database.call(
-            lambda connection: sql.dead_letters(connection, queue, limit=limit), Access.READ
-        )
+        return await self.database.call(lambda connection: letters.listed(connection, queue, limit=limit), Access.READ)
 
     async def redrive(self, queue: str, ids: Sequence[str]) -> int:
         ids = list(ids)
-        number, moved = await self.database.call(lambda connection: sql.redrive(connection, queue, ids), Access.DURABLE)
+        number, moved = await self.database.call(
+            lambda connection: letters.redrive(connection, queue, ids), Access.DURABLE
+        )
         self.announce([number])
         return moved
 
     async def purge(self, queue: str, ids: Sequence[str]) -> int:
         ids = list(ids)
-        return await self.database.call(lambda connection: sql.purge(connection, queue, ids), Access.DURABLE)
+        return await self.database.call(lambda connection: letters.purge(connection, queue, ids), Access.DURABLE)
 
     # What its subscriptions and deliveries ask for.
 

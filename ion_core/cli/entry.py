@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -16,6 +17,9 @@ from ion_core.errors import ConfigError, IonError
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 BUG = 70
+
+NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""Errors of standard output: those of files have been translated by who works with them."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -73,23 +77,13 @@ def _failed(error: Exception, options: Options) -> int:
         for problem in problems:
             say(plain(problem) if isinstance(error, ConfigError) else f"{PROGRAM}: {plain(problem)}")
         return error.exit_code
-    if isinstance(error, OSError) and not options.verbose and _is_stdout(error):
+    if isinstance(error, OSError) and error.filename is None and error.errno in NOT_WRITABLE:
+        _silence_stdout()
+        say(f"{PROGRAM}: standard output: {error.strerror}. What was printed is not complete.")
         return 1
     where = "is above" if options.verbose else "is shown with --verbose, or with ION_DEBUG=1 in the environment"
     say(f"{PROGRAM}: a bug: {type(error).__name__}: {plain(str(error))}. Please report it; its traceback {where}.")
     return BUG
-
-
-def _is_stdout(error: OSError) -> bool:
-    """Whether it was standard output that could not be written, such as to a full disk. Then it says so."""
-    try:
-        sys.stdout.flush()
-    except OSError as again:
-        _silence_stdout()
-        if again.errno == error.errno:
-            say(f"{PROGRAM}: standard output: {error.strerror}. What was printed is not complete.")
-            return True
-    return False
 
 
 def _silence_stdout() -> None:

@@ -13,6 +13,7 @@ from ion_core.dataplane import DataPlane
 from ion_core.errors import storage_error
 from ion_core.handler.committer import Committed, Committer, attempt_prefix
 from ion_core.handler.preparer import Preparer
+from ion_core.handler.spares import Workspaces
 from ion_core.handler.workspace import Workspace, workspaces
 from ion_core.jobs import Attempt, Module
 
@@ -27,23 +28,19 @@ class Handler:
     def __init__(self, dataplane: DataPlane, base: Path) -> None:
         self._dataplane = dataplane
         self._base = base
+        self._workspaces = Workspaces(base)
         self._preparer = Preparer(dataplane)
         self._committer = Committer(dataplane)
 
     async def open_workspace(self, name: str) -> Workspace:
         """A clean workspace of that name. Raises StorageFull or TransientError when the disk does not take it."""
         with _disk(self._base):
-            making = asyncio.ensure_future(asyncio.to_thread(Workspace.make, self._base, name))
-            try:
-                return await asyncio.shield(making)
-            except asyncio.CancelledError:
-                await self.close_workspace(await making)  # nobody else knows of it
-                raise
+            return await self._workspaces.open(name)
 
     async def close_workspace(self, workspace: Workspace) -> None:
-        """Remove it with all that is in it. Idempotent. Raises TransientError naming what does not go."""
+        """All that is in it is gone then. Idempotent. Raises TransientError naming what does not go."""
         with _disk(workspace.home):
-            await asyncio.to_thread(workspace.remove)
+            await self._workspaces.close(workspace)
         crash.reached("S12")
 
     async def prepare(self, attempt: Attempt, workspace: Workspace, *, link: bool) -> list[str]:

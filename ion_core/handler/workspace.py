@@ -13,12 +13,24 @@ import itertools
 import json
 import os
 import secrets
+import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+_OURS = 0o755
 _OPEN_TO_ANY_UID = 0o777
+_DIRECTORIES = {
+    "ion": _OURS,
+    "ion/in": _OURS,
+    "ion/in/data": _OURS,
+    "ion/out": _OPEN_TO_ANY_UID,
+    "ion/out/data": _OPEN_TO_ANY_UID,
+    "ion/out/events": _OPEN_TO_ANY_UID,
+}
+"""What there is from the start, outer ones first, and its modes."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +71,10 @@ class Workspace:
         return workspace
 
     def _lay_out(self) -> None:
-        for directory in (self.root, self.root / "in", self.in_data):
-            directory.mkdir()
-        for directory in (self.out, self.out / "data", self.out / "events"):
-            directory.mkdir()
-            directory.chmod(_OPEN_TO_ANY_UID)
+        for name, mode in _DIRECTORIES.items():
+            directory = f"{self.home}/{name}"
+            os.mkdir(directory)
+            os.chmod(directory, mode)
         insights = self.out / "insights.json"
         insights.touch()
         insights.chmod(0o666)
@@ -79,6 +90,31 @@ class Workspace:
         except (OSError, ValueError):
             return None
         return note if isinstance(note, dict) else None
+
+    def renamed(self, name: str) -> Workspace:
+        """The same under another name."""
+        self.home.rename(self.home.with_name(name))
+        return Workspace(self.home.with_name(name))
+
+    def empty(self) -> bool:
+        """Make it as it was at first by removing files. False if that is not enough: then it is fit for removal only.
+
+        That is so when the module added, replaced or removed a directory, or gave one attributes.
+        """
+        try:
+            for name, mode in _DIRECTORIES.items():
+                if not _emptied(f"{self.home}/{name}", name, mode):
+                    return False
+            insights = os.lstat(self.out / "insights.json")
+            if not stat.S_ISREG(insights.st_mode) or insights.st_nlink > 1 or insights.st_uid != os.geteuid():
+                return False
+            os.chmod(self.out / "insights.json", 0o666)
+            os.truncate(self.out / "insights.json", 0)
+        except FileNotFoundError:
+            return False
+        with suppress(FileNotFoundError):
+            os.truncate(self.home / "job.json", 0)
+        return True
 
     def remove(self) -> None:
         """Remove it, whatever the module made of it: closed directories, or more levels than a path can name.
@@ -100,6 +136,34 @@ class Workspace:
                     else:
                         os.unlink(entry.path)
             os.rmdir(directory)
+
+
+def _emptied(directory: str, name: str, mode: int) -> bool:
+    """Whether it is the directory that was made, holding what was made in it and no more, once its files are gone."""
+    status = os.lstat(directory)
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or _has_attributes(directory):
+        return False
+    if stat.S_IMODE(status.st_mode) != mode:
+        os.chmod(directory, mode)
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            inner = f"{name}/{entry.name}"
+            if inner in _DIRECTORIES or inner == "ion/out/insights.json":
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                return False
+            os.unlink(entry.path)
+    return True
+
+
+def _has_attributes(directory: str) -> bool:
+    """Access lists and the like, which modes do not show."""
+    if not hasattr(os, "listxattr"):
+        return False
+    try:
+        return bool(os.listxattr(directory, follow_symlinks=False))
+    except OSError:  # the file system has none
+        return False
 
 
 def workspaces(base: Path) -> Iterator[Workspace]:

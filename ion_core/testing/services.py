@@ -102,7 +102,7 @@ class ServiceConformance(Conformance):
 
     async def test_it_says_when_it_serves(self, service: Service) -> None:
         async with self.serving(service) as serving:
-            assert not serving.running.done()
+            assert not serving.running.done(), "run returned as soon as it had set ready"
 
     async def test_it_serves_until_stopped(self, service: Service) -> None:
         async with self.serving(service) as serving:
@@ -155,4 +155,4 @@ class ServiceConformance(Conformance):
         ready = asyncio.Event()
         with refused(IonError):
             await self.within(self.unservable().run(Host(), asyncio.Event(), ready), "the error")
-        assert not ready.is_set()
+        assert not ready.is_set(), "it cannot serve and said that it does"

@@ -6,11 +6,13 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 
-from tests.acceptance.pipeline import ION, Pipeline, Served, environment
+from tests.acceptance.pipeline import ION, JOIN, Pipeline, Served, assert_invariants, environment
 
 
 class SmallDisk:
@@ -55,73 +57,110 @@ def disk(tmp_path: Path) -> Iterator[SmallDisk]:
         holder.kill()
 
 
-def test_a_full_disk_stops_the_work_and_room_resumes_it(disk: SmallDisk, tmp_path: Path) -> None:
-    pipeline = Pipeline.make(tmp_path / "pipeline")
-    state = tmp_path / "disk" / "state"
-    (pipeline.home / "input.txt").write_text("whole")
-    publish = [*ION, "event", "publish", "whole.received", "--file", "input.txt", "--state-dir", str(state)]
-    environ = environment(ION_CONFIG=str(pipeline.home / "ion.yaml"))
+# Reports in one FIFO that it runs, and goes on when somebody writes to another.
+WAITING = """
+echo split >> "$RUNS"
+echo running > "$RUNS.started"
+read -r line < "$RUNS.gate"
+printf '[{"key":"eventType","value":"part.made"}]' > "$HANDLER_BASE_DIR/out/events/0.json"
+"""
 
-    def ion(*command: str) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            disk.inside("env", f"--chdir={pipeline.home}", *command),
-            env=environ,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-        )
 
-    with ion(*publish) as published:
-        _, complaint = published.communicate(timeout=60)
-        assert published.returncode == 0, complaint
-    disk.fill()
-    with ion(*ION, "serve", "--until-idle", "--state-dir", str(state)) as process:
+@dataclass
+class OnSmallDisk:
+    """A pipeline whose state lies on the small disk; its files and what its modules note do not."""
+
+    pipeline: Pipeline
+    disk: SmallDisk
+    state: Path
+
+    def start(self, *command: str) -> subprocess.Popen[bytes]:
+        command = self.disk.inside(*ION, *command, "--state-dir", str(self.state))
+        environ = environment(ION_CONFIG=str(self.pipeline.home / "ion.yaml"))
+        return subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+    def run(self, *command: str) -> tuple[int, str]:
+        with self.start(*command) as process:
+            _, complaint = process.communicate(timeout=60)
+        return process.returncode, complaint.decode()
+
+    def publish(self, *more: str) -> tuple[int, str]:
+        return self.run("event", "publish", "whole.received", *more)
+
+    def until_it_runs(self) -> None:
+        assert (self.pipeline.home / "runs.started").read_text() == "running\n"
+
+    def let_it_go_on(self) -> None:
+        (self.pipeline.home / "runs.gate").write_text("on\n")
+
+    def look_inside(self) -> Pipeline:
+        """The pipeline as the invariants see it: through the mount namespace."""
+        self.pipeline.state = self.disk.path / "state"
+        return self.pipeline
+
+
+@pytest.fixture
+def small(disk: SmallDisk, tmp_path: Path) -> OnSmallDisk:
+    pipeline = Pipeline.make(tmp_path / "pipeline", modules={"split": WAITING, "join": JOIN})
+    for name in ("gate", "started"):
+        os.mkfifo(pipeline.home / f"runs.{name}")
+    return OnSmallDisk(pipeline, disk, tmp_path / "disk" / "state")
+
+
+def test_a_full_disk_stops_the_work_and_room_resumes_it(small: OnSmallDisk) -> None:
+    assert small.publish() == (0, ANY)
+    with small.start("serve", "--until-idle") as process:
         served = Served(process)
-        served.until("no space left")
-        assert pipeline.runs()["join"] == 0
-        disk.free()
+        small.until_it_runs()
+        small.disk.fill()
+        small.let_it_go_on()
+        served.until("not ready: storage")
+        small.disk.free()
+        served.until("ready again: storage")
+        small.until_it_runs()
+        small.let_it_go_on()
         assert served.ended() == 0, served.log
-        assert "ready again: storage" in served.log
-    assert pipeline.runs() == {"split": pipeline.runs()["split"], "join": 3}
-    pipeline.state = disk.path / "state"
-    assert len(pipeline.documents("commit")) == 4
-    assert pipeline.pending() == 0
+    pipeline = small.look_inside()
+    assert_invariants(pipeline, events=1, committed={"split": 1, "join": 1})
+    [log, _] = pipeline.documents("modulelogs")
+    assert log["attempt"] == 1, "a full disk is not the module's fault"
 
 
-def test_publishing_to_a_full_disk_says_so_and_stores_nothing(disk: SmallDisk, tmp_path: Path) -> None:
-    pipeline = Pipeline.make(tmp_path / "pipeline")
-    state = tmp_path / "disk" / "state"
-    environ = environment(ION_CONFIG=str(pipeline.home / "ion.yaml"))
-    (disk.path / "state").mkdir()
-    large = pipeline.home / "large.bin"
-    large.write_bytes(b"x" * (20 << 20))
-
-    done = subprocess.run(
-        disk.inside(*ION, "event", "publish", "whole.received", "--file", str(large), "--state-dir", str(state)),
-        env=environ,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-
-    assert done.returncode == 75, done.stderr
-    assert "no space left" in done.stderr.lower()
-    pipeline.state = disk.path / "state"
-    assert pipeline.documents() == []
-    assert pipeline.pending() == 0
-
-
-def test_sigterm_works_while_the_disk_is_full(disk: SmallDisk, tmp_path: Path) -> None:
-    pipeline = Pipeline.make(tmp_path / "pipeline")
-    state = tmp_path / "disk" / "state"
-    environ = environment(ION_CONFIG=str(pipeline.home / "ion.yaml"))
-    publish = disk.inside(*ION, "event", "publish", "whole.received", "--state-dir", str(state))
-    subprocess.run(publish, env=environ, check=True, capture_output=True, timeout=60)
-    disk.fill()
-    with subprocess.Popen(
-        disk.inside(*ION, "serve", "--state-dir", str(state)), env=environ, stderr=subprocess.PIPE
-    ) as process:
+def test_sigterm_works_while_the_disk_is_full(small: OnSmallDisk) -> None:
+    assert small.publish() == (0, ANY)
+    with small.start("serve") as process:
         served = Served(process)
-        served.until("no space left")
+        small.until_it_runs()
+        small.disk.fill()
+        small.let_it_go_on()
+        served.until("not ready: storage")
         served.send(signal.SIGTERM)
         assert served.ended() == 128 + signal.SIGTERM, served.log
+    small.disk.free()
+    assert small.look_inside().pending() == 1
+
+
+def test_publishing_to_a_full_disk_says_so_and_stores_nothing(small: OnSmallDisk) -> None:
+    assert small.run("module", "list") == (0, ANY)
+    large = small.pipeline.home / "large.bin"
+    large.write_bytes(b"x" * (20 << 20))
+
+    code, complaint = small.publish("--file", str(large))
+
+    assert code == 75, complaint
+    assert "no space left" in complaint.lower()
+    pipeline = small.look_inside()
+    assert pipeline.documents() == []
+    assert pipeline.pending() == 0
+    assert not any(path.is_file() for path in (pipeline.state / "blobs").rglob("*") if path.name != "lock")
+
+
+def test_a_disk_that_is_full_at_the_start_is_try_later(small: OnSmallDisk) -> None:
+    (small.disk.path / "state").mkdir()
+    small.disk.fill()
+
+    code, complaint = small.run("serve", "--until-idle")
+
+    assert code in (75, 78), complaint
+    assert "No space left" in complaint
+    assert "Traceback" not in complaint

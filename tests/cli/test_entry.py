@@ -17,11 +17,10 @@ FIVE_MISTAKES = """\
 messaging: {provider: rabbit}
 modules:
   detect:
-    comand: [true]
+    command: [true]
+    tiemout: 5s
     timeout: soon
     subscribes: [Photo!]
-  blur:
-    command: [true]
     runtime: cloud
 """
 HEAVY = {"asyncio", "pydantic", "ruamel", "sqlite3", "pluggy", "logging", "ion_core.app", "ion_core.config"}
@@ -122,7 +121,7 @@ def test_five_mistakes_are_five_lines_with_their_positions(ion: Ion, arguments: 
     assert (result.code, result.out) == (78, "")
     lines = result.err.splitlines()
     places = [":".join(line.split(":")[:3]) for line in lines]
-    assert places == ["ion.yaml:1:23", "ion.yaml:4:5", "ion.yaml:5:14", "ion.yaml:6:18", "ion.yaml:9:14"]
+    assert places == ["ion.yaml:1:23", "ion.yaml:5:5", "ion.yaml:6:14", "ion.yaml:7:18", "ion.yaml:8:14"]
 
 
 @pytest.mark.parametrize("name", ["nowhere.yaml", ".", "note.txt\0", ""])

@@ -6,21 +6,12 @@ import io
 import json
 import logging
 import sys
-from collections.abc import Iterator
-
 import pytest
 
 from ion_core.cli.logging_setup import JsonFormatter, TextFormatter
 from ion_core.cli.output import encodes, out_array, out_table, plain, plain_lines, shortened, to_json
 
 NASTY = "a\x1b[2Jb\x07\x9b\u202ec\nd\te"
-
-
-@pytest.fixture
-def ascii_stdout(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.TextIOWrapper]:
-    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
-    monkeypatch.setattr(sys, "stdout", stream)
-    yield stream
 
 
 def test_control_characters_of_others_are_escaped() -> None:
@@ -34,7 +25,8 @@ def test_json_stays_the_same_value_and_steers_no_terminal() -> None:
     assert plain(text) == text
 
 
-def test_json_fits_an_ascii_output(ascii_stdout: io.TextIOWrapper) -> None:
+def test_json_fits_an_ascii_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
     text = to_json("é…")
     assert text.isascii()
     assert json.loads(text) == "é…"

@@ -143,7 +143,7 @@ def test_what_is_made_from_a_secret_is_not_shown_either(load: Load) -> None:
 
 def test_words_of_a_plugin_about_a_hidden_value_are_not_repeated(load: Load) -> None:
     text = "storage: {blobs: {provider: parcel, host: '%s'}}"
-    with pytest.raises(ConfigError, match="nobody knows ereht$"):
+    with pytest.raises(ConfigError, match=r"nobody knows ereht$"):
         load(text % "there")
     with pytest.raises(ConfigError) as caught:
         load(text % "${env:HOST}", environ={"HOST": "there"})

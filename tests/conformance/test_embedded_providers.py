@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing, contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import pytest
-from ion_core.builtin.process_runtime import open_process_runtime
 
 from ion_core.builtin import plugin
 from ion_core.builtin.local_blobs import open_local_blobs
+from ion_core.builtin.process_runtime import open_process_runtime
 from ion_core.builtin.settings import LocalBlobsSettings, ProcessSettings, SqliteBrokerSettings, SqliteDocumentsSettings
 from ion_core.builtin.sqlite_broker import open_sqlite_broker
 from ion_core.builtin.sqlite_documents import open_sqlite_documents
@@ -117,9 +118,11 @@ class TestLocalBlobs(BlobStoreConformance):
 
 
 class TestProcessRuntime(ContainerRuntimeConformance):
+    isolation: ClassVar[Literal["none", "bubblewrap"]] = "none"
+
     @pytest.fixture
     async def runtime(self, tmp_path: Path) -> AsyncIterator[ContainerRuntime]:
-        self.settings = ProcessSettings(isolation="none", path=tmp_path / "run")
+        self.settings = ProcessSettings(isolation=self.isolation, path=tmp_path / "run")
         async with open_process_runtime(self.settings) as runtime:
             yield runtime
 
@@ -130,6 +133,20 @@ class TestProcessRuntime(ContainerRuntimeConformance):
     async def outage(self, runtime: ContainerRuntime) -> AsyncIterator[None]:
         with a_file_in_place_of(self.settings.path):
             yield
+
+
+def bubblewrap_works() -> bool:
+    """It may be installed where unprivileged namespaces are forbidden."""
+    try:
+        return subprocess.run(["bwrap", "--unshare-pid", "--ro-bind", "/", "/", "true"], timeout=10).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
+if bubblewrap_works():  # where it does not, the setting is refused, which has a test of its own
+
+    class TestProcessRuntimeInBubblewrap(TestProcessRuntime):
+        isolation = "bubblewrap"
 
 
 @pytest.mark.parametrize(

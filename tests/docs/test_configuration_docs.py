@@ -43,7 +43,10 @@ EMBEDDED = [
 
 @pytest.mark.parametrize(
     "model",
-    {FileSettings, StorageSettings, ModuleSettings, ResourcesSettings, RetrySettings, LimitsSettings, *EMBEDDED},
+    # a set would give the workers of a parallel run different orders
+    dict.fromkeys(
+        [FileSettings, StorageSettings, ModuleSettings, ResourcesSettings, RetrySettings, LimitsSettings, *EMBEDDED]
+    ),
     ids=lambda model: str(model.__name__),
 )
 def test_every_key_is_in_the_page(model: type[BaseModel]) -> None:

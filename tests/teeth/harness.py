@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 
+from ion_core.errors import TransientError
 from ion_core.testing.kit import Conformance
 
 M = TypeVar("M")
@@ -67,3 +68,22 @@ class Mutants:
                 await asyncio.wait_for(
                     test(**{name: given[name] for name in inspect.signature(test).parameters}), timeout=20
                 )
+
+
+@asynccontextmanager
+async def out_of_order(provider: Any) -> AsyncIterator[None]:
+    """An outage of a provider in memory."""
+    provider.failing = TransientError("memory: out of order, as the test wants it")
+    yield
+    provider.failing = None
+
+
+def store(store_type: Callable[[], Any]) -> Open:
+    """Opens a store in memory, which its kit finds as ``opened``."""
+
+    @asynccontextmanager
+    async def opens(kit: Any) -> AsyncIterator[Any]:
+        kit.opened = store_type()
+        yield kit.opened
+
+    return opens

@@ -7,21 +7,18 @@ import heapq
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from ion_core.builtin.memory.messaging import MemoryBroker, MemoryDelivery, MemoryQueue, Stored
 from ion_core.contracts.messaging import Message, QueueStats, RetryPolicy
 from ion_core.errors import (
-    DeadLetterNotFound,
-    DeliveryLost,
     ProviderError,
     QueueNotDeclared,
-    TransientError,
     Unroutable,
 )
 from ion_core.testing.messaging import MessageBrokerConformance
-from tests.teeth.harness import Mutants
+from tests.teeth.harness import Mutants, out_of_order
 
 Method = Callable[..., Any]
 NOW = timedelta(0)
@@ -31,6 +28,7 @@ class Brokers(MessageBrokerConformance):
     patience = 5.0
     quiet = 0.05
     retry = RetryPolicy(retries=3, initial=timedelta(seconds=0.05), factor=10, maximum=timedelta(seconds=5), jitter=0)
+    outage = staticmethod(out_of_order)
     opened: MemoryBroker
 
     def reopen(self) -> Any:
@@ -38,12 +36,6 @@ class Brokers(MessageBrokerConformance):
 
     async def take_back(self, broker: MemoryBroker, delivery: MemoryDelivery) -> None:
         delivery.take_back()
-
-    @asynccontextmanager
-    async def outage(self, broker: MemoryBroker) -> AsyncIterator[None]:
-        broker.failing = TransientError("memory: out of order, as the test wants it")
-        yield
-        broker.failing = None
 
 
 def opening(broker: Callable[[], MemoryBroker]) -> Callable[[Brokers], Any]:
@@ -329,240 +321,3 @@ async def takes_cancellation_for_failure(self: Any, queue: str, *, prefetch: int
             for held in list(self.queue(queue).held):
                 await held.dead_letter("cancelled")
             raise
-
-
-# Settling
-
-
-@delivery("ack_is_for_good", "ack")
-async def ack_is_forgotten(self: Any) -> None:
-    self._settle()
-    self._broker._put_back(self._name, self._stored, NOW)
-
-
-@delivery("retry_comes_back_one_attempt_higher", "retry")
-async def retry_does_not_count(self: Any, *, delay: timedelta) -> None:
-    self._settle()
-    self._broker._put_back(self._name, self._stored, delay)
-
-
-@delivery("retry_comes_back_one_attempt_higher", "retry")
-async def retry_is_dropped(self: Any, *, delay: timedelta) -> None:
-    self._settle()
-
-
-@delivery("retry_waits_for_its_delay", "retry")
-async def retry_comes_early(self: Any, *, delay: timedelta) -> None:
-    await MemoryDelivery.retry(self, delay=delay / 2)
-
-
-@delivery("a_delayed_message_holds_up_no_other", "retry")
-async def delays_block_at_the_head(self: Any, *, delay: timedelta) -> None:
-    self._broker.longest = max(getattr(self._broker, "longest", NOW), delay)
-    await MemoryDelivery.retry(self, delay=self._broker.longest)
-
-
-@delivery("release_comes_back_uncounted", "release")
-async def release_counts(self: Any) -> None:
-    await MemoryDelivery.retry(self, delay=NOW)
-
-
-@delivery("release_comes_back_uncounted", "release")
-async def release_starts_again(self: Any) -> None:
-    self._stored = replace(self._stored, message=replace(self._stored.message, attempt=1))
-    await MemoryDelivery.release(self)
-
-
-@delivery("a_second_verb_is_refused", "_check")
-def a_second_verb_passes(self: Any) -> None:
-    if self.lost.is_set():
-        raise DeliveryLost("lost")
-
-
-@delivery("a_second_verb_is_refused", "_check")
-def a_second_verb_is_lost(self: Any) -> None:
-    if self._settled:
-        raise DeliveryLost("gone, but not because the broker took it")
-
-
-@delivery("any_task_may_settle", "_settle")
-def belongs_to_a_task(self: Any) -> None:
-    self._broker.owner = getattr(self._broker, "owner", asyncio.current_task())
-    if self._broker.owner is not asyncio.current_task():
-        raise ProviderError("attached to another task")
-    MemoryDelivery._settle(self)
-
-
-@delivery("renewing_holds_it", "renew", lease=timedelta(seconds=0.2))
-async def renew_does_nothing(self: Any) -> None:
-    self._check()
-
-
-@delivery("renewing_holds_it", "renew")
-async def renew_settles(self: Any) -> None:
-    self._settle()
-
-
-@delivery("a_delivery_taken_back_says_so", "take_back")
-def is_taken_back_in_silence(self: Any) -> None:
-    self._broker.queue(self._name).held.discard(self)
-    self._broker._put_back(self._name, self._stored, NOW)
-
-
-@delivery("a_delivery_taken_back_comes_again", "take_back")
-def is_lost_for_good(self: Any) -> None:
-    self.lost.set()
-    self._broker.queue(self._name).held.discard(self)
-
-
-@delivery("a_delivery_taken_back_comes_again", "take_back")
-def counts_what_is_taken_back(self: Any) -> None:
-    again = replace(self._stored, message=replace(self._stored.message, attempt=self.attempt + 1))
-    self._broker.queue(self._name).held.discard(self)
-    self._broker._put_back(self._name, again, NOW)
-    self.lost.set()
-
-
-@delivery("no_verb_works_on_a_lost_delivery", "_check")
-def lost_does_not_matter(self: Any) -> None:
-    self._broker._check()
-
-
-@delivery("no_verb_works_on_a_lost_delivery", "renew")
-async def renew_never_notices(self: Any) -> None:
-    return None
-
-
-@delivery("a_verb_that_failed_has_settled_nothing", "_settle")
-def settles_before_it_is_sure(self: Any) -> None:
-    settled, self._settled = self._settled, True
-    self._broker._check()
-    self._settled = settled
-    MemoryDelivery._settle(self)
-
-
-@broker("errors_of_the_backend_become_ours", "_check")
-def lets_the_librarys_error_out(self: Any) -> None:
-    if self.failing is not None:
-        raise ConnectionResetError("by the library")
-
-
-# Dead letters
-
-
-@broker("a_dead_letter_keeps_everything", "_bury")
-def buries_without_log(self: Any, queue: str, message: Message, reason: str, log_tail: tuple[str, ...]) -> None:
-    MemoryBroker._bury(self, queue, message, reason, ())
-
-
-@broker("a_dead_letter_keeps_everything", "_bury")
-def buries_with_half_a_reason(self: Any, queue: str, message: Message, reason: str, log_tail: tuple[str, ...]) -> None:
-    MemoryBroker._bury(self, queue, message, reason.splitlines()[0], log_tail)
-
-
-@broker("a_dead_letter_keeps_everything", "_bury")
-def buries_without_attempts(self: Any, queue: str, message: Message, reason: str, log_tail: tuple[str, ...]) -> None:
-    MemoryBroker._bury(self, queue, replace(message, attempt=1), reason, log_tail)
-
-
-@broker("a_dead_letter_keeps_everything", "_bury")
-def buries_without_headers(self: Any, queue: str, message: Message, reason: str, log_tail: tuple[str, ...]) -> None:
-    MemoryBroker._bury(self, queue, replace(message, headers={}), reason, log_tail)
-
-
-@broker("a_dead_letter_keeps_everything", "dead_letters")
-async def forgets_when_it_died(self: Any, queue: str, *, limit: int | None = None) -> list[Any]:
-    letters = await MemoryBroker.dead_letters(self, queue, limit=limit)
-    return [replace(letter, died_at=datetime.fromtimestamp(0, letter.died_at.tzinfo)) for letter in letters]
-
-
-@broker("a_dead_letter_is_not_delivered", "_bury")
-def buries_the_living(self: Any, queue: str, message: Message, reason: str, log_tail: tuple[str, ...]) -> None:
-    MemoryBroker._bury(self, queue, message, reason, log_tail)
-    self._put_back(queue, Stored(number=next(self._numbers), message=message), timedelta(seconds=0.02))
-
-
-@broker("dead_letters_are_listed_oldest_first", "dead_letters")
-async def lists_the_newest_first(self: Any, queue: str, *, limit: int | None = None) -> list[Any]:
-    return list(self.queue(queue).dead.values())[::-1][:limit]
-
-
-@broker("dead_letters_are_listed_oldest_first", "dead_letters")
-async def lists_without_limit(self: Any, queue: str, *, limit: int | None = None) -> list[Any]:
-    return list(self.queue(queue).dead.values())
-
-
-@broker("ids_of_dead_letters_stay", "_remove_dead")
-def renumbers_dead_letters(self: Any, queue: str, ids: list[str]) -> list[Any]:
-    gone = MemoryBroker._remove_dead(self, queue, ids)
-    found = self.queue(queue)
-    kept = [replace(letter, id=str(number)) for number, letter in enumerate(found.dead.values())]
-    found.dead = {letter.id: letter for letter in kept}
-    return gone
-
-
-@broker("redrive_starts_attempts_again", "redrive")
-async def redrive_keeps_attempts(self: Any, queue: str, ids: list[str]) -> int:
-    letters = self._remove_dead(queue, ids)
-    for letter in letters:
-        message = Message(body=letter.body, headers=letter.headers, attempt=letter.attempts)
-        self._put_back(queue, Stored(number=next(self._numbers), message=message), NOW)
-    return len(letters)
-
-
-@broker("redrive_starts_attempts_again", "redrive")
-async def redrive_copies(self: Any, queue: str, ids: list[str]) -> int:
-    before = dict(self.queue(queue).dead)
-    moved = await MemoryBroker.redrive(self, queue, ids)
-    self.queue(queue).dead.update(before)
-    return moved
-
-
-@broker("redrive_moves_what_is_named_to_its_queue_only", "redrive")
-async def redrive_publishes(self: Any, queue: str, ids: list[str]) -> int:
-    for letter in (letters := self._remove_dead(queue, ids)):
-        await self.publish(next(iter(self.queue(queue).topics)), letter.body, headers=letter.headers)
-    return len(letters)
-
-
-@broker("redrive_moves_what_is_named_to_its_queue_only", "redrive")
-async def redrives_everything(self: Any, queue: str, ids: list[str]) -> int:
-    return await MemoryBroker.redrive(self, queue, list(self.queue(queue).dead))
-
-
-async def one_by_one(remove: Method, queue: str, ids: list[str]) -> int:
-    return sum([await remove(queue, [id]) for id in ids])
-
-
-@broker("redrive_of_an_unknown_id_moves_nothing", "redrive")
-async def redrives_one_by_one(self: Any, queue: str, ids: list[str]) -> int:
-    return await one_by_one(super(type(self), self).redrive, queue, ids)
-
-
-@broker("redrive_of_an_unknown_id_moves_nothing", "redrive")
-async def redrives_what_it_knows(self: Any, queue: str, ids: list[str]) -> int:
-    return await MemoryBroker.redrive(self, queue, [id for id in ids if id in self.queue(queue).dead])
-
-
-@broker("purge_deletes_what_is_named", "purge")
-async def purges_everything(self: Any, queue: str, ids: list[str]) -> int:
-    await MemoryBroker.purge(self, queue, list(self.queue(queue).dead))
-    return len(ids)
-
-
-@broker("purge_deletes_what_is_named", "purge")
-async def purges_nothing(self: Any, queue: str, ids: list[str]) -> int:
-    return len(ids)
-
-
-@broker("purge_of_an_unknown_id_deletes_nothing", "purge")
-async def purges_one_by_one(self: Any, queue: str, ids: list[str]) -> int:
-    return await one_by_one(super(type(self), self).purge, queue, ids)
-
-
-@broker("a_queue_knows_its_own_dead_letters_only", "_remove_dead")
-def has_one_graveyard(self: Any, queue: str, ids: list[str]) -> list[Any]:
-    for found in self._queues.values():
-        if set(ids) <= found.dead.keys():
-            return [found.dead.pop(id) for id in ids]
-    raise DeadLetterNotFound(", ".join(ids))

@@ -18,7 +18,7 @@ from ion_core.contracts.runtime import ContainerRef, ContainerState, ContainerSt
 from ion_core.errors import ContainerNotFound, ImageUnavailable, PermanentError, ProviderError, TransientError
 from ion_core.testing.runtime import ContainerRuntimeConformance
 from tests.conformance.memory_commands import MemoryCommands
-from tests.teeth.harness import Mutants, Open
+from tests.teeth.harness import Mutants, Open, out_of_order
 
 M = TypeVar("M")
 
@@ -27,16 +27,11 @@ class Runtimes(MemoryCommands, ContainerRuntimeConformance):
     patience = 5.0
     quiet = 0.05
     missing_image = "no/such:image"
+    outage = staticmethod(out_of_order)
     opened: MemoryRuntime
 
     def reopen(self) -> Any:
         return nullcontext(self.opened)
-
-    @asynccontextmanager
-    async def outage(self, runtime: MemoryRuntime) -> AsyncIterator[None]:
-        runtime.failing = TransientError("memory: out of order, as the test wants it")
-        yield
-        runtime.failing = None
 
 
 class Noted(MemoryContainer):
