@@ -56,7 +56,9 @@ LOOK = f"""
         EXISTS (SELECT 1 FROM messages WHERE queue = asked.value AND due IS NULL),
         ({NEXT_DUE.replace("?", "asked.value")})
     FROM json_each(?) AS asked"""
-HELD = "SELECT seq, claim FROM messages WHERE seq IN (SELECT value FROM json_each(:seqs)) AND owner = :owner"
+HELD = """
+    SELECT seq, claim FROM messages
+    WHERE seq IN (SELECT value FROM json_each(:seqs)) AND owner = :owner AND due > :now"""
 _HOLDER = "seq = :seq AND owner = :owner AND claim = :claim"
 PUBLISH = """
     INSERT INTO messages (queue, attempt, topic, headers, body)
@@ -198,14 +200,17 @@ class Look:
 
 
 def look(connection: sqlite3.Connection, queues: Sequence[int], *, owner: str, seqs: Sequence[int], now: float) -> Look:
-    """What there is to claim in ``queues``, and which of ``seqs`` (with their claims) ``owner`` still holds."""
+    """What there is to claim in ``queues``, and which of ``seqs`` (with their claims) ``owner`` still holds.
+
+    What was not renewed in time is not held any more, also if nobody else has claimed it yet.
+    """
     ready, dues = set(), []
     for queue, any_ready, due in connection.execute(LOOK, (json.dumps(queues),)).fetchall() if queues else ():
         if any_ready or (due is not None and due <= now):
             ready.add(queue)
         elif due is not None:
             dues.append(due)
-    held = connection.execute(HELD, {"seqs": json.dumps(seqs), "owner": owner}).fetchall() if seqs else ()
+    held = connection.execute(HELD, {"seqs": json.dumps(seqs), "owner": owner, "now": now}).fetchall() if seqs else ()
     return Look(frozenset(ready), min(dues, default=None), frozenset(held))
 
 

@@ -11,6 +11,7 @@ from ion_core.events import COMMIT, EVENT_META, INSIGHT, MODULE_LOGS, Context, p
 from ion_core.jobs import Module, Verdict
 
 COMMITTED = Verdict.COMMITTED.value
+ALREADY_COMMITTED = Verdict.ALREADY_COMMITTED.value
 DEAD_LETTERED = Verdict.DEAD_LETTERED.value
 RETRIED = Verdict.RETRIED.value
 PENDING = "pending"
@@ -49,9 +50,9 @@ class JobSeen:
     @property
     def state(self) -> str:
         """``committed``, ``dead-lettered``, ``retried`` (another attempt is to come) or ``pending``."""
-        if self.committed_by is not None:
-            return COMMITTED
         last = self.last
+        if self.committed_by is not None or (last is not None and last.outcome in (COMMITTED, ALREADY_COMMITTED)):
+            return COMMITTED
         return last.outcome if last is not None and last.outcome in (DEAD_LETTERED, RETRIED) else PENDING
 
 
@@ -119,16 +120,16 @@ class FlowReader:
             self._add_commit(body, context)
 
     def flow(self) -> Flow:
-        """What all documents together say. Call it once, at the end."""
+        """What all documents together say. Call it once, at the end. Jobs are in the order of the modules given."""
         for (event_id, module), job in self._jobs.items():
             cause = self._events.get(event_id)
             if cause is None:  # an event that left no document, such as one that another system sent
                 cause = self._events[event_id] = EventSeen(id=event_id, type="(unknown)", name="", parent="")
             cause.jobs[module] = job
         for event in self._events.values():
-            for it in self._modules:
-                if event.type in it.subscribes and it.name not in event.jobs:
-                    event.jobs[it.name] = JobSeen(module=it.name)
+            takers = [it.name for it in self._modules if event.type in it.subscribes or it.name in event.jobs]
+            jobs = {name: event.jobs.pop(name, None) or JobSeen(module=name) for name in takers}
+            event.jobs = jobs | event.jobs
         return Flow(correlation_id=self._correlation_id, roots=self._place())
 
     def _add_event(self, id: str, body: Mapping[str, Any], context: Context) -> None:

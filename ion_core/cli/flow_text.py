@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from ion_core.cli.flow import COMMITTED, RETRIED, AttemptSeen, EventSeen, Flow, JobSeen
+from ion_core.cli.flow import COMMITTED, DEAD_LETTERED, PENDING, RETRIED, AttemptSeen, EventSeen, Flow, JobSeen
 from ion_core.cli.output import mark, shortened
 
 MAX_INDENT = 40
@@ -15,6 +15,7 @@ MAX_INDENT = 40
 NOTE_WIDTH = 160
 PAIRS_WIDTH = 80
 STEPS = ("prepare", "module", "commit")
+STATES = {COMMITTED: "committed", DEAD_LETTERED: "dead-lettered", RETRIED: "to be retried", PENDING: "pending"}
 
 Item = EventSeen | JobSeen
 
@@ -120,7 +121,7 @@ def _pairs(pairs: Sequence[tuple[str, str]]) -> str:
 def _summary(flow: Flow) -> str:
     events = sum(1 for _ in flow.events())
     states = Counter(job.state for job in flow.jobs())
-    how = ", ".join(f"{count} {'to be retried' if state == RETRIED else state}" for state, count in states.items())
+    how = ", ".join(f"{states[state]} {said}" for state, said in STATES.items() if states[state])
     said = [
         f"flow {shortened(flow.correlation_id, 80)}",
         _number(events, "event"),

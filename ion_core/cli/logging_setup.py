@@ -84,7 +84,9 @@ def _time(record: logging.LogRecord) -> str:
 
 
 def _value(value: Any) -> str:
-    """A field's value; quoted where a space or a quotation mark would make it ambiguous."""
+    """A field's value; quoted where a space or a quotation mark would make it ambiguous. A list is joined by commas."""
+    if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
+        value = ",".join(value)
     text = value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
     if not text or any(character in text for character in ' "=\n'):
         text = json.dumps(text, ensure_ascii=False)

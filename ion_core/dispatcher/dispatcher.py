@@ -50,11 +50,10 @@ class Dispatcher:
         grace: timedelta = timedelta(seconds=10),
         probe_every: float = 2.0,
     ) -> None:
-        self.health = Health()
+        self.health = Health(lambda: write_probe(work))
         self._broker = broker
         self._runtimes = runtimes
         self._drain_timeout = drain_timeout.total_seconds()
-        self._work = work
         self._state_id = state_id
         self._probe_every = probe_every
         self._handler = Handler(dataplane, work)
@@ -122,9 +121,7 @@ class Dispatcher:
             background = [
                 tasks.create_task(self._leases.run(), name="leases"),
                 tasks.create_task(self._outbox.run(), name="outbox"),
-                tasks.create_task(
-                    self.health.watch_space(lambda: write_probe(self._work), every=self._probe_every), name="space"
-                ),
+                tasks.create_task(self.health.watch_space(every=self._probe_every), name="space"),
                 tasks.create_task(self._tell_runners(stop), name="stopping"),
             ]
             async with asyncio.TaskGroup() as serving:

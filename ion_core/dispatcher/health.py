@@ -8,15 +8,21 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ion_core.errors import storage_error
+
 log = logging.getLogger(__name__)
 
 PROBE_BYTES = 1 << 20
 
 
 class Health:
-    """Named problems, set and cleared by whoever sees them; and ``room``, set while there is space to work in."""
+    """Named problems, set and cleared by whoever sees them; and ``room``, set while there is space to work in.
 
-    def __init__(self) -> None:
+    ``probe`` tries whether there is, and raises OSError if not.
+    """
+
+    def __init__(self, probe: Callable[[], None]) -> None:
+        self._probe = probe
         self._problems: dict[str, str] = {}
         self.room = asyncio.Event()
         self.room.set()
@@ -42,13 +48,20 @@ class Health:
         self.room.clear()
         self.full.set()
 
-    async def watch_space(self, probe: Callable[[], None], *, every: float) -> None:
+    async def check_space(self) -> None:
+        """Raises StorageFull when there is no space now."""
+        try:
+            await asyncio.to_thread(self._probe)
+        except OSError as error:
+            raise storage_error("state directory", error) from error
+
+    async def watch_space(self, *, every: float) -> None:
         """For ever: when storage was found full, look every ``every`` seconds whether it still is."""
         while True:
             await self.full.wait()
             await asyncio.sleep(every)
             try:
-                await asyncio.to_thread(probe)
+                await asyncio.to_thread(self._probe)
             except OSError as error:
                 self.red("storage", f"no space left ({error.strerror}). Free some; work goes on by itself then.")
                 continue

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 
 from ion_core.contracts.messaging import Delivery
 from ion_core.dispatcher.bounded import Backoff
-from ion_core.errors import DeliveryLost, ProviderError, TransientError
+from ion_core.dispatcher.health import Health
+from ion_core.errors import DeliveryLost, ProviderError, StorageFull, TransientError
 
 log = logging.getLogger(__name__)
 
@@ -22,8 +23,9 @@ Verb = Callable[[Delivery], Awaitable[None]]
 class Hold:
     """The delivery a job stands on. When it was lost and the broker gives the job to us again, that one is adopted."""
 
-    def __init__(self, delivery: Delivery) -> None:
+    def __init__(self, delivery: Delivery, health: Health) -> None:
         self.delivery = delivery
+        self._health = health
         self.over = False
         """Whether it was settled, or that was given up."""
 
@@ -54,6 +56,8 @@ class Hold:
                         if held is self.delivery:  # else another one was adopted meanwhile
                             return False
                     except TransientError as error:
+                        if isinstance(error, StorageFull):
+                            self._health.storage_full(str(error))
                         log.warning("broker does not settle, trying again: %s", error)
                         await asyncio.sleep(backoff.next())
                     else:

@@ -68,7 +68,7 @@ class JobRunner:
 
     async def handle(self, delivery: Delivery) -> None:
         """From here to settlement. Raises nothing but cancellation; then too the delivery is given back first."""
-        hold = Hold(delivery)
+        hold = Hold(delivery, self._around.health)
         crash.reached("S0")
         with self._around.leases.keep(hold):
             try:
@@ -226,6 +226,7 @@ class JobRunner:
         with record.step("module"):
             failure = await self._run_module(slot, record)
         if failure is not None:
+            await self._around.health.check_space()  # then it was no fault of the module
             raise failure
         with record.step("commit"):
             committed = await handler.commit(

@@ -1,7 +1,7 @@
 """The commit protocol as a state machine: attempts of one job, at any point of which a process may die.
 
-Every call to a provider stops before and after its effect until the machine lets it go on; a life that crashed is never
-let go on. What must hold is checked all the time, and once everything has come to rest (``docs/delivery.md``).
+Every call to a provider waits until the machine lets it go on; a life that crashed is never let go on. What must hold
+is checked all the time, and once everything has come to rest (``docs/delivery.md``).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from ion_core.builtin.memory.documents import MemoryDocumentStore
 from ion_core.builtin.memory.messaging import MemoryBroker, MemoryDelivery, MemoryQueue
 from ion_core.builtin.memory.runtime import MemoryRuntime
 from ion_core.contracts.messaging import RetryPolicy
+from ion_core.contracts.runtime import ContainerRef
 from ion_core.contracts.storage import BlobInfo, Document
 from ion_core.dispatcher.health import Health
 from ion_core.dispatcher.hold import Leases
@@ -66,10 +67,8 @@ async def gated(what: str, call: Callable[[], Awaitable[T]]) -> T:
     gate = _gate.get()
     if gate is None:
         return await call()
-    await gate.through(f"before {what}")
-    result = await call()
-    await gate.through(f"after {what}")
-    return result
+    await gate.through(what)
+    return await call()
 
 
 class Blobs(MemoryBlobStore):
@@ -106,6 +105,11 @@ class Broker(MemoryBroker):
         await gated("publish", lambda: super(Broker, self).publish(topic, body, headers=headers))
 
 
+class Runtime(MemoryRuntime):
+    async def remove(self, ref: ContainerRef) -> None:
+        await gated("remove", lambda: super(Runtime, self).remove(ref))
+
+
 class Life:
     """One process from its start to its end: a job runner and what it keeps on its own disk."""
 
@@ -117,11 +121,11 @@ class Life:
             handler=self.handler,
             dataplane=world.dataplane,
             observer=Observed(),
-            health=Health(),
+            health=Health(lambda: None),
             leases=Leases(),
             grace=timedelta(0),
         )
-        slots = Slots(MODULE, MemoryRuntime(world.programs), self.handler, state_id="ours")
+        slots = Slots(MODULE, Runtime(world.programs), self.handler, state_id="ours")
         self._runner = JobRunner(MODULE, slots, around, stopping=asyncio.Event())
 
     def take(self, delivery: MemoryDelivery) -> None:
@@ -141,6 +145,7 @@ class CommitProtocol(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
+        self.lives: list[Life] = []
         self._patched = pytest.MonkeyPatch()
         self._patched.setattr(asyncio, "to_thread", _inline)  # nothing happens but what the machine does
         self._directory = tempfile.TemporaryDirectory()
@@ -183,7 +188,8 @@ class CommitProtocol(RuleBasedStateMachine):
     def do(self, work: Awaitable[None]) -> None:
         async def until_all_wait() -> None:
             await work
-            for _ in range(60):
+            await asyncio.sleep(0)
+            while asyncio.get_running_loop()._ready:  # type: ignore[attr-defined]  # noqa: ASYNC110
                 await asyncio.sleep(0)
 
         self._loop.run(until_all_wait())
@@ -201,20 +207,41 @@ class CommitProtocol(RuleBasedStateMachine):
     @rule(data=st.data())
     @precondition(lambda self: bool(self.queue.ready))
     def deliver(self, data: st.DataObject) -> None:
-        life = data.draw(st.sampled_from(self.lives), label="life")
+        self.do(self._take(data.draw(st.sampled_from(self.lives), label="life")))
 
-        async def take() -> None:
-            life.take(self.world.broker._take("worker"))
+    async def _take(self, life: Life) -> None:
+        life.take(self.world.broker._take("worker"))
 
-        self.do(take())
-
-    @rule(data=st.data(), steps=st.integers(1, 12))
+    @rule(data=st.data())
     @precondition(lambda self: bool(self.waiting))
-    def go_on(self, data: st.DataObject, steps: int) -> None:
-        for _ in range(steps):
-            if self.waiting:
-                life, n = data.draw(st.sampled_from(self.waiting), label="call")
-                self.do(self._let(life, n))
+    def go_on(self, data: st.DataObject) -> None:
+        life, n = data.draw(st.sampled_from(self.waiting), label="call")
+        self.do(self._let(life, n))
+
+    @rule(
+        data=st.data(),
+        point=st.sampled_from(["module", "put", "create", "put", "publish", "clear pending", "ack", "remove"]),
+    )
+    @precondition(lambda self: bool(self.waiting))
+    def go_on_to(self, data: st.DataObject, point: str) -> None:
+        """One life does what it can until all that waits in it waits here."""
+        life = data.draw(st.sampled_from([life for life in self.lives if life.gate.waiting]), label="life")
+        self._go_on_to(life, point)
+
+    def _go_on_to(self, life: Life, point: str) -> None:
+        while others := [n for n, (what, _) in enumerate(life.gate.waiting) if not what.startswith(point)]:
+            self.do(self._let(life, others[0]))
+            self.check()
+
+    @rule()
+    @precondition(lambda self: self.record is None)
+    def race_to_the_fence(self) -> None:
+        """Every life has an attempt that is about to create the commit record."""
+        for life in self.lives:
+            if not self.queue.ready:
+                self.do(self.world.dataplane.publish(self.event))
+            self.do(self._take(life))
+            self._go_on_to(life, "create")
 
     async def _let(self, life: Life, n: int) -> None:
         life.gate.waiting.pop(n)[1].set()
@@ -234,17 +261,20 @@ class CommitProtocol(RuleBasedStateMachine):
         await self.lives[n].handler.sweep()
         await Outbox(self.world.dataplane).sweep(older_than=timedelta(0))
 
-    @rule(data=st.data())
+    @rule(data=st.data(), again=st.booleans())
     @precondition(lambda self: bool(self.queue.held))
-    def lose(self, data: st.DataObject) -> None:
-        """The broker takes a delivery back; its job goes on as a zombie."""
+    def lose(self, data: st.DataObject, again: bool) -> None:
+        """The broker takes a delivery back, perhaps to give it to the same life again; its job goes on."""
         held = sorted(self.queue.held, key=lambda delivery: delivery._stored.number)
         delivery = data.draw(st.sampled_from(held), label="delivery")
+        self.do(self._lose(delivery))
+        if again:
+            for life in self.lives:
+                if delivery in life.jobs.values() and self.queue.ready:
+                    self.do(self._take(life))
 
-        async def take_back() -> None:
-            delivery.take_back()
-
-        self.do(take_back())
+    async def _lose(self, delivery: MemoryDelivery) -> None:
+        delivery.take_back()
 
     @rule()
     @precondition(lambda self: len(self.queue.ready) + len(self.queue.held) < 4)
@@ -294,14 +324,18 @@ class CommitProtocol(RuleBasedStateMachine):
             [run] = {pair["value"] for pair in self.record["insights"]}
             assert content == f"{file['name']} of run {run}"
 
+    def check(self) -> None:
+        self.there_is_at_most_one_commit_and_it_never_changes()
+        self.what_is_visible_belongs_to_the_commit()
+        self.every_file_of_the_commit_is_there()
+
     # And once everything has come to rest
 
     def teardown(self) -> None:
-        if not hasattr(self, "_loop"):
-            return
         try:
-            self._come_to_rest()
-            self._check_the_end()
+            if self.lives:
+                self._come_to_rest()
+                self._check_the_end()
         finally:
             self._loop.run(self._let_all_end())
             self._loop.close()
@@ -314,16 +348,11 @@ class CommitProtocol(RuleBasedStateMachine):
             if self.waiting:
                 self.do(self._let(*self.waiting[0]))
             elif self.queue.ready:
-                self.do(self._take_one())
+                self.do(self._take(self.lives[0]))
             else:
                 break
         self.do(self._restart())
-        self.there_is_at_most_one_commit_and_it_never_changes()
-        self.what_is_visible_belongs_to_the_commit()
-        self.every_file_of_the_commit_is_there()
-
-    async def _take_one(self) -> None:
-        self.lives[0].take(self.world.broker._take("worker"))
+        self.check()
 
     async def _restart(self) -> None:
         for life in self.lives:
@@ -353,4 +382,4 @@ class CommitProtocol(RuleBasedStateMachine):
 
 
 TestCommitProtocol = CommitProtocol.TestCase
-TestCommitProtocol.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+TestCommitProtocol.settings = settings(max_examples=60, stateful_step_count=20, deadline=None)

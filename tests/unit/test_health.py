@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from ion_core.dispatcher.health import PROBE_BYTES, Health, write_probe
+from ion_core.errors import StorageFull
+from ion_core.errors import StorageFull
 
 
 def test_problems_come_and_go_by_part() -> None:
-    health = Health()
+    health = Health(lambda: None)
     health.red("queue b", "away")
     health.red("queue a", "closed")
     assert list(health.problems()) == ["queue a: closed", "queue b: away"]
@@ -24,7 +26,7 @@ def test_problems_come_and_go_by_part() -> None:
 
 def test_a_problem_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    health = Health()
+    health = Health(lambda: None)
     for _ in range(3):
         health.red("queue a", "away")
     health.green("queue a")
@@ -33,7 +35,6 @@ def test_a_problem_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
 
 
 async def test_the_gate_stays_closed_until_the_probe_fits() -> None:
-    health = Health()
     tried: list[bool] = []
 
     def probe() -> None:
@@ -41,7 +42,8 @@ async def test_the_gate_stays_closed_until_the_probe_fits() -> None:
         if len(tried) < 3:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    watching = asyncio.create_task(health.watch_space(probe, every=0))
+    health = Health(probe)
+    watching = asyncio.create_task(health.watch_space(every=0))
     health.storage_full("blob a: no space left")
     assert not health.room.is_set()
     assert list(health.problems()) == ["storage: blob a: no space left"]
@@ -54,12 +56,32 @@ async def test_the_gate_stays_closed_until_the_probe_fits() -> None:
 
 
 async def test_the_gate_closes_again(tmp_path: Path) -> None:
-    health = Health()
-    watching = asyncio.create_task(health.watch_space(lambda: write_probe(tmp_path), every=0))
+    health = Health(lambda: write_probe(tmp_path))
+    watching = asyncio.create_task(health.watch_space(every=0))
     for _ in range(3):
         health.storage_full("full")
         await health.room.wait()
     watching.cancel()
+
+
+async def test_space_can_be_asked_for(tmp_path: Path) -> None:
+    await Health(lambda: write_probe(tmp_path)).check_space()
+
+    def full() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(StorageFull, match="state directory: no space left"):
+        await Health(full).check_space()
+
+
+async def test_space_can_be_asked_for_at_any_time(tmp_path: Path) -> None:
+    await Health(lambda: write_probe(tmp_path)).check_space()
+
+    def full() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(StorageFull, match="no space left"):
+        await Health(full).check_space()
 
 
 def test_the_probe_leaves_nothing(tmp_path: Path) -> None:

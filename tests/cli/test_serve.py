@@ -1,0 +1,135 @@
+"""``serve`` as a real process, and the whole way of an event through the other commands."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+
+from tests.cli.running import Ion, command
+
+
+def test_the_whole_way_of_an_event(ion: Ion) -> None:
+    assert ion.process("event", "publish", "start", "--file", "note.txt", "--correlation-id", "c").code == 0
+    served = ion.process("serve", "--until-idle")
+    assert served.code == 1
+    assert served.out == ""
+    assert "\x1b" not in served.err
+    assert re.search(r"^\S+Z INFO job committed .*module=up .*attempt=1 seconds=\d", served.err, re.MULTILINE)
+    assert re.search(r"^\S+Z ERROR job dead-lettered: exit code 3 .*module=fails", served.err, re.MULTILINE)
+
+    drawn = ion("trace", "flow", "c").out
+    assert "2 events · 3 jobs: 2 committed, 1 dead-lettered" in drawn
+    assert [line.strip(" │├└─").split(" in ")[0] for line in drawn.splitlines()[2:]] == [
+        "up: committed",
+        "insight lines=3",
+        "made  " + ion("trace", "flow", "c", "--json").json[2]["id"][:8] + "  note.txt n=1",
+        "fails: dead-lettered",
+        "attempt 1 retried",
+        "attempt 2 dead-lettered",
+        "takes: committed",
+    ]
+
+    [letter] = ion("dlq", "list", "--json").json
+    assert (letter["module"], letter["type"], letter["attempts"]) == ("fails", "made", 2)
+    assert "oh no" in ion("dlq", "show", letter["id"]).out
+    assert ion("logs", letter["eventId"], "--module", "fails").out.count("Worker logs\noh no\n") == 2
+
+    (ion.home / "mended").touch()
+    assert ion("dlq", "redrive", letter["id"]).code == 0
+    assert ion.process("serve", "--until-idle").code == 0
+    assert "3 jobs: 3 committed" in ion("trace", "flow", "c").out
+
+
+def test_nothing_to_do_ends_at_once_and_logs_can_be_json(ion: Ion) -> None:
+    result = ion.process("serve", "--until-idle", "--log-format", "json", "--log-level", "info")
+    assert (result.code, result.out) == (0, "")
+    lines = [json.loads(line) for line in result.err.splitlines()]
+    [serving] = [line for line in lines if line["message"] == "serving"]
+    assert (serving["level"], serving["modules"]) == ("INFO", ["fails", "takes", "up"])
+
+
+def test_the_log_level_is_what_is_logged(ion: Ion) -> None:
+    assert ion.process("serve", "--until-idle", "--log-level", "error").err == ""
+
+
+class Terminal:
+    """A process whose stderr is a terminal, and all it has written there."""
+
+    def __init__(self, ion: Ion, *arguments: str, term: str = "xterm") -> None:
+        self._ours, theirs = pty.openpty()
+        self.process = subprocess.Popen(
+            command(*arguments),
+            cwd=ion.home,
+            env={**os.environ, "TERM": term, "COLUMNS": "120"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=theirs,
+        )
+        os.close(theirs)
+        self.text = ""
+
+    def read_until(self, condition: Callable[[str], bool]) -> None:
+        """Read on until it holds; fails when the process ends before."""
+        deadline = time.monotonic() + 60
+        while not condition(self.text):
+            assert time.monotonic() < deadline, self.text
+            try:
+                self.text += os.read(self._ours, 4096).decode()
+            except OSError:  # what a terminal says once nobody has its other side open
+                assert condition(self.text), self.text
+
+    def end(self) -> int:
+        try:
+            while more := os.read(self._ours, 4096):
+                self.text += more.decode()
+        except OSError:
+            pass
+        os.close(self._ours)
+        self.process.communicate(timeout=60)
+        return self.process.returncode
+
+    def screen(self) -> list[str]:
+        """Its lines as one sees them: each erased line begins anew."""
+        return [line.rpartition("\x1b[K")[2].rstrip("\r") for line in self.text.replace("\r\n", "\n").split("\n")]
+
+
+def test_on_a_terminal_a_live_line_stays_below_the_log(ion: Ion) -> None:
+    terminal = Terminal(ion, "serve")
+    terminal.read_until(lambda text: "0 running | 0 waiting | 0 committed | 0 retried | 0 dead" in text)
+    assert ion("event", "publish", "start", "--file", "note.txt").code == 0
+    terminal.read_until(lambda text: "0 running | 0 waiting | 2 committed | 1 retried | 1 dead" in text)
+    terminal.process.send_signal(signal.SIGINT)
+    assert terminal.end() == 130
+    screen = terminal.screen()
+    assert screen[-1] == "", "the live line is gone at the end"
+    assert all(re.match(r"\S+Z [A-Z]+ ", line) for line in screen[:-1]), "log lines are whole"
+
+
+def test_on_a_terminal_that_cannot_erase_a_line_there_are_logs_only(ion: Ion) -> None:
+    terminal = Terminal(ion, "serve", "--until-idle", term="dumb")
+    assert terminal.end() == 0
+    assert "\x1b" not in terminal.text
+    assert "waiting" not in terminal.text
+
+
+def test_a_second_serve_names_the_first_one_and_says_try_later(ion: Ion) -> None:
+    first = Terminal(ion, "serve", term="dumb")
+    first.read_until(lambda text: "serving" in text)
+    second = ion.process("serve")
+    assert second.code == 75
+    assert f"pid {first.process.pid}" in second.err
+    assert second.err.count("ion-core: ") == 1
+    first.process.send_signal(signal.SIGTERM)
+    assert first.end() == 143
+
+
+def test_crash_points_want_to_be_asked_for(ion: Ion) -> None:
+    result = ion.process("serve", "--until-idle", environ={"ION_CRASH_AT": "S5"})
+    assert result.code == 2
+    assert result.err.startswith("ion-core: ION_CRASH_AT")
