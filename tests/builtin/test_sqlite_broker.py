@@ -202,6 +202,19 @@ async def test_what_was_claimed_ahead_is_renewed_until_it_is_given_out(tmp_path:
             await second.ack()
 
 
+async def test_what_nobody_renews_comes_back_to_its_own_subscriber(tmp_path: Path) -> None:
+    async with (
+        opened(tmp_path, lease=timedelta(milliseconds=50)) as broker,
+        broker.subscribe("queue", prefetch=1) as deliveries,
+    ):
+        await publish(broker, b"one")
+        [abandoned] = await take(deliveries, 1)
+        [again] = await take(deliveries, 1)
+        assert (again.body, again.attempt) == (b"one", 1)
+        assert abandoned.lost.is_set()
+        await again.ack()
+
+
 async def test_cancelling_whoever_iterates_loses_nothing(broker: SqliteBroker) -> None:
     async with broker.subscribe("queue", prefetch=1) as deliveries:
         for n in range(30):
@@ -396,7 +409,7 @@ async def test_every_hot_statement_uses_an_index(broker: SqliteBroker) -> None:
     statements: list[tuple[str, object]] = [
         (sql.PROMOTE, holder),
         (sql.CLAIM, holder),
-        (sql.HELD, {"seqs": "[1]", "owner": "o"}),
+        (sql.HELD, {"seqs": "[1]", "owner": "o", "now": 0.0}),
         (sql.LOOK, (json.dumps([1, 2]),)),
         (sql.PUBLISH, ("{}", b"", "topic")),
         (sql.ACK, holder),
