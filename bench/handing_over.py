@@ -53,7 +53,7 @@ class Workshop:
         """Remove all of it again."""
         for workspace in workspaces:
             await self._handler.close_workspace(workspace)
-        await self._ion.dataplane.discard(commit.files)
+        await self._ion.dataplane.discard([file.key for file in commit.files])
 
 
 def event_file(**pairs: Any) -> str:

@@ -17,7 +17,7 @@ from ion_core.contracts.messaging import MessageBroker
 from ion_core.contracts.observer import Observer
 from ion_core.contracts.storage import BlobStore, Document, DocumentStore, check_key
 from ion_core.errors import DocumentExists, DocumentNotFound, ProviderError, Unroutable
-from ion_core.events import COMMIT, EVENT_META, Event, StoredFile, encode_event, event_meta
+from ion_core.events import COMMIT, EVENT_META, Event, StoredFile, encode_event, event_meta, parse_context
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -68,8 +68,8 @@ class DataPlane:
     async def accept(self, event: Event, files: Mapping[str, Path]) -> None:
         """Take in an event from outside: files, then document, then message, each durable before the next.
 
-        Idempotent for an event id whose files and data are the same. Raises InvalidEvent, InvalidKey, Unroutable (the
-        document is then stored, the message is not) and whatever the stores raise.
+        Raises DocumentExists if there is another event of that id, InvalidEvent, InvalidKey, Unroutable (the document
+        is then stored, the message is not) and whatever the stores raise.
         """
         encode_event(event)
         prefix = f"{key_segment(event.context.correlation_id)}/{key_segment(event.context.event_id)}/_"
@@ -79,7 +79,7 @@ class DataPlane:
             info = await self.blobs.put(key, path)
             stored.append(StoredFile(name=name, key=key, size=info.size, sha256=info.sha256))
         event = replace(event, files=tuple(files))
-        await self.documents.put(
+        await self.documents.create(
             Document(
                 kind=EVENT_META,
                 id=event.context.event_id,
@@ -88,6 +88,16 @@ class DataPlane:
             )
         )
         await self.publish(event)
+
+    async def accepted(self, event_id: str) -> Event | None:
+        """The event that was taken in under this id, if any."""
+        try:
+            document = await self.documents.get(EVENT_META, event_id)
+        except DocumentNotFound:
+            return None
+        context = parse_context(document.body, what=f"event {event_id[:80]!r}", problems=[])
+        event, _ = await self.stored_files(Event(context=context, type=document.body.get("type", "")))
+        return event
 
     async def publish(self, event: Event) -> None:
         """Hand the event to the broker; returns once it has it durably. Raises Unroutable, TransientError."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ion_core.contracts.storage import check_key
 from ion_core.dataplane import MAX_NAME_BYTES, DataPlane
-from ion_core.errors import InvalidEvent, InvalidKey, Unroutable
+from ion_core.errors import DocumentExists, InvalidEvent, InvalidKey, Unroutable
 from ion_core.events import MAX_ID_LENGTH, Context, Event, type_problem
 from ion_core.jobs import Module
 
@@ -40,8 +40,9 @@ class Intake:
     ) -> Event:
         """Store and publish an event; ``name`` says where it comes from, ids that are not given are made.
 
-        ``files`` maps the name modules see to a local file. Raises InvalidEvent with everything that is wrong,
-        Unroutable when no module takes the type, and what the providers raise.
+        ``files`` maps the name modules see to a local file. An ``event_id`` that was taken in before is that event: it
+        is published once more, and nothing is stored. Raises InvalidEvent with everything that is wrong, Unroutable
+        when no module takes the type, and what the providers raise.
         """
         files = files or {}
         ids = {"name": name, "event id": event_id, "correlation id": correlation_id, "parent event id": parent_event_id}
@@ -56,8 +57,24 @@ class Intake:
             parent_event_id=parent_event_id,
         )
         event = Event(context=context, type=event_type, data=tuple(data), files=tuple(files))
-        await self._dataplane.accept(event, files)
-        return event
+        known = None if event_id is None else await self._dataplane.accepted(event_id)
+        if known is None:
+            try:
+                await self._dataplane.accept(event, files)
+            except DocumentExists:  # somebody else was quicker
+                known = await self._dataplane.accepted(event.context.event_id)
+            else:
+                return event
+        return await self._publish_again(known, event, correlation_id)
+
+    async def _publish_again(self, known: Event | None, event: Event, correlation_id: str | None) -> Event:
+        context = event.context if known is None else known.context
+        if known is None or (known.type, known.data, known.files) != (event.type, event.data, event.files):
+            raise InvalidEvent(f"event id {context.event_id[:80]!r}: is that of another event. Use a new one.")
+        if correlation_id not in (None, context.correlation_id):
+            raise InvalidEvent(f"event id {context.event_id[:80]!r}: is that of an event of another correlation id.")
+        await self._dataplane.publish(known)
+        return known
 
     def _check_taken(self, event_type: str) -> None:
         taken = sorted({event_type for module in self._modules for event_type in module.subscribes})

@@ -53,23 +53,23 @@ BACKENDS = {"aio_pika", "aiormq", "podman", "fsspec", "s3fs", "ion_rabbitmq", "i
 HEAVY = {"pydantic", "ruamel", "sqlite3", "aiohttp", "ion_core.app", "ion_core.config", "ion_core.builtin", *BACKENDS}
 
 
-def imports(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    """Line and full name of everything imported anywhere, but for annotations."""
+def imports(tree: ast.AST) -> Iterator[str]:
+    """The full name of everything imported anywhere, but for annotations."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
             continue
         if isinstance(node, ast.Import):
-            yield from ((node.lineno, alias.name) for alias in node.names)
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             module = "." * node.level + (node.module or "")
-            yield from ((node.lineno, f"{module}.{alias.name}") for alias in node.names)
+            yield from (f"{module}.{alias.name}" for alias in node.names)
         yield from imports(node)
 
 
 def problems(path: str, source: str) -> list[str]:
     """What is wrong with the file, ``path`` being relative to the root."""
     tree, parts = ast.parse(source), path.removesuffix(".py").split("/")
-    found = [f"imports {name}" for _, name in imports(tree) if (name := _forbidden(parts, name))]
+    found = [f"imports {name}" for name in imports(tree) if _is_forbidden(parts, name)]
     lines = source.count("\n")
     if lines > MOST_LINES and path not in LONGER_FOR_A_REASON:
         found.append(f"has {lines} lines")
@@ -82,20 +82,18 @@ def problems(path: str, source: str) -> list[str]:
     return found
 
 
-def _forbidden(importer: list[str], name: str) -> str | None:
-    """``name`` if the importer may not have it."""
+def _is_forbidden(importer: list[str], name: str) -> bool:
     top, *rest = name.split(".")
     if top != "ion_core":
-        return name if top == "" or (importer[0] == "ion_core" and top in BACKENDS) else None
+        return top == "" or (importer[0] == "ion_core" and top in BACKENDS)
+    if not rest or rest == ["__version__"]:
+        return False
     if importer[0] == "plugins":
-        allowed = THEIR_TESTS_MAY_ENTER if "tests" in importer else PLUGINS_MAY_ENTER
-        return None if rest[0] in allowed else name
+        return rest[0] not in (THEIR_TESTS_MAY_ENTER if "tests" in importer else PLUGINS_MAY_ENTER)
     room = importer[1]
-    if rest[0] != room and rest[0] not in MAY_ENTER[room]:
-        return name
-    if room == "dispatcher" and rest[0] == "handler" and rest[1] not in ion_core.handler.__all__:
-        return name
-    return None
+    if room == "dispatcher" and rest[0] == "handler":
+        return rest[1] not in ion_core.handler.__all__
+    return rest[0] not in {room, *MAY_ENTER[room]}
 
 
 def files(*patterns: str) -> list[str]:

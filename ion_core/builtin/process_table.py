@@ -13,6 +13,7 @@ import signal
 import subprocess
 import threading
 import time
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -21,8 +22,10 @@ from pathlib import Path
 MARK = "ION_SLOT"
 _PROC = Path("/proc")
 _PATIENCE = 5.0
-"""Seconds to look for processes that have children while we look."""
+"""Seconds to look for processes that come and go as we look."""
 _MOMENT = 0.001
+_LOOKS = 10
+"""How often, so many seconds apart, an empty environment is looked at until it is believed."""
 _DEATH = 1000
 """Milliseconds for a killed process to be gone."""
 _KERNEL = 0x200000
@@ -66,23 +69,45 @@ def marked(mark: str, since: int = 0) -> list[int]:
 
     Empty where the system does not show environments. Blocks.
     """
-    return _look(mark, since)[0]
+    entry = f"{MARK}={mark}".encode()
+    if since and _last_pid() < since:
+        since = 0  # the numbers have started again from the bottom
+    found: list[int] = []
+    seen: set[int] = set()
+    empty: Counter[int] = Counter()
+    deadline = time.monotonic() + _PATIENCE
+    while time.monotonic() < deadline:
+        there = set(_pids(since))
+        looking, seen = sorted(there - seen | empty.keys()), there
+        is_all = True
+        for pid in looking:
+            environment = _environment(pid)
+            if environment is None:
+                is_all = False  # it has ended: perhaps it had a child since we listed them
+            elif not environment and empty[pid] < _LOOKS and _is_a_program(pid):
+                empty[pid] += 1  # has none, or is on its way from one program to another
+                continue
+            elif pid != os.getpid() and entry in environment.split(b"\0"):
+                found.append(pid)
+            del empty[pid]
+        if empty:
+            time.sleep(_MOMENT)
+        elif is_all:
+            break
+    return sorted(found)
 
 
 def kill_marked(mark: str, since: int = 0) -> None:
     """End every process with this mark, also those that left their group, and wait until they are gone. Blocks."""
     deadline = time.monotonic() + _PATIENCE
-    while time.monotonic() < deadline:
-        found, is_all = _look(mark, since)
+    while found := marked(mark, since):
         for fd in [fd for pid in found if (fd := _kill(pid, mark)) is not None]:
             poll = select.poll()
             poll.register(fd, select.POLLIN)
             poll.poll(_DEATH)
             os.close(fd)
-        if is_all and not found:
+        if time.monotonic() > deadline:
             return
-        if not found:
-            time.sleep(_MOMENT)
 
 
 def descendants(pid: int) -> list[int]:
@@ -138,25 +163,6 @@ def _watch_by_thread(pid: int, future: asyncio.Future[None]) -> None:
     threading.Thread(target=watch, name=f"ion-watch-{pid}", daemon=True).start()
 
 
-def _look(mark: str, since: int) -> tuple[list[int], bool]:
-    """Processes with this mark, and whether there can be no others.
-
-    There can be while one ends as we look, perhaps with a child we did not see, or is between two programs.
-    """
-    entry = f"{MARK}={mark}".encode()
-    if since and _last_pid() < since:
-        since = 0  # the numbers have started again from the bottom
-    found: list[int] = []
-    is_all = True
-    for pid in sorted(_pids(since)):
-        environment = _environment(pid)
-        if environment is None or (not environment and _is_between_programs(pid)):
-            is_all = False
-        elif pid != os.getpid() and entry in environment.split(b"\0"):
-            found.append(pid)
-    return found, is_all
-
-
 def _environment(pid: int) -> bytes | None:
     """As given to its program; nothing but a NUL if it is not ours to see, None if it has just ended."""
     try:
@@ -168,9 +174,10 @@ def _environment(pid: int) -> bytes | None:
         return b"\0"
 
 
-def _is_between_programs(pid: int) -> bool:
+def _is_a_program(pid: int) -> bool:
+    """Neither dead nor a thread of the kernel."""
     fields = _stat(pid)
-    return fields is not None and fields[0] not in "ZX" and not int(fields[6]) & _KERNEL and fields[47] == "0"
+    return fields is not None and fields[0] not in "ZX" and not int(fields[6]) & _KERNEL
 
 
 def _last_pid() -> int:

@@ -128,7 +128,7 @@ class FlowReader:
             cause.jobs[module] = job
         for event in self._events.values():
             takers = [it.name for it in self._modules if event.type in it.subscribes or it.name in event.jobs]
-            jobs = {name: event.jobs.pop(name, None) or JobSeen(module=name) for name in takers}
+            jobs = {name: event.jobs.get(name, JobSeen(module=name)) for name in takers}
             event.jobs = jobs | event.jobs
         return Flow(correlation_id=self._correlation_id, roots=self._place())
 

@@ -28,7 +28,8 @@ SHORTEST = 4
 def command(options: Options, event_id: str, module: str | None, attempt: int | None, as_json: bool) -> None:
     """Print the log of every attempt for an event.
 
-    Of good and bad ones, in the order of storing. The beginning of an event's id will do, as `trace flow` shows it. With --json an array of the documents.
+    Of good and bad ones, in the order of storing. The beginning of an event's id will do, as `trace flow` shows it.
+    With --json an array of the documents.
 
     \b
     Example:

@@ -64,8 +64,9 @@ async def _counts(app: App) -> dict[str, dict[str, int]]:
 
 
 def _fields(name: str, module: Mapping[str, Any], counts: dict[str, int] | None) -> dict[str, Any]:
-    shown = ("image", "command", "source", "subscribes", "publishes", "runtime", "concurrency")
-    return {"name": name, **{key: module[key] for key in shown}, "queue": counts}
+    found = {key: module.get(key) for key in ("image", "command", "source", "runtime", "concurrency")}
+    types = {key: module.get(key) or [] for key in ("subscribes", "publishes")}
+    return {"name": name, **found, **types, "queue": counts}
 
 
 def _row(module: Mapping[str, Any]) -> list[str]:
@@ -77,5 +78,5 @@ def _row(module: Mapping[str, Any]) -> list[str]:
         str(module["concurrency"]),
         ", ".join(module["subscribes"]) or "-",
         ", ".join(module["publishes"]) or "-",
-        shortened(" ".join(filter(None, [module["image"], shlex.join(module["command"])])), 60),
+        shortened(" ".join(filter(None, [module["image"], shlex.join(module["command"] or ())])), 60),
     ]

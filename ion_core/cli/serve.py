@@ -46,9 +46,8 @@ def command(ctx: click.Context, options: Options, until_idle: bool, log_level: s
     """
     from ion_core.cli.session import load
 
-    config = load(options)
-    level = log_level or ("debug" if options.verbose else "info")
-    line = _log(log_format, level)
+    line = _log(log_format, log_level or ("debug" if options.verbose else "info"))
+    config = load(options, logs_already=True)
     ctx.exit(_serve(config, until_idle=until_idle, line=line))
 
 

@@ -16,12 +16,13 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def load(options: Options) -> Config:
-    """The configuration in force. Raises ConfigError with everything that is wrong."""
+def load(options: Options, *, logs_already: bool = False) -> Config:
+    """The configuration in force. Raises ConfigError with everything that is wrong; warnings go to stderr."""
     from ion_core.cli.logging_setup import log_warnings
     from ion_core.config import find_config, load_config
 
-    log_warnings()
+    if not logs_already:
+        log_warnings()
     overrides = {"state": options.state_dir} if options.state_dir else {}
     return load_config(find_config(options.config), overrides=overrides)
 

@@ -24,7 +24,7 @@ def die(notes: ContainerNotes, name: str, process: ProcessId) -> None:
 
 async def main(run: str, workspace: str, isolation: str, noted: str, *command: str) -> None:
     if noted == "unnoted":  # killed between starting a process and noting its number
-        ContainerNotes.started = die  # type: ignore[method-assign]
+        ContainerNotes.started = die  # type: ignore[assignment, method-assign]
     settings = ProcessSettings.model_validate({"path": run, "isolation": isolation})
     async with open_process_runtime(settings) as runtime:
         spec = ContainerSpec(name="orphan", command=command, workspace=Path(workspace), labels={"of": "the dead"})

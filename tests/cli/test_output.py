@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import sys
+
 import pytest
 
 from ion_core.cli.logging_setup import JsonFormatter, TextFormatter

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from tests.cli.running import Ion, command
 
@@ -24,11 +25,13 @@ def test_the_whole_way_of_an_event(ion: Ion) -> None:
     assert re.search(r"^\S+Z ERROR job dead-lettered: exit code 3 .*module=fails", served.err, re.MULTILINE)
 
     drawn = ion("trace", "flow", "c").out
+    documents = ion("trace", "flow", "c", "--json").json
+    [made] = [it["id"] for it in documents if it.get("type") == "made"]
     assert "2 events · 3 jobs: 2 committed, 1 dead-lettered" in drawn
     assert [line.strip(" │├└─").split(" in ")[0] for line in drawn.splitlines()[2:]] == [
         "up: committed",
         "insight lines=3",
-        "made  " + ion("trace", "flow", "c", "--json").json[2]["id"][:8] + "  note.txt n=1",
+        f"made  {made[:8]}  note.txt n=1",
         "fails: dead-lettered",
         "attempt 1 retried",
         "attempt 2 dead-lettered",
@@ -52,6 +55,15 @@ def test_nothing_to_do_ends_at_once_and_logs_can_be_json(ion: Ion) -> None:
     lines = [json.loads(line) for line in result.err.splitlines()]
     [serving] = [line for line in lines if line["message"] == "serving"]
     assert (serving["level"], serving["modules"]) == ("INFO", ["fails", "takes", "up"])
+
+
+def test_with_json_logs_also_warnings_about_plugins_are_json(ion: Ion, site: Path) -> None:
+    (site / "ion_greeting.py").write_text("raise ImportError('no libgreeting')")
+    environ = {"PYTHONPATH": str(site)}
+    result = ion.process("serve", "--until-idle", "--log-format", "json", environ=environ)
+    lines = [json.loads(line) for line in result.err.splitlines()]
+    assert lines[0]["message"] == "plugin cannot be used"
+    assert lines[0]["distribution"] == "ion-greeting"
 
 
 def test_the_log_level_is_what_is_logged(ion: Ion) -> None:

@@ -42,10 +42,11 @@ def stored(ion: Ion) -> Ion:
 
 def test_flows_are_listed_the_newest_first(stored: Ion) -> None:
     flows = stored("trace", "list", "--json").json
+    began = "2026-01-01T00:00:00.000+00:00"
     assert flows == [
-        {"correlationId": "c", "eventId": UUID, "type": "start", "events": 2, "startedAt": "2026-01-01T00:00:00.000+00:00"},
+        {"correlationId": "c", "eventId": UUID, "type": "start", "events": 2, "startedAt": began},
         {"correlationId": "old", "eventId": "e0", "type": "start", "events": 1, "startedAt": None},
-    ]  # fmt: skip
+    ]
     assert len(stored("trace", "list", "--json", "--limit", "1").json) == 1
     assert stored("trace", "list").out.splitlines()[2].split() == ["old", "start", "1", "-"]
 

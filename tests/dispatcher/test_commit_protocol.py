@@ -81,10 +81,13 @@ class Blobs(MemoryBlobStore):
 
 class Documents(MemoryDocumentStore):
     async def create(self, document: Document) -> None:
-        await gated("create", lambda: super(Documents, self).create(document))
+        await gated("fence", lambda: super(Documents, self).create(document))
 
     async def put(self, document: Document) -> None:
-        await gated(f"put {document.kind}", lambda: super(Documents, self).put(document))
+        await gated(
+            "fence" if document.kind == "commit" else f"put {document.kind}",
+            lambda: super(Documents, self).put(document),
+        )
 
     async def get(self, kind: str, id: str) -> Document:
         return await gated(f"get {kind}", lambda: super(Documents, self).get(kind, id))
@@ -220,7 +223,7 @@ class CommitProtocol(RuleBasedStateMachine):
 
     @rule(
         data=st.data(),
-        point=st.sampled_from(["module", "put", "create", "put", "publish", "clear pending", "ack", "remove"]),
+        point=st.sampled_from(["module", "put", "fence", "put", "publish", "clear pending", "ack", "remove"]),
     )
     @precondition(lambda self: bool(self.waiting))
     def go_on_to(self, data: st.DataObject, point: str) -> None:
@@ -241,7 +244,7 @@ class CommitProtocol(RuleBasedStateMachine):
             if not self.queue.ready:
                 self.do(self.world.dataplane.publish(self.event))
             self.do(self._take(life))
-            self._go_on_to(life, "create")
+            self._go_on_to(life, "fence")
 
     async def _let(self, life: Life, n: int) -> None:
         life.gate.waiting.pop(n)[1].set()

@@ -412,7 +412,7 @@ async def test_a_queue_it_cannot_use_is_an_error_at_the_start(world: World) -> N
         raise ConfigError(f"queue {queue}: exists with x-max-length 5")
 
     world.add(exits(0))
-    world.broker.declare = declare  # type: ignore[method-assign,assignment]
+    world.broker.declare = declare  # type: ignore[method-assign]
     with pytest.raises(ConfigError, match="x-max-length"):
         await world.dispatcher().recover()
 

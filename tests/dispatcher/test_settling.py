@@ -8,6 +8,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +160,7 @@ async def test_a_retry_waits_for_the_policy_s_delay(world: World) -> None:
     waited = []
     async with world.serving():
         for n in range(1, 4):
-            await world.observed.until(lambda n=n: len(world.observed.finished) == n)
+            await world.observed.finishes(n)
             assert world.broker.counts("worker").delayed == 1
             waited.append(clock.pass_to_next())
         await world.observed.until(lambda: len(world.observed.finished) == 4)
@@ -244,7 +245,7 @@ async def test_a_retry_limit_changed_later_has_effect(retries: int, attempts: in
         while not await world.dead():
             seen = len(world.observed.finished)
             clock.pass_to_next()
-            await world.observed.until(lambda seen=seen: len(world.observed.finished) > seen)
+            await world.observed.finishes(seen + 1)
 
     assert len(world.observed.started) == attempts, "and no attempt above the limit runs"
     [dead] = await world.dead()
@@ -406,9 +407,8 @@ async def test_the_back_off_ends_with_the_drain(world: World) -> None:
     world.add(exits(0))
     world.runtime = Failing("create", *[TransientError("no answer")] * 1_000)
     await world.publish()
-    async with world.serving(drain_timeout=timedelta(minutes=1)) as serving:
-        while serving.dispatcher.running == 0 or not world.observed.started:
-            await world.observed.until(lambda: bool(world.observed.started))
+    async with world.serving(drain_timeout=timedelta(minutes=1)):
+        await world.observed.until(lambda: bool(world.observed.started))
     assert world.observed.verdicts == [Verdict.RELEASED]
 
 
@@ -471,9 +471,13 @@ async def test_a_log_is_kept_of_every_attempt_with_three_sections(world: World) 
         assert set(body["seconds"]) >= {"prepare", "module", "all"}
 
 
+def _say_who_it_is(name: str, workspace: Path) -> None:
+    say(f"this is {name}")
+
+
 async def test_logs_of_siblings_lie_side_by_side(world: World) -> None:
     for name in ("blur", "catalogue"):
-        world.add(does(lambda workspace, name=name: say(f"this is {name}")), name)
+        world.add(does(partial(_say_who_it_is, name)), name)
     await world.publish()
     await world.run()
     assert len(world.logs) == 2

@@ -8,15 +8,15 @@ import tracemalloc
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from ion_core.builtin.local_blobs import open_local_blobs
 from ion_core.builtin.memory.blobs import MemoryBlobStore
-from ion_core.builtin.memory.messaging import MemoryBroker
-from ion_core.builtin.memory.runtime import this_container
+from ion_core.builtin.memory.messaging import MemoryBroker, MemoryDelivery
+from ion_core.builtin.memory.runtime import Program, this_container
 from ion_core.builtin.settings import LocalBlobsSettings
 from ion_core.contracts.messaging import RetryPolicy
 from ion_core.contracts.runtime import ContainerSpec
@@ -31,7 +31,11 @@ def world(tmp_path: Path) -> World:
     return World(tmp_path)
 
 
-def leaves(*files: str, named: str | None = None, content: str = "content") -> Any:
+def _say_who_it_is(name: str, workspace: Path) -> None:
+    say(f"I am {name}")
+
+
+def leaves(*files: str, named: str | None = None, content: str = "content") -> Program:
     """A program that leaves these files and one event naming them, or what ``named`` says instead."""
 
     def work(workspace: Path) -> None:
@@ -161,7 +165,7 @@ async def test_one_unreadable_message_does_not_kill_the_dispatcher(world: World)
 async def test_one_failed_renewal_does_not_kill_the_dispatcher(world: World) -> None:
     renewed = 0
 
-    class Failing(MemoryBroker.delivery_type):  # type: ignore[name-defined,misc]
+    class Failing(MemoryDelivery):
         async def renew(self) -> None:
             nonlocal renewed
             renewed += 1
@@ -202,7 +206,7 @@ async def test_a_restart_does_not_forget_running_jobs(world: World) -> None:
 
 async def test_logs_of_siblings_do_not_overwrite_each_other(world: World) -> None:
     for name in ("one", "other"):
-        world.add(does(lambda workspace, name=name: say(f"I am {name}")), name)
+        world.add(does(partial(_say_who_it_is, name)), name)
     event = await world.publish()
     await world.run()
     for name in ("one", "other"):
@@ -332,11 +336,11 @@ async def test_the_secret_is_no_id_anybody_knows(world: World) -> None:
 @pytest.mark.parametrize("id", ["x" * 1024, "/" * 64, "../" * 100, "ünïcödé " * 20, "\n\x00"])
 async def test_ids_longer_than_a_label_allows_are_handled(id: str, world: World) -> None:
     seen: list[ContainerSpec] = []
-    inputs = Inputs()
+    inputs, leave_a = Inputs(), leaves("a")
 
     async def program(workspace: Path, env: Mapping[str, str]) -> int:
         seen.append(this_container().spec)
-        return await leaves("a")(workspace, env)
+        return await leave_a(workspace, env)
 
     world.add(program)
     world.add(inputs, "next", takes="out")

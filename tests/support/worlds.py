@@ -70,6 +70,10 @@ class Observed:
             while not condition():
                 await self._changed.wait()
 
+    async def finishes(self, attempts: int) -> None:
+        """Once as many attempts have ended."""
+        await self.until(lambda: len(self.finished) >= attempts)
+
     def _tell(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()

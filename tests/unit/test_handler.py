@@ -14,7 +14,10 @@ from typing import Any
 import pytest
 
 from ion_core import crash
+from ion_core.builtin.local_blobs import open_local_blobs
 from ion_core.builtin.memory.blobs import MemoryBlobStore
+from ion_core.builtin.settings import LocalBlobsSettings
+from ion_core.commits import Commit
 from ion_core.contracts.storage import BlobInfo, Document
 from ion_core.errors import (
     BlobCorrupt,
@@ -331,6 +334,25 @@ async def test_the_longest_names_and_ids_fit(world: World) -> None:
     trying = attempt("e" * 1024, correlation_id="c" * 1024, number=99_999, worker="w" * 63)
     committed = await commit(world, trying, await left_by_module(world, [name]))
     assert committed.commit.files[0].name == name
+
+
+@pytest.mark.parametrize("mode", [0o4755, 0o6777, 0o000, 0o222])
+async def test_modes_do_not_travel(mode: int, world: World, tmp_path: Path) -> None:
+    async with open_local_blobs(LocalBlobsSettings(path=tmp_path / "blobs")) as blobs:
+        world.blobs = blobs  # type: ignore[assignment]
+        workspace = await left_by_module(world, ["a"])
+        (workspace.out / "data" / "a").chmod(mode)
+        [child] = (await commit(world, attempt(), workspace)).commit.events
+        await world.dataplane.documents.put((await commit_of(world)).documents()[0])
+        fetched = await world.handler.open_workspace("next")
+        await world.handler.prepare(Attempt(job=Job(event=child, module="next"), number=1), fetched, link=False)
+        assert in_data(fetched) == {"a": b"content of a"}
+        assert not (fetched.in_data / "a").stat().st_mode & 0o7000
+
+
+async def commit_of(world: World) -> Commit:
+    [found] = world.commits
+    return found
 
 
 # Workspaces and what a crash leaves

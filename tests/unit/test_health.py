@@ -11,7 +11,6 @@ import pytest
 
 from ion_core.dispatcher.health import PROBE_BYTES, Health, write_probe
 from ion_core.errors import StorageFull
-from ion_core.errors import StorageFull
 
 
 def test_problems_come_and_go_by_part() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 from typing import Any
@@ -129,3 +130,41 @@ async def test_the_longest_ids_of_any_alphabet_are_taken(what: str, world: World
     [key] = world.blobs.blobs
     assert key.count("/") == 3
     assert (await world.dataplane.stored_files(event))[1][0].key == key
+
+
+async def test_the_same_event_id_again_is_the_same_event(world: World) -> None:
+    first = await world.publish("photo.received", event_id="e", data=[("a", "b")], files={"x": b"1"})
+    stored = dict(world.blobs.blobs), dict(world.documents.documents)
+    again = await world.publish("photo.received", event_id="e", data=[("a", "b")], files={"x": b"1"})
+    assert again == first, "its correlation id included, which was made the first time"
+    assert (world.blobs.blobs, world.documents.documents) == stored
+    assert world.broker.counts("detect").ready == 2, "it may not have been published the first time"
+
+
+async def test_the_same_event_id_at_once_is_the_same_event(world: World) -> None:
+    intake = Intake(world.dataplane, world.modules)
+    await intake.declare()
+    first, second = await asyncio.gather(
+        *(intake.publish("photo.received", name="test", event_id="e", data=[("a", "b")]) for _ in range(2))
+    )
+    assert first == second
+    assert len(world.documents.documents) == 1
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"event_type": "face.detected"}, {"data": [("a", "c")]}, {"files": {"y": b"1"}}, {"correlation_id": "other"}],
+)
+async def test_an_event_id_is_not_reused_for_another_event(other: dict[str, Any], world: World) -> None:
+    known: dict[str, Any] = {
+        "event_type": "photo.received",
+        "event_id": "e",
+        "data": [("a", "b")],
+        "files": {"x": b"1"},
+    }
+    await world.publish(**known)
+    stored = dict(world.blobs.blobs), dict(world.documents.documents)
+    with pytest.raises(InvalidEvent, match="event id 'e': is that of"):
+        await world.publish(**known | other)
+    assert (world.blobs.blobs, world.documents.documents) == stored
+    assert world.broker.counts("detect").ready == 1

@@ -410,7 +410,6 @@ def test_a_type_that_cannot_be_is_explained(workspace: Workspace) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", "is empty"),
         (b"{", ":1:2: is not JSON"),
         (b"null", "must be an array"),
         (b"{}", "must be an array"),
@@ -429,12 +428,15 @@ def test_a_type_that_cannot_be_is_explained(workspace: Workspace) -> None:
 def test_what_is_no_array_of_pairs_is_named_by_its_path(
     name: str, content: bytes, said: str, workspace: Workspace
 ) -> None:
-    if (name, content) == ("out/insights.json", b""):
-        return  # says nothing, which is fine there
     (workspace.root / name).write_bytes(content)
     message = refusal(workspace)
     assert message.startswith(name)
     assert said in message
+
+
+def test_an_empty_event_is_refused(workspace: Workspace) -> None:
+    (workspace.out / "events" / "event0.json").touch()
+    assert refusal(workspace) == "out/events/event0.json: is empty, not JSON"
 
 
 # All of it at once

@@ -35,22 +35,32 @@ def replaced_by_link(path: Path) -> None:
     path.symlink_to("/etc")
 
 
+def in_place_of_insights(make: Callable[[Path], object]) -> Callable[[Workspace], None]:
+    def mischief(workspace: Workspace) -> None:
+        (workspace.out / "insights.json").unlink()
+        make(workspace.out / "insights.json")
+
+    return mischief
+
+
+def closed(workspace: Workspace) -> None:
+    for name in ("out/data", "out/events", "out", "in/data", "in", ""):
+        (workspace.root / name).chmod(0)
+
+
+def files_everywhere(workspace: Workspace) -> None:
+    for name in ("in/data", "out/data", "out/events"):
+        (workspace.root / name / "x").write_text("x")
+
+
 MISCHIEF: dict[str, Callable[[Workspace], object]] = {
     "nothing": lambda workspace: None,
-    "files": lambda workspace: [
-        (workspace.root / name / "x").write_text("x") for name in ("in/data", "out/data", "out/events")
-    ],
+    "files": files_everywhere,
     "eventmeta": lambda workspace: workspace.eventmeta.write_text("[]"),
     "insights": lambda workspace: (workspace.out / "insights.json").write_text("[]"),
-    "no insights": lambda workspace: (workspace.out / "insights.json").unlink(),
-    "insights as a directory": lambda workspace: [
-        (workspace.out / "insights.json").unlink(),
-        (workspace.out / "insights.json").mkdir(),
-    ],
-    "insights as a link": lambda workspace: [
-        (workspace.out / "insights.json").unlink(),
-        (workspace.out / "insights.json").symlink_to("/etc/passwd"),
-    ],
+    "no insights": in_place_of_insights(lambda path: None),
+    "insights as a directory": in_place_of_insights(Path.mkdir),
+    "insights as a link": in_place_of_insights(lambda path: path.symlink_to("/etc/passwd")),
     "insights with a second name": lambda workspace: os.link(
         workspace.out / "insights.json", workspace.home.parent / "second name"
     ),
@@ -62,9 +72,7 @@ MISCHIEF: dict[str, Callable[[Workspace], object]] = {
     "a link": lambda workspace: (workspace.out / "data" / "link").symlink_to("/etc"),
     "a FIFO": lambda workspace: os.mkfifo(workspace.out / "events" / "fifo"),
     "a closed file": lambda workspace: (workspace.out / "data" / "x").touch(0o000),
-    "closed directories": lambda workspace: [
-        (workspace.root / name).chmod(0) for name in ("out/data", "out/events", "out", "in/data", "in", "")
-    ],
+    "closed directories": closed,
     "sticky directories": lambda workspace: (workspace.out / "data").chmod(0o7777),
     "out/data as a link": lambda workspace: replaced_by_link(workspace.out / "data"),
     "out as a link": lambda workspace: replaced_by_link(workspace.out),

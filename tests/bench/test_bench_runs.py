@@ -1,0 +1,71 @@
+"""The benchmarks run and say what they promise. What the figures are is no matter of a test."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.measure import Benchmark, Goal, Row, at_least, at_most, measure, row
+from bench.rows import BENCHMARKS, embedded_event, events_many, files
+
+ROOT = Path(__file__).resolve().parents[2]
+KEYS = {"name", "ratio", "goal", "met", "ours", "theirs", "unit", "runs", "min", "max"}
+
+
+def check(line: str, name: str, runs: int) -> None:
+    value = json.loads(line)
+    assert value.keys() == KEYS
+    assert value["name"] == name
+    assert value["runs"] == runs
+    assert value["ours"] > 0
+    assert value["theirs"] > 0
+    assert value["min"] <= value["ratio"] <= value["max"]
+    assert (value["met"] is None) == (value["goal"] is None)
+
+
+def test_the_command_prints_one_object_a_line_and_nothing_else(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", "help", "--pairs", "1", "--directory", tmp_path],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    (line,) = done.stdout.splitlines()
+    check(line, "help", 1)
+    assert "help" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_that_is_none_is_refused_with_those_that_are() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", "hlep"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "hlep" in done.stderr
+    assert "help, growth" in done.stderr
+
+
+async def test_an_event_is_measured_from_its_publication_to_its_acknowledgement(tmp_path: Path) -> None:
+    check((await measure(embedded_event.benchmark(), tmp_path, pairs=1)).to_json(), "embedded_event", 1)
+
+
+@pytest.mark.parametrize("benchmark", [events_many.benchmark(events=3), files.many(3), files.big_copied(10_000)])
+async def test_the_handler_is_measured_whatever_the_size(benchmark: Benchmark, tmp_path: Path) -> None:
+    check((await measure(benchmark, tmp_path, pairs=2)).to_json(), benchmark.name, 2)
+
+
+@pytest.mark.parametrize(("goal", "ratio", "met"), [(at_most(2.0), 2.1, False), (at_least(2.0), 2.1, True)])
+def test_a_goal_knows_its_direction(goal: Goal, ratio: float, met: bool) -> None:
+    assert goal.met(ratio) is met
+    assert goal.met(2.0)
+
+
+def test_the_ratio_is_the_median_of_the_pairs_not_the_ratio_of_the_medians() -> None:
+    found: Row = row(BENCHMARKS["help"], [(1.0, 1.0), (2.0, 10.0), (9.0, 1.0)])
+    assert (found.ratio, found.min, found.max) == (1.0, 0.2, 9.0)
+    assert (found.ours, found.theirs, found.runs) == (2.0, 1.0, 3)
