@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -94,8 +95,9 @@ class OnSmallDisk:
         (self.pipeline.home / "runs.gate").write_text("on\n")
 
     def look_inside(self) -> Pipeline:
-        """The pipeline as the invariants see it: through the mount namespace."""
-        self.pipeline.state = self.disk.path / "state"
+        """The pipeline as it was left: a copy, since sqlite resolves the way through /proc to the wrong place."""
+        self.pipeline.state = self.pipeline.home / "seen"
+        shutil.copytree(self.disk.path / "state", self.pipeline.state)
         return self.pipeline
 
 
