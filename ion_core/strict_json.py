@@ -28,6 +28,10 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+_DECODER = json.JSONDecoder(object_pairs_hook=_no_duplicates, parse_constant=_no_constant, parse_float=_finite)
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
 def loads(raw: bytes, *, what: str, limit: int) -> Any:
     """The value in ``raw``, which must be UTF-8 without a byte order mark and at most ``limit`` bytes.
 
@@ -44,7 +48,7 @@ def loads(raw: bytes, *, what: str, limit: int) -> Any:
     if text.startswith("\ufeff"):
         raise InvalidEvent(f"{what}: starts with a byte order mark. Write it as UTF-8 without one.")
     try:
-        value = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant, parse_float=_finite)
+        value = _DECODER.decode(text)
         if "\\u" in text:
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except json.JSONDecodeError as error:
@@ -62,4 +66,4 @@ def loads(raw: bytes, *, what: str, limit: int) -> Any:
 
 def dumps(value: Any) -> bytes:
     """Compact JSON in UTF-8, one form for one value: what is compared and stored."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode("utf-8")
+    return _ENCODER.encode(value).encode("utf-8")

@@ -138,13 +138,16 @@ def ended(pid: int) -> asyncio.Future[None]:
         _watch_by_thread(pid, future)
         return future
 
-    def gone() -> None:
-        loop.remove_reader(fd)
+    def done() -> None:
         if not future.done():
             future.set_result(None)
 
-    loop.add_reader(fd, gone)
-    future.add_done_callback(lambda _: (loop.remove_reader(fd), os.close(fd)))
+    def close(_: asyncio.Future[None]) -> None:
+        loop.remove_reader(fd)
+        os.close(fd)
+
+    loop.add_reader(fd, done)
+    future.add_done_callback(close)
     return future
 
 
@@ -153,11 +156,15 @@ def _watch_by_thread(pid: int, future: asyncio.Future[None]) -> None:
     stop = threading.Event()
     loop = asyncio.get_running_loop()
 
+    def done() -> None:
+        if not future.done():
+            future.set_result(None)
+
     def watch() -> None:
         while _started(pid) is not None and not stop.wait(0.02):
             pass
         with suppress(RuntimeError):  # the loop is closed: nobody waits
-            loop.call_soon_threadsafe(lambda: future.done() or future.set_result(None))
+            loop.call_soon_threadsafe(done)
 
     future.add_done_callback(lambda _: stop.set())
     threading.Thread(target=watch, name=f"ion-watch-{pid}", daemon=True).start()

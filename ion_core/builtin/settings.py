@@ -43,6 +43,7 @@ class ProcessSettings(Settings):
     """Modules as plain processes of this machine."""
 
     isolation: Literal["none", "bubblewrap"] = Field(
-        "none", description="none: a module can do what you can. bubblewrap: it sees only its files, where bwrap is installed."
+        "none",
+        description="none: a module can do what you can. bubblewrap: it sees its own files only; bwrap is needed.",
     )
     path: StatePath = Field(Path("run"), description="Where running modules are noted, so that orphans are found.")

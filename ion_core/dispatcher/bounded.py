@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -33,6 +33,16 @@ async def uninterrupted(work: Coroutine[Any, Any, T], *, within: float) -> T:
     if cancelled and (task.cancelled() or task.exception() is None):
         raise cancelled
     return task.result()
+
+
+async def together(work: Sequence[Coroutine[Any, Any, None]]) -> None:
+    """All of it at once; the first error once everything is over. Of one piece of work no task is made."""
+    if len(work) == 1:
+        await work[0]
+        return
+    for result in await asyncio.gather(*work, return_exceptions=True):
+        if isinstance(result, BaseException):
+            raise result
 
 
 class Backoff:

@@ -16,7 +16,7 @@ from ion_core.contracts.observer import Observer
 from ion_core.contracts.runtime import ExitStatus
 from ion_core.dataplane import HOPS_HEADER, DataPlane
 from ion_core.dispatcher.attempt_log import STORE_WITHIN, AttemptLog
-from ion_core.dispatcher.bounded import Backoff, uninterrupted, wait_for_any
+from ion_core.dispatcher.bounded import Backoff, together, uninterrupted, wait_for_any
 from ion_core.dispatcher.health import Health
 from ion_core.dispatcher.hold import SETTLE_WITHIN, Hold, Leases
 from ion_core.dispatcher.slots import Slot, Slots
@@ -188,12 +188,10 @@ class JobRunner:
         record.committed = True
         verdict = Verdict.COMMITTED if committed.ours else Verdict.ALREADY_COMMITTED
         outcome = Outcome(verdict=verdict, children=len(committed.commit.events))
-        publishing = [self._publish(committed.commit)]
+        owed = [self._publish(committed.commit)] if committed.commit.owes else []
         if committed.ours or committed.commit.attempt != attempt.number:  # never over the log of the one that won
-            publishing.append(record.store(self._around.dataplane.documents, outcome))
-        for result in await asyncio.gather(*publishing, return_exceptions=True):
-            if isinstance(result, BaseException):
-                raise result
+            owed.append(record.store(self._around.dataplane.documents, outcome))
+        await together(owed)
         crash.reached("S11")
         return outcome
 

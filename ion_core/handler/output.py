@@ -10,7 +10,6 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 
 from ion_core.contracts.storage import check_key
 from ion_core.dataplane import MAX_NAME_BYTES
@@ -51,18 +50,19 @@ class _Problems(list[str]):
 def read_output(workspace: Workspace, module: Module) -> Output:
     """Check and read ``out/``. Raises OutputRefused naming every entry that breaks the module contract."""
     problems = _Problems()
-    for directory, what in ((workspace.root, "the workspace"), (workspace.out, "out")):
+    out = str(workspace.out)
+    for directory, what in ((str(workspace.root), "the workspace"), (out, "out")):
         if not _is_directory(directory, what, problems):
             problems.raise_if_any()
             return Output(files={}, insights=(), events=())
-    files = _data_files(workspace.out / "data", module, problems)
-    insights = _insights(workspace.out / "insights.json", module, problems)
-    events = _events(workspace.out / "events", module, files, problems)
+    files = _data_files(f"{out}/data", module, problems)
+    insights = _insights(f"{out}/insights.json", module, problems)
+    events = _events(f"{out}/events", module, files, problems)
     problems.raise_if_any()
     return Output(files=files, insights=insights, events=events)
 
 
-def _data_files(data: Path, module: Module, problems: _Problems) -> dict[str, int]:
+def _data_files(data: str, module: Module, problems: _Problems) -> dict[str, int]:
     limits = module.limits
     found: dict[str, int] = {}
     total = 0
@@ -89,7 +89,7 @@ def _over(module: Module, where: str, what: str, limit: str) -> str:
 
 
 def _walk(
-    directory: Path, prefix: str, depth: int, module: Module, problems: _Problems
+    directory: str, prefix: str, depth: int, module: Module, problems: _Problems
 ) -> Iterator[tuple[str, os.stat_result, int]]:
     """Regular files below, with names relative to ``out/data``; everything else is a problem, and not entered."""
     what = f"out/data/{prefix}" if prefix else "out/data"
@@ -117,16 +117,16 @@ def _walk(
             if depth > module.limits.max_depth:
                 yield name, status, depth + 1
                 return
-            yield from _walk(directory / entry.name, name, depth + 1, module, problems)
+            yield from _walk(entry.path, name, depth + 1, module, problems)
         elif stat.S_ISREG(status.st_mode):
             if not status.st_mode & stat.S_IRUSR and status.st_uid == os.geteuid():
-                os.chmod(directory / entry.name, 0o600)
+                os.chmod(entry.path, 0o600)
             yield name, status, depth
         else:
             problems.append(f"out/data/{name}: is {_kind(status.st_mode)}; only files and directories are taken")
 
 
-def _is_directory(path: Path, what: str, problems: _Problems) -> bool:
+def _is_directory(path: str, what: str, problems: _Problems) -> bool:
     """Whether it is one, opened to us should the module have closed it; one that is missing is no problem."""
     try:
         status = os.lstat(path)
@@ -143,7 +143,7 @@ def _is_directory(path: Path, what: str, problems: _Problems) -> bool:
     return True
 
 
-def _entries(directory: Path, most: int) -> list[os.DirEntry[str]]:
+def _entries(directory: str, most: int) -> list[os.DirEntry[str]]:
     """What is in it, in lexical order; of too many, ``most`` and one more."""
     with os.scandir(directory) as entries:
         return sorted(islice(entries, most + 1), key=lambda entry: entry.name)
@@ -164,7 +164,7 @@ def _kind(mode: int) -> str:
     return "something unknown"
 
 
-def _read(path: Path, what: str, limit: int, problems: _Problems) -> bytes | None:
+def _read(path: str, what: str, limit: int, problems: _Problems) -> bytes | None:
     """Content of a regular file; None, and a problem said, for anything else."""
     try:
         status = os.lstat(path)
@@ -188,7 +188,7 @@ def _read(path: Path, what: str, limit: int, problems: _Problems) -> bytes | Non
         return file.read(limit + 1)
 
 
-def _insights(path: Path, module: Module, problems: _Problems) -> Pairs:
+def _insights(path: str, module: Module, problems: _Problems) -> Pairs:
     limit = module.limits.max_insights
     raw = _read(path, "out/insights.json", limit, problems)
     if raw is None or not raw.strip():
@@ -200,7 +200,7 @@ def _insights(path: Path, module: Module, problems: _Problems) -> Pairs:
         return ()
 
 
-def _events(directory: Path, module: Module, files: dict[str, int], problems: _Problems) -> tuple[EventFile, ...]:
+def _events(directory: str, module: Module, files: dict[str, int], problems: _Problems) -> tuple[EventFile, ...]:
     if not _is_directory(directory, "out/events", problems):
         return ()
     most = module.limits.max_events
@@ -216,7 +216,7 @@ def _events(directory: Path, module: Module, files: dict[str, int], problems: _P
         except InvalidKey as error:
             problems.append(f"out/events: {error}")
             continue
-        raw = _read(directory / name, f"out/events/{name}", MAX_EVENT_BYTES, problems)
+        raw = _read(f"{directory}/{name}", f"out/events/{name}", MAX_EVENT_BYTES, problems)
         room -= len(raw or b"")
         if room < 0:
             problems.append(f"out/events: holds more than {MAX_ALL_EVENTS_BYTES:,} bytes. Pass large data as files")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, TypeVar
 
 from ion_core.handler.workspace import Workspace
+
+T = TypeVar("T")
 
 
 class Workspaces:
@@ -25,12 +28,18 @@ class Workspaces:
 
     async def open(self, name: str) -> Workspace:
         """A clean one of that name. Raises OSError when the disk does not take it."""
-        opening = asyncio.ensure_future(self._opened(name))
+        workspace = Workspace(self._base / name)
+        self._open.add(workspace)
+        opening = _on_thread(_rename_or_make, self._spare.pop() if self._spare else None, workspace)
         try:
-            return await asyncio.shield(opening)
-        except asyncio.CancelledError:
-            await self.close(await opening)  # nobody else knows of it
+            await asyncio.shield(opening)
+        except BaseException:
+            await asyncio.wait({opening})
+            if opening.exception() is None:  # we were cancelled, and nobody else knows of it
+                await self.close(workspace)
+            self._open.discard(workspace)
             raise
+        return workspace
 
     async def close(self, workspace: Workspace) -> None:
         """Nothing of it is to be seen any more. Idempotent. Raises OSError naming what does not go."""
@@ -38,31 +47,26 @@ class Workspaces:
             return
         if workspace in self._open:
             self._open.discard(workspace)
-            if len(self._spare) < len(self._open) and await asyncio.to_thread(workspace.empty) and self._open:
+            if len(self._spare) < len(self._open) and await _on_thread(workspace.empty) and self._open:
                 self._spare.append(workspace)
                 return
         leaving = [workspace]
         if not self._open:
             leaving += self._spare
             self._spare.clear()
-        await asyncio.to_thread(_remove, leaving)
-
-    async def _opened(self, name: str) -> Workspace:
-        workspace = Workspace(self._base / name)
-        self._open.add(workspace)
-        spare = self._spare.pop() if self._spare else None
-        try:
-            return await asyncio.to_thread(_renamed_or_made, spare, self._base, name)
-        except BaseException:
-            self._open.discard(workspace)
-            raise
+        await _on_thread(_remove, leaving)
 
 
-def _renamed_or_made(spare: Workspace | None, base: Path, name: str) -> Workspace:
+def _on_thread(work: Callable[..., T], *args: Any) -> asyncio.Future[T]:
+    return asyncio.get_running_loop().run_in_executor(None, work, *args)
+
+
+def _rename_or_make(spare: Workspace | None, workspace: Workspace) -> None:
     if spare is not None:
         with suppress(FileNotFoundError):
-            return spare.renamed(name)
-    return Workspace.make(base, name)
+            spare.home.rename(workspace.home)
+            return
+    Workspace.make(workspace.home.parent, workspace.home.name)
 
 
 def _remove(leaving: Sequence[Workspace]) -> None:

@@ -81,7 +81,11 @@ class Workspace:
 
     def note_job(self, note: dict[str, Any]) -> None:
         """Say what this workspace is used for, so that a crash leaves nothing that cannot be swept."""
-        (self.home / "job.json").write_text(json.dumps(note), encoding="utf-8")
+        descriptor = os.open(f"{self.home}/job.json", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(descriptor, json.dumps(note).encode())
+        finally:
+            os.close(descriptor)
 
     def read_note(self) -> dict[str, Any] | None:
         """What ``note_job`` wrote; None if it never got that far or is torn."""
@@ -90,11 +94,6 @@ class Workspace:
         except (OSError, ValueError):
             return None
         return note if isinstance(note, dict) else None
-
-    def renamed(self, name: str) -> Workspace:
-        """The same under another name."""
-        self.home.rename(self.home.with_name(name))
-        return Workspace(self.home.with_name(name))
 
     def empty(self) -> bool:
         """Make it as it was at first by removing files. False if that is not enough: then it is fit for removal only.
