@@ -111,12 +111,13 @@ class ContainerNotes:
             _unlink(self._spares.pop())
 
     def sweep(self, *, older: float) -> None:
-        """Remove what processes that died left half made or half removed before ``older`` (seconds since 1970)."""
+        """Remove what processes that died left half removed, or half made before ``older`` (seconds since 1970)."""
         files = set(os.listdir(self._path))
         for file in files:
             half_removed = file.endswith(_PROCESS) and file.removesuffix(_PROCESS) + _SPEC not in files
-            with suppress(FileNotFoundError):
-                if (half_removed or file.startswith(_SPARE)) and os.lstat(self._path / file).st_mtime < older:
+            with suppress(FileNotFoundError):  # whoever is removing it right now is as content
+                half_made = file.startswith(_SPARE) and os.lstat(self._path / file).st_mtime < older
+                if half_removed or half_made:
                     os.unlink(self._path / file)
 
     def _lines(self, name: str, kind: str) -> list[dict[str, Any]]:

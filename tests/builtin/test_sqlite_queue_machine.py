@@ -120,6 +120,12 @@ class QueueMachine(RuleBasedStateMachine):
             taker.held.append(message.holder)
             taker.ahead.append(message.holder)
 
+    def expire(self) -> None:
+        """What nobody renewed in time is nobody's any more, as the next look finds."""
+        for taker in self.takers:
+            for holding in [holding for holding in taker.held if (holding.message.due or 0.0) <= self.now]:
+                self.let_go(holding)
+
     async def look(self) -> None:
         """What each broker does every poll."""
         for broker in self.brokers:
@@ -269,9 +275,10 @@ class QueueMachine(RuleBasedStateMachine):
 
     @invariant()
     def is_as_it_should_be(self) -> None:
-        before = [holding for taker in self.takers for holding in taker.held]
+        self.expire()
+        held_in_time = [holding for taker in self.takers for holding in taker.held]
         self.runner.run(self.look())
-        assert not any(holding.delivery.lost.is_set() for holding in before if holding.delivery is not None)
+        assert not any(holding.delivery.lost.is_set() for holding in held_in_time if holding.delivery is not None)
         for queue, messages in self.queues.items():
             broker = self.brokers[0]
             ready = self.ready(queue)
