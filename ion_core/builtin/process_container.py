@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from ion_core.builtin import bubblewrap, process_start, process_table
-from ion_core.builtin.process_logs import ProcessLog, Stream
+from ion_core.contracts.output import KeptOutput, Stream
 from ion_core.contracts.runtime import ContainerSpec, ContainerState, ExitStatus
 from ion_core.errors import TransientError
 
@@ -44,7 +44,7 @@ class ProcessContainer:
     def __init__(self, spec: ContainerSpec, launch: Launch) -> None:
         self.spec = spec
         self.launch = launch
-        self.log = ProcessLog(spec.log_limit)
+        self.log = KeptOutput(spec.log_limit)
         self.ended: asyncio.Future[ExitStatus | None] = asyncio.get_running_loop().create_future()
         self._process: subprocess.Popen[bytes] | None = None
         self._started_at = 0.0

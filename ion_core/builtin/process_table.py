@@ -26,6 +26,7 @@ _PATIENCE = 5.0
 _MOMENT = 0.001
 _LOOKS = 10
 """How often, so many seconds apart, an empty environment is looked at until it is believed."""
+_FEW = 50
 _DEATH = 1000
 """Milliseconds for a killed process to be gone."""
 _KERNEL = 0x200000
@@ -196,6 +197,9 @@ def _last_pid() -> int:
 
 
 def _pids(since: int) -> list[int]:
+    """From ``since`` on. To list all takes a machine long, so few that may have come since are asked for one by one."""
+    if since and 0 <= (last := _last_pid()) - since < _FEW:
+        return [pid for pid in range(since, last + 1) if os.path.exists(f"/proc/{pid}")]
     try:
         return [pid for name in os.listdir(_PROC) if name.isdecimal() and (pid := int(name)) >= since]
     except OSError:

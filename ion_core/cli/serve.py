@@ -56,7 +56,7 @@ def _serve(config: Config, *, until_idle: bool, line: StatusLine | None) -> int:
 
     from ion_core import app
 
-    watch = None if line is None else _watch(config, line)
+    watch = None if line is None else _watch(line)
     return asyncio.run(app.serve(config, environ=os.environ, until_idle=until_idle, watch=watch))
 
 
@@ -77,13 +77,11 @@ def _log(log_format: str, level: str) -> StatusLine | None:
     return line
 
 
-def _watch(config: Config, line: StatusLine) -> Watch:
-    from ion_core.app import App
+def _watch(line: StatusLine) -> Watch:
     from ion_core.cli.status_line import Counts, keep_showing
     from ion_core.dispatcher import Dispatcher
 
     async def watch(dispatcher: Dispatcher) -> None:
-        async with App.open(config) as app:
-            await keep_showing(line, Counts(dispatcher, await app.broker(), list(config.modules)))
+        await keep_showing(line, Counts(dispatcher))
 
     return watch

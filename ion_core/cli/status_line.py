@@ -7,7 +7,6 @@ import logging
 import shutil
 from typing import TextIO
 
-from ion_core.contracts.messaging import MessageBroker
 from ion_core.dispatcher import Dispatcher
 from ion_core.errors import ProviderError
 from ion_core.jobs import Verdict
@@ -44,22 +43,18 @@ class StatusLine(logging.StreamHandler[TextIO]):
 
 
 class Counts:
-    """What the line says of a dispatcher, and of its queues as the broker counts them."""
+    """What the line says of a dispatcher."""
 
-    def __init__(self, dispatcher: Dispatcher, broker: MessageBroker, queues: list[str]) -> None:
+    def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
-        self._broker = broker
-        self._queues = queues
         self._waiting = "?"
 
     async def ask(self) -> None:
         """Count what waits; while the broker does not answer that is not known."""
         try:
-            stats = [await self._broker.stats(queue) for queue in self._queues]
+            self._waiting = str(await self._dispatcher.waiting())
         except ProviderError:
             self._waiting = "?"
-        else:
-            self._waiting = str(sum(it.ready + it.delayed for it in stats))
 
     def text(self) -> str:
         counts = self._dispatcher.counts()

@@ -1,6 +1,6 @@
 """The storage contracts: blobs (files by key) and documents (JSON by kind and id).
 
-Every rule is a sentence in ``docs/contracts/blobs.md`` or ``documents.md`` and a test of ``ion_core.testing.storage``.
+Every rule is a sentence in ``docs/contracts/blobs.md`` or ``documents.md`` and a test of ``ion_core.testing``.
 """
 
 from __future__ import annotations

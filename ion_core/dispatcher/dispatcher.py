@@ -88,6 +88,11 @@ class Dispatcher:
         """How many attempts ended how, since the start."""
         return {verdict: sum(runner.counts[verdict] for runner in self._runners) for verdict in Verdict}
 
+    async def waiting(self) -> int:
+        """How many messages wait in the queues of our modules, retries that wait for their delay included."""
+        stats = [await self._broker.stats(runner.module.name) for runner in self._runners]
+        return sum(queue.ready + queue.delayed for queue in stats)
+
     async def idle(self) -> bool:
         """Whether nothing is pending anywhere: no job here, no message in any queue of our modules."""
         if self._jobs:
@@ -121,6 +126,7 @@ class Dispatcher:
             background = [
                 tasks.create_task(self._leases.run(), name="leases"),
                 tasks.create_task(self._outbox.run(), name="outbox"),
+                tasks.create_task(self._handler.keep_workspaces(), name="workspaces"),
                 tasks.create_task(self.health.watch_space(every=self._probe_every), name="space"),
                 tasks.create_task(self._tell_runners(stop), name="stopping"),
             ]

@@ -43,6 +43,10 @@ class Handler:
             await self._workspaces.close(workspace)
         crash.reached("S12")
 
+    async def keep_workspaces(self) -> None:
+        """Until cancelled: keep emptied workspaces for a while, for those to come. None is kept after that."""
+        await self._workspaces.keep()
+
     async def prepare(self, attempt: Attempt, workspace: Workspace, *, link: bool) -> list[str]:
         """Fill ``in/`` for this attempt; returns log lines. Raises as Preparer.prepare."""
         note = {"job": attempt.job.id, "token": attempt.token, "files": attempt_prefix(attempt)}

@@ -3,34 +3,40 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
 
 from ion_core.handler.workspace import Workspace
 
-T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+_SPARE = ".spare-"
+_MOST_SPARES = 16
 
 
 class Workspaces:
     """Opens and closes workspaces under ``base``.
 
-    Making and removing directories is most of what a short job costs a file system. So one that is closed while others
-    are open is emptied and kept for the next, if nothing but files has to go for that; when the last one is closed,
-    none is kept.
+    Making and removing directories is most of what a short job costs a file system. So one that is closed is emptied
+    and kept for the next, if nothing but files has to go for that: while others are open, and as long as ``keep``
+    runs. Otherwise none is kept.
     """
 
     def __init__(self, base: Path) -> None:
         self._base = base
         self._open: set[Workspace] = set()
         self._spare: list[Workspace] = []
+        self._kept = False
+        self._used = False
 
     async def open(self, name: str) -> Workspace:
         """A clean one of that name. Raises OSError when the disk does not take it."""
         workspace = Workspace(self._base / name)
         self._open.add(workspace)
-        opening = _on_thread(_rename_or_make, self._spare.pop() if self._spare else None, workspace)
+        spare = self._spare.pop() if self._spare else None
+        opening = asyncio.ensure_future(asyncio.to_thread(_rename_or_make, spare, workspace))
         try:
             await asyncio.shield(opening)
         except BaseException:
@@ -43,22 +49,58 @@ class Workspaces:
 
     async def close(self, workspace: Workspace) -> None:
         """Nothing of it is to be seen any more. Idempotent. Raises OSError naming what does not go."""
-        if workspace in self._spare:
-            return
-        if workspace in self._open:
-            self._open.discard(workspace)
-            if len(self._spare) < len(self._open) and await _on_thread(workspace.empty) and self._open:
-                self._spare.append(workspace)
-                return
-        leaving = [workspace]
-        if not self._open:
-            leaving += self._spare
-            self._spare.clear()
-        await _on_thread(_remove, leaving)
+        self._used = True
+        was_open = workspace in self._open
+        self._open.discard(workspace)
+        if not (was_open and self._has_use() and await self._put_aside(workspace)):
+            await asyncio.to_thread(workspace.remove)
+        if not self._open and not self._kept:
+            await self._remove_spares()
+
+    async def keep(self, *, unused: float = 10.0) -> None:
+        """Until cancelled: keep spares also while nothing is open, until they have had no use for so many seconds."""
+        self._kept = True
+        try:
+            while True:
+                self._used = False
+                await asyncio.sleep(unused)
+                if not self._used and not self._open:
+                    await self._let_go()
+        finally:
+            self._kept = False
+            if not self._open:
+                await self._let_go()
+
+    async def _let_go(self) -> None:
+        try:
+            await self._remove_spares()
+        except OSError as error:
+            log.warning("an unused workspace is left behind until the next start: %s", error)
+
+    def _has_use(self) -> bool:
+        return len(self._spare) < (_MOST_SPARES if self._kept else len(self._open))
+
+    async def _put_aside(self, workspace: Workspace) -> bool:
+        spare = Workspace(self._base / f"{_SPARE}{workspace.home.name}")
+        put = await asyncio.to_thread(_empty_and_rename, workspace, spare)
+        if put:
+            self._spare.append(spare)
+        return put
+
+    async def _remove_spares(self) -> None:
+        leaving, self._spare = self._spare, []
+        if leaving:
+            await asyncio.to_thread(_remove, leaving)
 
 
-def _on_thread(work: Callable[..., T], *args: Any) -> asyncio.Future[T]:
-    return asyncio.get_running_loop().run_in_executor(None, work, *args)
+def _empty_and_rename(workspace: Workspace, spare: Workspace) -> bool:
+    try:
+        if workspace.empty():
+            workspace.home.rename(spare.home)
+            return True
+    except OSError:
+        pass  # then it has to be removed, which says what is wrong
+    return False
 
 
 def _rename_or_make(spare: Workspace | None, workspace: Workspace) -> None:

@@ -32,6 +32,8 @@ _DIRECTORIES = {
 }
 """What there is from the start, outer ones first, and its modes."""
 
+_INSIGHTS = "ion/out/insights.json"
+
 
 @dataclass(frozen=True)
 class Workspace:
@@ -104,15 +106,16 @@ class Workspace:
             for name, mode in _DIRECTORIES.items():
                 if not _emptied(f"{self.home}/{name}", name, mode):
                     return False
-            insights = os.lstat(self.out / "insights.json")
-            if not stat.S_ISREG(insights.st_mode) or insights.st_nlink > 1 or insights.st_uid != os.geteuid():
+            insights = f"{self.home}/{_INSIGHTS}"
+            status = os.lstat(insights)
+            if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1 or status.st_uid != os.geteuid():
                 return False
-            os.chmod(self.out / "insights.json", 0o666)
-            os.truncate(self.out / "insights.json", 0)
-        except FileNotFoundError:
+            os.chmod(insights, 0o666)
+            os.truncate(insights, 0)
+            with suppress(FileNotFoundError):
+                os.truncate(f"{self.home}/job.json", 0)
+        except OSError:
             return False
-        with suppress(FileNotFoundError):
-            os.truncate(self.home / "job.json", 0)
         return True
 
     def remove(self) -> None:
@@ -147,7 +150,7 @@ def _emptied(directory: str, name: str, mode: int) -> bool:
     with os.scandir(directory) as entries:
         for entry in entries:
             inner = f"{name}/{entry.name}"
-            if inner in _DIRECTORIES or inner == "ion/out/insights.json":
+            if inner in _DIRECTORIES or inner == _INSIGHTS:
                 continue
             if entry.is_dir(follow_symlinks=False):
                 return False

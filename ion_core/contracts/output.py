@@ -1,4 +1,7 @@
-"""What a process prints, kept in memory up to a limit: the first half and the latest of it."""
+"""What a container prints, kept in memory up to a limit: the first half and the latest of it.
+
+For runtimes that get the output themselves; it keeps the rules of ``docs/contracts/runtime.md`` about output.
+"""
 
 from __future__ import annotations
 
@@ -33,8 +36,8 @@ class _Piece:
         return self.start + len(self.data)
 
 
-class ProcessLog:
-    """Output of one process. Putting it away is cheap; lines are made when somebody reads."""
+class KeptOutput:
+    """Output of one container. Putting it away is cheap; lines are made when somebody reads."""
 
     def __init__(self, limit: int) -> None:
         self._head_limit = limit // 2
