@@ -336,16 +336,17 @@ class TestOtherProcesses:
             assert status.state is ContainerState.EXITED
             await other.stop(status.ref, grace=NOW)
 
-    async def test_what_was_left_half_written_is_swept_once_it_is_old(self, plain: Place) -> None:
-        for name in (".spare-1", "half-removed.process"):
-            for old in (False, True):
-                file = plain.settings.path / (f"old{name}" if old and not name.startswith(".") else f"{name}{old:d}")
-                file.write_text("")
-                if old:
-                    os.utime(file, (0, 0))
-        (plain.settings.path / "half-removed.process0").rename(plain.settings.path / "new.process")
+    async def test_what_was_left_half_made_is_swept_once_it_is_old(self, plain: Place) -> None:
+        for name in (".spare-new", ".spare-old"):
+            (plain.settings.path / name).touch()
+        os.utime(plain.settings.path / ".spare-old", (0, 0))
         async with open_process_runtime(plain.settings):
-            assert {path.name for path in plain.settings.path.iterdir()} == {".spare-10", "new.process"}
+            assert [path.name for path in plain.settings.path.iterdir()] == [".spare-new"]
+
+    async def test_what_was_left_half_removed_is_swept_at_once(self, plain: Place) -> None:
+        (plain.settings.path / "c.process").touch()
+        async with open_process_runtime(plain.settings):
+            assert list(plain.settings.path.iterdir()) == []
 
 
 class TestBubblewrap(ContainerRuntimeConformance):
