@@ -65,6 +65,7 @@ class BlobStore(Protocol):
 
         Safe to repeat; replaces what was there, never in part. With ``consume`` the caller gives the file away: the
         store may move it, and it may be gone afterwards, also after an error. Without, ``source`` is left as it was.
+        Raises PermanentError when ``source`` is missing, or anything but a regular file.
         """
 
     async def get(self, key: str, target: Path, *, expect: BlobInfo | None = None, link: bool = False) -> None:
