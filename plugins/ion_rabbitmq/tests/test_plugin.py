@@ -10,4 +10,7 @@ def test_every_hook_of_the_plugin_is_one_that_ion_calls() -> None:
     manager.register(plugin)
 
     manager.check_pending()
-    assert {caller.name for caller in manager.get_hookcallers(plugin) or ()} == {"ion_message_brokers"}
+    assert {caller.name for caller in manager.get_hookcallers(plugin) or ()} == {
+        "ion_commands",
+        "ion_message_brokers",
+    }

@@ -1,0 +1,127 @@
+"""Connections to RabbitMQ, made anew when they are lost, and its exceptions as ours.
+
+Not aio-pika's robust connection: it restores channels on its own, and a channel that comes back has lost every
+delivery it held, which is exactly what has to be said out loud here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+import aio_pika
+from aio_pika.abc import AbstractChannel, AbstractConnection
+from aio_pika.exceptions import (
+    CONNECTION_EXCEPTIONS,
+    AuthenticationError,
+    ChannelInvalidStateError,
+    ChannelNotFoundEntity,
+    ChannelPreconditionFailed,
+    ProbableAuthenticationError,
+    PublishError,
+)
+
+from ion_core.errors import ConfigError, IonError, TransientError
+from ion_rabbitmq.settings import RabbitSettings
+
+log = logging.getLogger(__name__)
+
+
+class Link:
+    """One connection. ``purpose`` is its name in RabbitMQ's management pages."""
+
+    def __init__(self, settings: RabbitSettings, purpose: str) -> None:
+        self._settings = settings
+        self._purpose = purpose
+        self._connection: AbstractConnection | None = None
+        self._lock = asyncio.Lock()
+
+    async def channel(self, *, returns: bool = False) -> AbstractChannel:
+        """A new channel, over a new connection if the old one is gone. Publishes on it are confirmed."""
+        timeout = self._settings.timeout.total_seconds()
+        with translated(self._settings):
+            async with asyncio.timeout(timeout):
+                connection = await self._connected()
+                channel = connection.channel(publisher_confirms=True, on_return_raises=returns)
+                await channel.initialize()
+                return channel
+
+    async def _connected(self) -> AbstractConnection:
+        async with self._lock:
+            if self._connection is None or self._connection.is_closed:
+                self._connection = await aio_pika.connect(
+                    self._settings.url.get_secret_value(),
+                    timeout=self._settings.timeout.total_seconds(),
+                    ssl_context=_tls(self._settings),
+                    client_properties={"connection_name": f"ion {self._purpose}"},
+                    heartbeat=int(self._settings.heartbeat.total_seconds()) or 1,
+                )
+                log.info("connected to RabbitMQ", extra={"purpose": self._purpose, "place": self._settings.place()})
+            return self._connection
+
+    @asynccontextmanager
+    async def borrowed(self) -> AsyncIterator[AbstractChannel]:
+        """A channel for a while; what was got on it and not acked goes back when it is closed."""
+        channel = await self.channel(returns=True)
+        try:
+            with translated(self._settings):
+                yield channel
+        finally:
+            await closed(channel, self._settings)
+
+    async def close(self) -> None:
+        if self._connection is not None:
+            await closed(self._connection, self._settings)
+
+
+async def closed(what: AbstractChannel | AbstractConnection, settings: RabbitSettings) -> None:
+    """Close it, within the timeout; one that is gone already is closed."""
+    try:
+        async with asyncio.timeout(settings.timeout.total_seconds()):
+            await what.close()
+    except (*CONNECTION_EXCEPTIONS, TimeoutError) as error:
+        log.debug("was closed already: %s", error)
+
+
+@contextmanager
+def translated(settings: RabbitSettings) -> Iterator[None]:
+    """Exceptions of aio-pika, the network and the clock as ours."""
+    try:
+        yield
+    except (IonError, ChannelNotFoundEntity, PublishError):
+        raise  # the caller knows what it asked for
+    except ChannelPreconditionFailed as error:
+        raise ConfigError(
+            f"{settings.place()}: {error.reason or error}: it was declared by somebody else, or by another version. "
+            "Delete it once it is empty, or set another messaging.prefix."
+        ) from error
+    except (AuthenticationError, ProbableAuthenticationError) as error:
+        raise ConfigError(
+            f"{settings.place()}: refuses user, password or virtual host. Correct messaging.url."
+        ) from error
+    except ssl.SSLError as error:
+        raise ConfigError(
+            f"{settings.place()}: TLS failed: {error.reason or error}. Check messaging.ca_file and the name."
+        ) from error
+    except TimeoutError as error:
+        seconds = settings.timeout.total_seconds()
+        raise TransientError(f"{settings.place()}: RabbitMQ does not answer within {seconds:g} s") from error
+    except (*CONNECTION_EXCEPTIONS, ChannelInvalidStateError, asyncio.InvalidStateError) as error:
+        raise TransientError(f"{settings.place()}: RabbitMQ: {str(error) or type(error).__name__}") from error
+
+
+def _tls(settings: RabbitSettings) -> ssl.SSLContext | None:
+    if not settings.url.get_secret_value().startswith("amqps:"):
+        return None
+    try:
+        context = ssl.create_default_context(cafile=settings.ca_file)
+        if settings.cert_file is not None:
+            context.load_cert_chain(settings.cert_file, settings.key_file)
+    except OSError as error:
+        raise ConfigError(
+            f"messaging: certificates cannot be read: {error}. Check ca_file, cert_file and key_file."
+        ) from error
+    return context

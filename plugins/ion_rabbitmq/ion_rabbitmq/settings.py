@@ -1,0 +1,71 @@
+"""Settings of the RabbitMQ message broker."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from typing import Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, field_validator
+
+from ion_core.contracts.settings import ConfigPath, Duration, Secret, Settings
+
+
+class RabbitSettings(Settings):
+    """RabbitMQ, for any number of dispatchers on any number of hosts."""
+
+    url: Secret = Field(
+        Secret("amqp://guest:guest@127.0.0.1:5672/"),
+        description="amqp:// or amqps:// with user, password and virtual host. Never printed.",
+    )
+    prefix: str = Field("ion", description="Beginning of the names of exchange and queues.")
+    queue_type: Literal["quorum", "classic"] = Field(
+        "quorum", description="quorum: replicated, for production. classic: one node, cheaper."
+    )
+    heartbeat: Duration = Field(
+        timedelta(seconds=10), description="A peer silent for about twice this long is taken for dead."
+    )
+    timeout: Duration = Field(timedelta(seconds=10), description="How long to wait for any answer of the broker.")
+    watch: Duration = Field(
+        timedelta(seconds=30), description="How often to look whether the broker still knows our consumers."
+    )
+    ca_file: ConfigPath | None = Field(None, description="Certificates of authorities to trust, PEM, for amqps.")
+    cert_file: ConfigPath | None = Field(None, description="Our certificate, PEM, for brokers that ask for one.")
+    key_file: ConfigPath | None = Field(None, description="The key of cert_file.")
+
+    @field_validator("prefix")
+    @classmethod
+    def _plain(cls, prefix: str) -> str:
+        if not re.fullmatch(r"[a-z0-9]([a-z0-9._-]{0,30}[a-z0-9])?", prefix):
+            raise ValueError("must be up to 32 lower-case letters, digits, dots, underscores or hyphens")
+        return prefix
+
+    @field_validator("url")
+    @classmethod
+    def _amqp(cls, url: Secret) -> Secret:
+        try:
+            parts = urlsplit(url.get_secret_value())
+            parts.port  # noqa: B018 - reading it is what checks it
+        except ValueError:
+            raise ValueError("must be an address such as amqp://user:password@host:5672/vhost") from None
+        if parts.scheme not in ("amqp", "amqps") or not parts.hostname:
+            raise ValueError("must be an address such as amqp://user:password@host:5672/vhost")
+        return url
+
+    def place(self) -> str:
+        """Where the broker is, without credentials: for messages."""
+        parts = urlsplit(self.url.get_secret_value())
+        return f"{parts.scheme}://{parts.hostname}:{parts.port or (5671 if parts.scheme == 'amqps' else 5672)}"
+
+    def worries(self) -> list[str]:
+        """What is unwise about it, a sentence each."""
+        parts = urlsplit(self.url.get_secret_value())
+        if parts.hostname in ("localhost", "127.0.0.1", "::1"):
+            return []
+        found = []
+        if parts.scheme == "amqp":
+            found.append(f"{self.place()} is not encrypted: anybody on the way can read events. Use amqps://.")
+        if parts.username in (None, "guest"):
+            found.append(f"{self.place()} is used as guest. Make a user with a password of its own.")
+        return found

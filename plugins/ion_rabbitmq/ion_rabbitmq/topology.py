@@ -1,0 +1,105 @@
+"""Names and arguments of everything Ion declares at RabbitMQ. They never need redeclaring: limits are policies.
+
+    publish ──► exchange <prefix>.events (topic, durable)
+                   │ event type
+                   ▼
+                queue <prefix>.q.<module> ──► deliveries
+                   ▲                │ retry                    │ dead letter
+                   │ after its TTL  ▼                          ▼
+                   └── <prefix>.q.<module>.retry.<ms>       <prefix>.q.<module>.dead
+
+A retry is published to the waiting queue of its delay and dead-lettered back from there by its queue's fixed TTL, so
+that a long delay never holds up a short one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from ion_core.contracts.messaging import RetryPolicy
+from ion_rabbitmq.settings import RabbitSettings
+
+MAX_NAME_BYTES = 255
+DELIVERY_LIMIT = 100_000
+"""Fence far above our own counting: releases count at the broker, and must not lose a message to its default of 20."""
+
+
+@dataclass(frozen=True)
+class Topology:
+    """Names of one prefix; what of a module's queue is declared."""
+
+    prefix: str
+    queue_type: str
+    rungs: dict[str, set[int]] = field(default_factory=dict)
+    """Delays in milliseconds that a queue has a waiting queue for, as far as this process knows."""
+
+    @classmethod
+    def of(cls, settings: RabbitSettings) -> Topology:
+        return cls(prefix=settings.prefix, queue_type=settings.queue_type)
+
+    @property
+    def exchange(self) -> str:
+        return f"{self.prefix}.events"
+
+    def queue(self, name: str) -> str:
+        return self._named(name, "")
+
+    def dead(self, name: str) -> str:
+        return self._named(name, ".dead")
+
+    def waiting(self, name: str, rung: int) -> str:
+        return self._named(name, f".retry.{rung}")
+
+    def _named(self, name: str, ending: str) -> str:
+        """With room for the longest ending; a longer name is shortened to its beginning and its sha256."""
+        room = MAX_NAME_BYTES - len(f"{self.prefix}.q.") - len(".retry.") - 12
+        if len(name.encode()) > room:
+            name = f"{name.encode()[: room - 65].decode(errors='ignore')}:{hashlib.sha256(name.encode()).hexdigest()}"
+        return f"{self.prefix}.q.{name}{ending}"
+
+    def queue_arguments(self, name: str) -> dict[str, Any]:
+        """A module's queue. What exceeds the broker's delivery limit goes to its dead letters."""
+        found: dict[str, Any] = {"x-queue-type": self.queue_type}
+        if self.queue_type == "quorum":
+            found |= {
+                "x-delivery-limit": DELIVERY_LIMIT,
+                "x-dead-letter-exchange": "",
+                "x-dead-letter-routing-key": self.dead(name),
+            }
+        return found
+
+    def dead_arguments(self) -> dict[str, Any]:
+        return {"x-queue-type": self.queue_type}
+
+    def waiting_arguments(self, name: str, rung: int) -> dict[str, Any]:
+        """At-least-once dead-lettering is what keeps a retry over a crash of the broker; it needs reject-publish."""
+        found: dict[str, Any] = {
+            "x-queue-type": self.queue_type,
+            "x-message-ttl": rung,
+            "x-dead-letter-exchange": "",
+            "x-dead-letter-routing-key": self.queue(name),
+        }
+        if self.queue_type == "quorum":
+            found |= {"x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"}
+        return found
+
+    def rung(self, name: str, delay: timedelta) -> int:
+        """The shortest known waiting time that is no shorter than ``delay``, or ``delay`` itself; milliseconds."""
+        asked = milliseconds(delay)
+        return min((rung for rung in self.rungs.get(name, ()) if rung >= asked), default=asked)
+
+
+def milliseconds(delay: timedelta) -> int:
+    """Rounded up: a retry never comes back early."""
+    return max(-(-int(delay.total_seconds() * 1_000_000) // 1000), 0)
+
+
+def rungs_of(retry: RetryPolicy) -> Sequence[int]:
+    """Waiting times for a policy: each nominal delay, and what jitter makes of it at most and at least."""
+    spreads = (-1.0, 0.0, 1.0) if retry.jitter else (0.0,)
+    found = {milliseconds(retry.delay(n, spread)) for n in range(1, retry.retries + 1) for spread in spreads}
+    return sorted(found - {0})

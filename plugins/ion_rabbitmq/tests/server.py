@@ -1,0 +1,141 @@
+"""A RabbitMQ server of our own: private node, free port, data in a temporary directory."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+STARTS_WITHIN = 90.0
+
+
+def free_port() -> int:
+    with contextlib.closing(socket.socket()) as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port
+
+
+class RabbitServer:
+    """Start it, stop it kindly or by kill -9, start it again with what it had stored."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.port = free_port()
+        self.node = f"ion-{self.port}@localhost"
+        self._process: subprocess.Popen[bytes] | None = None
+        home.mkdir(parents=True, exist_ok=True)
+        self._environ = {
+            "PATH": f"/usr/lib/rabbitmq/bin:{os.environ['PATH']}:/usr/sbin",
+            "HOME": str(home),  # the Erlang cookie lies there
+            "LANG": "C.UTF-8",
+            "RABBITMQ_NODENAME": self.node,
+            "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
+            "RABBITMQ_NODE_PORT": str(self.port),
+            "RABBITMQ_DIST_PORT": str(free_port()),
+            "RABBITMQ_MNESIA_BASE": str(home / "mnesia"),
+            "RABBITMQ_LOG_BASE": str(home / "log"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(home / "plugins"),
+            "RABBITMQ_CONFIG_FILE": str(home / "rabbitmq"),
+            "RABBITMQ_PID_FILE": str(home / "pid"),
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "ERL_EPMD_PORT": str(free_port()),
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 1:1 +sbwt none",
+        }
+        (home / "plugins").write_text("[].")
+
+    @property
+    def url(self) -> str:
+        return f"amqp://guest:guest@127.0.0.1:{self.port}/"
+
+    def configure(self, **settings: object) -> None:
+        """Lines of rabbitmq.conf; they count from the next start on."""
+        text = "".join(f"{name} = {value}\n" for name, value in settings.items())
+        (self.home / "rabbitmq.conf").write_text(text)
+
+    def start(self) -> None:
+        """Returns once it answers."""
+        server = self._program("rabbitmq-server")
+        with (self.home / "output").open("ab") as output:
+            self._process = subprocess.Popen(
+                [server], env=self._environ, stdout=output, stderr=output, start_new_session=True
+            )
+        deadline = time.monotonic() + STARTS_WITHIN
+        while not self._answers():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise AssertionError(f"RabbitMQ does not start:\n{(self.home / 'output').read_text()[-2000:]}")
+            select_nothing(0.2)
+
+    def _answers(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
+                connection.sendall(b"AMQP\x00\x00\x09\x01")
+                return bool(connection.recv(1))
+        except OSError:
+            return False
+
+    def stop(self) -> None:
+        """As an operator would."""
+        self.ctl("stop")
+        self._wait()
+
+    def kill(self) -> None:
+        """kill -9, of all of it."""
+        assert self._process is not None
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._wait()
+
+    def _wait(self) -> None:
+        assert self._process is not None
+        self._process.wait(60)
+        self._process = None
+
+    def ctl(self, *arguments: str) -> str:
+        done = subprocess.run(
+            [self._program("rabbitmqctl"), "--node", self.node, *arguments],
+            env=self._environ,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def remove(self) -> None:
+        """End whatever runs of it, its port mapper too."""
+        if self._process is not None:
+            self.kill()
+        for line in subprocess.run(
+            ["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True
+        ).stdout.splitlines():
+            pid, _, command = line.strip().partition(" ")
+            if "epmd" in command and pid.isdecimal() and self._is_ours(int(pid)):
+                os.kill(int(pid), signal.SIGKILL)
+        shutil.rmtree(self.home, ignore_errors=True)
+
+    def _is_ours(self, pid: int) -> bool:
+        try:
+            return (
+                f"ERL_EPMD_PORT={self._environ['ERL_EPMD_PORT']}".encode() in Path(f"/proc/{pid}/environ").read_bytes()
+            )
+        except OSError:
+            return False
+
+    def _program(self, name: str) -> str:
+        found = shutil.which(name, path=self._environ["PATH"])
+        assert found is not None, (
+            f"{name} is not installed. On Debian or Ubuntu, as root: apt-get install rabbitmq-server"
+        )
+        return found
+
+
+def select_nothing(seconds: float) -> None:
+    """Wait between two looks at a process that tells nobody when it is ready."""
+    subprocess.run(["sleep", str(seconds)], check=True)

@@ -1,0 +1,60 @@
+"""The contract holds against a real RabbitMQ."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import ClassVar
+
+import pytest
+from pydantic import SecretStr
+from server import RabbitServer
+
+from ion_core.contracts.messaging import MessageBroker
+from ion_core.testing.messaging import MessageBrokerConformance
+from ion_rabbitmq.broker import RabbitBroker, open_rabbit_broker
+from ion_rabbitmq.delivery import RabbitDelivery
+from ion_rabbitmq.settings import RabbitSettings
+
+
+class OnRabbit(MessageBrokerConformance):
+    patience: ClassVar[float] = 30.0
+    queue_type: ClassVar[str] = "quorum"
+
+    @pytest.fixture
+    async def broker(self, rabbit: RabbitServer) -> AsyncIterator[MessageBroker]:
+        self.settings = RabbitSettings(url=SecretStr(rabbit.url), queue_type=self.queue_type)
+        async with open_rabbit_broker(self.settings) as broker:
+            yield broker
+
+    def reopen(self) -> AbstractAsyncContextManager[MessageBroker]:
+        return open_rabbit_broker(self.settings)
+
+    async def take_back(self, broker: MessageBroker, delivery: RabbitDelivery) -> None:
+        """A wrong ack makes the server close the channel, as its acknowledgement timeout does."""
+        channel = delivery._subscription._channel
+        assert channel is not None
+        await (await channel.get_underlay_channel()).basic_ack(99_999)
+
+    @asynccontextmanager
+    async def outage(self, broker: RabbitBroker) -> AsyncIterator[None]:
+        """Both connections are cut, and nobody answers at the place they were to."""
+        there, nowhere = broker.settings, self.settings.model_copy(update={"url": SecretStr("amqp://127.0.0.1:1/")})
+        links = (broker.consuming, broker._publishing)
+        for link in links:
+            link._settings = nowhere
+            if link._connection is not None:
+                await link._connection.close()
+        try:
+            yield
+        finally:
+            for link in links:
+                link._settings = there
+
+
+class TestQuorumQueues(OnRabbit):
+    pass
+
+
+class TestClassicQueues(OnRabbit):
+    queue_type: ClassVar[str] = "classic"
