@@ -92,6 +92,18 @@ class Pipeline:
             assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
 
+    def python(self, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+        """Run this Python in the pipeline's directory."""
+        return subprocess.run(
+            [sys.executable, *arguments],
+            cwd=self.home,
+            env=environment(**environ),
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT,
+            check=False,
+        )
+
     def publish(self, event_type: str = "whole.received", *, files: int = 1, event_id: str | None = None) -> str:
         """Publish an event with so many files; returns its correlation id."""
         arguments = ["event", "publish", event_type, "--json"]

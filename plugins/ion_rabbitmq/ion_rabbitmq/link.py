@@ -43,11 +43,15 @@ class Link:
         """A new channel, over a new connection if the old one is gone. Publishes on it are confirmed."""
         timeout = self._settings.timeout.total_seconds()
         with translated(self._settings):
-            async with asyncio.timeout(timeout):
-                connection = await self._connected()
-                channel = connection.channel(publisher_confirms=True, on_return_raises=returns)
-                await channel.initialize()
-                return channel
+            try:
+                async with asyncio.timeout(timeout):
+                    connection = await self._connected()
+                    channel = connection.channel(publisher_confirms=True, on_return_raises=returns)
+                    await channel.initialize()
+                    return channel
+            except BaseException:
+                self._connection = None  # it may not know yet that it is dead; whatever it still had ends with it
+                raise
 
     async def _connected(self) -> AbstractConnection:
         async with self._lock:
@@ -94,8 +98,9 @@ def translated(settings: RabbitSettings) -> Iterator[None]:
     except (IonError, ChannelNotFoundEntity, PublishError):
         raise  # the caller knows what it asked for
     except ChannelPreconditionFailed as error:
+        said = error.args[0] if error.args else error
         raise ConfigError(
-            f"{settings.place()}: {error.reason or error}: it was declared by somebody else, or by another version. "
+            f"{settings.place()}: {said}: it was declared by somebody else, or by another version. "
             "Delete it once it is empty, or set another messaging.prefix."
         ) from error
     except (AuthenticationError, ProbableAuthenticationError) as error:
@@ -106,6 +111,12 @@ def translated(settings: RabbitSettings) -> Iterator[None]:
         raise ConfigError(
             f"{settings.place()}: TLS failed: {error.reason or error}. Check messaging.ca_file and the name."
         ) from error
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        # aiormq cancels what waits on a connection that dies; nobody has cancelled us.
+        raise TransientError(f"{settings.place()}: RabbitMQ: the connection was lost meanwhile") from error
     except TimeoutError as error:
         seconds = settings.timeout.total_seconds()
         raise TransientError(f"{settings.place()}: RabbitMQ does not answer within {seconds:g} s") from error

@@ -42,6 +42,7 @@ class RabbitServer:
             "RABBITMQ_LOG_BASE": str(home / "log"),
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(home / "plugins"),
             "RABBITMQ_CONFIG_FILE": str(home / "rabbitmq"),
+            "RABBITMQ_ADVANCED_CONFIG_FILE": str(home / "advanced.config"),
             "RABBITMQ_PID_FILE": str(home / "pid"),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "ERL_EPMD_PORT": str(free_port()),
@@ -53,17 +54,17 @@ class RabbitServer:
     def url(self) -> str:
         return f"amqp://guest:guest@127.0.0.1:{self.port}/"
 
-    def configure(self, **settings: object) -> None:
-        """Lines of rabbitmq.conf; they count from the next start on."""
-        text = "".join(f"{name} = {value}\n" for name, value in settings.items())
-        (self.home / "rabbitmq.conf").write_text(text)
+    def configure(self, **settings: int) -> None:
+        """Settings of the application ``rabbit``; they count from the next start on."""
+        terms = ",".join(f"{{{name},{value}}}" for name, value in settings.items())
+        (self.home / "advanced.config").write_text(f"[{{rabbit,[{terms}]}}].")
 
     def start(self) -> None:
         """Returns once it answers."""
         server = self._program("rabbitmq-server")
         with (self.home / "output").open("ab") as output:
             self._process = subprocess.Popen(
-                [server], env=self._environ, stdout=output, stderr=output, start_new_session=True
+                [server], cwd=self.home, env=self._environ, stdout=output, stderr=output, start_new_session=True
             )
         deadline = time.monotonic() + STARTS_WITHIN
         while not self._answers():

@@ -1,0 +1,176 @@
+"""Real ``ion-core serve`` processes on a real RabbitMQ."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from server import RabbitServer
+
+from tests.acceptance.pipeline import JOIN, SPLIT, Pipeline
+
+ROOT = Path(__file__).resolve().parents[3]
+EVENTS = 250
+"""Each makes three more: 1,000 in all."""
+
+CONFIG = """
+messaging: {{{{provider: rabbitmq, url: "${{{{env:AMQP_URL}}}}", prefix: {prefix}}}}}
+storage:
+  blobs: {{{{provider: local, path: "{shared}/blobs"}}}}
+  documents: {{{{provider: sqlite, path: "{shared}/documents.sqlite"}}}}
+modules:
+  split:
+    command: [sh, split.sh]
+    source: modules
+    subscribes: [whole.received]
+    publishes: [part.made]
+    concurrency: 4
+    env: {{{{RUNS: "{{runs}}"}}}}
+  join:
+    command: [sh, join.sh]
+    source: modules
+    subscribes: [part.made]
+    concurrency: 4
+    env: {{{{RUNS: "{{runs}}"}}}}
+"""
+
+
+@pytest.fixture
+def environ(rabbit: RabbitServer) -> dict[str, str]:
+    return {"AMQP_URL": rabbit.url}
+
+
+def make(home: Path, prefix: str) -> Pipeline:
+    """Documents and blobs are where several state directories find them."""
+    shared = home / "shared"
+    config = CONFIG.format(prefix=prefix, shared=shared)
+    pipeline = Pipeline.make(home / "pipeline", config=config, modules={"split": SPLIT, "join": JOIN})
+    pipeline.state = shared
+    return pipeline
+
+
+def test_two_dispatchers_killed_at_random_lose_and_double_nothing(tmp_path: Path, environ: dict[str, str]) -> None:
+    pipeline = make(tmp_path, "random-kills")
+    publish = "import asyncio; from publishing import publish; asyncio.run(publish())"
+    (pipeline.home / "publishing.py").write_text(PUBLISHING.format(count=EVENTS))
+    published = pipeline.python("-c", publish, **environ)
+    assert published.returncode == 0, published.stderr
+    chance = random.Random(4)
+    for _ in range(5):
+        with (
+            pipeline.serving("--state-dir", str(tmp_path / "a"), **environ) as first,
+            pipeline.serving("--state-dir", str(tmp_path / "b"), **environ) as second,
+        ):
+            victim, other = chance.sample([first, second], 2)
+            victim.until("job committed", count=chance.randint(1, 40))
+            victim.send(signal.SIGKILL)
+            victim.ended()
+            other.until("job committed", count=chance.randint(20, 60))
+            other.send(signal.SIGKILL)
+            other.ended()
+    for name in ("a", "b"):
+        pipeline.ion("serve", "--until-idle", "--state-dir", str(tmp_path / name), **environ)
+
+    commits = pipeline.documents("commit")
+    jobs = Counter((commit["context"]["eventId"], commit["context"]["name"]) for commit in commits)
+    assert max(jobs.values()) == 1, "I2"
+    assert Counter(name for _, name in jobs) == {"split": EVENTS, "join": 3 * EVENTS}, "I1"
+    children = {event["id"] for commit in commits for event in commit["events"]}
+    assert {event_id for event_id, name in jobs if name == "join"} == children, "I3"
+    visible = {file["key"] for commit in commits for file in commit["outputs"]}
+    files = pipeline.state / "blobs" / "files"
+    assert {str(path.relative_to(files)) for path in files.rglob("*") if path.is_file()} == visible, "I4"
+    assert json.loads(pipeline.ion("dlq", "list", "--json", **environ).stdout) == []
+
+
+PUBLISHING = """
+import os
+from pathlib import Path
+
+from ion_core.app import App
+from ion_core.config import load_config
+
+
+async def publish():
+    async with App.open(load_config(Path("ion.yaml"), environ=os.environ)) as app:
+        intake = await app.intake()
+        for _ in range({count}):
+            await intake.publish("whole.received", name="test")
+"""
+
+
+def test_faces_runs_unchanged_and_the_flow_equals_the_embedded_one(tmp_path: Path, environ: dict[str, str]) -> None:
+    example = ROOT / "examples" / "faces"
+    text = (example / "ion.yaml").read_text().replace("source: modules", f"source: {example}/modules")
+    messaging = 'messaging: {provider: rabbitmq, url: "${env:AMQP_URL}", prefix: faces}\n'
+    flows = []
+    for name, config in (("embedded", text), ("rabbit", messaging + text)):
+        home = tmp_path / name
+        home.mkdir()
+        (home / "ion.yaml").write_text(config)
+        pipeline = Pipeline(home)
+        photo = str(example / "photos" / "collage.jpg")
+        pipeline.ion("event", "publish", "photo.received", "--file", photo, "--event-id", "e", "--json", **environ)
+        pipeline.ion("serve", "--until-idle", **environ)
+        flows.append(sorted(_lasting(document) for document in pipeline.documents()))
+    embedded, rabbit = flows
+    assert Counter(kind for kind, *_ in embedded)["commit"] == 7
+    assert embedded == rabbit
+
+
+def _lasting(document: dict[str, Any]) -> tuple[str, ...]:
+    """What is the same in every run: ids, which derive from the first event's, names, types and data."""
+    context = document["context"]
+    event_type = document.get("type", "")
+    data = json.dumps(document["data"]) if event_type else ""
+    return context["documentType"], document["id"], context["name"], context["parentEventId"], event_type, data
+
+
+def test_a_queue_declared_by_somebody_else_ends_serve_with_78(tmp_path: Path, environ: dict[str, str]) -> None:
+    pipeline = make(tmp_path, "foreign-78")
+    pipeline.ion("module", "list", **environ)
+    config = pipeline.home / "ion.yaml"
+    pipeline.ion("event", "publish", "whole.received", **environ)
+    config.write_text(config.read_text().replace("prefix: foreign-78", "prefix: foreign-78, queue_type: classic"))
+
+    refused = pipeline.ion("serve", "--until-idle", code=78, **environ)
+
+    assert "inequivalent arg 'x-queue-type'" in refused.stderr
+    assert environ["AMQP_URL"] not in refused.stderr
+
+
+def test_nobody_at_the_address_is_69_and_names_it(tmp_path: Path) -> None:
+    pipeline = make(tmp_path, "nobody")
+
+    refused = pipeline.ion("serve", "--until-idle", code=69, AMQP_URL="amqp://me:canary@127.0.0.1:1/")
+
+    assert "amqp://127.0.0.1:1" in refused.stderr
+    assert "canary" not in refused.stderr
+
+
+def test_peek_get_and_dead_letters_work_here_too(tmp_path: Path, environ: dict[str, str]) -> None:
+    pipeline = make(tmp_path, "looking")
+    for event_id in ("e1", "e2"):
+        pipeline.ion("event", "publish", "whole.received", "--event-id", event_id, **environ)
+    peeked = json.loads(pipeline.ion("event", "peek", "--module", "split", "--json", **environ).stdout)
+    assert len(peeked) == 2
+    pipeline.ion("event", "get", "--module", "split", **environ)
+    (pipeline.home / "modules" / "split.sh").write_text("exec /no/such/program")
+    pipeline.ion("serve", "--until-idle", code=1, **environ)
+    [letter] = json.loads(pipeline.ion("dlq", "list", "--json", **environ).stdout)
+    assert (letter["eventId"], letter["module"], letter["attempts"]) == ("e2", "split", 1)
+    (pipeline.home / "modules" / "split.sh").write_text(SPLIT)
+    pipeline.ion("dlq", "redrive", letter["id"], **environ)
+    pipeline.ion("serve", "--until-idle", **environ)
+    assert len(pipeline.documents("commit")) == 4
+
+
+def test_policies_prints_what_to_run(tmp_path: Path) -> None:
+    printed = Pipeline(tmp_path).ion("rabbitmq", "policies", "--hours", "24").stdout
+    assert "rabbitmqctl set_policy ion-hold" in printed
+    assert "86400000" in printed
