@@ -94,12 +94,13 @@ class Ion:
 
 
 @asynccontextmanager
-async def embedded(directory: Path) -> AsyncIterator[Ion]:
-    """Open broker and stores with their default settings, below ``directory``."""
+async def embedded(directory: Path, *, broker: MessageBroker | None = None) -> AsyncIterator[Ion]:
+    """Open broker and stores with their default settings, below ``directory``; or the stores beside another broker."""
     async with AsyncExitStack() as stack:
-        broker = await stack.enter_async_context(
-            _opening(plugin.ion_message_brokers(), "sqlite", directory / "broker.sqlite")
-        )
+        if broker is None:
+            broker = await stack.enter_async_context(
+                _opening(plugin.ion_message_brokers(), "sqlite", directory / "broker.sqlite")
+            )
         documents = await stack.enter_async_context(
             _opening(plugin.ion_document_stores(), "sqlite", directory / "documents.sqlite")
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bench.measure import Benchmark
-from bench.rows import embedded_event, embedded_rate, events_many, files, growth, help
+from bench.rows import embedded_event, embedded_rate, events_many, files, growth, help, rabbit_rate
 
 BENCHMARKS: dict[str, Benchmark] = {
     benchmark.name: benchmark
@@ -17,5 +17,6 @@ BENCHMARKS: dict[str, Benchmark] = {
         events_many.benchmark(),
         help.benchmark(),
         growth.benchmark(),
+        rabbit_rate.benchmark(),
     )
 }

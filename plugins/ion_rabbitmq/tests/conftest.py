@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
+from ion_rabbitmq.testing import RabbitServer
 
-from server import RabbitServer
+sys.path.insert(0, str(Path(__file__).parent))  # for proxy.py
 
 
 @pytest.fixture(scope="session")

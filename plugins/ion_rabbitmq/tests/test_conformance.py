@@ -8,13 +8,13 @@ from typing import ClassVar
 
 import pytest
 from pydantic import SecretStr
-from server import RabbitServer
 
 from ion_core.contracts.messaging import MessageBroker
 from ion_core.testing.messaging import MessageBrokerConformance
 from ion_rabbitmq.broker import RabbitBroker, open_rabbit_broker
 from ion_rabbitmq.delivery import RabbitDelivery
 from ion_rabbitmq.settings import RabbitSettings
+from ion_rabbitmq.testing import RabbitServer
 
 
 class OnRabbit(MessageBrokerConformance):

@@ -12,12 +12,12 @@ import aio_pika
 import pytest
 from proxy import proxy_to
 from pydantic import SecretStr, ValidationError
-from server import RabbitServer
 
 from ion_core.contracts.messaging import Delivery, RetryPolicy
 from ion_core.errors import ConfigError, TransientError, Unroutable
 from ion_rabbitmq.broker import RabbitBroker, open_rabbit_broker
 from ion_rabbitmq.settings import RabbitSettings
+from ion_rabbitmq.testing import RabbitServer
 
 SOON = 30.0
 RETRY = RetryPolicy(retries=2, initial=timedelta(milliseconds=100), factor=2)

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from server import RabbitServer
 
+from ion_rabbitmq.testing import RabbitServer
 from tests.acceptance.pipeline import JOIN, SPLIT, Pipeline
 
 ROOT = Path(__file__).resolve().parents[3]

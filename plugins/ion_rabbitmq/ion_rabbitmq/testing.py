@@ -1,4 +1,4 @@
-"""A RabbitMQ server of our own: private node, free port, data in a temporary directory."""
+"""A RabbitMQ server of one's own, for tests and benchmarks: private node, free port, data in a temporary directory."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class RabbitServer:
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise AssertionError(f"RabbitMQ does not start:\n{(self.home / 'output').read_text()[-2000:]}")
-            select_nothing(0.2)
+            time.sleep(0.2)
 
     def _answers(self) -> bool:
         try:
@@ -135,8 +135,3 @@ class RabbitServer:
             f"{name} is not installed. On Debian or Ubuntu, as root: apt-get install rabbitmq-server"
         )
         return found
-
-
-def select_nothing(seconds: float) -> None:
-    """Wait between two looks at a process that tells nobody when it is ready."""
-    subprocess.run(["sleep", str(seconds)], check=True)
