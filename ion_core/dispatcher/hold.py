@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from ion_core.contracts.messaging import Delivery
 from ion_core.dispatcher.bounded import Backoff
 from ion_core.dispatcher.health import Health
-from ion_core.errors import DeliveryLost, ProviderError, StorageFull, TransientError
+from ion_core.errors import AlreadySettled, DeliveryLost, ProviderError, StorageFull, TransientError
 
 log = logging.getLogger(__name__)
 
@@ -105,6 +105,8 @@ class Leases:
             return
         try:
             await hold.delivery.renew()
+        except AlreadySettled:
+            return  # settled at this very moment
         except DeliveryLost:
             log.warning("delivery lost while its job runs; the job goes on, its commit decides")
         except ProviderError as error:
