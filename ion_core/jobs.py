@@ -34,7 +34,7 @@ class OutputLimits:
 
 @dataclass(frozen=True, kw_only=True)
 class Module:
-    """A container image (or command) with the event types it takes and may emit."""
+    """A container image (or command) with the event types it takes and may emit. ``warm`` slots wait for events."""
 
     name: str
     image: str | None = None
@@ -46,6 +46,7 @@ class Module:
     timeout: timedelta = timedelta(minutes=10)
     retry: RetryPolicy = RetryPolicy()
     concurrency: int = 1
+    warm: int = 0
     resources: Resources = Resources()
     network: str = "none"
     env: Mapping[str, str] = field(default_factory=dict)

@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 from bench.measure import Benchmark
-from bench.rows import embedded_event, embedded_rate, events_many, files, growth, help, rabbit_rate
+from bench.rows import (
+    embedded_event,
+    embedded_rate,
+    events_many,
+    files,
+    growth,
+    help,
+    memory,
+    podman_event,
+    podman_rate,
+    rabbit_rate,
+)
 
 BENCHMARKS: dict[str, Benchmark] = {
     benchmark.name: benchmark
@@ -17,6 +28,10 @@ BENCHMARKS: dict[str, Benchmark] = {
         events_many.benchmark(),
         help.benchmark(),
         growth.benchmark(),
+        podman_event.warm(),
+        podman_event.cold(),
+        podman_rate.benchmark(),
+        memory.benchmark(),
         rabbit_rate.benchmark(),
     )
 }

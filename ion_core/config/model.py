@@ -162,6 +162,12 @@ class ModuleSettings(Settings):
     )
     retry: RetrySettings = Field(default=RetrySettings(), description="How long to wait between tries.")
     concurrency: Whole = Field(default=1, ge=1, le=1000, description="Jobs of this module at a time in one dispatcher.")
+    warm: Whole = Field(
+        default=0,
+        ge=0,
+        le=1000,
+        description="Containers made ahead of their events, to start at once; at most as many as concurrency.",
+    )
     resources: ResourcesSettings = Field(default=ResourcesSettings(), description="Limits of its container.")
     network: str = Field(default="none", min_length=1, description="none, bridge, host or the name of a network.")
     env: dict[EnvName, EnvValue] = Field(default={}, description="Environment variables.")
@@ -180,6 +186,7 @@ class ModuleSettings(Settings):
             timeout=self.timeout,
             retry=RetryPolicy(retries=self.retries, **dict(retry)),
             concurrency=self.concurrency,
+            warm=min(self.warm, self.concurrency),
             resources=Resources(**dict(resources)),
             network=self.network,
             env=self.env,

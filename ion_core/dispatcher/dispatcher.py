@@ -69,20 +69,21 @@ class Dispatcher:
             leases=self._leases,
             grace=grace,
         )
+        self._slots = [Slots(module, runtimes[module.runtime], self._handler, state_id=state_id) for module in modules]
         self._runners = [
-            JobRunner(
-                module,
-                Slots(module, runtimes[module.runtime], self._handler, state_id=state_id),
-                around,
-                stopping=self._stopping,
-            )
-            for module in modules
+            JobRunner(module, slots, around, stopping=self._stopping)
+            for module, slots in zip(modules, self._slots, strict=True)
         ]
 
     @property
     def running(self) -> int:
         """How many deliveries are being handled."""
         return len(self._jobs)
+
+    @property
+    def warm(self) -> int:
+        """How many slots wait ready for an event."""
+        return sum(slots.warm.ready for slots in self._slots)
 
     def counts(self) -> Mapping[Verdict, int]:
         """How many attempts ended how, since the start."""
@@ -129,6 +130,7 @@ class Dispatcher:
                 tasks.create_task(self._handler.keep_workspaces(), name="workspaces"),
                 tasks.create_task(self.health.watch_space(every=self._probe_every), name="space"),
                 tasks.create_task(self._tell_runners(stop), name="stopping"),
+                *(tasks.create_task(slots.keep_warm(stop), name="warm slots") for slots in self._slots),
             ]
             async with asyncio.TaskGroup() as serving:
                 for runner in self._runners:

@@ -15,7 +15,8 @@ from datetime import timedelta
 
 from ion_core.contracts.runtime import ContainerRef, ContainerRuntime, ContainerSpec, ExitStatus
 from ion_core.dispatcher.bounded import uninterrupted
-from ion_core.errors import ProviderError
+from ion_core.dispatcher.warm import WarmSlots
+from ion_core.errors import ContainerNotFound, ProviderError, TransientError
 from ion_core.handler import Handler, Workspace
 from ion_core.jobs import Module
 
@@ -29,16 +30,22 @@ LABEL_MODULE = "ion.module"
 
 
 class Slot:
-    """One container and its workspace, used for one attempt."""
+    """One container and its workspace, used for one attempt. ``is_warm`` if it was made ahead of its event."""
 
     def __init__(self, runtime: ContainerRuntime, ref: ContainerRef, workspace: Workspace, secret: str) -> None:
         self._runtime = runtime
         self._secret = secret
         self.ref = ref
         self.workspace = workspace
+        self.is_warm = False
 
     async def start(self) -> None:
-        await self._runtime.start(self.ref)
+        try:
+            await self._runtime.start(self.ref)
+        except ContainerNotFound as error:
+            if not self.is_warm:
+                raise
+            raise TransientError(f"a container made ahead is gone: {error}") from error
 
     async def wait(self) -> ExitStatus:
         return await self._runtime.wait(self.ref)
@@ -58,33 +65,47 @@ class Slot:
 
 
 class Slots:
-    """Makes slots for one module."""
+    """Makes slots for one module, ``module.warm`` of them ahead of their events while ``keep_warm`` runs."""
 
     def __init__(self, module: Module, runtime: ContainerRuntime, handler: Handler, *, state_id: str) -> None:
         self._module = module
         self._runtime = runtime
         self._handler = handler
         self._labels: Mapping[str, str] = {LABEL_STATE: state_id, LABEL_MODULE: module.name}
+        self.warm = WarmSlots(module.warm, self._make, self._close, module=module.name)
 
     @property
     def inputs_read_only(self) -> bool:
         return self._runtime.capabilities.inputs_read_only
 
+    async def keep_warm(self, stop: asyncio.Event) -> None:
+        """Make slots ahead until ``stop``, or until cancelled; none that waits is left then."""
+        await self.warm.run(stop)
+
     @asynccontextmanager
     async def take(self) -> AsyncIterator[Slot]:
         """A slot for one attempt; its container and workspace are gone when the body has ended, however it ended."""
-        name = f"ion-{self._module.name[:40]}-{secrets.token_hex(6)}"
-        workspace = await self._handler.open_workspace(name)
-        slot: Slot | None = None
+        slot = await self.warm.take()
+        if slot is not None:
+            slot.is_warm = True
+        else:
+            slot = await self._make()
         try:
-            slot = await self._make(name, workspace)
             yield slot
+        except TransientError:
+            if slot.is_warm:  # perhaps the others are no better
+                await self.warm.distrust()
+            raise
         finally:
-            await uninterrupted(self._clean(slot, name, workspace), within=CLEAN_WITHIN + 5.0)
+            self.warm.refill()
+            await self._close(slot)
 
-    async def _make(self, name: str, workspace: Workspace) -> Slot:
-        secret = secrets.token_urlsafe(32)
+    async def _make(self) -> Slot:
+        """A slot, or the error with nothing left behind."""
         module = self._module
+        name = f"ion-{module.name[:40]}-{secrets.token_hex(6)}"
+        secret = secrets.token_urlsafe(32)
+        workspace = await self._handler.open_workspace(name)
         spec = ContainerSpec(
             name=name,
             image=module.image,
@@ -96,7 +117,14 @@ class Slots:
             resources=module.resources,
             network=module.network,
         )
-        return Slot(self._runtime, await self._runtime.create(spec), workspace, secret)
+        try:
+            return Slot(self._runtime, await self._runtime.create(spec), workspace, secret)
+        except BaseException:
+            await uninterrupted(self._clean(None, name, workspace), within=CLEAN_WITHIN + 5.0)
+            raise
+
+    async def _close(self, slot: Slot) -> None:
+        await uninterrupted(self._clean(slot, slot.ref.name, slot.workspace), within=CLEAN_WITHIN + 5.0)
 
     async def _clean(self, slot: Slot | None, name: str, workspace: Workspace) -> None:
         try:

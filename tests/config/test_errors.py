@@ -220,6 +220,7 @@ def test_the_whole_becomes_frozen_settings(load: Load, tmp_path: Path) -> None:
             retries: 5
             retry: {initial: 2s, factor: 3, maximum: 1m, jitter: 0}
             concurrency: 7
+            warm: 9
             resources: {cpus: 0.5, memory: 2GB, pids: 9, gpus: [a]}
             network: bridge
             env: {A: 1.10, B: true, C: 010, D: "x", E: 2020-01-01, F: ""}
@@ -237,6 +238,7 @@ def test_the_whole_becomes_frozen_settings(load: Load, tmp_path: Path) -> None:
         timeout=timedelta(minutes=90),
         retry=RetryPolicy(retries=5, initial=timedelta(seconds=2), factor=3, maximum=timedelta(minutes=1), jitter=0),
         concurrency=7,
+        warm=7,
         resources=Resources(cpus=0.5, memory=2_000_000_000, pids=9, gpus=("a",)),
         network="bridge",
         env={"A": "1.10", "B": "true", "C": "010", "D": "x", "E": "2020-01-01", "F": ""},

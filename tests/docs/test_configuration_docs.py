@@ -73,6 +73,7 @@ def test_the_defaults_in_the_page_are_those_of_the_code() -> None:
         "timeout": duration_text(module["timeout"].default),
         "retries": str(module["retries"].default),
         "concurrency": str(module["concurrency"].default),
+        "warm": str(module["warm"].default),
         "network": module["network"].default,
         "runtime": module["runtime"].default,
         "state": str(FileSettings.model_fields["state"].default),

@@ -1,0 +1,252 @@
+"""One container that this process made: attached before it starts, its end known when both its streams end."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+from ion_core.contracts.output import KeptOutput, Stream
+from ion_core.contracts.runtime import ContainerRef, ContainerState, ExitStatus
+from ion_core.errors import ContainerNotFound, PermanentError, ProviderError, TransientError
+from ion_podman.client import Answer, Attached, Client, frames_of
+from ion_podman.limits import ControlGroup, ExitFile, Hits, size
+from ion_podman.spec import Wanted
+
+STREAMS: dict[int, Stream] = {1: "stdout", 2: "stderr"}
+
+_LARGEST_SIGNAL = 64
+_SIGKILL = 9
+_ENDED = {"exited", "stopped", "removing"}
+_NOT_STARTED = {"created", "configured", "initialized"}
+_NOT_RUNNING = ("can only kill running containers", "container state improper", "is not running", "no such process")
+_AT_ONCE = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
+_OFTEN = 0.25
+_WHILE_AWAY = 0.5
+
+
+class Container:
+    """From create to remove. ``ended`` is its exit status, or ContainerNotFound once it was removed without one."""
+
+    def __init__(self, client: Client, wanted: Wanted, ref: ContainerRef) -> None:
+        self.wanted = wanted
+        self.ref = ref
+        self.log = KeptOutput(wanted.spec.log_limit)
+        self.ended: asyncio.Future[ExitStatus] = asyncio.get_running_loop().create_future()
+        self._client = client
+        self._where = f"container {ref.name}"
+        self._path = f"/containers/{ref.id}"
+        self._seen: dict[Stream, int] = {"stdout": 0, "stderr": 0}
+        self._reading: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
+        self._starting = asyncio.Lock()
+        self._asked_to_start = False
+        self._killed = False
+        self._group = ControlGroup({})
+        self._exit_file = ExitFile()
+        self._hits = Hits()
+
+    async def make_ready(self) -> None:
+        """Namespaces made, attached, and found to be as asked for: PermanentError names what is not."""
+        answer = await self._client.call("POST", f"{self._path}/init")
+        if not answer.ok and "already" not in answer.message and "improper" not in answer.message:
+            raise answer.error(self._where)
+        await self._attach()
+        found = await inspect(self._client, self.ref)
+        if differences := self.wanted.differences(found):
+            raise PermanentError(f"{self._where}: Podman made it otherwise than asked for: {'; '.join(differences)}.")
+        self._group = ControlGroup.of(found["State"]["Pid"])
+        self._exit_file = ExitFile.of(self.ref.id, found["State"].get("ConmonPid", 0))
+
+    async def start(self) -> None:
+        async with self._starting:
+            if self._watching is not None:
+                return
+            if not self._asked_to_start or await state(self._client, self.ref) is ContainerState.CREATED:
+                if self._reading is None or self._reading.done():  # the service went away while this waited
+                    await self._attach()
+                self._asked_to_start = True
+                answer = await self._client.call("POST", f"{self._path}/start")
+                if not answer.ok:
+                    raise answer.error(self._where)
+            self._watch()
+
+    async def stop(self, *, grace: timedelta) -> None:
+        async with self._starting:
+            if self.ended.done() or not self._asked_to_start:
+                return
+            if self._watching is None:  # nobody knows whether the start was heard
+                if await state(self._client, self.ref) is ContainerState.CREATED:
+                    return
+                self._watch()
+        await kill(self._client, self.ref, "SIGTERM")
+        if await self._ends_within(grace.total_seconds()):
+            return
+        self._killed = True
+        await kill(self._client, self.ref, "SIGKILL")
+        if not await self._ends_within(self._client.timeout):
+            raise TransientError(f"{self._where}: did not end within {self._client.timeout:g} s of SIGKILL.")
+
+    async def discard(self) -> None:
+        """It is gone: nobody waits for it or follows it any longer."""
+        tasks = [task for task in (self._reading, self._watching) if task is not None]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        if not self.ended.done():
+            self._fail(ContainerNotFound(f"{self._where}: was removed."))
+        self.log.close()
+
+    async def _ends_within(self, seconds: float) -> bool:
+        done, _ = await asyncio.wait({self.ended}, timeout=seconds)
+        return bool(done)
+
+    async def _attach(self) -> None:
+        attached = await self._client.upgraded(f"{self._path}/attach", query={"stream": 1, "stdout": 1, "stderr": 1})
+        if isinstance(attached, Answer):
+            raise attached.error(self._where)
+        self._reading = asyncio.create_task(self._read(attached), name=f"output of {self.ref.name}")
+
+    async def _read(self, attached: Attached) -> None:
+        try:
+            async for number, data in attached.frames():
+                self._add(number, data)
+        finally:
+            attached.close()
+        self._hits = self._group.hits()  # now: Podman is about to remove the control group
+
+    def _add(self, number: int, data: bytes) -> None:
+        stream = STREAMS.get(number, "stderr")
+        self._seen[stream] += len(data)
+        self.log.add(stream, data, time.time())
+
+    def _watch(self) -> None:
+        self._watching = asyncio.create_task(self._until_ended(), name=f"end of {self.ref.name}")
+
+    async def _until_ended(self) -> None:
+        try:
+            if self._reading is not None:
+                await asyncio.wait({self._reading})
+            code, disturbed = self._exit_file.code(), False
+            if code is None:
+                code, disturbed = await until_ended(self._client, self.ref)
+            if disturbed:  # the streams may have ended because the service did
+                self._hits = Hits()
+                await self._catch_up()
+        except ProviderError as error:
+            self._fail(error)
+        else:
+            self.ended.set_result(self._status(code))
+        self.log.close()
+
+    async def _catch_up(self) -> None:
+        """What was printed while nobody was attached, from Podman's own log. Failing to loses those lines only."""
+        try:
+            frames = await stored_frames(self._client, self.ref)
+        except ProviderError as error:
+            note = f"[… output may be missing here: {error} …]\n"
+            self.log.add("stderr", note.encode(), time.time())
+            return
+        seen = dict(self._seen)
+        for number, data in frames:
+            stream = STREAMS.get(number, "stderr")
+            skipped = min(seen[stream], len(data))
+            seen[stream] -= skipped
+            if skipped < len(data):
+                self._add(number, data[skipped:])
+
+    def _fail(self, error: ProviderError) -> None:
+        self.ended.set_exception(error)
+        self.ended.exception()  # nobody may be waiting, which is fine
+
+    def _status(self, code: int) -> ExitStatus:
+        limit = None
+        if code and not self._killed:
+            unexplained = code == 128 + _SIGKILL and self._hits.memory is None
+            if self._hits.memory or unexplained:  # nobody else kills: a strong suspicion
+                limit = f"memory {size(self.wanted.memory)}"
+            elif self._hits.pids:
+                limit = f"pids {self.wanted.pids}"
+        return exit_status(code, limit)
+
+
+def exit_status(code: int, limit: str | None = None) -> ExitStatus:
+    """Podman tells a death by a signal as a shell does, by 128 + signal, and nothing else."""
+    signal = code - 128 if 128 < code <= 128 + _LARGEST_SIGNAL else None
+    return ExitStatus(code=code, signal=signal, limit=limit)
+
+
+def state_of(word: str) -> ContainerState:
+    """Podman's word for a state as the contract's."""
+    if word in _NOT_STARTED:
+        return ContainerState.CREATED
+    return ContainerState.EXITED if word in _ENDED else ContainerState.RUNNING
+
+
+async def inspect(client: Client, ref: ContainerRef) -> dict[str, Any]:
+    """All that Podman knows of it. Raises ContainerNotFound."""
+    answer = await client.call("GET", f"/containers/{ref.id}/json")
+    if not answer.ok:
+        raise answer.error(f"container {ref.name}")
+    body: dict[str, Any] = answer.body
+    return body
+
+
+async def state(client: Client, ref: ContainerRef) -> ContainerState:
+    """Raises ContainerNotFound."""
+    return state_of((await inspect(client, ref))["State"]["Status"])
+
+
+async def until_ended(client: Client, ref: ContainerRef) -> tuple[int, bool]:
+    """Its exit code, and whether that took more than a moment or the service was away meanwhile.
+
+    Right after its streams have ended Podman may still say that it runs. Waits for as long as it runs; a service that
+    does not answer is asked again. Raises ContainerNotFound.
+    """
+    delays: Iterator[float] = itertools.chain(_AT_ONCE, itertools.repeat(_OFTEN))
+    disturbed = False
+    while True:
+        delay = next(delays)
+        try:
+            found = (await inspect(client, ref))["State"]
+        except TransientError:
+            disturbed = True
+            delay = max(delay, _WHILE_AWAY)
+        else:
+            if found["Status"] in _ENDED:
+                return int(found["ExitCode"]), disturbed
+            disturbed = disturbed or delay == _OFTEN
+        await asyncio.sleep(delay)
+
+
+async def kill(client: Client, ref: ContainerRef, signal: str) -> None:
+    """Send a signal; fine if it does not run or is gone."""
+    answer = await client.call("POST", f"/containers/{ref.id}/kill", query={"signal": signal})
+    if not answer.ok and not answer.no_such_container and not any(it in answer.message for it in _NOT_RUNNING):
+        raise answer.error(f"container {ref.name}")
+
+
+async def delete(client: Client, ref: ContainerRef) -> None:
+    """Kill and remove; fine if gone. Podman may refuse while it cleans up itself, so it is asked again for a while."""
+    deadline = asyncio.get_running_loop().time() + client.timeout
+    for delay in itertools.chain((0.02, 0.05, 0.1, 0.2), itertools.repeat(0.5)):
+        query = {"force": True, "timeout": 0, "v": True}
+        answer = await client.call("DELETE", f"/containers/{ref.id}", query=query)
+        if answer.ok or answer.no_such_container:
+            return
+        if asyncio.get_running_loop().time() + delay > deadline:
+            raise answer.error(f"container {ref.name}")
+        await asyncio.sleep(delay)
+
+
+async def stored_frames(client: Client, ref: ContainerRef) -> list[tuple[int, bytes]]:
+    """The stream's number and a piece of output, for all that Podman's own log has."""
+    query = {"stdout": True, "stderr": True, "follow": False}
+    status, raw = await client.raw("GET", f"/containers/{ref.id}/logs", query=query)
+    if status >= 400:
+        raise Answer(status, raw.decode("utf-8", "replace")).error(f"container {ref.name}")
+    return frames_of(raw)

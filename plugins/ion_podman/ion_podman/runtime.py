@@ -1,0 +1,253 @@
+"""Modules as Podman containers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+from ion_core.contracts.output import KeptOutput
+from ion_core.contracts.runtime import (
+    ContainerRef,
+    ContainerRuntime,
+    ContainerSpec,
+    ContainerState,
+    ContainerStatus,
+    ExitStatus,
+    LogLine,
+    RuntimeCapabilities,
+)
+from ion_core.errors import ContainerNotFound, IonError, PermanentError, TransientError
+from ion_podman.client import Answer, Client
+from ion_podman.container import (
+    STREAMS,
+    Container,
+    delete,
+    exit_status,
+    inspect,
+    kill,
+    state,
+    state_of,
+    stored_frames,
+    until_ended,
+)
+from ion_podman.images import Image, Images, no_such_image
+from ion_podman.service import ask, check_files, socket_of
+from ion_podman.settings import PodmanSettings
+from ion_podman.spec import Wanted
+
+log = logging.getLogger(__name__)
+
+_LEAVE_WITHIN = 30.0
+_FOREIGN_LOG = 1 << 20
+
+
+class PodmanRuntime:
+    """A ContainerRuntime. Containers outlive this process, and the service: what others made is known by its labels.
+
+    A program that exits with 129 to 192 cannot be told from one that a signal ended. The output of a container that
+    another process made is what Podman's own log has, with the time when it was read.
+    """
+
+    def __init__(self, client: Client, settings: PodmanSettings, info: Mapping[str, Any]) -> None:
+        self._client = client
+        self._settings = settings
+        self._images = Images(client, settings)
+        self._ours: dict[str, Container] = {}
+        host = info["host"]
+        rootless = bool(host["security"]["rootless"])
+        self._own_user = f"{os.getuid()}:{os.getgid()}" if rootless else None
+        controllers = set(host.get("cgroupControllers") or ())
+        self._capabilities = RuntimeCapabilities(
+            images=True,
+            isolates=not settings.allow.privileged,
+            inputs_read_only=True,
+            memory_limit="memory" in controllers,
+            cpu_limit="cpu" in controllers,
+            pids_limit="pids" in controllers,
+            gpus=True,
+            networks=frozenset({"none", "bridge", *(["host"] if settings.allow.host_network else [])}),
+            notice=_notice(settings),
+        )
+
+    @property
+    def capabilities(self) -> RuntimeCapabilities:
+        return self._capabilities
+
+    async def create(self, spec: ContainerSpec) -> ContainerRef:
+        if (ours := self._ours.get(spec.name)) is not None:
+            _check_labels(spec, ours.wanted.spec.labels)
+            return ours.ref
+        image = await self._images.resolve(spec.image)
+        wanted = Wanted(spec=spec, image=image, settings=self._settings, own_user=self._own_user)
+        answer = await self._post(wanted)
+        if no_such_image(answer):  # it was removed a moment ago
+            self._images.forget(spec.image)
+            image = await self._images.resolve(spec.image)
+            wanted = replace(wanted, image=image)
+            answer = await self._post(wanted)
+        if answer.ok:
+            ref = ContainerRef(id=answer.body["Id"], name=spec.name, image_digest=image.digest)
+        elif "already in use" in answer.message or answer.status == 409:
+            ref, its_state = await self._existing(spec, image)
+            if its_state is not ContainerState.CREATED:
+                return ref
+        else:
+            raise answer.error(f"container {spec.name}")
+        container = self._ours[spec.name] = Container(self._client, wanted, ref)
+        try:
+            await container.make_ready()
+        except IonError:
+            await self._give_up(container)
+            raise
+        return ref
+
+    async def _post(self, wanted: Wanted) -> Answer:
+        """Heard to the end even when we are cancelled: then it is there for ``find``, and not made a moment later."""
+        calling = asyncio.create_task(self._client.call("POST", "/containers/create", body=wanted.to_json()))
+        try:
+            return await asyncio.shield(calling)
+        except asyncio.CancelledError:
+            await asyncio.wait({calling})
+            raise
+
+    async def _existing(self, spec: ContainerSpec, image: Image) -> tuple[ContainerRef, ContainerState]:
+        """The container that has the name, if its labels agree."""
+        found = await inspect(self._client, ContainerRef(id=spec.name, name=spec.name))
+        labels = found["Config"]["Labels"] or {}
+        _check_labels(spec, {k: v for k, v in labels.items() if k in spec.labels or image.labels.get(k) != v})
+        ref = ContainerRef(id=found["Id"], name=spec.name, image_digest=image.digest)
+        return ref, state_of(found["State"]["Status"])
+
+    async def _give_up(self, container: Container) -> None:
+        """It was made but is not fit to start; what remains if this fails carries its labels, and is found by them."""
+        try:
+            await self.remove(container.ref)
+        except IonError as error:
+            log.warning("a container is left behind: %s", error, extra={"container": container.ref.name})
+        finally:
+            self._ours.pop(container.ref.name, None)
+
+    async def start(self, ref: ContainerRef) -> None:
+        if container := self._our(ref):
+            await container.start()
+        elif await state(self._client, ref) is ContainerState.CREATED:
+            raise PermanentError(f"container {ref.name}: was made by another process. Create it again to start it.")
+
+    async def wait(self, ref: ContainerRef) -> ExitStatus:
+        if container := self._our(ref):
+            return await asyncio.shield(container.ended)
+        code, _ = await until_ended(self._client, ref)
+        return exit_status(code)
+
+    async def logs(self, ref: ContainerRef, *, follow: bool = False) -> AsyncIterator[LogLine]:
+        if container := self._our(ref):
+            kept = container.log
+        else:
+            if follow:
+                await until_ended(self._client, ref)
+            kept = KeptOutput(_FOREIGN_LOG)
+            for number, data in await stored_frames(self._client, ref):
+                kept.add(STREAMS.get(number, "stderr"), data, time.time())
+            kept.close()
+        async for line in kept.lines(follow=follow):
+            yield line
+
+    async def stop(self, ref: ContainerRef, *, grace: timedelta) -> None:
+        if container := self._our(ref):
+            await container.stop(grace=grace)
+            return
+        try:
+            if await state(self._client, ref) is not ContainerState.RUNNING:
+                return
+            await kill(self._client, ref, "SIGTERM")
+            try:
+                async with asyncio.timeout(grace.total_seconds()):
+                    await until_ended(self._client, ref)
+            except TimeoutError:
+                await kill(self._client, ref, "SIGKILL")
+                async with asyncio.timeout(self._client.timeout):
+                    await until_ended(self._client, ref)
+        except ContainerNotFound:
+            return
+        except TimeoutError as error:
+            raise TransientError(f"container {ref.name}: did not end after SIGKILL.") from error
+
+    async def remove(self, ref: ContainerRef) -> None:
+        await delete(self._client, ref)
+        if container := self._our(ref):
+            await container.discard()
+            self._ours.pop(ref.name, None)
+
+    async def find(self, labels: Mapping[str, str]) -> Sequence[ContainerStatus]:
+        filters = {"label": [f"{name}={value}" for name, value in labels.items()]}
+        answer = await self._client.call("GET", "/containers/json", query={"all": True, "filters": filters})
+        if not answer.ok:
+            raise answer.error("podman: containers")
+        return [
+            ContainerStatus(
+                ref=ContainerRef(id=found["Id"], name=found["Names"][0]),
+                state=self._state(found["Id"], found["Names"][0], found["State"]),
+                labels=found["Labels"] or {},
+            )
+            for found in answer.body or ()
+            if labels.items() <= (found["Labels"] or {}).items()
+        ]
+
+    async def close(self) -> None:
+        """Remove every container of ours, within bounds."""
+        refs = [container.ref for container in self._ours.values()]
+        removing = [asyncio.create_task(self.remove(ref)) for ref in refs]
+        if removing:
+            _, late = await asyncio.wait(removing, timeout=_LEAVE_WITHIN)
+            for task in late:
+                task.cancel()
+            for result in await asyncio.gather(*removing, return_exceptions=True):
+                if isinstance(result, BaseException):
+                    log.warning("a container is left behind until the next start: %s", result)
+        for container in self._ours.values():
+            await container.discard()
+
+    def _state(self, id: str, name: str, word: str) -> ContainerState:
+        """Of ours we know the end a moment before Podman does."""
+        container = self._our(ContainerRef(id=id, name=name))
+        return ContainerState.EXITED if container is not None and container.ended.done() else state_of(word)
+
+    def _our(self, ref: ContainerRef) -> Container | None:
+        container = self._ours.get(ref.name)
+        return container if container is not None and container.ref.id == ref.id else None
+
+
+def _check_labels(spec: ContainerSpec, labels: Mapping[str, str]) -> None:
+    if dict(labels) != dict(spec.labels):
+        raise PermanentError(f"container {spec.name}: exists with other labels. Remove it, or use another name.")
+
+
+def _notice(settings: PodmanSettings) -> str:
+    """What the settings loosen: said at start, so that nobody forgets it is there."""
+    allow = settings.allow
+    loosened = {"privileged": allow.privileged, "root": allow.root, "the host's network": allow.host_network}
+    given = [f"{what} for {', '.join(names)}" for what, names in loosened.items() if names]
+    given += [f"mounts of the host for {', '.join(allow.mounts)}"] if allow.mounts else []
+    return f"the hardening of containers is loosened: {'; '.join(given)}" if given else ""
+
+
+@asynccontextmanager
+async def open_podman_runtime(settings: PodmanSettings) -> AsyncIterator[ContainerRuntime]:
+    """Open the runtime; on leaving, every container it made is removed.
+
+    Raises TransientError when no service answers, ConfigError when it cannot be used.
+    """
+    check_files(settings)
+    client = Client(socket_of(settings.url, os.environ), settings.timeout.total_seconds())
+    runtime = PodmanRuntime(client, settings, await ask(client))
+    try:
+        yield runtime
+    finally:
+        await runtime.close()

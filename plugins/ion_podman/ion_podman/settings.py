@@ -1,0 +1,75 @@
+"""Settings of the podman runtime."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from ion_core.contracts.settings import ByteSize, ConfigPath, Duration, Settings
+
+_MOUNT = re.compile(r"(?P<source>/[^:]*):(?P<target>/[^:]+)(:(?P<mode>ro|rw))?")
+
+
+def _unix_url(url: str) -> str:
+    if not re.fullmatch(r"unix:///.+", url):
+        raise ValueError(
+            f'must be a unix socket of this machine, such as unix:///run/podman/podman.sock (got "{url}"): '
+            "containers see the directories of the dispatcher"
+        )
+    return url
+
+
+def _mount(text: str) -> str:
+    if not _MOUNT.fullmatch(text):
+        raise ValueError(f'must be /of/the/host:/in/the/container, or the same and ":rw" (got "{text}")')
+    return text
+
+
+def mount_parts(text: str) -> tuple[str, str, bool]:
+    """Source, target and whether it may be written to."""
+    parts = _MOUNT.fullmatch(text)
+    assert parts is not None, "settings are validated"
+    return parts["source"], parts["target"], parts["mode"] == "rw"
+
+
+class AllowSettings(Settings):
+    """What loosens the hardening, each by the names of the modules that may have it. Nothing else is loosened."""
+
+    root: tuple[str, ...] = Field(default=(), description="Modules that run as root where their image says so.")
+    privileged: tuple[str, ...] = Field(
+        default=(), description="Modules that run privileged: as root of the host, nearly."
+    )
+    host_network: tuple[str, ...] = Field(default=(), description="Modules that may ask for network: host.")
+    mounts: dict[str, tuple[Annotated[str, AfterValidator(_mount)], ...]] = Field(
+        {},
+        description='For a module, what it sees of the host: "/of/the/host:/in/the/container", read-only unless ":rw".',
+    )
+
+
+class PodmanSettings(Settings):
+    """Modules as Podman containers, hardened unless told otherwise."""
+
+    url: Annotated[str, AfterValidator(_unix_url)] | None = Field(
+        None, description="Where Podman's service listens. Default: $CONTAINER_HOST, then its usual socket."
+    )
+    pull: Literal["missing", "always", "never"] = Field(
+        "missing", description="When images are pulled: if not there, before each container, or not at all."
+    )
+    authfile: ConfigPath | None = Field(
+        None, description="Credentials for registries, as `podman login --authfile` writes them."
+    )
+    build: dict[str, ConfigPath] = Field(
+        default={}, description="For an image, the directory with its Containerfile; it is built when first used."
+    )
+    allow: AllowSettings = Field(
+        default=AllowSettings(mounts={}), description="What loosens the hardening, and for which modules."
+    )
+    memory: ByteSize = Field(512 * 1024**2, gt=0, description="Memory of a container whose module says nothing.")
+    pids: int = Field(256, gt=0, description="Processes and threads of a container whose module says nothing.")
+    nofile: int | None = Field(None, gt=0, description="Open files of a process. Default: what Podman's service says.")
+    tmp: ByteSize = Field(64 * 1024**2, gt=0, description="Size of /tmp, which is in memory and counts as such.")
+    timeout: Duration = Field(timedelta(seconds=30), description="How long one call to the service may take.")
+    pull_timeout: Duration = Field(timedelta(minutes=15), description="How long to pull or build an image may take.")

@@ -1,0 +1,181 @@
+"""A Podman service of one's own, for tests and benchmarks: its containers and images are seen by nobody else.
+
+Needs root, ``podman`` and ``runc``; ``busybox`` linked statically for the image.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+BUSYBOX = "localhost/ion-test/busybox:latest"
+
+# crun refuses hybrid control groups, and where we lack CAP_SYS_RESOURCE Podman's default limits cannot be set. Locks in
+# files: those in shared memory are for all of a machine's Podmans, and a new one frees what it finds.
+_CONTAINERS_CONF = """
+[engine]
+runtime = "runc"
+cgroup_manager = "cgroupfs"
+events_logger = "none"
+lock_type = "file"
+tmp_dir = "{directory}/tmp"
+[containers]
+default_ulimits = ["nofile=4096:4096", "nproc=4096:4096"]
+[network]
+network_config_dir = "{directory}/networks"
+"""
+_STORAGE_CONF = """
+[storage]
+driver = "overlay"
+graphroot = "{directory}/images"
+runroot = "{directory}/run"
+"""
+# Registries that a test runs on this machine have no certificate.
+_REGISTRIES_CONF = """
+[[registry]]
+location = "127.0.0.1"
+insecure = true
+"""
+_ANSWERS_WITHIN = 20.0
+
+
+@dataclass
+class PodmanService:
+    """``directory`` is for all it keeps, on a disk; its path is short, since sockets lie in it."""
+
+    directory: Path
+    _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
+
+    @property
+    def socket(self) -> Path:
+        return self.directory / "podman.sock"
+
+    @property
+    def url(self) -> str:
+        return f"unix://{self.socket}"
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """For commands that are to see the same containers."""
+        files = {
+            "CONTAINERS_CONF": "containers.conf",
+            "CONTAINERS_STORAGE_CONF": "storage.conf",
+            "CONTAINERS_REGISTRIES_CONF": "registries.conf",
+        }
+        return {**os.environ, **{name: str(self.directory / file) for name, file in files.items()}}
+
+    def start(self) -> None:
+        """Start it, again after ``kill``; it answers when this returns."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        files = {
+            "containers.conf": _CONTAINERS_CONF,
+            "storage.conf": _STORAGE_CONF,
+            "registries.conf": _REGISTRIES_CONF,
+        }
+        for name, text in files.items():
+            (self.directory / name).write_text(text.format(directory=self.directory), encoding="utf-8")
+        self.socket.unlink(missing_ok=True)
+        with (self.directory / "service.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                ["podman", "system", "service", "--time=0", self.url],
+                cwd=self.directory,  # where conmon notes that memory ran out
+                env=self.environ,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + _ANSWERS_WITHIN
+        while not self.socket.exists():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                said = (self.directory / "service.log").read_text(encoding="utf-8", errors="replace")
+                raise RuntimeError(f"podman system service does not start: {said[-2000:]}")
+            time.sleep(0.02)
+
+    def kill(self) -> None:
+        """As a crash ends it. Containers go on."""
+        self._signal(signal.SIGKILL)
+        assert self._process is not None
+        self._process.wait()
+
+    def pause(self) -> None:
+        """It hangs until ``resume``."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: int) -> None:
+        assert self._process is not None, "it was never started"
+        if self._process.poll() is None:
+            self._process.send_signal(number)
+
+    def podman(self, *arguments: str) -> str:
+        """What ``podman …`` prints."""
+        command = ["podman", *arguments]
+        done = subprocess.run(command, env=self.environ, capture_output=True, text=True, check=False, timeout=120)
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(command)}: {done.stderr}")
+        return done.stdout
+
+    def containers(self) -> Sequence[str]:
+        """Names of all there are, whatever their state."""
+        return [entry["Names"][0] for entry in json.loads(self.podman("ps", "--all", "--format", "json") or "[]")]
+
+    def build(self, name: str, context: Path) -> None:
+        """An image from the Containerfile in ``context``; nothing is pulled."""
+        self.podman("build", "--quiet", "--pull=never", "--tag", name, str(context))
+
+    def build_busybox(self) -> str:
+        """``BUSYBOX``, an image with a shell and the usual commands and nothing else; its name."""
+        context = self.directory / "busybox"
+        root = context / "root"
+        (root / "bin").mkdir(parents=True, exist_ok=True)
+        busybox = shutil.which("busybox") or "/bin/busybox"
+        shutil.copy2(busybox, root / "bin/busybox")
+        listed = subprocess.run([busybox, "--list"], capture_output=True, text=True, check=True)
+        for command in set(listed.stdout.split()) - {"busybox"}:
+            link = root / "bin" / command
+            if not link.is_symlink():
+                link.symlink_to("busybox")
+        (context / "Containerfile").write_text('FROM scratch\nCOPY root /\nCMD ["/bin/sh"]\n', encoding="utf-8")
+        self.build(BUSYBOX, context)
+        return BUSYBOX
+
+    def remove(self) -> None:
+        """Stop it and remove every container, image and file of it."""
+        try:
+            self.podman("rm", "--all", "--force", "--time", "0")
+        finally:
+            self.resume()
+            self._signal(signal.SIGTERM)
+            if self._process is not None:
+                self._process.wait(timeout=20)
+            for place in _mounted_below(self.directory):
+                subprocess.run(["umount", "--lazy", place], check=False, capture_output=True)
+            shutil.rmtree(self.directory)
+
+
+def _mounted_below(directory: Path) -> Sequence[str]:
+    """Mount points below it, inner ones first."""
+    lines = Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()
+    return sorted((it.split()[1] for it in lines if it.split()[1].startswith(f"{directory}/")), reverse=True)
+
+
+@contextmanager
+def podman_service(directory: Path) -> Iterator[PodmanService]:
+    """One that runs while the body does, and of which nothing is left afterwards."""
+    service = PodmanService(directory)
+    try:
+        service.start()
+        yield service
+    finally:
+        service.remove()

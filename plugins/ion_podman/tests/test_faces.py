@@ -1,0 +1,93 @@
+"""The example in containers. Its base image is made of this machine's Python: no registry is needed."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ion_podman.testing import BUSYBOX, PodmanService
+
+FACES = Path(__file__).resolve().parents[3] / "examples/faces"
+NOT_NEEDED = {"test", "tests", "site-packages", "idlelib", "tkinter", "turtledemo", "ensurepip", "__pycache__"}
+PACKAGES = ("cv2", "numpy", "numpy.libs", "opencv_python_headless.libs")
+
+
+def libraries(*programs: Path) -> Iterator[Path]:
+    """Shared libraries they need, the loader among them."""
+    for program in programs:
+        told = subprocess.run(["ldd", str(program)], capture_output=True, text=True, check=False).stdout
+        yield from (Path(path) for path in re.findall(r"(?:=> |^\s+)(/\S+)", told, re.M))
+
+
+def link(source: str, target: str) -> None:
+    """Like copying, at no cost where the file system can."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def lay_out(root: Path) -> None:
+    """Python, its library and OpenCV below ``root``, as an image has them."""
+    prefix = root / "usr/local"
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    stdlib = Path(sysconfig.get_path("stdlib"))
+    ignored = shutil.ignore_patterns(*NOT_NEEDED, "config-*", "*.a")
+    shutil.copytree(stdlib, prefix / "lib" / version, ignore=ignored, copy_function=link)
+    program = Path(sys.executable).resolve()
+    (prefix / "bin").mkdir()
+    shutil.copy2(program, prefix / "bin/python3")
+    cv2 = importlib.util.find_spec("cv2")
+    assert cv2 is not None
+    assert cv2.origin is not None
+    packages = Path(cv2.origin).parents[1]
+    for name in PACKAGES:
+        if (packages / name).is_dir():
+            target = prefix / "lib" / version / "site-packages" / name
+            shutil.copytree(packages / name, target, ignore=shutil.ignore_patterns("__pycache__"), copy_function=link)
+    needing = [program, *stdlib.glob("lib-dynload/*.so"), *(packages / "cv2").glob("*.so")]
+    for library in set(libraries(*needing)):
+        target = root / str(library).lstrip("/")
+        if not target.exists() and not library.is_relative_to(packages):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(library, target)
+
+
+@pytest.fixture(scope="module")
+def images(service: PodmanService, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The example's images, on a base that stands for the real one."""
+    context = tmp_path_factory.mktemp("base")
+    lay_out(context / "root")
+    (context / "Containerfile").write_text(f"FROM {BUSYBOX}\nCOPY root /\n", encoding="utf-8")
+    service.build("localhost/ion-faces/base:latest", context)
+    shutil.rmtree(context)
+    for name in ("detect", "blur"):
+        service.build(f"localhost/ion-faces/{name}:latest", FACES / "modules" / name)
+    arguments = ["--build-arg", f"BASE={BUSYBOX}", "--tag", "localhost/ion-faces/catalogue:latest"]
+    service.podman("build", "--quiet", "--pull=never", *arguments, str(FACES / "modules/catalogue"))
+    yield
+    service.podman("rmi", "--force", *(f"localhost/ion-faces/{it}" for it in ("detect", "blur", "catalogue", "base")))
+
+
+@pytest.mark.usefixtures("images")
+def test_the_example_runs_in_containers_and_leaves_none(service: PodmanService, tmp_path: Path) -> None:
+    home = tmp_path / "faces"
+    shutil.copytree(FACES, home, ignore=shutil.ignore_patterns(".ion*"))
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("ION_")}
+    environ |= {"ION_RUNTIMES__DEFAULT__PROVIDER": "podman", "ION_RUNTIMES__DEFAULT__URL": service.url}
+    done = subprocess.run(
+        [sys.executable, str(home / "demo.py")], env=environ, capture_output=True, text=True, timeout=110, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "As expected" in done.stdout
+    assert "isolates nothing" not in done.stderr
+    assert service.containers() == []

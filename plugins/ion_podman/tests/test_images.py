@@ -1,0 +1,188 @@
+"""Images: found, pulled, built, or refused with what would do."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ion_core.contracts.runtime import ContainerRuntime
+from ion_core.errors import ConfigError, ImageUnavailable, TransientError
+from ion_core.testing.kit import refused
+from ion_podman.runtime import open_podman_runtime
+from ion_podman.settings import PodmanSettings
+from ion_podman.testing import BUSYBOX, PodmanService
+from plugins.ion_podman.tests.registry import PASSWORD, USER, Registry, registry
+from plugins.ion_podman.tests.running import run, spec
+
+
+@pytest.fixture
+def private(service: PodmanService, tmp_path: Path) -> Iterator[Registry]:
+    """A registry that has the image and wants an account."""
+    layout = tmp_path / "layout"
+    service.podman("save", "--quiet", "--format", "oci-dir", "--output", str(layout), BUSYBOX)
+    with registry(layout) as served:
+        yield served
+
+
+def settings_for(service: PodmanService, **more: Any) -> PodmanSettings:
+    return PodmanSettings.model_validate({"url": service.url, **more})
+
+
+def authfile(path: Path, place: str, password: str = PASSWORD) -> Path:
+    secret = base64.b64encode(f"{USER}:{password}".encode()).decode()
+    path.write_text(json.dumps({"auths": {"other.example": {"auth": "eA=="}, place: {"auth": secret}}}))
+    return path
+
+
+@pytest.mark.parametrize("name", ["alpine", "acme/detect:1.2", "alpine@sha256:" + "0" * 64])
+async def test_a_short_name_is_refused_with_a_full_one(runtime: ContainerRuntime, tmp_path: Path, name: str) -> None:
+    with refused(ImageUnavailable, naming="docker.io/"):
+        await runtime.create(spec(tmp_path, "true", image=name))
+
+
+async def test_no_image_at_all_is_refused(runtime: ContainerRuntime, tmp_path: Path) -> None:
+    with refused(ImageUnavailable, naming="image"):
+        await runtime.create(spec(tmp_path, "true", image=None))
+
+
+async def test_the_digest_is_told(runtime: ContainerRuntime, service: PodmanService, tmp_path: Path) -> None:
+    ref = await runtime.create(spec(tmp_path, "true"))
+    await runtime.remove(ref)
+    (image,) = json.loads(await asyncio.to_thread(service.podman, "image", "inspect", BUSYBOX))
+    assert ref.image_digest == image["Digest"]
+
+
+async def test_a_private_image_is_pulled_with_the_account_of_its_registry(
+    service: PodmanService, private: Registry, tmp_path: Path
+) -> None:
+    auth = authfile(tmp_path / "auth.json", private.address)
+    async with open_podman_runtime(settings_for(service, authfile=auth)) as runtime:
+        first = await run(runtime, tmp_path, "echo pulled", image=private.image)
+        assert first.stdout == ["pulled"]
+        assert private.pulls > 0
+        pulls = private.pulls
+        await run(runtime, tmp_path, "true", image=private.image)
+        assert private.pulls == pulls, "missing: what is there is not pulled again"
+    async with open_podman_runtime(settings_for(service, authfile=auth, pull="always")) as runtime:
+        await run(runtime, tmp_path, "true", image=private.image)
+        assert private.pulls > pulls
+
+
+async def test_many_that_need_an_image_pull_it_once(service: PodmanService, private: Registry, tmp_path: Path) -> None:
+    auth = authfile(tmp_path / "auth.json", private.address)
+    async with open_podman_runtime(settings_for(service, authfile=auth)) as runtime:
+        await run(runtime, tmp_path, "true", image=private.image)
+    once = private.pulls
+    await asyncio.to_thread(service.podman, "untag", private.image, private.image)
+    async with open_podman_runtime(settings_for(service, authfile=auth)) as runtime:
+        await asyncio.gather(*(run(runtime, tmp_path, "true", image=private.image) for _ in range(3)))
+        assert private.pulls == 2 * once
+
+
+async def test_an_image_that_was_removed_meanwhile_is_had_again(service: PodmanService, tmp_path: Path) -> None:
+    context = tmp_path / "context"
+    context.mkdir()
+    (context / "Containerfile").write_text(f"FROM {BUSYBOX}\nLABEL unlike=others\n")
+    name = "localhost/ion-test/removed:latest"
+    async with open_podman_runtime(settings_for(service, build={name: str(context)})) as runtime:
+        await run(runtime, tmp_path, "true", image=name)
+        await asyncio.to_thread(service.podman, "rmi", "--force", name)
+        assert (await run(runtime, tmp_path, "echo again", image=name)).stdout == ["again"]
+
+
+@pytest.mark.parametrize("password", [None, "wrong"])
+async def test_without_the_right_account_there_is_no_image(
+    service: PodmanService, private: Registry, tmp_path: Path, password: str | None
+) -> None:
+    auth = authfile(tmp_path / "auth.json", private.address, password) if password else None
+    async with open_podman_runtime(settings_for(service, authfile=auth)) as runtime:
+        with refused(ImageUnavailable, naming=f"image unavailable: {private.image}"):
+            await runtime.create(spec(tmp_path, "true", image=private.image))
+
+
+async def test_what_a_registry_does_not_have_is_no_matter_of_time(
+    service: PodmanService, private: Registry, tmp_path: Path
+) -> None:
+    auth = authfile(tmp_path / "auth.json", private.address)
+    async with open_podman_runtime(settings_for(service, authfile=auth)) as runtime:
+        with refused(ImageUnavailable, naming="manifest unknown"):
+            await runtime.create(spec(tmp_path, "true", image=f"{private.address}/acme/tool:2"))
+
+
+async def test_a_registry_that_is_down_may_be_back_later(runtime: ContainerRuntime, tmp_path: Path) -> None:
+    with refused(TransientError, naming="cannot be pulled now"):
+        await runtime.create(spec(tmp_path, "true", image="127.0.0.1:1/acme/tool:1"))
+
+
+async def test_nothing_is_pulled_where_that_is_not_wanted(
+    service: PodmanService, private: Registry, tmp_path: Path
+) -> None:
+    auth = authfile(tmp_path / "auth.json", private.address)
+    async with open_podman_runtime(settings_for(service, authfile=auth, pull="never")) as runtime:
+        with refused(ImageUnavailable, naming="is not pulled"):
+            await runtime.create(spec(tmp_path, "true", image=private.image))
+    assert private.pulls == 0
+
+
+@pytest.mark.parametrize(
+    "broken", ['{"auths": {"r.example": {"auth": "canary"', '{"auths": {"r.example": "canary"}}', "[]", "{}"]
+)
+async def test_a_file_of_accounts_that_cannot_be_read_is_named_without_what_is_in_it(
+    service: PodmanService, tmp_path: Path, broken: str
+) -> None:
+    auth = tmp_path / "auth.json"
+    auth.write_text(broken)
+    with pytest.raises(ConfigError, match=r"auth\.json") as caught:
+        async with open_podman_runtime(settings_for(service, authfile=auth)):
+            raise AssertionError("it opened")
+    assert "canary" not in str(caught.value)
+
+
+async def test_a_file_of_accounts_that_breaks_later_fails_what_needs_it(
+    service: PodmanService, private: Registry, tmp_path: Path
+) -> None:
+    auth = authfile(tmp_path / "auth.json", private.address)
+    async with open_podman_runtime(settings_for(service, authfile=auth)) as runtime:
+        auth.unlink()
+        with refused(ImageUnavailable, naming="auth.json"):
+            await runtime.create(spec(tmp_path, "true", image=private.image))
+
+
+async def test_an_image_is_built_from_its_containerfile_once(service: PodmanService, tmp_path: Path) -> None:
+    context = tmp_path / "detect"
+    context.mkdir()
+    (context / "Containerfile").write_text(f"FROM {BUSYBOX}\nCOPY greeting /greeting\nUSER 1234:1234\n")
+    (context / "greeting").write_text("built\n")
+    name = "localhost/ion-test/detect:latest"
+    async with open_podman_runtime(settings_for(service, build={name: str(context)})) as runtime:
+        ran = await asyncio.gather(*(run(runtime, tmp_path, "cat /greeting; id -u", image=name) for _ in range(3)))
+        assert [it.stdout for it in ran] == [["built", "1234"]] * 3, "the image's own user, if that is not root"
+    await asyncio.to_thread(service.podman, "rmi", "--force", name)
+
+
+@pytest.mark.parametrize(
+    ("content", "named"), [(None, "no Containerfile"), (f"FROM {BUSYBOX}\nCOPY absent /\n", "cannot be built")]
+)
+async def test_what_cannot_be_built_is_unavailable(
+    service: PodmanService, tmp_path: Path, content: str | None, named: str
+) -> None:
+    context = tmp_path / "detect"
+    context.mkdir()
+    if content is not None:
+        (context / "Containerfile").write_text(content)
+    name = "localhost/ion-test/broken:latest"
+    async with open_podman_runtime(settings_for(service, build={name: str(context)})) as runtime:
+        with refused(ImageUnavailable, naming=named):
+            await runtime.create(spec(tmp_path, "true", image=name))
+
+
+async def test_a_directory_to_build_from_must_exist(service: PodmanService, tmp_path: Path) -> None:
+    with refused(ConfigError, naming="no such directory"):
+        async with open_podman_runtime(settings_for(service, build={"localhost/x:1": str(tmp_path / "absent")})):
+            raise AssertionError("it opened")

@@ -1,0 +1,136 @@
+"""The whole of it: `ion-core serve` with Podman, as a user has it, through its command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ion_podman.testing import BUSYBOX, PodmanService
+
+ION = str(Path(sys.executable).with_name("ion-core"))
+PATIENCE = 60.0
+CONFIG = """
+runtimes: {{default: {{provider: podman, url: "{url}"}}}}
+modules:
+  work:
+    image: {image}
+    command: ["sh", "-c", "cat /ion/in/data/* > /ion/out/data/copy; echo SECRET=$SHARED_SECRET"]
+    subscribes: [work.asked]
+    warm: 1
+  long:
+    image: {image}
+    command: ["sh", "-c", "trap 'exit 3' TERM; sleep 300 & wait"]
+    subscribes: [long.asked]
+    warm: 1
+  eats:
+    image: {image}
+    command: ["sh", "-c", "x=0123456789abcdef; while :; do x=$x$x; done"]
+    subscribes: [eats.asked]
+    resources: {{memory: 32MiB}}
+    retries: 0
+  absent:
+    image: localhost/no/such:1
+    command: ["true"]
+    subscribes: [absent.asked]
+    warm: 1
+"""
+
+
+class Home:
+    """A configuration, its state, and ``ion-core`` on it."""
+
+    def __init__(self, path: Path, service: PodmanService) -> None:
+        self.path = path
+        self.service = service
+        self.environ = {name: value for name, value in os.environ.items() if not name.startswith("ION_")}
+        (path / "ion.yaml").write_text(CONFIG.format(url=service.url, image=BUSYBOX), encoding="utf-8")
+        (path / "note").write_text("remember\n", encoding="utf-8")
+
+    def ion(self, *arguments: str) -> Any:
+        done = subprocess.run(
+            [ION, *arguments, "--json"],
+            cwd=self.path,
+            env=self.environ,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=PATIENCE,
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    def serve(self, *arguments: str) -> subprocess.Popen[bytes]:
+        with (self.path / "said").open("ab") as said:
+            return subprocess.Popen(
+                [ION, "serve", *arguments], cwd=self.path, env=self.environ, stdout=said, stderr=said
+            )
+
+    def until(self, condition: Callable[[], bool], what: str) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not condition():
+            assert time.monotonic() < deadline, f"{what}: {(self.path / 'said').read_text()}"
+            time.sleep(0.1)
+
+    def containers(self, state: str) -> list[str]:
+        listed = self.service.podman("ps", "--all", "--filter", f"status={state}", "--format", "{{.Names}}")
+        return listed.split()
+
+
+@pytest.fixture
+def home(tmp_path: Path, service: PodmanService) -> Home:
+    return Home(tmp_path, service)
+
+
+def test_events_are_committed_with_the_digest_of_their_image_and_nothing_is_left(home: Home) -> None:
+    published = home.ion("event", "publish", "work.asked", "--file", "note")
+    for name in ("eats", "absent"):
+        home.ion("event", "publish", f"{name}.asked")
+    assert home.serve("--until-idle").wait(PATIENCE) == 1, "two jobs are dead letters"
+    assert home.service.containers() == []
+    with sqlite3.connect(home.path / ".ion/documents.sqlite") as database:
+        text = "\n".join(str(row) for row in database.execute("SELECT * FROM documents"))
+    database.close()
+    (image,) = json.loads(home.service.podman("image", "inspect", BUSYBOX))
+    assert published["context"]["eventId"] in text
+    assert image["Digest"] in text
+    assert "SECRET=********" in text, "what a module prints of its secret is not kept"
+    reasons = {it["module"]: it["reason"] for it in home.ion("dlq", "list")}
+    assert "limit: memory 32 MiB" in reasons["eats"]
+    assert "image unavailable: localhost/no/such:1" in reasons["absent"]
+
+
+def test_the_first_signal_drains_and_leaves_nothing(home: Home) -> None:
+    serving = home.serve()
+    home.until(lambda: len(home.containers("initialized")) == 2, "two warm slots")
+    serving.send_signal(signal.SIGTERM)
+    assert serving.wait(PATIENCE) == 143
+    assert home.service.containers() == []
+
+
+def test_a_dispatcher_that_was_killed_leaves_what_the_next_one_removes(home: Home) -> None:
+    home.ion("event", "publish", "long.asked")
+    serving = home.serve()
+    home.until(lambda: len(home.containers("running")) == 1, "the job")
+    home.until(lambda: len(home.containers("initialized")) == 2, "two warm slots")
+    serving.kill()
+    serving.wait(PATIENCE)
+    left = set(home.service.containers())
+    assert len(left) == 3
+    again = home.serve()
+    home.until(lambda: not left & set(home.service.containers()), "what was left is removed")
+    home.until(lambda: len(home.containers("running")) == 1, "the event is back")
+    for word in ("draining", "hurrying"):
+        again.send_signal(signal.SIGTERM)
+        home.until(lambda word=word: f"SIGTERM received, {word}" in (home.path / "said").read_text(), word)
+    assert again.wait(PATIENCE) == 143
+    assert home.service.containers() == []
