@@ -54,6 +54,7 @@ def make(home: Path, prefix: str) -> Pipeline:
     return pipeline
 
 
+@pytest.mark.timeout(300)
 def test_two_dispatchers_killed_at_random_lose_and_double_nothing(tmp_path: Path, environ: dict[str, str]) -> None:
     pipeline = make(tmp_path, "random-kills")
     publish = "import asyncio; from publishing import publish; asyncio.run(publish())"
