@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,9 @@ class Home:
             assert time.monotonic() < deadline, f"{what}: {(self.path / 'said').read_text()}"
             time.sleep(0.1)
 
+    def has_said(self, text: str) -> bool:
+        return text in (self.path / "said").read_text(encoding="utf-8")
+
     def containers(self, state: str) -> list[str]:
         listed = self.service.podman("ps", "--all", "--filter", f"status={state}", "--format", "{{.Names}}")
         return listed.split()
@@ -131,6 +135,6 @@ def test_a_dispatcher_that_was_killed_leaves_what_the_next_one_removes(home: Hom
     home.until(lambda: len(home.containers("running")) == 1, "the event is back")
     for word in ("draining", "hurrying"):
         again.send_signal(signal.SIGTERM)
-        home.until(lambda word=word: f"SIGTERM received, {word}" in (home.path / "said").read_text(), word)
+        home.until(partial(home.has_said, f"SIGTERM received, {word}"), word)
     assert again.wait(PATIENCE) == 143
     assert home.service.containers() == []

@@ -23,6 +23,9 @@ from ion_rabbitmq.topology import Topology, rungs_of
 
 log = logging.getLogger(__name__)
 
+BACK_WITHIN = 2.0
+"""Seconds after its delay within which a retry is back, here or with another dispatcher."""
+
 
 class RabbitBroker:
     """The contract's ``MessageBroker``. Two connections, so that a broker that stops publishers still takes acks.
@@ -38,11 +41,18 @@ class RabbitBroker:
         self.asking = self.consuming
         self._publishing = Link(settings, "publish")
         self._channel: AbstractChannel | None = None
-        self._opening = asyncio.Lock()
+        self._opening: asyncio.Task[AbstractChannel] | None = None
         self._letters = asyncio.Lock()
         self._bound: dict[str, set[str]] = {}
         self._subscriptions: set[Subscription] = set()
+        self._returning: dict[str, dict[str, float]] = {}
+        self._under_way: dict[str | None, asyncio.Future[None]] = {}
         self._timeout = settings.timeout.total_seconds()
+
+    @property
+    def max_hold(self) -> timedelta:
+        """How long RabbitMQ lets a delivery be held, as far as we were told; after that it is given out again."""
+        return self.settings.consumer_timeout
 
     async def declare(self, queue: str, *, topics: Sequence[str], retry: RetryPolicy) -> None:
         topology = self.topology
@@ -82,6 +92,12 @@ class RabbitBroker:
             async with self.asking.borrowed() as channel:
                 await self._declare_rung(channel, queue, rung)
         await self._to_queue(message, self.topology.waiting(queue, rung))
+        due = asyncio.get_running_loop().time() + rung / 1000
+        self._returning.setdefault(queue, {})[envelope.key(message)] = due + BACK_WITHIN
+
+    def arrived(self, queue: str, key: str) -> None:
+        """A message that may have been on its way back from where it waited."""
+        self._returning.get(queue, {}).pop(key, None)
 
     async def bury(self, queue: str, message: aio_pika.Message) -> None:
         """Put it among the dead letters of ``queue``."""
@@ -99,7 +115,7 @@ class RabbitBroker:
         """Returns once it is confirmed. Raises PublishError when nothing takes it."""
         with translated(self.settings):
             try:
-                async with asyncio.timeout(self._timeout):
+                async with asyncio.timeout(self._timeout), self._alone(message.message_id):
                     channel = await self._publisher()
                     await send(channel, message, to=to, exchange=exchange, timeout=self._timeout)
             except PublishError:
@@ -107,13 +123,36 @@ class RabbitBroker:
             except DeliveryError as error:
                 raise TransientError(f"{self.settings.place()}: RabbitMQ refused a message: {error}") from error
 
+    @asynccontextmanager
+    async def _alone(self, message_id: str | None) -> AsyncIterator[None]:
+        """One publish of an id at a time: when RabbitMQ returns a message, its id is how aiormq knows which it was."""
+        while (other := self._under_way.get(message_id)) is not None:
+            await asyncio.wait([other])
+        mine = self._under_way[message_id] = asyncio.get_running_loop().create_future()
+        try:
+            yield
+        finally:
+            del self._under_way[message_id]
+            mine.set_result(None)
+
     async def _publisher(self) -> AbstractChannel:
-        async with self._opening:
-            if self._channel is None or self._channel.is_closed:
-                self._channel = await self._publishing.channel(returns=True)
-                # Publishing to an exchange that is not there closes the channel: it has to be there.
-                await self._channel.declare_exchange(self.topology.exchange, aio_pika.ExchangeType.TOPIC, durable=True)
+        """The channel to publish on. Opened by a task of its own: others wait for it when one who does is cancelled."""
+        if self._channel is not None and not self._channel.is_closed:
             return self._channel
+        if self._opening is None or self._opening.done():
+            self._opening = asyncio.create_task(self._open_publisher(), name="open a channel to publish on")
+            self._opening.add_done_callback(
+                lambda task: task.cancelled() or task.exception()
+            )  # looked at, if by nobody
+        return await asyncio.shield(self._opening)
+
+    async def _open_publisher(self) -> AbstractChannel:
+        channel = await self._publishing.channel(returns=True)
+        # Publishing to an exchange that is not there closes the channel: it has to be there.
+        async with asyncio.timeout(self._timeout):
+            await channel.declare_exchange(self.topology.exchange, aio_pika.ExchangeType.TOPIC, durable=True)
+        self._channel = channel
+        return channel
 
     @asynccontextmanager
     async def subscribe(self, queue: str, *, prefetch: int) -> AsyncIterator[AsyncIterator[Delivery]]:
@@ -127,17 +166,22 @@ class RabbitBroker:
             await subscription.close()
 
     async def stats(self, queue: str) -> QueueStats:
-        rungs = sorted(self.topology.rungs.get(queue, ()))
-        ready = await self._count(queue, self.topology.queue(queue))
-        dead = await self._count(queue, self.topology.dead(queue))
-        delayed = [await self._count(queue, self.topology.waiting(queue, rung)) for rung in rungs]
-        held = sum(len(it.held) for it in self._subscriptions if it.queue == queue)
-        return QueueStats(ready=ready, delayed=sum(delayed), unsettled=held, dead=dead)
-
-    async def _count(self, queue: str, name: str) -> int:
+        """Counted in the order in which messages move: one that moves meanwhile is seen twice, never missed."""
+        topology = self.topology
         async with self._declared(queue) as channel:
-            found = await channel.declare_queue(name, passive=True)
-            return found.declaration_result.message_count or 0
+            waiting = [
+                await _count(channel, topology.waiting(queue, it)) for it in sorted(topology.rungs.get(queue, ()))
+            ]
+            ready = await _count(channel, topology.queue(queue))
+            dead = await _count(channel, topology.dead(queue))
+        held = sum(len(it.held) for it in self._subscriptions if it.queue == queue)
+        return QueueStats(ready=ready, delayed=max(sum(waiting), self._on_their_way(queue)), unsettled=held, dead=dead)
+
+    def _on_their_way(self, queue: str) -> int:
+        """Retries of ours that have not come back: between two queues RabbitMQ counts a message in neither."""
+        now = asyncio.get_running_loop().time()
+        left = self._returning[queue] = {key: by for key, by in self._returning.get(queue, {}).items() if by > now}
+        return len(left)
 
     @asynccontextmanager
     async def _declared(self, queue: str) -> AsyncIterator[AbstractChannel]:
@@ -195,9 +239,17 @@ class RabbitBroker:
                     log.warning("RabbitMQ could not be asked for its consumers: %s", error)
 
     async def close(self) -> None:
+        if self._opening is not None:
+            self._opening.cancel()
+            await asyncio.wait([self._opening])
         if self._channel is not None:
             await closed(self._channel, self.settings)
         await asyncio.gather(self._publishing.close(), self.consuming.close())
+
+
+async def _count(channel: AbstractChannel, name: str) -> int:
+    found = await channel.declare_queue(name, passive=True)
+    return found.declaration_result.message_count or 0
 
 
 async def _got(channel: AbstractChannel, name: str, limit: int | None) -> list[AbstractIncomingMessage]:

@@ -16,6 +16,7 @@ from aio_pika.exceptions import ChannelNotFoundEntity
 
 from ion_core.errors import AlreadySettled, DeliveryLost, QueueNotDeclared, TransientError
 from ion_rabbitmq import envelope
+from ion_rabbitmq.holding import advice, timed_out
 from ion_rabbitmq.link import closed, translated
 
 if TYPE_CHECKING:
@@ -109,6 +110,7 @@ class Subscription:
         self._arrived: asyncio.Queue[RabbitDelivery | None] = asyncio.Queue()
         self._channel: AbstractChannel | None = None
         self._tag = ""
+        self._closing: asyncio.Task[None] | None = None
 
     def __aiter__(self) -> Self:
         return self
@@ -129,6 +131,8 @@ class Subscription:
             await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # not all subscribers of all hosts at once
             try:
                 await self.open()
+            except QueueNotDeclared as error:  # it was there when we came: whoever iterates may declare it anew
+                raise TransientError(f"queue {self.queue!r}: was deleted while we subscribed to it") from error
             except TransientError:
                 if loop.time() > give_up:
                     raise
@@ -160,18 +164,30 @@ class Subscription:
 
     async def _on_message(self, message: AbstractIncomingMessage) -> None:
         delivery = RabbitDelivery(message, self)
+        self.broker.arrived(self.queue, envelope.key(message))
         self.held.add(delivery)
         self._arrived.put_nowait(delivery)
 
     def _on_cancel(self, *_: Any) -> None:
-        """The broker ended our consumer, because the queue was deleted or its leader moved."""
-        log.warning("RabbitMQ cancelled a consumer", extra={"queue": self.queue})
+        """The broker ended our consumer, because the queue was deleted or its leader moved.
+
+        What was delivered stays ours until the channel is closed: then it is given to others, or to us again.
+        """
+        channel = self._channel
+        log.warning("RabbitMQ cancelled a consumer", extra={"queue": self.queue, "held": len(self.held)})
         self._forget()
+        if channel is not None:
+            self._closing = asyncio.create_task(closed(channel, self.broker.settings))
 
     def _on_close(self, channel: object, error: BaseException | None = None) -> None:
         if channel is not self._channel:
             return
-        log.warning("channel lost: %s", error, extra={"queue": self.queue, "held": len(self.held)})
+        fields = {"queue": self.queue, "held": len(self.held)}
+        if timed_out(error):
+            hint = advice(self.broker.consuming.version, self.broker.settings.prefix)
+            log.warning("RabbitMQ took back what was held for too long; its jobs go on. %s", hint, extra=fields)
+        else:
+            log.warning("channel lost: %s", error, extra=fields)
         self._forget()
 
     def _forget(self) -> None:
@@ -200,6 +216,8 @@ class Subscription:
         channel, self._channel = self._channel, None
         if channel is not None:
             await closed(channel, self.broker.settings)
+        if self._closing is not None:
+            await asyncio.wait([self._closing])
         for delivery in self.held:
             delivery.lost.set()
         self.held.clear()

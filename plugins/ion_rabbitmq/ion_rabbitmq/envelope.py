@@ -13,25 +13,31 @@ import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import quote
 
 import aio_pika
-from aio_pika.abc import AbstractIncomingMessage
+from aio_pika.abc import AbstractIncomingMessage, AbstractMessage
 
 from ion_core.contracts.messaging import DeadLetter, Message
 
 OURS = "ion"
 REASON_BYTES = 32_000
-"""Of a reason in a header: all headers of a message have to fit into one frame of 128 KiB."""
+LOG_TAIL_BYTES = 64_000
+"""Of a reason and a log in headers: all headers of a message have to fit into one frame of 128 KiB."""
+MAX_PROPERTY_BYTES = 255
+TRACE = ("traceparent", "tracestate")
+"""Headers of W3C Trace Context, which stand beside ours too, where tracers look for them."""
 
 
 def new(topic: str, body: bytes, headers: Mapping[str, str]) -> aio_pika.Message:
     """A message as it is first published."""
-    about = _cloud_event(topic, body)
+    context = _context(body)
+    about = _cloud_event(topic, context) | {name: headers[name] for name in TRACE if name in headers}
     return aio_pika.Message(
         body,
-        headers=_table(about, attempt=1, headers=json.dumps(dict(headers))),
-        message_id=about.get("cloudEvents:id") or str(uuid.uuid4()),
-        correlation_id=_correlation_id(body) or None,
+        headers=_table(about, attempt=1, headers=_json(dict(headers))),
+        message_id=_message_id(context.get("eventId")),
+        correlation_id=_property(context.get("correlationId")),
         type=topic,
         content_type="application/json",
         delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
@@ -43,7 +49,7 @@ def again(message: AbstractIncomingMessage, **changes: Any) -> aio_pika.Message:
     kept = {name: value for name, value in message.headers.items() if not name.startswith("x-") and name != OURS}
     return aio_pika.Message(
         message.body,
-        headers=_table(kept, **{"attempt": attempt(message), "headers": json.dumps(headers(message)), **changes}),
+        headers=_table(kept, **{"attempt": attempt(message), "headers": _json(headers(message)), **changes}),
         message_id=message.message_id,
         correlation_id=message.correlation_id,
         type=message.type,
@@ -56,7 +62,7 @@ def _table(beside: Mapping[str, Any], **ours: Any) -> dict[str, Any]:
     return {**beside, OURS: ours}
 
 
-def attempt(message: AbstractIncomingMessage) -> int:
+def attempt(message: AbstractMessage) -> int:
     """1 for what somebody else published."""
     found = _ours(message).get("attempt", 1)
     return found if isinstance(found, int) and found > 0 else 1
@@ -68,6 +74,11 @@ def headers(message: AbstractIncomingMessage) -> dict[str, str]:
     return found
 
 
+def key(message: AbstractMessage) -> str:
+    """What tells a message and its attempt from others."""
+    return f"{message.message_id}/{attempt(message)}"
+
+
 def peeked(message: AbstractIncomingMessage) -> Message:
     return Message(body=message.body, headers=headers(message), attempt=attempt(message))
 
@@ -75,10 +86,13 @@ def peeked(message: AbstractIncomingMessage) -> Message:
 def death(reason: str, log_tail: Sequence[str]) -> dict[str, Any]:
     """What a dead letter says of itself."""
     shortened = reason.encode()[:REASON_BYTES].decode(errors="ignore")
+    tail = list(log_tail)
+    while len(_json(tail).encode()) > LOG_TAIL_BYTES:
+        del tail[: len(tail) // 10 + 1]
     return {
         "id": uuid.uuid4().hex,
         "reason": shortened if shortened == reason else f"{shortened} […]",
-        "log_tail": json.dumps(list(log_tail)),
+        "log_tail": _json(tail),
         "died_at": datetime.now(UTC).isoformat(),
     }
 
@@ -103,7 +117,7 @@ def letter_id(message: AbstractIncomingMessage) -> str:
     return _text(_ours(message).get("id") or message.message_id or "")
 
 
-def _ours(message: AbstractIncomingMessage) -> Mapping[str, Any]:
+def _ours(message: AbstractMessage) -> Mapping[str, Any]:
     found = message.headers.get(OURS)
     return found if isinstance(found, dict) else {}
 
@@ -112,8 +126,12 @@ def _text(value: object) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
-def _event(body: bytes) -> Mapping[str, Any]:
-    """The context of one of our events; empty for anything else."""
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _context(body: bytes) -> Mapping[str, Any]:
+    """That of one of our events; empty for anything else."""
     try:
         context = json.loads(body)["context"]
     except (ValueError, TypeError, LookupError, RecursionError):
@@ -121,19 +139,25 @@ def _event(body: bytes) -> Mapping[str, Any]:
     return context if isinstance(context, dict) else {}
 
 
-def _cloud_event(topic: str, body: bytes) -> dict[str, str]:
-    context = _event(body)
+def _cloud_event(topic: str, context: Mapping[str, Any]) -> dict[str, str]:
     event_id, source = context.get("eventId"), context.get("name")
     if not isinstance(event_id, str) or not isinstance(source, str):
         return {}
     return {
         "cloudEvents:specversion": "1.0",
-        "cloudEvents:id": event_id[:255],
-        "cloudEvents:source": f"/ion/{source[:240]}",
+        "cloudEvents:id": event_id,
+        "cloudEvents:source": f"/ion/{quote(source)}",
         "cloudEvents:type": topic,
     }
 
 
-def _correlation_id(body: bytes) -> str:
-    found = _event(body).get("correlationId")
-    return found[:60] if isinstance(found, str) and found.isascii() else ""
+def _message_id(event_id: object) -> str:
+    """The event's own, or where that is too long for a property always the same one; a new one for what is no event."""
+    if not isinstance(event_id, str) or not event_id:
+        return str(uuid.uuid4())
+    return _property(event_id) or str(uuid.uuid5(uuid.NAMESPACE_OID, event_id))
+
+
+def _property(text: object) -> str | None:
+    """As a property of AMQP, if it can be one: a longer one is left out, never cut to look like another."""
+    return text if isinstance(text, str) and 0 < len(text.encode()) <= MAX_PROPERTY_BYTES else None

@@ -36,22 +36,35 @@ class Link:
     def __init__(self, settings: RabbitSettings, purpose: str) -> None:
         self._settings = settings
         self._purpose = purpose
+        self.version = "of unknown version"
+        """The server's, once connected."""
         self._connection: AbstractConnection | None = None
         self._lock = asyncio.Lock()
+        self._ending: set[asyncio.Task[None]] = set()
 
     async def channel(self, *, returns: bool = False) -> AbstractChannel:
         """A new channel, over a new connection if the old one is gone. Publishes on it are confirmed."""
         timeout = self._settings.timeout.total_seconds()
         with translated(self._settings):
+            connection: AbstractConnection | None = None
             try:
                 async with asyncio.timeout(timeout):
                     connection = await self._connected()
                     channel = connection.channel(publisher_confirms=True, on_return_raises=returns)
                     await channel.initialize()
                     return channel
-            except BaseException:
-                self._connection = None  # it may not know yet that it is dead; whatever it still had ends with it
+            except Exception:
+                self._give_up(connection)
                 raise
+
+    def _give_up(self, connection: AbstractConnection | None) -> None:
+        """It opens no channel and may not know yet that it is dead; whatever it still had ends with it."""
+        if connection is None or connection is not self._connection:
+            return  # another has taken its place
+        self._connection = None
+        ending = asyncio.create_task(closed(connection, self._settings), name=f"end of a connection to {self._purpose}")
+        self._ending.add(ending)
+        ending.add_done_callback(self._ending.discard)
 
     async def _connected(self) -> AbstractConnection:
         async with self._lock:
@@ -61,10 +74,16 @@ class Link:
                     timeout=self._settings.timeout.total_seconds(),
                     ssl_context=_tls(self._settings),
                     client_properties={"connection_name": f"ion {self._purpose}"},
-                    heartbeat=int(self._settings.heartbeat.total_seconds()) or 1,
+                    heartbeat=self._heartbeat(),
                 )
-                log.info("connected to RabbitMQ", extra={"purpose": self._purpose, "place": self._settings.place()})
+                self.version = _version_of(self._connection)
+                about = {"purpose": self._purpose, "place": self._settings.place(), "version": self.version}
+                log.info("connected to RabbitMQ", extra=about)
             return self._connection
+
+    def _heartbeat(self) -> int:
+        """A little less than asked for: aiormq waits three times as long and a second more for each, then looks."""
+        return max(int(self._settings.heartbeat.total_seconds() * 0.9), 1)
 
     @asynccontextmanager
     async def borrowed(self) -> AsyncIterator[AbstractChannel]:
@@ -79,6 +98,8 @@ class Link:
     async def close(self) -> None:
         if self._connection is not None:
             await closed(self._connection, self._settings)
+        if self._ending:
+            await asyncio.wait(self._ending)
 
 
 async def closed(what: AbstractChannel | AbstractConnection, settings: RabbitSettings) -> None:
@@ -122,6 +143,12 @@ def translated(settings: RabbitSettings) -> Iterator[None]:
         raise TransientError(f"{settings.place()}: RabbitMQ does not answer within {seconds:g} s") from error
     except (*CONNECTION_EXCEPTIONS, ChannelInvalidStateError, asyncio.InvalidStateError) as error:
         raise TransientError(f"{settings.place()}: RabbitMQ: {str(error) or type(error).__name__}") from error
+
+
+def _version_of(connection: AbstractConnection) -> str:
+    assert connection.transport is not None, "it has just been connected"
+    found = connection.transport.connection.server_properties.get("version", "of unknown version")
+    return found.decode() if isinstance(found, bytes) else str(found)
 
 
 def _tls(settings: RabbitSettings) -> ssl.SSLContext | None:

@@ -30,6 +30,11 @@ class RabbitSettings(Settings):
     watch: Duration = Field(
         timedelta(seconds=30), description="How often to look whether the broker still knows our consumers."
     )
+    consumer_timeout: Duration = Field(
+        timedelta(minutes=30),
+        description="The acknowledgement timeout that the broker's operator set: what is held for longer is given out "
+        "again. Modules should take less; this setting changes nothing at the broker.",
+    )
     ca_file: ConfigPath | None = Field(None, description="Certificates of authorities to trust, PEM, for amqps.")
     cert_file: ConfigPath | None = Field(None, description="Our certificate, PEM, for brokers that ask for one.")
     key_file: ConfigPath | None = Field(None, description="The key of cert_file.")

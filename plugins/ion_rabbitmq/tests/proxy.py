@@ -1,4 +1,4 @@
-"""A TCP proxy that can fall silent: connections stay open, nothing passes."""
+"""A TCP proxy that can fall silent: connections stay open, nothing passes, or nothing comes back."""
 
 from __future__ import annotations
 
@@ -8,34 +8,39 @@ from contextlib import asynccontextmanager
 
 
 class Proxy:
-    """Forwards to a port. ``silent`` holds everything back, both ways, without a reset."""
+    """Forwards to a port. ``silent`` holds everything back without a reset, ``answerless`` only what comes back."""
 
     def __init__(self, port: int) -> None:
         self.port = 0
         self._target = port
-        self._passing = asyncio.Event()
-        self._passing.set()
+        self._passing, self._answering = asyncio.Event(), asyncio.Event()
+        self.speaking()
         self._tasks: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
 
     def silent(self) -> None:
         self._passing.clear()
+        self._answering.clear()
+
+    def answerless(self) -> None:
+        self._answering.clear()
 
     def speaking(self) -> None:
         self._passing.set()
+        self._answering.set()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there_reader, there_writer = await asyncio.open_connection("127.0.0.1", self._target)
         self._writers |= {writer, there_writer}
-        for source, target in ((reader, there_writer), (there_reader, writer)):
-            task = asyncio.create_task(self._forward(source, target))
+        for source, target, may in ((reader, there_writer, self._passing), (there_reader, writer, self._answering)):
+            task = asyncio.create_task(self._forward(source, target, may))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _forward(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+    async def _forward(self, source: asyncio.StreamReader, target: asyncio.StreamWriter, may: asyncio.Event) -> None:
         try:
             while data := await source.read(65536):
-                await self._passing.wait()
+                await may.wait()
                 target.write(data)
                 await target.drain()
         except ConnectionError:
