@@ -23,7 +23,8 @@ LONGER_FOR_A_REASON: dict[str, str] = {}
 _CONTRACT = {"errors", "strict_json", "events", "contracts"}
 _JOB = _CONTRACT | {"jobs"}
 _HANDLER = _JOB | {"commits", "crash", "dataplane"}
-_ALL = _HANDLER | {"handler", "dispatcher", "hookspecs", "plugins", "config", "state", "intake", "app", "cli"}
+_ALL = _HANDLER | {"handler", "dispatcher", "hookspecs", "plugins", "config", "state", "intake", "retention", "app"}
+_ALL |= {"cli"}
 MAY_ENTER: dict[str, set[str]] = {
     "__init__": set(),
     "errors": set(),
@@ -39,6 +40,7 @@ MAY_ENTER: dict[str, set[str]] = {
     "handler": _HANDLER,
     "dispatcher": _HANDLER | {"handler"},
     "intake": _HANDLER - {"crash"},
+    "retention": _HANDLER - {"crash"},
     "state": {"errors"},
     "config": _JOB | {"hookspecs", "plugins"},
     "builtin": _JOB | {"hookspecs"},

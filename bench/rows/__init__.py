@@ -14,6 +14,7 @@ from bench.rows import (
     podman_event,
     podman_rate,
     rabbit_rate,
+    s3_files,
 )
 
 BENCHMARKS: dict[str, Benchmark] = {
@@ -31,6 +32,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         podman_event.warm(),
         podman_event.cold(),
         podman_rate.benchmark(),
+        s3_files.benchmark(),
         memory.benchmark(),
         rabbit_rate.benchmark(),
     )

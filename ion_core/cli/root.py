@@ -32,6 +32,7 @@ SECTIONS = {
         Listed("trace", "trace", "Follow events through the pipeline."),
         Listed("logs", "logs", "Print the log of every attempt for an event."),
         Listed("dlq", "dlq", "Dead letters: list, show, redrive or purge them."),
+        Listed("gc", "gc", "Remove old flows, and files of attempts that never committed."),
     ),
     "What there is": (
         Listed("module", "module", "List the modules and their queues."),

@@ -1,1 +1,1 @@
-"""Object stores, by way of fsspec, as the storage of Ion."""
+"""Files and documents of Ion anywhere that fsspec reaches."""

@@ -1,17 +1,33 @@
-"""What ion-fsspec-storage registers with Ion: no blob store and no document store yet."""
+"""What ion-fsspec-storage registers with Ion: a blob store and a document store, both called ``fsspec``."""
+
+from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import AbstractAsyncContextManager
 
 from ion_core.contracts.provider import Provider
 from ion_core.contracts.storage import BlobStore, DocumentStore
 from ion_core.hookspecs import hookimpl
+from ion_fsspec_storage.settings import FsspecBlobsSettings, FsspecDocumentsSettings
+
+
+def _open_blobs(settings: FsspecBlobsSettings) -> AbstractAsyncContextManager[BlobStore]:
+    from ion_fsspec_storage.blobs import open_fsspec_blobs
+
+    return open_fsspec_blobs(settings)
+
+
+def _open_documents(settings: FsspecDocumentsSettings) -> AbstractAsyncContextManager[DocumentStore]:
+    from ion_fsspec_storage.documents import open_fsspec_documents
+
+    return open_fsspec_documents(settings)
 
 
 @hookimpl
 def ion_blob_stores() -> Iterable[Provider[BlobStore]]:
-    return ()
+    return [Provider(name="fsspec", settings=FsspecBlobsSettings, open=_open_blobs, contract="1.0")]
 
 
 @hookimpl
 def ion_document_stores() -> Iterable[Provider[DocumentStore]]:
-    return ()
+    return [Provider(name="fsspec", settings=FsspecDocumentsSettings, open=_open_documents, contract="1.0")]

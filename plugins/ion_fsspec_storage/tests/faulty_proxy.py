@@ -1,0 +1,122 @@
+"""A TCP proxy before an object store that misbehaves as told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+_BUSY = (
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/xml\r\nConnection: close\r\n"
+    b"Content-Length: 74\r\n\r\n<Error><Code>ServiceUnavailable</Code><Message>not today</Message></Error>\n"
+)
+_EXPECTING = b"Expect: 100-continue\r\n"
+
+
+@dataclass
+class FaultyProxy:
+    """What it does to the next requests; all at once, as often as said.
+
+    ``busy`` are answered 503 · ``cut`` answers end in the middle · ``silent`` are never answered · ``refusing``: every
+    connection is closed at once. ``requests`` counts what came in.
+    """
+
+    target: int
+    port: int = 0
+    busy: int = 0
+    cut: int = 0
+    silent: int = 0
+    refusing: bool = False
+    requests: int = 0
+    _came_in: asyncio.Event = field(default_factory=asyncio.Event)
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        try:
+            await self._serve(reader, writer)
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass
+        finally:
+            self._tasks.discard(task)
+            writer.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while head := await self._head(reader):
+            self.requests += 1
+            self._came_in.set()
+            if _EXPECTING in head:
+                writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+                head = head.replace(_EXPECTING, b"")
+            body = await self._body(head, reader)
+            if self.refusing:
+                return
+            if self.busy:
+                self.busy -= 1
+                writer.write(_BUSY)
+                await writer.drain()
+                return
+            if self.silent:
+                self.silent -= 1
+                await asyncio.get_running_loop().create_future()
+            answer = await self._ask(head, body)
+            if self.cut and len(answer) > 2_000:
+                self.cut -= 1
+                writer.write(answer[: len(answer) // 2])
+                await writer.drain()
+                return
+            writer.write(answer)
+            await writer.drain()
+
+    async def _head(self, reader: asyncio.StreamReader) -> bytes:
+        try:
+            return await reader.readuntil(b"\r\n\r\n")
+        except asyncio.IncompleteReadError:
+            return b""
+
+    async def _body(self, head: bytes, reader: asyncio.StreamReader) -> bytes:
+        return await reader.readexactly(_length(head))
+
+    async def _ask(self, head: bytes, body: bytes) -> bytes:
+        """The whole answer of the server, on a connection of its own."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.target)
+        try:
+            writer.write(head + body)
+            await writer.drain()
+            answered = await reader.readuntil(b"\r\n\r\n")
+            bare = head.startswith(b"HEAD") or b" 204 " in answered.split(b"\r\n")[0]
+            return answered if bare else answered + await reader.readexactly(_length(answered))
+        finally:
+            writer.close()
+
+    async def came_in(self, count: int) -> None:
+        """Until so many requests have."""
+        while self.requests < count:
+            self._came_in.clear()
+            await self._came_in.wait()
+
+    async def end(self) -> None:
+        for task in list(self._tasks):
+            task.cancel()
+
+
+def _length(head: bytes) -> int:
+    for line in head.lower().split(b"\r\n"):
+        if line.startswith(b"content-length:"):
+            return int(line.partition(b":")[2])
+    return 0
+
+
+@asynccontextmanager
+async def faulty_proxy_to(port: int) -> AsyncIterator[FaultyProxy]:
+    proxy = FaultyProxy(port)
+    server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0, limit=1 << 20)
+    proxy.port = server.sockets[0].getsockname()[1]
+    try:
+        yield proxy
+    finally:
+        await proxy.end()
+        server.close()

@@ -1,0 +1,115 @@
+"""What cannot work is refused at the start, with what to do instead; no text becomes an address by chance."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from object_stores import ObjectStore, free_port, s3_at
+from pydantic import ValidationError
+
+from ion_core.errors import ConfigError, TransientError
+from ion_fsspec_storage import remote
+from ion_fsspec_storage.blobs import open_fsspec_blobs
+from ion_fsspec_storage.documents import open_fsspec_documents
+from ion_fsspec_storage.settings import FsspecBlobsSettings, FsspecDocumentsSettings
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("simplecache::s3://bucket/x", "without ::"),
+        ("zip://x.zip::file:///etc", "without ::"),
+        ("s3://bucket/*", "without ::, patterns"),
+        ("s3://bucket/x?versionId=1", "a query"),
+        ("bucket/x", "such as s3://bucket/ion"),
+        ("s3://", "must name a bucket"),
+        ("file://relative", "must be absolute"),
+        ("file:///srv/../etc", "must not have .. in it"),
+        ("ftp://me:secret@host/x", "must not have a password in it"),
+        ("s3://bucket/" + "x" * 300, "at most 200 bytes"),
+    ],
+)
+def test_an_address_that_is_not_one_plain_place_is_refused(url: str, said: str) -> None:
+    with pytest.raises(ValidationError, match="url") as refused:
+        FsspecBlobsSettings(url=url)
+    assert said in str(refused.value)
+    assert "secret" not in str(refused.value)
+
+
+async def refusal(url: str, **options: Any) -> str:
+    with pytest.raises(ConfigError) as refused:
+        async with open_fsspec_documents(FsspecDocumentsSettings(url=url, options=options)):
+            pass
+    return str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "driver", "extra"), [("s3", "s3fs", "s3"), ("gs", "gcsfs", "gcs"), ("az", "adlfs", "azure")]
+)
+def test_a_missing_driver_is_an_error_that_says_what_to_install(protocol: str, driver: str, extra: str) -> None:
+    code = (
+        f"import sys; sys.modules[{driver!r}] = None; "  # as if it were not installed
+        "from ion_fsspec_storage import opening, settings; "
+        f"place = settings.FsspecBlobsSettings(url='{protocol}://bucket/x'); "
+        "opening.open_objects(place, 'storage.blobs', exclusive=False)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.splitlines()[-1] == (
+        f"ion_core.errors.ConfigError: storage.blobs.url: the driver for {protocol}:// is not installed. "
+        f"pip install 'ion-fsspec-storage[{extra}]'"
+    )
+
+
+async def test_an_unknown_protocol_is_refused_with_the_nearest_one() -> None:
+    assert "Did you mean s3://?" in await refusal("s33://bucket/x")
+
+
+async def test_a_layer_over_another_filesystem_is_refused() -> None:
+    assert "is a layer" in await refusal("simplecache://bucket/x")
+
+
+async def test_options_that_the_driver_does_not_take_are_refused_without_showing_them(s3: ObjectStore) -> None:
+    said = await refusal("s3://ion-bucket/x", config_kwargs={"no_such_thing": "canary-secret"})
+    assert "canary" not in said
+
+
+async def test_a_bucket_that_does_not_exist_is_refused(s3: ObjectStore) -> None:
+    said = await refusal("s3://no-such-bucket/x", **s3.options)
+    assert "s3://no-such-bucket/x does not exist. Make the bucket or container first." in said
+
+
+async def test_a_container_that_does_not_exist_is_refused(azure: ObjectStore) -> None:
+    said = await refusal("az://no-such-container/x", **azure.options)
+    assert "does not exist. Make the bucket or container first." in said
+
+
+@pytest.mark.parametrize("url", ["sftp://host/x", "ftp://host/x", "smb://host/share"])
+async def test_a_filesystem_without_exclusive_creation_is_refused_for_documents(url: str) -> None:
+    said = await refusal(url)
+    assert f"{url.split('//')[0]}// cannot create exclusively. Keep documents elsewhere" in said
+
+
+async def test_a_store_that_ignores_the_condition_is_found_out(google: ObjectStore) -> None:
+    said = await refusal(google.place(), **google.options)
+    assert "does not create exclusively" in said
+    assert "Keep documents elsewhere, such as {provider: sqlite}" in said
+    async with open_fsspec_blobs(FsspecBlobsSettings(url=google.place(), options=dict(google.options))) as blobs:
+        assert [key async for key in blobs.list("")] == [], "good enough for blobs"
+
+
+async def test_a_store_that_does_not_answer_is_worth_another_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "ATTEMPTS", 1)
+    nowhere = s3_at(free_port())
+    with pytest.raises(TransientError, match="Is it reachable"):
+        async with open_fsspec_blobs(FsspecBlobsSettings(**nowhere.settings())):
+            pass
+
+
+async def test_nothing_of_the_trial_is_left(s3: ObjectStore) -> None:
+    settings = FsspecDocumentsSettings(**s3.settings())
+    for opening in (open_fsspec_documents(settings), open_fsspec_blobs(FsspecBlobsSettings(**settings.model_dump()))):
+        async with opening as store:
+            assert store._objects.names("probe") == []  # type: ignore[attr-defined]

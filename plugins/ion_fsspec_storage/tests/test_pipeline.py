@@ -1,0 +1,143 @@
+"""Real `ion-core` processes whose files and documents lie in S3."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from object_stores import ObjectStore
+
+from ion_fsspec_storage.blobs import FsspecBlobs, open_fsspec_blobs
+from ion_fsspec_storage.settings import FsspecBlobsSettings
+
+FACES = Path(__file__).resolve().parents[3] / "examples" / "faces"
+SECRET = "testing-secret"
+STORAGE = """
+storage:
+  blobs: {{provider: fsspec, url: "{url}", options: {options}}}
+  documents: {{provider: fsspec, url: "{url}", options: {options}}}
+"""
+COPY = """
+modules:
+  copy:
+    command: [sh, -c, 'echo copying; cp -R "$HANDLER_BASE_DIR"/in/data/. "$HANDLER_BASE_DIR"/out/data/']
+    source: .
+    subscribes: [file.received]
+    retries: 0
+"""
+
+
+class Home:
+    """A directory with an ion.yaml. What it keeps lies in S3, or in .ion without ``store``."""
+
+    def __init__(self, home: Path, config: str, store: ObjectStore | None) -> None:
+        self.home = home
+        self.url = ""
+        if store is not None:
+            self.url = store.place()
+            options = {**store.options, "secret": "${env:TEST_SECRET}"}
+            config += STORAGE.format(url=self.url, options=json.dumps(options))
+        (home / "ion.yaml").write_text(config, encoding="utf-8")
+
+    def ion(self, *arguments: str, code: int = 0) -> str:
+        environ = {name: value for name, value in os.environ.items() if not name.startswith("ION_")}
+        environ |= {"TEST_SECRET": SECRET, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{environ['PATH']}"}
+        command = [str(Path(sys.executable).with_name("ion-core")), *arguments]
+        done = subprocess.run(
+            command, cwd=self.home, env=environ, capture_output=True, text=True, timeout=100, check=False
+        )
+        assert done.returncode == code, f"{command}\n{done.stdout}\n{done.stderr}"
+        assert SECRET not in done.stdout + done.stderr
+        return done.stdout
+
+    def publish(self, event_type: str, *files: Path) -> dict[str, Any]:
+        given = [argument for file in files for argument in ("--file", str(file))]
+        event: dict[str, Any] = json.loads(self.ion("event", "publish", event_type, *given, "--json"))
+        return event
+
+    def flow(self, event: dict[str, Any]) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads(self.ion("trace", "flow", event["context"]["correlationId"], "--json"))
+        return found
+
+
+def shape(flow: list[dict[str, Any]]) -> Counter[str]:
+    """What every run of it has alike."""
+    return Counter(
+        json.dumps(
+            [
+                [document["context"][key] for key in ("documentType", "name")],
+                [document.get(key) for key in ("type", "files", "succeeded", "attempt")],
+                [pair for pair in document.get("data", ()) if "://" not in pair["value"]],  # but for where a file lies
+                [[blob["name"], blob["size"], blob["sha256"]] for blob in document.get("blobs", ())],
+                [[output["name"], output["sha256"]] for output in document.get("outputs", ())],
+            ]
+        )
+        for document in flow
+    )
+
+
+def test_the_example_has_the_same_flow_with_files_and_documents_in_s3(s3: ObjectStore, tmp_path: Path) -> None:
+    flows = []
+    for name, store in (("embedded", None), ("s3", s3)):
+        shutil.copytree(FACES, tmp_path / name, ignore=shutil.ignore_patterns(".ion*"))
+        home = Home(tmp_path / name, (FACES / "ion.yaml").read_text(encoding="utf-8"), store)
+        event = home.publish("photo.received", FACES / "photos" / "astronaut.jpg")
+        home.ion("serve", "--until-idle")
+        flows.append(home.flow(event))
+    assert len(flows[0]) >= 8
+    assert shape(flows[0]) == shape(flows[1])
+    tree = home.ion("trace", "flow", event["context"]["correlationId"])
+    for text in ("photo.received", "face.detected", "face.blurred", "catalogue"):
+        assert text in tree
+    assert event["context"]["correlationId"] in home.ion("trace", "list")
+    logs = home.ion("logs", event["context"]["eventId"])
+    assert "== detect, attempt 1: committed" in logs
+    assert "Worker logs" in logs
+    left = {path.name for path in (tmp_path / "s3" / ".ion").iterdir()}
+    assert not left & {"blobs", "documents.sqlite"}, "nothing of them is kept here"
+
+
+async def test_a_job_whose_input_was_damaged_fails_naming_the_file(s3: ObjectStore, tmp_path: Path) -> None:
+    (tmp_path / "scan.tif").write_bytes(b"as it was")
+    home = Home(tmp_path, COPY, s3)
+    damaged, good = [await asyncio.to_thread(home.publish, "file.received", tmp_path / "scan.tif") for _ in "12"]
+    settings = FsspecBlobsSettings(url=home.url, options=dict(s3.options))
+    async with open_fsspec_blobs(settings) as blobs:
+        assert isinstance(blobs, FsspecBlobs)
+        [key] = [key async for key in blobs.list(damaged["context"]["correlationId"])]
+        await asyncio.to_thread(blobs._objects.write, f"blobs/{key}", b"as it is!")
+
+    await asyncio.to_thread(home.ion, "serve", "--until-idle", code=1)
+
+    [letter] = json.loads(await asyncio.to_thread(home.ion, "dlq", "list", "--json"))
+    assert letter["eventId"] == damaged["context"]["eventId"]
+    assert f"blob {key}: was stored with 9 bytes" in letter["reason"]
+    assert key.endswith("/scan.tif")
+    [commit] = [it for it in home.flow(good) if it["context"]["documentType"] == "commit"]
+    assert [output["name"] for output in commit["outputs"]] == ["scan.tif"]
+
+
+def test_gc_works_there_too(s3: ObjectStore, tmp_path: Path) -> None:
+    (tmp_path / "scan.tif").write_bytes(b"content")
+    home = Home(tmp_path, COPY, s3)
+    for _ in range(2):
+        home.publish("file.received", tmp_path / "scan.tif")
+    home.ion("serve", "--until-idle")
+    removed = json.loads(home.ion("gc", "--older-than", "0s", "--json"))
+    assert (removed["flows"], removed["files"], removed["kept"]) == (2, 4, 0)
+    assert home.ion("trace", "list", "--json").split() == ["[]"]
+
+
+@pytest.mark.parametrize("command", ["config", "check"])
+def test_secrets_in_options_are_not_shown(command: str, s3: ObjectStore, tmp_path: Path) -> None:
+    home = Home(tmp_path, COPY, s3)
+    shown = home.ion(*(["config", "show"] if command == "config" else ["check"]))
+    assert command == "check" or "endpoint_url" in shown

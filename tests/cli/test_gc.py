@@ -1,0 +1,38 @@
+"""`ion-core gc`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests.acceptance.pipeline import Pipeline
+
+
+def test_gc_removes_what_is_old_and_says_so(tmp_path: Path) -> None:
+    pipeline = Pipeline.make(tmp_path / "pipeline")
+    pipeline.publish(files=2)
+    pipeline.ion("serve", "--until-idle")
+    waits = pipeline.publish()
+
+    assert "Removed 0 flows" in pipeline.ion("gc", "--older-than", "30d").stdout
+    would = pipeline.ion("gc", "--older-than", "0s", "--dry-run").stdout
+    assert "Would remove 1 flows" in would
+    assert pipeline.documents("commit") != []
+
+    removed = json.loads(pipeline.ion("gc", "--older-than", "0s", "--json").stdout)
+    assert removed == {
+        "dryRun": False, "flows": 1, "documents": 13, "files": 8, "kept": 0, "uncommittedFiles": 0
+    }  # fmt: skip
+    [event] = pipeline.documents()
+    assert event["context"]["correlationId"] == waits
+    files = [path for path in (pipeline.state / "blobs" / "files").rglob("*") if path.is_file()]
+    assert len(files) == 1
+    pipeline.ion("serve", "--until-idle")
+
+
+def test_an_age_that_is_none_is_a_usage_error(tmp_path: Path) -> None:
+    pipeline = Pipeline.make(tmp_path / "pipeline")
+    for age, said in (("soon", "must be a duration"), ("999999999999d", "duration"), ("900000d", "than there are")):
+        done = pipeline.ion("gc", "--older-than", age, code=2)
+        assert said in done.stderr
+    assert "--older-than" in pipeline.ion("gc", code=2).stderr

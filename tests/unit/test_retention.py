@@ -1,0 +1,185 @@
+"""Garbage collection: what is old and over goes, whole; what something still waits for stays."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from ion_core.contracts.messaging import RetryPolicy
+from ion_core.contracts.storage import Document
+from ion_core.dataplane import DataPlane, job_prefix
+from ion_core.events import Event, encode_event
+from ion_core.retention import Removed, collect
+from tests.support.worlds import Scene, World, does, emit, exits, module
+
+NEVER = datetime(2000, 1, 1, tzinfo=UTC)
+
+
+def later() -> datetime:
+    """By then everything that these tests store is old."""
+    return datetime.now(UTC) + timedelta(days=1)
+
+
+def leave_a_file(workspace: Path) -> None:
+    (workspace / "out" / "data" / "result").write_bytes(b"result")
+    emit(workspace, "out", files="result")
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    world = World(tmp_path)
+    world.add(does(leave_a_file))
+    return world
+
+
+async def gc(world: World, before: datetime | None = None, *, dry_run: bool = False) -> Removed:
+    return await collect(world.dataplane, world.modules, before=before or later(), dry_run=dry_run)
+
+
+async def keys(world: World) -> list[str]:
+    return [key async for key in world.blobs.list("")]
+
+
+async def lost_attempt(world: World, event: Event, name: str = "worker") -> str:
+    """A file that an attempt uploaded before it died."""
+    source = world.inputs / "lost"
+    source.write_bytes(b"lost")
+    key = f"{job_prefix(event, name, '1-dead')}/result"
+    await world.blobs.put(key, source)
+    return key
+
+
+async def test_an_old_flow_goes_with_its_documents_and_files(world: World) -> None:
+    event = await world.publish(files={"input": b"input"})
+    await world.run()
+    await lost_attempt(world, event)
+    would = await gc(world, dry_run=True)
+    assert (len(await keys(world)), len(world.documents.documents)) == (3, 4)
+    assert await gc(world) == would == Removed(flows=1, documents=4, files=2, uncommitted_files=1)
+    assert await keys(world) == []
+    assert world.documents.documents == {}
+    assert await gc(world) == Removed()
+
+
+async def test_a_young_flow_stays(world: World) -> None:
+    await world.publish()
+    await world.run()
+    assert await gc(world, NEVER) == Removed()
+    assert len(world.commits) == 1
+
+
+async def test_a_flow_with_anything_young_stays(world: World) -> None:
+    event = await world.publish()
+    await world.run()
+    before = later()
+    young = {"finishedAt": (before + timedelta(days=1)).isoformat()}
+    log = Document(kind="modulelogs", id="x", correlation_id=event.context.correlation_id, body=young)
+    await world.documents.put(log)
+    assert await gc(world, before) == Removed()
+    undated = replace(log, kind="eventMeta", body={"id": "x", "type": "of nobody"})
+    await world.documents.put(undated)
+    await world.documents.delete("modulelogs", "x")
+    assert await gc(world, before) == Removed(), "nothing says how old the last document is"
+
+
+@pytest.mark.parametrize("dead", [False, True])
+async def test_a_flow_that_waits_stays_and_what_its_attempts_left_goes(world: World, dead: bool) -> None:
+    if dead:
+        world.programs["worker"] = exits(1)
+    event = await world.publish(files={"input": b"input"})
+    await world.run()
+    if not dead:
+        await world.publish("in", event_id="second", correlation_id=event.context.correlation_id)
+        second = world.documents.documents["eventMeta", "second"]
+        log = {"finishedAt": datetime.now(UTC).isoformat()}
+        await world.documents.put(replace(second, kind="modulelogs", body=log))
+    left = await lost_attempt(world, event)
+    kept = await keys(world)
+    documents = dict(world.documents.documents)
+    assert await gc(world) == Removed(uncommitted_files=1, kept=1)
+    assert await keys(world) == [key for key in kept if key != left]
+    assert world.documents.documents == documents
+
+
+async def test_a_job_under_way_keeps_its_flow_and_its_files(world: World) -> None:
+    """The delivery is held by a dispatcher: nobody can see of which flow it is."""
+    event = await world.publish()
+    await world.run()
+    slow = Scene()
+    world.add(slow, "slow")
+    await world.broker.declare("slow", topics=["in"], retry=RetryPolicy())
+    async with world.serving():
+        await world.broker.publish("in", encode_event(event), headers={})
+        await slow.until(1)
+        left, other = await lost_attempt(world, event, "slow"), await lost_attempt(world, event)
+        assert await gc(world) == Removed(uncommitted_files=1, kept=1)
+        assert left in await keys(world), "it may be of the attempt under way"
+        assert other not in await keys(world), "that job has committed"
+        slow.go.set()
+        await world.broker.idle()
+    assert (await gc(world)).flows == 1
+
+
+async def test_a_busy_module_does_not_keep_flows_that_it_has_committed(world: World) -> None:
+    await world.publish()
+    await world.run()
+    world.programs["worker"] = slow = Scene()
+    async with world.serving():
+        await world.publish()
+        await slow.until(1)
+        assert (await gc(world)).flows == 1
+        slow.go.set()
+        await world.broker.idle()
+    assert len(world.commits) == 1
+
+
+async def test_a_commit_that_still_owes_events_stays(world: World) -> None:
+    await world.publish()
+    await world.run()
+    [commit] = world.documents_of("commit")
+    await world.documents.put(replace(commit, pending=True))
+    assert await gc(world) == Removed(kept=1)
+
+
+async def test_what_an_operator_purged_is_over(world: World) -> None:
+    world.programs["worker"] = exits(1)
+    await world.publish()
+    await world.run()
+    await world.broker.purge("worker", [letter.id for letter in await world.dead()])
+    assert (await gc(world)).flows == 1
+
+
+async def test_queues_that_were_never_declared_hold_nothing(world: World) -> None:
+    await world.publish()
+    await world.run()
+    world.modules.append(module("new", takes="another"))
+    assert (await gc(world)).flows == 1
+
+
+async def test_cut_short_it_is_run_again_and_commits_go_last(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    await world.publish()
+    await world.run()
+    removed: list[str] = []
+
+    class Crash(Exception):
+        pass
+
+    delete = world.documents.delete
+
+    async def dying(kind: str, id: str) -> None:
+        if kind == "commit":
+            raise Crash
+        removed.append(kind)
+        await delete(kind, id)
+
+    monkeypatch.setattr(world.documents, "delete", dying)
+    with pytest.raises(Crash):
+        await gc(world)
+    assert await keys(world) == []
+    assert len(world.commits) == 1
+    monkeypatch.setattr(world.documents, "delete", delete)
+    assert await gc(world) == Removed(flows=1, documents=1)
+    assert isinstance(world.dataplane, DataPlane)
