@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import uuid
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -88,6 +89,11 @@ class Conformance:
         task.cancel()
         await asyncio.wait({task}, timeout=self.patience)
         assert not done, f"{what}: {task.exception() or task.result()!r}"
+
+
+def in_brief(content: bytes) -> bytes | str:
+    """For comparisons of what may be large: on CI, pytest takes minutes to explain how two mebibytes differ."""
+    return content if len(content) <= 512 else f"{len(content)} bytes, sha256 {hashlib.sha256(content).hexdigest()}"
 
 
 def only(found: Sequence[T]) -> T:
