@@ -69,7 +69,12 @@ class App:
     async def runtimes(self) -> Mapping[str, ContainerRuntime]:
         """Those that some module uses, by their name in the configuration."""
         used = {module.runtime for module in self.config.modules.values()}
-        return {name: await self._open(f"runtime {name}", self.config.runtimes[name]) for name in sorted(used)}
+        return {name: await self.runtime(name) for name in sorted(used)}
+
+    async def runtime(self, name: str) -> ContainerRuntime:
+        """That of this name in the configuration."""
+        runtime: ContainerRuntime = await self._open(f"runtime {name}", self.config.runtimes[name])
+        return runtime
 
     async def services(self) -> Mapping[str, Service]:
         return {name: await self._open(f"service {name}", chosen) for name, chosen in self.config.services.items()}

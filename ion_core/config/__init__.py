@@ -2,6 +2,7 @@
 
 from ion_core.config.check import Finding, check_graph, check_runtimes
 from ion_core.config.load import Config, find_config, load_config
+from ion_core.config.replace import Instead, Replacements, embedded
 from ion_core.config.schema import json_schema
 from ion_core.config.sections import Chosen
 from ion_core.config.show import dump
@@ -10,9 +11,12 @@ __all__ = [
     "Chosen",
     "Config",
     "Finding",
+    "Instead",
+    "Replacements",
     "check_graph",
     "check_runtimes",
     "dump",
+    "embedded",
     "find_config",
     "json_schema",
     "load_config",

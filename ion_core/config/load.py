@@ -13,6 +13,7 @@ from ion_core.config.messages import not_shown
 from ion_core.config.model import FileSettings
 from ion_core.config.overrides import override
 from ion_core.config.reading import read_regular, reason
+from ion_core.config.replace import Replacements, replace_sections
 from ion_core.config.sections import (
     Chosen,
     check_modules,
@@ -78,12 +79,15 @@ def load_config(
     registry: Registry | None = None,
     environ: Mapping[str, str] = os.environ,
     overrides: Mapping[str, str] | None = None,
+    replacements: Replacements | None = None,
 ) -> Config:
     """Read, complete and check the file at ``path``.
 
-    ``registry``   where providers are chosen from; by default the installed plugins that the file allows.
-    ``environ``    for ``${env:NAME}`` and for ``ION_<SECTION>__<KEY>`` variables, which win over the file.
-    ``overrides``  what flags say, by dotted key such as ``messaging.url``; these win over everything.
+    ``registry``      where providers are chosen from; by default the installed plugins that the file allows.
+    ``environ``       for ``${env:NAME}`` and for ``ION_<SECTION>__<KEY>`` variables, which win over the file.
+    ``overrides``     what flags say, by dotted key such as ``messaging.url``; these win over everything.
+    ``replacements``  providers that stand in for those named: what the sections said before does not matter then, nor
+                      whether what ``plugins`` lists is installed.
 
     Raises ConfigError with everything that is wrong, a line each, sorted by position. Opens no provider.
     """
@@ -91,10 +95,11 @@ def load_config(
     root = parse(_read(path), str(path), problems)
     absolute = Path(path).absolute()
     override(root, environ=environ, flags=overrides or {}, problems=problems)
+    replace_sections(root, replacements or {})
     interpolate(root, base=absolute.parent, environ=environ, problems=problems)
     fill_empty_sections(root)
     if registry is None:
-        registry = _registry(root, environ, problems)
+        registry = _registry(root, environ, problems, may_miss=bool(replacements))
     context = {"base": absolute.parent, "state": _state(root, absolute.parent)}
     settings = validated(FileSettings, root, (), context, problems)
     chosen = {keys: choose(root, keys, registry, context, problems) for keys in provider_sections(root)}
@@ -130,13 +135,13 @@ def _read(path: Path | str) -> bytes:
         raise ConfigError(f"{path}: cannot be read: {reason(error)}. Name a YAML file such as ion.yaml.") from None
 
 
-def _registry(root: Node, environ: Mapping[str, str], problems: Problems) -> Registry:
+def _registry(root: Node, environ: Mapping[str, str], problems: Problems, *, may_miss: bool) -> Registry:
     node = root.at(("plugins",))
     if node is None or not isinstance(node.value, list):
         return load_plugins(environ=environ)
     names = {str(item.value): item for item in node.value if isinstance(item.value, str)}
     missing = unknown_distributions(list(names)) if environ.get("ION_PLUGINS") != "off" else ()
-    for name in missing:
+    for name in () if may_miss else missing:
         secret = names[name].secret
         text = f"is not an installed plugin{not_shown(names[name])}" if secret else not_installed(name)
         problems.add(names[name].place, ("plugins", node.value.index(names[name])), text)

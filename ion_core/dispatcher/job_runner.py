@@ -235,12 +235,11 @@ class JobRunner:
 
     async def _run_module(self, slot: Slot, record: AttemptLog) -> ModuleFailed | PermanentError | None:
         """S5 to S7; returns what is wrong with how the module ended. Nothing of it runs when this returns."""
-        timeout = self.module.timeout.total_seconds()
         await slot.start()
         crash.reached("S5")
         status: ExitStatus | None = None
         try:
-            async with asyncio.timeout(timeout) as limit:
+            async with asyncio.timeout(self.module.timeout.total_seconds()) as limit:
                 status = await slot.wait()
         except TimeoutError:
             if not limit.expired():
@@ -249,9 +248,7 @@ class JobRunner:
         crash.reached("S6")
         record.worker += [line async for line in slot.output()]
         crash.reached("S7")
-        if status is None:
-            return ModuleFailed(f"timed out after {timeout:g} s (modules.{self.module.name}.timeout)")
-        return _judge(status)
+        return judge(status, self.module)
 
     async def _conclude(self, attempt: Attempt, hold: Hold, record: AttemptLog, outcome: Outcome) -> None:
         """Keep the log, settle, tell. A commit's log is stored already."""
@@ -283,8 +280,10 @@ class JobRunner:
         return await hold.settle(lambda delivery: delivery.ack())
 
 
-def _judge(status: ExitStatus) -> ModuleFailed | PermanentError | None:
-    """What an exit status means for the job."""
+def judge(status: ExitStatus | None, module: Module) -> ModuleFailed | PermanentError | None:
+    """What the end of its module means for a job; without a status its time was over."""
+    if status is None:
+        return ModuleFailed(f"timed out after {module.timeout.total_seconds():g} s (modules.{module.name}.timeout)")
     if status.code == 0:
         return None
     limit = f" (limit: {status.limit})" if status.limit else ""

@@ -54,9 +54,9 @@ class Slot:
         """Returns once nothing of the module runs any more."""
         await self._runtime.stop(self.ref, grace=grace)
 
-    async def output(self) -> AsyncIterator[str]:
+    async def output(self, *, follow: bool = False) -> AsyncIterator[str]:
         """What the module printed, without the slot's secret should it have printed that."""
-        async for line in self._runtime.logs(self.ref):
+        async for line in self._runtime.logs(self.ref, follow=follow):
             yield line.text.replace(self._secret, "********")
 
     async def remove(self) -> None:

@@ -1,0 +1,101 @@
+"""Where rehearsals lie: a directory for each, locked while its process lives, so that what a dead one left is known."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+import secrets
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from ion_core.contracts.runtime import ContainerRuntime
+from ion_core.dispatcher.recovery import remove_orphans
+from ion_core.errors import storage_error
+from ion_core.handler import Workspace
+from ion_core.state import State
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """``path`` is a directory for one rehearsal, ``mark`` what its containers are labelled with."""
+
+    path: Path
+    mark: str
+
+    @property
+    def work(self) -> Path:
+        """Where workspaces are made."""
+        return self.path / "work"
+
+
+@asynccontextmanager
+async def scratch(state: State, runtimes: Mapping[str, ContainerRuntime]) -> AsyncIterator[Scratch]:
+    """A directory under the state directory, gone with all that is in it when the body has ended.
+
+    First removes what rehearsals of processes that died have left: directories and containers. ``serve`` may run on
+    the same state directory meanwhile, and so may other rehearsals. Raises TransientError or StorageFull.
+    """
+    base = state.path / "rehearsals"
+    with _errors(base):
+        base.mkdir(mode=0o700, exist_ok=True)
+        for left in sorted(base.iterdir()):
+            await _sweep(left, f"{state.id()}-{left.name}", runtimes)
+        name = secrets.token_hex(6)
+        path = base / name
+        lock = _make_locked(path)
+    try:
+        yield Scratch(path, f"{state.id()}-{name}")
+    finally:
+        try:
+            with _errors(base):
+                await asyncio.to_thread(Workspace(path).remove)
+        finally:
+            os.close(lock)
+
+
+def _make_locked(path: Path) -> int:
+    """Make the directory with its lock held: nobody sees it under its name without."""
+    making = path.with_name(f".{path.name}")
+    making.mkdir(mode=0o700)
+    (making / "work").mkdir(mode=0o700)
+    lock = os.open(making, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        making.rename(path)
+    except BaseException:
+        os.close(lock)
+        raise
+    return lock
+
+
+async def _sweep(left: Path, mark: str, runtimes: Mapping[str, ContainerRuntime]) -> None:
+    if left.name.startswith("."):  # being made at this moment
+        return
+    try:
+        lock = os.open(left, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return
+    else:
+        await remove_orphans(runtimes, mark)
+        await asyncio.to_thread(Workspace(left).remove)
+        log.info("removed what a rehearsal left that died", extra={"directory": str(left)})
+    finally:
+        os.close(lock)
+
+
+@contextmanager
+def _errors(where: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise storage_error(str(error.filename or where), error) from error
