@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
 from ion_core import crash
-from ion_core.config import Config, check_runtimes
+from ion_core.config import Config, check_runtimes, fit_runtimes
 from ion_core.contracts.messaging import MessageBroker
 from ion_core.contracts.runtime import ContainerRuntime
 from ion_core.contracts.service import Service
@@ -131,16 +131,22 @@ async def serve(
     environ: Mapping[str, str],
     until_idle: bool = False,
     watch: Watch | None = None,
+    first: Callable[[App], Awaitable[None]] | None = None,
+    fit: str = "",
 ) -> int:
     """Run the dispatcher, and the services beside it, until a signal (or until nothing is pending); the exit code.
 
     0 fine · 1 a job was dead-lettered (``until_idle``) · 130/143 ended by SIGINT/SIGTERM, after a drain. ``watch`` runs
-    beside it all and is cancelled at the end. Raises StateBusy if another ``serve`` uses the state directory.
+    beside it all and is cancelled at the end. ``first`` is called before anything runs, once nobody else can use the
+    state directory. ``fit``, what would do for a module that has an image only, says that runtimes stand in for others:
+    limits they do not have are left out then. Raises StateBusy if another ``serve`` uses the state directory.
     """
     crash.arm(environ)
     async with App.open(config) as app:
         with app.state.locked():
-            dispatcher = await _dispatcher(app)
+            dispatcher = await _dispatcher(app, fit)
+            if first is not None:
+                await first(app)
             stop, hurry = asyncio.Event(), asyncio.Event()
             with _signals(stop, hurry) as received:
                 await _run(app, dispatcher, stop, hurry, until_idle=until_idle, watch=watch)
@@ -149,16 +155,21 @@ async def serve(
     return 1 if until_idle and dispatcher.counts()[Verdict.DEAD_LETTERED] else 0
 
 
-async def _dispatcher(app: App) -> Dispatcher:
+async def _dispatcher(app: App, fit: str) -> Dispatcher:
     runtimes = await app.runtimes()
     capabilities = {name: runtime.capabilities for name, runtime in runtimes.items()}
-    if findings := check_runtimes(app.config, capabilities):
+    config = app.config
+    if fit:
+        config, left_out = fit_runtimes(config, capabilities)
+        for finding in left_out:
+            log.warning("%s", finding)
+    if findings := check_runtimes(config, capabilities, **({"instead": fit} if fit else {})):
         raise ConfigError([str(finding) for finding in findings])
     for name, offered in capabilities.items():
         if offered.notice:
             log.warning("runtime %s: %s", name, offered.notice)
     return Dispatcher(
-        list(app.config.modules.values()),
+        list(config.modules.values()),
         broker=await app.broker(),
         runtimes=runtimes,
         dataplane=await app.dataplane(),

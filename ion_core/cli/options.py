@@ -91,16 +91,13 @@ def verbose_option(command: F) -> F:
     )(command)
 
 
+def with_config_only(command: F) -> F:
+    """``--config`` (and ``-v``), for commands that have a state directory of their own; given an Options first."""
+    return _config_option(verbose_option(click.pass_obj(command)))  # type: ignore[return-value]
+
+
 def with_config(command: F) -> F:
     """``--config`` and ``--state-dir`` (and ``-v``); the command is given an Options first."""
-    config = click.option(
-        "--config",
-        metavar="FILE",
-        type=PathText(),
-        expose_value=False,
-        callback=_keep("config"),
-        help="The configuration. Default: $ION_CONFIG, then ./ion.yaml.",
-    )
     state = click.option(
         "--state-dir",
         metavar="DIR",
@@ -110,7 +107,18 @@ def with_config(command: F) -> F:
         help="Where Ion keeps its state. Default: $ION_STATE, then what the configuration says, then .ion beside it.",
     )
     passed = click.pass_obj(command)
-    return config(state(verbose_option(passed)))  # type: ignore[return-value]
+    return _config_option(state(verbose_option(passed)))  # type: ignore[return-value]
+
+
+def _config_option(command: F) -> F:
+    return click.option(
+        "--config",
+        metavar="FILE",
+        type=PathText(),
+        expose_value=False,
+        callback=_keep("config"),
+        help="The configuration. Default: $ION_CONFIG, then ./ion.yaml.",
+    )(command)
 
 
 def json_option(command: F) -> F:

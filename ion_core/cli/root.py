@@ -27,6 +27,7 @@ SECTIONS = {
         Listed("check", "check", "Check a configuration: mistakes, the graph of its modules, its runtimes."),
         Listed("config", "config", "Show the configuration in force, or its JSON Schema."),
     ),
+    "Work on modules": (Listed("dev", "dev", "Run a pipeline on this machine alone, to try it."),),
     "Events and what became of them": (
         Listed("event", "event", "Publish events; look at those that wait."),
         Listed("trace", "trace", "Follow events through the pipeline."),

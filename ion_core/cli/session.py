@@ -10,21 +10,24 @@ from ion_core.errors import ConfigError
 
 if TYPE_CHECKING:
     from ion_core.app import App
-    from ion_core.config import Config
+    from ion_core.config import Config, Replacements
     from ion_core.plugins import Registry
 
 T = TypeVar("T")
 
 
-def load(options: Options, *, logs_already: bool = False) -> Config:
-    """The configuration in force. Raises ConfigError with everything that is wrong; warnings go to stderr."""
+def load(options: Options, *, logs_already: bool = False, replacements: Replacements | None = None) -> Config:
+    """The configuration in force, with other providers where they are replaced; warnings go to stderr.
+
+    Raises ConfigError with everything that is wrong.
+    """
     from ion_core.cli.logging_setup import log_warnings
     from ion_core.config import find_config, load_config
 
     if not logs_already:
         log_warnings()
     overrides = {"state": options.state_dir} if options.state_dir else {}
-    return load_config(find_config(options.config), overrides=overrides)
+    return load_config(find_config(options.config), overrides=overrides, replacements=replacements)
 
 
 def run(config: Config, work: Callable[[App], Awaitable[T]]) -> T:

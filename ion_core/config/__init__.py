@@ -1,6 +1,6 @@
 """The configuration: a YAML file, environment variables and flags become frozen settings, or all that is wrong."""
 
-from ion_core.config.check import Finding, check_graph, check_runtimes
+from ion_core.config.check import Finding, check_graph, check_runtimes, fit_runtimes
 from ion_core.config.load import Config, find_config, load_config
 from ion_core.config.replace import Instead, Replacements, embedded
 from ion_core.config.schema import json_schema
@@ -18,6 +18,7 @@ __all__ = [
     "dump",
     "embedded",
     "find_config",
+    "fit_runtimes",
     "json_schema",
     "load_config",
 ]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from ion_core.config.load import Config
 from ion_core.contracts.runtime import RuntimeCapabilities
@@ -35,25 +35,63 @@ def check_graph(config: Config) -> list[Finding]:
     ]
 
 
-def check_runtimes(config: Config, capabilities: Mapping[str, RuntimeCapabilities]) -> list[Finding]:
-    """What modules ask for and their runtimes, named as in ``config.runtimes``, do not offer: all errors."""
+ANOTHER = "Choose another under runtime, or give a command."
+"""What would do where a module has an image only and its runtime runs none."""
+
+
+def check_runtimes(
+    config: Config, capabilities: Mapping[str, RuntimeCapabilities], *, instead: str = ANOTHER
+) -> list[Finding]:
+    """What modules ask for and their runtimes, named as in ``config.runtimes``, do not offer: all errors.
+
+    ``instead`` is what would do for a module without a command where no images run.
+    """
     return [
         Finding(severity="error", where=config.where("modules", module.name, *keys), text=text)
         for module in config.modules.values()
         if module.runtime in capabilities
-        for keys, text in _not_offered(module, capabilities[module.runtime], _runtime_name(config, module))
+        for keys, text in _not_offered(module, capabilities[module.runtime], _runtime_name(config, module), instead)
     ]
+
+
+def fit_runtimes(config: Config, capabilities: Mapping[str, RuntimeCapabilities]) -> tuple[Config, list[Finding]]:
+    """The configuration without the limits and networks that its runtimes do not offer, and what was left out.
+
+    For runtimes that stand in for those the modules were written for. What cannot do without stays an error.
+    """
+    left_out: list[Finding] = []
+    modules = dict(config.modules)
+    for name, module in config.modules.items():
+        offered = capabilities[module.runtime]
+        less: dict[str, Any] = {}
+        for keys, _ in _not_offered(module, offered, "", ""):
+            if keys[:1] == ("resources",):
+                less[keys[1]] = () if keys[1] == "gpus" else None
+                left_out.append(_left_out(config, module, *keys))
+        fitting = replace(module, resources=replace(module.resources, **less))
+        if module.network not in offered.networks and not offered.images:
+            fitting = replace(fitting, network="host")
+            left_out.append(_left_out(config, module, "network"))
+        modules[name] = fitting
+    return replace(config, modules=modules), left_out
+
+
+def _left_out(config: Config, module: Module, *keys: str) -> Finding:
+    text = f"is left out: the {_runtime_name(config, module)} does not have it"
+    return Finding(severity="info", where=config.where("modules", module.name, *keys), text=text)
 
 
 def _runtime_name(config: Config, module: Module) -> str:
     return f'runtime "{module.runtime}" ({config.runtimes[module.runtime].provider.name})'
 
 
-def _not_offered(module: Module, offered: RuntimeCapabilities, runtime: str) -> Iterator[tuple[Sequence[str], str]]:
+def _not_offered(
+    module: Module, offered: RuntimeCapabilities, runtime: str, instead: str
+) -> Iterator[tuple[Sequence[str], str]]:
     if offered.images and module.image is None:
         yield (), f"image is required: the {runtime} runs images only"
     if not offered.images and not module.command:
-        yield (), f"command is required: the {runtime} runs no images. Choose another under runtime, or give a command."
+        yield (), f"command is required: the {runtime} runs no images. {instead}"
     asked = module.resources
     for key, wanted, given in (
         ("cpus", asked.cpus is not None, offered.cpu_limit),
