@@ -22,7 +22,7 @@ from ion_core.errors import ConfigError, IonError, TransientError
 from ion_core.events import Event
 from ion_core.intake import Intake
 from ion_core.jobs import Verdict
-from ion_core.plugins import Observers
+from ion_core.plugins import Kind, Observers
 from ion_core.state import State
 
 log = logging.getLogger(__name__)
@@ -65,6 +65,13 @@ class App:
     async def documents(self) -> DocumentStore:
         documents: DocumentStore = await self._open("documents", self.config.documents)
         return documents
+
+    async def blobs_at(self, path: Path) -> BlobStore:
+        """A store of its own for files of this process only, under ``path``."""
+        provider = self.config.registry.choose(Kind.BLOB_STORE, "local", where=str(path))
+        settings = provider.settings.model_validate({"path": str(path)}, context={"state": path, "base": path})
+        blobs: BlobStore = await self._stack.enter_async_context(provider.open(settings))
+        return blobs
 
     async def runtimes(self) -> Mapping[str, ContainerRuntime]:
         """Those that some module uses, by their name in the configuration."""

@@ -68,8 +68,15 @@ class DataPlane:
     async def accept(self, event: Event, files: Mapping[str, Path]) -> None:
         """Take in an event from outside: files, then document, then message, each durable before the next.
 
-        Raises DocumentExists if there is another event of that id, InvalidEvent, InvalidKey, Unroutable (the document
-        is then stored, the message is not) and whatever the stores raise.
+        Raises as ``store``, and Unroutable (the document is then stored, the message is not).
+        """
+        await self.publish(await self.store(event, files))
+
+    async def store(self, event: Event, files: Mapping[str, Path]) -> Event:
+        """Store an event and its files without publishing it; returns the event as it is stored.
+
+        Raises DocumentExists if there is another event of that id, InvalidEvent, InvalidKey and whatever the stores
+        raise.
         """
         encode_event(event)
         prefix = f"{key_segment(event.context.correlation_id)}/{key_segment(event.context.event_id)}/_"
@@ -87,7 +94,7 @@ class DataPlane:
                 body=event_meta(event, stored),
             )
         )
-        await self.publish(event)
+        return event
 
     async def accepted(self, event_id: str) -> Event | None:
         """The event that was taken in under this id, if any."""

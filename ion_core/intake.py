@@ -45,6 +45,37 @@ class Intake:
         when no module takes the type, and what the providers raise.
         """
         files = files or {}
+        event = self.checked(
+            event_type,
+            name=name,
+            data=data,
+            files=files,
+            event_id=event_id,
+            correlation_id=correlation_id,
+            parent_event_id=parent_event_id,
+        )
+        known = None if event_id is None else await self._dataplane.accepted(event_id)
+        if known is None:
+            try:
+                await self._dataplane.accept(event, files)
+            except DocumentExists:  # somebody else was quicker
+                known = await self._dataplane.accepted(event.context.event_id)
+            else:
+                return event
+        return await self._publish_again(known, event, correlation_id)
+
+    def checked(
+        self,
+        event_type: str,
+        *,
+        name: str,
+        data: Sequence[tuple[str, str]],
+        files: Mapping[str, Path],
+        event_id: str | None = None,
+        correlation_id: str | None = None,
+        parent_event_id: str = "",
+    ) -> Event:
+        """The event that ``publish`` would publish; nothing is stored. Raises InvalidEvent, Unroutable."""
         ids = {"name": name, "event id": event_id, "correlation id": correlation_id, "parent event id": parent_event_id}
         problems = [*_problems(event_type, ids, data), *_file_problems(files)]
         if problems:
@@ -56,16 +87,7 @@ class Intake:
             correlation_id=correlation_id or str(uuid.uuid4()),
             parent_event_id=parent_event_id,
         )
-        event = Event(context=context, type=event_type, data=tuple(data), files=tuple(files))
-        known = None if event_id is None else await self._dataplane.accepted(event_id)
-        if known is None:
-            try:
-                await self._dataplane.accept(event, files)
-            except DocumentExists:  # somebody else was quicker
-                known = await self._dataplane.accepted(event.context.event_id)
-            else:
-                return event
-        return await self._publish_again(known, event, correlation_id)
+        return Event(context=context, type=event_type, data=tuple(data), files=tuple(files))
 
     async def _publish_again(self, known: Event | None, event: Event, correlation_id: str | None) -> Event:
         context = event.context if known is None else known.context

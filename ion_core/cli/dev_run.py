@@ -14,6 +14,7 @@ from ion_core.cli.event import data_option, file_option
 from ion_core.cli.event_input import files_by_name
 from ion_core.cli.options import Options, PathText, Text, json_option, with_config_only
 from ion_core.cli.output import out, out_json, plain, plain_lines, say
+from ion_core.cli.rehearsing import IMAGES_ONLY
 from ion_core.errors import InvalidEvent, Unroutable, UsageError
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ DIRECTORY = "dev"
 STATE = ".ion"
 TAIL = 10
 """Lines of a failed module's output that are shown."""
-IMAGES_ONLY = "Give --runtime podman (or another provider that runs images), or a command."
 
 
 @click.command("run")

@@ -42,7 +42,7 @@ def command(options: Options, event_id: str, module: str | None, attempt: int | 
 
 async def _print(app: App, event_id: str, module: str | None, attempt: int | None, as_json: bool) -> None:
     documents = await app.documents()
-    event_id, correlation_id = await _event(documents, event_id)
+    event_id, correlation_id = await whole_id(documents, event_id)
     array, count = JsonArray(), 0
     async for context, body in _logs(documents, event_id, correlation_id):
         if (module or context) != context or attempt not in (None, body.get("attempt")):
@@ -64,7 +64,7 @@ def _print_log(module: str, body: Mapping[str, Any]) -> None:
     out(plain_lines(str(body.get("logs", "")).rstrip("\n")) + "\n")
 
 
-async def _event(documents: DocumentStore, id: str) -> tuple[str, str | None]:
+async def whole_id(documents: DocumentStore, id: str) -> tuple[str, str | None]:
     """The whole id, and its correlation id: None for an event that left logs but no document of its own."""
     from ion_core.events import EVENT_META
 

@@ -1,4 +1,4 @@
-"""``ion-core module list``."""
+"""``ion-core module``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ion_core.cli.module_run import run
 from ion_core.cli.options import Options, json_option, with_config
 from ion_core.cli.output import out_array, out_table, say, shortened
 from ion_core.errors import QueueNotDeclared, TransientError
@@ -20,7 +21,10 @@ COUNTS = ("ready", "delayed", "unsettled", "dead")
 
 @click.group("module")
 def command() -> None:
-    """List the modules and their queues."""
+    """List the modules and their queues; run one by itself."""
+
+
+command.add_command(run)
 
 
 @command.command("list")

@@ -36,7 +36,7 @@ SECTIONS = {
         Listed("gc", "gc", "Remove old flows, and files of attempts that never committed."),
     ),
     "What there is": (
-        Listed("module", "module", "List the modules and their queues."),
+        Listed("module", "module", "List the modules and their queues; run one by itself."),
         Listed("plugins", "plugins", "List the installed plugins and what they provide."),
         Listed("version", "version", "Print the version."),
     ),

@@ -2,7 +2,7 @@
 
 from ion_core.config.check import Finding, check_graph, check_runtimes, fit_runtimes
 from ion_core.config.load import Config, find_config, load_config
-from ion_core.config.replace import Instead, Replacements, embedded
+from ion_core.config.replace import Instead, Replacements, embedded, unpublished
 from ion_core.config.schema import json_schema
 from ion_core.config.sections import Chosen
 from ion_core.config.show import dump
@@ -21,4 +21,5 @@ __all__ = [
     "fit_runtimes",
     "json_schema",
     "load_config",
+    "unpublished",
 ]

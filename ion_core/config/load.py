@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -50,6 +50,10 @@ class Config:
     plugins: tuple[str, ...] | None
     registry: Registry = field(repr=False, compare=False)
     tree: Node = field(repr=False, compare=False)
+
+    def only(self, module: str) -> Config:
+        """The same without any other module."""
+        return replace(self, modules={module: self.modules[module]})
 
     def where(self, *keys: str | int) -> str:
         """``ion.yaml:14:7: modules.detect.timeout`` for a value that is set, or the nearest around it that is."""

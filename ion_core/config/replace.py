@@ -45,6 +45,20 @@ def embedded(*, runtime: str | None = None, said_by: str) -> Replacements:
     }
 
 
+def unpublished(*, runtime: str | None = None, stored: bool, said_by: str) -> Replacements:
+    """For what publishes nothing: events go to a broker in memory that nobody reads, and no service runs.
+
+    Runtimes are those configured, or the one named. Without ``stored`` files and documents are in memory too.
+    """
+    memory = Instead(provider="memory", said_by=said_by)
+    found: dict[Path, Instead | None] = {("messaging",): memory, ("services",): None}
+    if not stored:
+        found |= {("storage", "blobs"): memory, ("storage", "documents"): memory}
+    if runtime:
+        found[RUNTIMES] = Instead(provider=runtime, said_by="--runtime", keep_same=True)
+    return found
+
+
 def replace_sections(root: Node, replacements: Replacements) -> None:
     """Change the tree. Where a section should be and something else is, that is a problem as it is without this."""
     for path, instead in replacements.items():

@@ -35,28 +35,32 @@ class Scratch:
 
 
 @asynccontextmanager
-async def scratch(state: State, runtimes: Mapping[str, ContainerRuntime]) -> AsyncIterator[Scratch]:
+async def scratch(state: State, name: str, runtime: ContainerRuntime) -> AsyncIterator[Scratch]:
     """A directory under the state directory, gone with all that is in it when the body has ended.
 
-    First removes what rehearsals of processes that died have left: directories and containers. ``serve`` may run on
-    the same state directory meanwhile, and so may other rehearsals. Raises TransientError or StorageFull.
+    First removes what rehearsals by the same runtime, which has this ``name``, have left when their process died:
+    directories and containers. ``serve`` may run on the same state directory meanwhile, and so may other rehearsals.
+    Raises TransientError or StorageFull.
     """
     base = state.path / "rehearsals"
     with _errors(base):
         base.mkdir(mode=0o700, exist_ok=True)
-        for left in sorted(base.iterdir()):
-            await _sweep(left, f"{state.id()}-{left.name}", runtimes)
-        name = secrets.token_hex(6)
-        path = base / name
+        for left in sorted(base.glob(f"{name}.*")):  # only this runtime knows of their containers
+            await _sweep(left, _mark(state, left), {name: runtime})
+        path = base / f"{name}.{secrets.token_hex(6)}"
         lock = _make_locked(path)
     try:
-        yield Scratch(path, f"{state.id()}-{name}")
+        yield Scratch(path, _mark(state, path))
     finally:
         try:
             with _errors(base):
                 await asyncio.to_thread(Workspace(path).remove)
         finally:
             os.close(lock)
+
+
+def _mark(state: State, path: Path) -> str:
+    return f"{state.id()}-{path.suffix[1:]}"
 
 
 def _make_locked(path: Path) -> int:
@@ -75,8 +79,6 @@ def _make_locked(path: Path) -> int:
 
 
 async def _sweep(left: Path, mark: str, runtimes: Mapping[str, ContainerRuntime]) -> None:
-    if left.name.startswith("."):  # being made at this moment
-        return
     try:
         lock = os.open(left, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except FileNotFoundError:
