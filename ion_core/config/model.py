@@ -168,6 +168,12 @@ class ModuleSettings(Settings):
         le=1000,
         description="Containers made ahead of their events, to start at once; at most as many as concurrency.",
     )
+    keep_failed: Whole = Field(
+        default=Module.keep_failed,
+        ge=0,
+        le=1000,
+        description="Workspaces of failed attempts that are kept to be looked at, the newest ones.",
+    )
     resources: ResourcesSettings = Field(default=ResourcesSettings(), description="Limits of its container.")
     network: str = Field(default="none", min_length=1, description="none, bridge, host or the name of a network.")
     env: dict[EnvName, EnvValue] = Field(default={}, description="Environment variables.")
@@ -187,6 +193,7 @@ class ModuleSettings(Settings):
             retry=RetryPolicy(retries=self.retries, **dict(retry)),
             concurrency=self.concurrency,
             warm=min(self.warm, self.concurrency),
+            keep_failed=self.keep_failed,
             resources=Resources(**dict(resources)),
             network=self.network,
             env=self.env,

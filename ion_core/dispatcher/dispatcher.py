@@ -112,6 +112,7 @@ class Dispatcher:
             await self._declare(runner.module)
         await remove_orphans(self._runtimes, self._state_id)
         await self._handler.sweep()
+        await self._handler.failed.trim({runner.module.name: runner.module.keep_failed for runner in self._runners})
         await self._outbox.sweep(older_than=timedelta(0))
 
     async def _declare(self, module: Module) -> None:

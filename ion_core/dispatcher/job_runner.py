@@ -19,7 +19,7 @@ from ion_core.dispatcher.attempt_log import STORE_WITHIN, AttemptLog
 from ion_core.dispatcher.bounded import Backoff, together, uninterrupted, wait_for_any
 from ion_core.dispatcher.health import Health
 from ion_core.dispatcher.hold import SETTLE_WITHIN, Hold, Leases
-from ion_core.dispatcher.slots import Slot, Slots
+from ion_core.dispatcher.slots import Failed, Slot, Slots
 from ion_core.errors import InvalidEvent, IonError, ModuleFailed, PermanentError, StorageFull, TransientError
 from ion_core.events import MAX_HOPS, parse_event
 from ion_core.handler import Committed, Handler
@@ -212,8 +212,11 @@ class JobRunner:
         crash.reached("S3")
         try:
             return await self._run_and_commit(attempt, slot, record)
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, Exception) and not isinstance(error, TransientError):
+                slot.failed = Failed(attempt, str(error))
             await stack.aclose()  # gone before anybody can be given the event again
+            record.committer += slot.log
             raise
 
     async def _run_and_commit(self, attempt: Attempt, slot: Slot, record: AttemptLog) -> Committed:

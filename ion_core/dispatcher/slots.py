@@ -11,6 +11,7 @@ import logging
 import secrets
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 
 from ion_core.contracts.runtime import ContainerRef, ContainerRuntime, ContainerSpec, ExitStatus
@@ -18,7 +19,7 @@ from ion_core.dispatcher.bounded import uninterrupted
 from ion_core.dispatcher.warm import WarmSlots
 from ion_core.errors import ContainerNotFound, ProviderError, TransientError
 from ion_core.handler import Handler, Workspace
-from ion_core.jobs import Module
+from ion_core.jobs import Attempt, Module
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +30,19 @@ LABEL_STATE = "ion.state"
 LABEL_MODULE = "ion.module"
 
 
+@dataclass(frozen=True)
+class Failed:
+    """The attempt that a slot was used for, and why it failed."""
+
+    attempt: Attempt
+    reason: str
+
+
 class Slot:
-    """One container and its workspace, used for one attempt. ``is_warm`` if it was made ahead of its event."""
+    """One container and its workspace, used for one attempt. ``is_warm`` if it was made ahead of its event.
+
+    ``failed``, set before it is closed, has the workspace kept; ``log`` then says what became of that.
+    """
 
     def __init__(self, runtime: ContainerRuntime, ref: ContainerRef, workspace: Workspace, secret: str) -> None:
         self._runtime = runtime
@@ -38,6 +50,8 @@ class Slot:
         self.ref = ref
         self.workspace = workspace
         self.is_warm = False
+        self.failed: Failed | None = None
+        self.log: list[str] = []
 
     async def start(self) -> None:
         try:
@@ -131,6 +145,7 @@ class Slots:
             async with asyncio.timeout(CLEAN_WITHIN):
                 if slot is not None:
                     await slot.remove()
+                    await self._keep(slot)
                 else:
                     await self._remove_half_made(name)
                 await self._handler.close_workspace(workspace)
@@ -139,6 +154,17 @@ class Slots:
             log.warning("a slot is left behind until the next start: %s", reason, extra={"slot": name})
         except Exception:
             log.exception("a slot is left behind until the next start, by a bug", extra={"slot": name})
+
+    async def _keep(self, slot: Slot) -> None:
+        """Of a failed attempt the workspace is moved aside, now that nothing writes to it any more."""
+        if slot.failed is None:
+            return
+        attempt, reason, most = slot.failed.attempt, slot.failed.reason, self._module.keep_failed
+        kept, why_not = await self._handler.failed.keep(slot.workspace, attempt, reason, most=most)
+        if kept is not None:
+            slot.log.append(f"workspace kept in {kept}")
+        elif why_not:
+            slot.log.append(f"workspace not kept: {why_not}")
 
     async def _remove_half_made(self, name: str) -> None:
         """The container of a ``create`` that failed or was cancelled, which may have made it all the same."""

@@ -12,6 +12,7 @@ from ion_core import crash
 from ion_core.dataplane import DataPlane
 from ion_core.errors import storage_error
 from ion_core.handler.committer import Committed, Committer, attempt_prefix
+from ion_core.handler.failed import FailedWorkspaces
 from ion_core.handler.preparer import Preparer
 from ion_core.handler.spares import Workspaces
 from ion_core.handler.workspace import Workspace, workspaces
@@ -29,6 +30,7 @@ class Handler:
         self._dataplane = dataplane
         self._base = base
         self._workspaces = Workspaces(base)
+        self.failed = FailedWorkspaces(base.parent / "failed")
         self._preparer = Preparer(dataplane)
         self._committer = Committer(dataplane)
 
