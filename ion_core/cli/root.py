@@ -27,7 +27,10 @@ SECTIONS = {
         Listed("check", "check", "Check a configuration: mistakes, the graph of its modules, its runtimes."),
         Listed("config", "config", "Show the configuration in force, or its JSON Schema."),
     ),
-    "Work on modules": (Listed("dev", "dev", "Run a pipeline on this machine alone, to try it."),),
+    "Work on modules": (
+        Listed("dev", "dev", "Run a pipeline on this machine alone, to try it."),
+        Listed("replay", "replay", "Run a past event again and compare with what was committed."),
+    ),
     "Events and what became of them": (
         Listed("event", "event", "Publish events; look at those that wait."),
         Listed("trace", "trace", "Follow events through the pipeline."),
