@@ -34,7 +34,10 @@ class OutputLimits:
 
 @dataclass(frozen=True, kw_only=True)
 class Module:
-    """A container image (or command) with the event types it takes and may emit. ``warm`` slots wait for events."""
+    """A container image (or command) with the event types it takes and may emit. ``warm`` slots wait for events.
+
+    ``reuse``: its process may be given one event after the other, when it asks for them.
+    """
 
     name: str
     image: str | None = None
@@ -47,6 +50,7 @@ class Module:
     retry: RetryPolicy = RetryPolicy()
     concurrency: int = 1
     warm: int = 0
+    reuse: bool = False
     resources: Resources = Resources()
     network: str = "none"
     env: Mapping[str, str] = field(default_factory=dict)

@@ -168,6 +168,10 @@ class ModuleSettings(Settings):
         le=1000,
         description="Containers made ahead of their events, to start at once; at most as many as concurrency.",
     )
+    reuse: bool = Field(
+        default=False,
+        description="Let its process go on after /done and ask for the next event: what it has loaded stays loaded.",
+    )
     resources: ResourcesSettings = Field(default=ResourcesSettings(), description="Limits of its container.")
     network: str = Field(default="none", min_length=1, description="none, bridge, host or the name of a network.")
     env: dict[EnvName, EnvValue] = Field(default={}, description="Environment variables.")
@@ -187,6 +191,7 @@ class ModuleSettings(Settings):
             retry=RetryPolicy(retries=self.retries, **dict(retry)),
             concurrency=self.concurrency,
             warm=min(self.warm, self.concurrency),
+            reuse=self.reuse,
             resources=Resources(**dict(resources)),
             network=self.network,
             env=self.env,
