@@ -108,6 +108,8 @@ class Slots:
         try:
             await slot.dismiss(within=END_WITHIN)
             await slot.stop(grace=END_WITHIN)
+            if said := await slot.output():  # belongs to no attempt
+                log.info("a module's last words", extra={"moduleName": self._module.name, "lines": said})
         except ProviderError as error:
             log.warning("a module that waited for events was not stopped: %s", error, extra={"slot": slot.ref.name})
         await self._close(slot)
