@@ -36,7 +36,8 @@ class OutputLimits:
 class Module:
     """A container image (or command) with the event types it takes and may emit. ``warm`` slots wait for events.
 
-    ``keep_failed`` is how many workspaces of failed attempts are kept, the newest ones.
+    ``reuse``: its process may be given one event after the other, when it asks for them. ``keep_failed`` is how many
+    workspaces of failed attempts are kept, the newest ones.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Module:
     retry: RetryPolicy = RetryPolicy()
     concurrency: int = 1
     warm: int = 0
+    reuse: bool = False
     keep_failed: int = 3
     resources: Resources = Resources()
     network: str = "none"

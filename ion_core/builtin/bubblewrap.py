@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import socket
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from ion_core.builtin.process_table import descendants
+from ion_core.builtin.process_table import descendants, is_running
+from ion_core.contracts.loopback import listen_inside
 from ion_core.contracts.runtime import ContainerSpec, RuntimeCapabilities
 from ion_core.errors import ConfigError
 
@@ -27,6 +29,7 @@ _FORBIDDEN_BY = {
     "user/max_user_namespaces": "0",
 }
 _PATIENCE = 20.0
+_LISTEN_WITHIN = 5.0
 
 
 CAPABILITIES = RuntimeCapabilities(
@@ -37,8 +40,9 @@ CAPABILITIES = RuntimeCapabilities(
     cpu_limit=True,
     pids_limit=False,
     gpus=False,
+    handler_api=True,
     networks=frozenset({"none", "host"}),
-    notice="Under bubblewrap the pids setting is not enforced, and with network none a module cannot call its handler.",
+    notice="Under bubblewrap the pids setting is not enforced.",
 )
 
 
@@ -65,6 +69,27 @@ def signal_inside(pid: int, number: int) -> None:
     for one in inside if first else ():
         with suppress(ProcessLookupError):
             os.kill(one, number)
+
+
+async def listen(pid: int, port: int) -> socket.socket | None:
+    """At the loopback interface of what runs inside; None without a network of its own, or if it has ended.
+
+    Bubblewrap makes that network a moment after its own start. Raises OSError, after some tries.
+    """
+    pause = 0.005
+    while True:
+        try:
+            for inside in (await asyncio.to_thread(descendants, pid))[:1]:
+                return await asyncio.to_thread(listen_inside, inside, port)
+            if not is_running(pid):
+                return None
+        except ProcessLookupError:
+            return None
+        except OSError:  # it has no loopback interface yet
+            if pause > _LISTEN_WITHIN / 2:
+                raise
+        await asyncio.sleep(pause)
+        pause *= 2
 
 
 async def find_bubblewrap() -> str:

@@ -46,6 +46,8 @@ class ProcessContainer:
         self.launch = launch
         self.log = KeptOutput(spec.log_limit)
         self.ended: asyncio.Future[ExitStatus | None] = asyncio.get_running_loop().create_future()
+        self.begun = asyncio.Event()
+        """Set once it was started, or never will be."""
         self._process: subprocess.Popen[bytes] | None = None
         self._started_at = 0.0
         self._gone: asyncio.Future[None] | None = None
@@ -54,6 +56,11 @@ class ProcessContainer:
     @property
     def started(self) -> bool:
         return self._process is not None
+
+    @property
+    def pid(self) -> int | None:
+        """Of what was started here, until it has ended."""
+        return None if self._process is None or self.ended.done() else self._process.pid
 
     @property
     def state(self) -> ContainerState:
@@ -82,6 +89,7 @@ class ProcessContainer:
             self._outputs[fd] = loop.create_future()
             loop.add_reader(fd, self._read, stream, fd)
         self._gone = process_table.ended(self._process.pid)
+        self.begun.set()
         return self._process.pid
 
     async def finish(self, blocking: Callable[..., Awaitable[None]]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -102,6 +103,17 @@ class ProcessRuntime:
         except OSError as error:  # it runs, and would be found by its mark
             log.warning("cannot note a process", extra={"container": name, "pid": pid, "error": str(error)})
 
+    async def listen(self, ref: ContainerRef, port: int) -> socket.socket | None:
+        container = self._our(ref)
+        if container is None:
+            await self._blocking(self._read, ref)  # there at all?
+            return None
+        if not container.launch.isolated or container.spec.network == "host":
+            return None
+        await container.begun.wait()
+        with translating(f"container {ref.name}: its network cannot be entered"):
+            return None if container.pid is None else await bubblewrap.listen(container.pid, port)
+
     async def wait(self, ref: ContainerRef) -> ExitStatus:
         if container := self._our(ref):
             if status := await asyncio.shield(container.ended):
@@ -133,6 +145,7 @@ class ProcessRuntime:
             self._ours.pop(ref.name, None)
             if not container.ended.done():
                 container.ended.set_result(None)
+            container.begun.set()
             container.log.close()
         elif note := await self._blocking(self._read_if_there, ref):
             await process_orphans.stop(self._notes, note, self._blocking, grace=timedelta(0))

@@ -33,6 +33,7 @@ CAPABILITIES = RuntimeCapabilities(
     cpu_limit=HAS_LIMITS,
     pids_limit=False,
     gpus=True,
+    handler_api=True,
     networks=frozenset({"none", "bridge", "host"}),
     notice="The process runtime isolates nothing: a module can do what you can; "
     "network, gpus and pids settings are not enforced. Where bubblewrap is installed, `isolation: bubblewrap` helps.",

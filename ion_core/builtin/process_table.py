@@ -111,6 +111,12 @@ def kill_marked(mark: str, since: int = 0) -> None:
             return
 
 
+def is_running(pid: int) -> bool:
+    """Whether it has not ended; one that has ended and was not waited for counts as ended."""
+    fields = _stat(pid)
+    return fields is not None and fields[0] not in ("Z", "X")
+
+
 def descendants(pid: int) -> list[int]:
     """Children of ``pid``, their children and so on, parents first. Linux only."""
     children: dict[int, list[int]] = {}

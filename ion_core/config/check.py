@@ -101,6 +101,8 @@ def _not_offered(
     ):
         if wanted and not given:
             yield ("resources", key), f"the {runtime} cannot give or limit {key}. Remove it, or choose another runtime."
+    if module.reuse and not offered.handler_api:
+        yield ("reuse",), f"under the {runtime} a module cannot call its handler. Remove it, or choose another runtime."
 
 
 def _without_modules(config: Config) -> Iterator[Finding]:

@@ -168,6 +168,10 @@ class ModuleSettings(Settings):
         le=1000,
         description="Containers made ahead of their events, to start at once; at most as many as concurrency.",
     )
+    reuse: bool = Field(
+        default=False,
+        description="Let its process go on after /done and ask for the next event: what it has loaded stays loaded.",
+    )
     keep_failed: Whole = Field(
         default=Module.keep_failed,
         ge=0,
@@ -193,6 +197,7 @@ class ModuleSettings(Settings):
             retry=RetryPolicy(retries=self.retries, **dict(retry)),
             concurrency=self.concurrency,
             warm=min(self.warm, self.concurrency),
+            reuse=self.reuse,
             keep_failed=self.keep_failed,
             resources=Resources(**dict(resources)),
             network=self.network,

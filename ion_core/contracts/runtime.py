@@ -5,6 +5,7 @@ Every rule is a sentence in ``docs/contracts/runtime.md`` and a test of ``ion_co
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -103,6 +104,7 @@ class RuntimeCapabilities:
     ``isolates``            a module cannot reach the host's files, processes and network beyond what it was given.
     ``inputs_read_only``    the module cannot write to ``in/``, not even as root: inputs may be hard links.
     ``shares_workspace``    sees the dispatcher's directories (else the three steps run inside it).
+    ``handler_api``         a module can call its handler at ``localhost:$HANDLER_PORT``; see ``listen``.
     ``networks``            network modes it can enforce; a restriction it cannot is in its start-up warning.
     ``notice``              one sentence for the log at start, such as "isolates nothing"; empty for none.
     """
@@ -115,6 +117,7 @@ class RuntimeCapabilities:
     cpu_limit: bool
     pids_limit: bool
     gpus: bool
+    handler_api: bool
     networks: frozenset[str]
     notice: str = ""
 
@@ -140,6 +143,14 @@ class ContainerRuntime(Protocol):
         """Start it. Idempotent while it runs and after it has ended: it never runs twice.
 
         Raises ContainerNotFound; PermanentError when the program cannot be executed.
+        """
+
+    async def listen(self, ref: ContainerRef, port: int) -> socket.socket | None:
+        """A socket that listens at 127.0.0.1:``port`` as the container sees it; None where it shares our loopback.
+
+        Whoever is given it serves and closes it. May be called once after ``create``, before ``start`` or after; waits
+        for the start where the container has no network before. None too where ``handler_api`` is not offered, or the
+        container has ended. Raises ContainerNotFound; PermanentError when the container's network cannot be entered.
         """
 
     async def wait(self, ref: ContainerRef) -> ExitStatus:

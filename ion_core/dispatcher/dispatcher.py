@@ -20,7 +20,7 @@ from ion_core.dispatcher.outbox import Outbox
 from ion_core.dispatcher.recovery import remove_orphans
 from ion_core.dispatcher.slots import Slots
 from ion_core.errors import StorageFull, TransientError
-from ion_core.handler import Handler
+from ion_core.handler import Handler, HandlerApi
 from ion_core.jobs import Module, Verdict
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,11 @@ class Dispatcher:
             leases=self._leases,
             grace=grace,
         )
-        self._slots = [Slots(module, runtimes[module.runtime], self._handler, state_id=state_id) for module in modules]
+        self._api = HandlerApi()
+        self._slots = [
+            Slots(module, runtimes[module.runtime], self._handler, api=self._api, state_id=state_id)
+            for module in modules
+        ]
         self._runners = [
             JobRunner(module, slots, around, stopping=self._stopping)
             for module, slots in zip(modules, self._slots, strict=True)
@@ -124,14 +128,14 @@ class Dispatcher:
         What still runs then, or when ``hurry`` is set, is stopped and its delivery released. Cancelling is the same as
         ``hurry``. A module's failure never ends this; an ExceptionGroup out of here is a bug or a lost broker contract.
         """
-        async with asyncio.TaskGroup() as tasks:
+        async with self._api.listening(), asyncio.TaskGroup() as tasks:
             background = [
                 tasks.create_task(self._leases.run(), name="leases"),
                 tasks.create_task(self._outbox.run(), name="outbox"),
                 tasks.create_task(self._handler.keep_workspaces(), name="workspaces"),
                 tasks.create_task(self.health.watch_space(every=self._probe_every), name="space"),
                 tasks.create_task(self._tell_runners(stop), name="stopping"),
-                *(tasks.create_task(slots.keep_warm(stop), name="warm slots") for slots in self._slots),
+                *(tasks.create_task(slots.keep(stop), name="slots") for slots in self._slots),
             ]
             async with asyncio.TaskGroup() as serving:
                 for runner in self._runners:

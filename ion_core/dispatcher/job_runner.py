@@ -13,14 +13,22 @@ from ion_core import crash
 from ion_core.commits import Commit
 from ion_core.contracts.messaging import Delivery
 from ion_core.contracts.observer import Observer
-from ion_core.contracts.runtime import ExitStatus
 from ion_core.dataplane import HOPS_HEADER, DataPlane
 from ion_core.dispatcher.attempt_log import STORE_WITHIN, AttemptLog
 from ion_core.dispatcher.bounded import Backoff, together, uninterrupted, wait_for_any
 from ion_core.dispatcher.health import Health
 from ion_core.dispatcher.hold import SETTLE_WITHIN, Hold, Leases
-from ion_core.dispatcher.slots import Failed, Slot, Slots
-from ion_core.errors import InvalidEvent, IonError, ModuleFailed, PermanentError, StorageFull, TransientError
+from ion_core.dispatcher.module_run import ModuleRun
+from ion_core.dispatcher.slot import Failed
+from ion_core.dispatcher.slots import Slots
+from ion_core.errors import (
+    InvalidEvent,
+    IonError,
+    ModuleFailed,
+    PermanentError,
+    StorageFull,
+    TransientError,
+)
 from ion_core.events import MAX_HOPS, parse_event
 from ion_core.handler import Committed, Handler
 from ion_core.jobs import Attempt, Job, Module, Outcome, Verdict
@@ -29,8 +37,6 @@ log = logging.getLogger(__name__)
 
 CONCLUDE_WITHIN = SETTLE_WITHIN + STORE_WITHIN + 5.0
 """Seconds to store a log and settle, which each have a bound of their own."""
-
-NOT_WORTH_RETRYING = {126: "the command cannot be executed", 127: "the command was not found"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,47 +217,25 @@ class JobRunner:
         slot = await stack.enter_async_context(self._slots.take())
         crash.reached("S3")
         try:
-            return await self._run_and_commit(attempt, slot, record)
+            run = ModuleRun(
+                attempt=attempt,
+                module=self.module,
+                slot=slot,
+                record=record,
+                handler=self._around.handler,
+                health=self._around.health,
+                grace=self._around.grace,
+            )
+            committed = await run.committed()
         except BaseException as error:
             if isinstance(error, Exception) and not isinstance(error, TransientError):
                 slot.failed = Failed(attempt, str(error))
             await stack.aclose()  # gone before anybody can be given the event again
             record.committer += slot.log
             raise
-
-    async def _run_and_commit(self, attempt: Attempt, slot: Slot, record: AttemptLog) -> Committed:
-        handler = self._around.handler
-        with record.step("prepare"):
-            link = self._slots.inputs_read_only
-            record.preparer += await handler.prepare(attempt, slot.workspace, link=link)
-        with record.step("module"):
-            failure = await self._run_module(slot, record)
-        if failure is not None:
-            await self._around.health.check_space()  # then it was no fault of the module
-            raise failure
-        with record.step("commit"):
-            committed = await handler.commit(
-                attempt, self.module, slot.workspace, image=slot.ref.image_digest, started_at=record.started_at
-            )
-            record.committer += committed.lines
+        if slot.is_kept:
+            await stack.aclose()  # to be found by the next event
         return committed
-
-    async def _run_module(self, slot: Slot, record: AttemptLog) -> ModuleFailed | PermanentError | None:
-        """S5 to S7; returns what is wrong with how the module ended. Nothing of it runs when this returns."""
-        await slot.start()
-        crash.reached("S5")
-        status: ExitStatus | None = None
-        try:
-            async with asyncio.timeout(self.module.timeout.total_seconds()) as limit:
-                status = await slot.wait()
-        except TimeoutError:
-            if not limit.expired():
-                raise
-            await slot.stop(grace=self._around.grace)
-        crash.reached("S6")
-        record.worker += [line async for line in slot.output()]
-        crash.reached("S7")
-        return judge(status, self.module)
 
     async def _conclude(self, attempt: Attempt, hold: Hold, record: AttemptLog, outcome: Outcome) -> None:
         """Keep the log, settle, tell. A commit's log is stored already."""
@@ -281,17 +265,3 @@ class JobRunner:
         if outcome.verdict is Verdict.RELEASED:
             return await hold.settle(lambda delivery: delivery.release())
         return await hold.settle(lambda delivery: delivery.ack())
-
-
-def judge(status: ExitStatus | None, module: Module) -> ModuleFailed | PermanentError | None:
-    """What the end of its module means for a job; without a status its time was over."""
-    if status is None:
-        return ModuleFailed(f"timed out after {module.timeout.total_seconds():g} s (modules.{module.name}.timeout)")
-    if status.code == 0:
-        return None
-    limit = f" (limit: {status.limit})" if status.limit else ""
-    if status.signal is not None:
-        return ModuleFailed(f"killed by signal {status.signal}{limit}")
-    if status.code in NOT_WORTH_RETRYING:
-        return PermanentError(f"exit code {status.code}: {NOT_WORTH_RETRYING[status.code]}")
-    return ModuleFailed(f"exit code {status.code}{limit}")

@@ -11,108 +11,74 @@ import logging
 import secrets
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from datetime import timedelta
 
-from ion_core.contracts.runtime import ContainerRef, ContainerRuntime, ContainerSpec, ExitStatus
+from ion_core.contracts.runtime import ContainerRuntime, ContainerSpec
 from ion_core.dispatcher.bounded import uninterrupted
-from ion_core.dispatcher.warm import WarmSlots
-from ion_core.errors import ContainerNotFound, ProviderError, TransientError
-from ion_core.handler import Handler, Workspace
-from ion_core.jobs import Attempt, Module
+from ion_core.dispatcher.idle import IdleSlots
+from ion_core.dispatcher.slot import Slot
+from ion_core.dispatcher.warm import OLDEST, WarmSlots
+from ion_core.errors import ProviderError, TransientError
+from ion_core.handler import Handler, HandlerApi, Workspace
+from ion_core.jobs import Module
 
 log = logging.getLogger(__name__)
 
 CLEAN_WITHIN = 60.0
 """Seconds for removing a slot; what is left then is removed at the next start."""
 
+END_WITHIN = timedelta(seconds=5)
+"""How long a module that waits for events may take to end."""
+
 LABEL_STATE = "ion.state"
 LABEL_MODULE = "ion.module"
 
 
-@dataclass(frozen=True)
-class Failed:
-    """The attempt that a slot was used for, and why it failed."""
-
-    attempt: Attempt
-    reason: str
-
-
-class Slot:
-    """One container and its workspace, used for one attempt. ``is_warm`` if it was made ahead of its event.
-
-    ``failed``, set before it is closed, has the workspace kept; ``log`` then says what became of that.
-    """
-
-    def __init__(self, runtime: ContainerRuntime, ref: ContainerRef, workspace: Workspace, secret: str) -> None:
-        self._runtime = runtime
-        self._secret = secret
-        self.ref = ref
-        self.workspace = workspace
-        self.is_warm = False
-        self.failed: Failed | None = None
-        self.log: list[str] = []
-
-    async def start(self) -> None:
-        try:
-            await self._runtime.start(self.ref)
-        except ContainerNotFound as error:
-            if not self.is_warm:
-                raise
-            raise TransientError(f"a container made ahead is gone: {error}") from error
-
-    async def wait(self) -> ExitStatus:
-        return await self._runtime.wait(self.ref)
-
-    async def stop(self, *, grace: timedelta) -> None:
-        """Returns once nothing of the module runs any more."""
-        await self._runtime.stop(self.ref, grace=grace)
-
-    async def output(self, *, follow: bool = False) -> AsyncIterator[str]:
-        """What the module printed, without the slot's secret should it have printed that."""
-        async for line in self._runtime.logs(self.ref, follow=follow):
-            yield line.text.replace(self._secret, "********")
-
-    async def remove(self) -> None:
-        """Remove the container, stopping it first if it runs. Idempotent."""
-        await self._runtime.remove(self.ref)
-
-
 class Slots:
-    """Makes slots for one module, ``module.warm`` of them ahead of their events while ``keep_warm`` runs."""
+    """Makes slots for one module; while ``keep`` runs, ``module.warm`` of them ahead of their events."""
 
-    def __init__(self, module: Module, runtime: ContainerRuntime, handler: Handler, *, state_id: str) -> None:
+    def __init__(
+        self, module: Module, runtime: ContainerRuntime, handler: Handler, *, api: HandlerApi, state_id: str
+    ) -> None:
         self._module = module
         self._runtime = runtime
         self._handler = handler
+        self._api = api
         self._labels: Mapping[str, str] = {LABEL_STATE: state_id, LABEL_MODULE: module.name}
         self.warm = WarmSlots(module.warm, self._make, self._close, module=module.name)
+        self.idle = IdleSlots(handler, self._end, oldest=OLDEST)
 
-    @property
-    def inputs_read_only(self) -> bool:
-        return self._runtime.capabilities.inputs_read_only
-
-    async def keep_warm(self, stop: asyncio.Event) -> None:
+    async def keep(self, stop: asyncio.Event) -> None:
         """Make slots ahead until ``stop``, or until cancelled; none that waits is left then."""
-        await self.warm.run(stop)
+        async with asyncio.TaskGroup() as keeping:
+            keeping.create_task(self.warm.run(stop))
+            keeping.create_task(self.idle.run(stop))
 
     @asynccontextmanager
     async def take(self) -> AsyncIterator[Slot]:
-        """A slot for one attempt; its container and workspace are gone when the body has ended, however it ended."""
-        slot = await self.warm.take()
-        if slot is not None:
-            slot.is_warm = True
-        else:
-            slot = await self._make()
+        """A slot for one attempt; its container and workspace are gone when the body has ended, however it ended.
+
+        But for one that ``is_kept``: its module goes on, and so it is one for the next attempt.
+        """
+        slot = await self.idle.take() or await self._new()
         try:
             yield slot
-        except TransientError:
-            if slot.is_warm:  # perhaps the others are no better
+        except BaseException as error:
+            slot.is_kept = False
+            if slot.is_warm and isinstance(error, TransientError):  # perhaps the others are no better
                 await self.warm.distrust()
             raise
         finally:
             self.warm.refill()
-            await self._close(slot)
+            if not (slot.is_kept and self.idle.put(slot)):
+                await self._close(slot)
+
+    async def _new(self) -> Slot:
+        slot = await self.warm.take()
+        if slot is None:
+            return await self._make()
+        slot.is_warm = True
+        return slot
 
     async def _make(self) -> Slot:
         """A slot, or the error with nothing left behind."""
@@ -126,16 +92,27 @@ class Slots:
             command=module.command,
             source=module.source,
             workspace=workspace.root,
-            env={**module.env, "SHARED_SECRET": secret},
+            env={**module.env, "SHARED_SECRET": secret, "HANDLER_PORT": str(self._api.port)},
             labels=self._labels,
             resources=module.resources,
             network=module.network,
         )
         try:
-            return Slot(self._runtime, await self._runtime.create(spec), workspace, secret)
+            return Slot(self._runtime, await self._runtime.create(spec), workspace, secret=secret, api=self._api)
         except BaseException:
             await uninterrupted(self._clean(None, name, workspace), within=CLEAN_WITHIN + 5.0)
             raise
+
+    async def _end(self, slot: Slot) -> None:
+        """Of one whose module waits: it is told, and may end by itself."""
+        try:
+            await slot.dismiss(within=END_WITHIN)
+            await slot.stop(grace=END_WITHIN)
+            if said := await slot.output():  # belongs to no attempt
+                log.info("a module's last words", extra={"moduleName": self._module.name, "lines": said})
+        except ProviderError as error:
+            log.warning("a module that waited for events was not stopped: %s", error, extra={"slot": slot.ref.name})
+        await self._close(slot)
 
     async def _close(self, slot: Slot) -> None:
         await uninterrupted(self._clean(slot, slot.ref.name, slot.workspace), within=CLEAN_WITHIN + 5.0)

@@ -11,28 +11,34 @@ from pathlib import Path
 from ion_core import crash
 from ion_core.dataplane import DataPlane
 from ion_core.errors import storage_error
-from ion_core.handler.committer import Committed, Committer, attempt_prefix
+from ion_core.handler.api import HandlerApi
+from ion_core.handler.committer import Commits, Committed, Committer, attempt_prefix
 from ion_core.handler.failed import FailedWorkspaces
+from ion_core.handler.live import clear, snapshot
 from ion_core.handler.preparer import Preparer
+from ion_core.handler.session import Session
 from ion_core.handler.spares import Workspaces
 from ion_core.handler.workspace import Workspace, workspaces
 from ion_core.jobs import Attempt, Module
 
-__all__ = ["Committed", "Handler", "Workspace"]
+__all__ = ["Committed", "Handler", "HandlerApi", "Session", "Workspace"]
 
 log = logging.getLogger(__name__)
 
 
 class Handler:
-    """Preparer, committer and the workspaces between them, which lie under ``base``: ours alone while we run."""
+    """Preparer, committer and the workspaces between them, which lie under ``base``: ours alone while we run.
 
-    def __init__(self, dataplane: DataPlane, base: Path) -> None:
+    ``committer`` may be another one than that of the data plane.
+    """
+
+    def __init__(self, dataplane: DataPlane, base: Path, *, committer: Commits | None = None) -> None:
         self._dataplane = dataplane
         self._base = base
         self._workspaces = Workspaces(base)
         self.failed = FailedWorkspaces(base.parent / "failed")
         self._preparer = Preparer(dataplane)
-        self._committer = Committer(dataplane)
+        self._committer: Commits = committer or Committer(dataplane)
 
     async def open_workspace(self, name: str) -> Workspace:
         """A clean workspace of that name. Raises StorageFull or TransientError when the disk does not take it."""
@@ -62,6 +68,22 @@ class Handler:
         """Keep what the module left, whole or not at all. Raises as Committer.commit."""
         with _disk(workspace.home):
             return await self._committer.commit(attempt, module, workspace, image=image, started_at=started_at)
+
+    async def commit_running(
+        self, attempt: Attempt, module: Module, workspace: Workspace, *, image: str | None, started_at: str
+    ) -> Committed:
+        """The same while the module runs: of a copy that it does not see. Raises as Committer.commit."""
+        copy = await self.open_workspace(f"{workspace.home.name}-as-it-was")
+        try:
+            with _disk(workspace.home):
+                await asyncio.to_thread(snapshot, workspace, copy, module)
+                return await self._committer.commit(attempt, module, copy, image=image, started_at=started_at)
+        finally:
+            await asyncio.shield(self.close_workspace(copy))
+
+    async def clear(self, workspace: Workspace) -> bool:
+        """Make it clean for the next event, while its module waits. False if only a new one would do."""
+        return await asyncio.to_thread(clear, workspace)
 
     async def sweep(self) -> int:
         """Remove the workspaces of an earlier life, and files their attempts uploaded without committing.

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import Protocol
 
 from ion_core import crash
 from ion_core.commits import Commit, child_event
@@ -24,6 +25,14 @@ class Committed:
     commit: Commit
     ours: bool
     lines: list[str]
+
+
+class Commits(Protocol):
+    """What a handler needs of a committer."""
+
+    async def commit(
+        self, attempt: Attempt, module: Module, workspace: Workspace, *, image: str | None, started_at: str
+    ) -> Committed: ...
 
 
 def attempt_prefix(attempt: Attempt) -> str:
@@ -53,7 +62,7 @@ class Committer:
         except BaseException:
             await asyncio.shield(self._dataplane.discard(list(keys.values())))
             raise
-        commit = _record(attempt, output, stored, image=image, started_at=started_at)
+        commit = make_record(attempt, output, stored, image=image, started_at=started_at)
         # An error from here on may hide a record that was created all the same: its files must stay.
         ours = await self._dataplane.commit(commit)
         crash.reached("S9")
@@ -80,9 +89,10 @@ class Committer:
         return tuple(stored)
 
 
-def _record(
+def make_record(
     attempt: Attempt, output: Output, stored: tuple[StoredFile, ...], *, image: str | None, started_at: str
 ) -> Commit:
+    """The commit record of this attempt."""
     cause = attempt.job.event.context
     return Commit(
         job_id=attempt.job.id,

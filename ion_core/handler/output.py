@@ -68,23 +68,23 @@ def _data_files(data: str, module: Module, problems: _Problems) -> dict[str, int
     total = 0
     for name, status, depth in _walk(data, "", 1, module, problems):
         if len(found) >= limits.max_files:
-            problems.append(_over(module, "out/data", f"holds more than {limits.max_files:,} files", "max_files"))
+            problems.append(over_limit(module, "out/data", f"holds more than {limits.max_files:,} files", "max_files"))
             break
         if depth > limits.max_depth:
             problems.append(
-                _over(module, f"out/data/{name}", f"is nested more than {limits.max_depth} deep", "max_depth")
+                over_limit(module, f"out/data/{name}", f"is nested more than {limits.max_depth} deep", "max_depth")
             )
             break
         found[name] = status.st_size
         total += status.st_size
     if total > limits.max_output:
         problems.append(
-            _over(module, "out/data", f"holds {total:,} bytes, {limits.max_output:,} are allowed", "max_output")
+            over_limit(module, "out/data", f"holds {total:,} bytes, {limits.max_output:,} are allowed", "max_output")
         )
     return dict(sorted(found.items()))
 
 
-def _over(module: Module, where: str, what: str, limit: str) -> str:
+def over_limit(module: Module, where: str, what: str, limit: str) -> str:
     return f"{where}: {what}. Raise modules.{module.name}.limits.{limit} if that is right"
 
 
@@ -98,7 +98,7 @@ def _walk(
     most = 2 * module.limits.max_files  # as many directories as files
     entries = _entries(directory, most)
     if len(entries) > most:
-        problems.append(_over(module, what, f"holds more than {most:,} files and directories", "max_files"))
+        problems.append(over_limit(module, what, f"holds more than {most:,} files and directories", "max_files"))
         return
     for entry in entries:
         name = f"{prefix}/{entry.name}" if prefix else entry.name
@@ -123,7 +123,7 @@ def _walk(
                 os.chmod(entry.path, 0o600)
             yield name, status, depth
         else:
-            problems.append(f"out/data/{name}: is {_kind(status.st_mode)}; only files and directories are taken")
+            problems.append(f"out/data/{name}: is {kind_of(status.st_mode)}; only files and directories are taken")
 
 
 def _is_directory(path: str, what: str, problems: _Problems) -> bool:
@@ -131,7 +131,7 @@ def _is_directory(path: str, what: str, problems: _Problems) -> bool:
     try:
         status = os.lstat(path)
         if not stat.S_ISDIR(status.st_mode):
-            problems.append(f"{what}: is {_kind(status.st_mode)}, not a directory")
+            problems.append(f"{what}: is {kind_of(status.st_mode)}, not a directory")
             return False
     except FileNotFoundError:
         return False
@@ -149,7 +149,7 @@ def _entries(directory: str, most: int) -> list[os.DirEntry[str]]:
         return sorted(islice(entries, most + 1), key=lambda entry: entry.name)
 
 
-def _kind(mode: int) -> str:
+def kind_of(mode: int) -> str:
     for test, name in (
         (stat.S_ISLNK, "a symbolic link"),
         (stat.S_ISFIFO, "a FIFO"),
@@ -169,7 +169,7 @@ def _read(path: str, what: str, limit: int, problems: _Problems) -> bytes | None
     try:
         status = os.lstat(path)
         if not stat.S_ISREG(status.st_mode):
-            problems.append(f"{what}: is {_kind(status.st_mode)}; it must be a file")
+            problems.append(f"{what}: is {kind_of(status.st_mode)}; it must be a file")
             return None
         if not status.st_mode & stat.S_IRUSR and status.st_uid == os.geteuid():
             os.chmod(path, 0o600)
@@ -206,7 +206,7 @@ def _events(directory: str, module: Module, files: dict[str, int], problems: _Pr
     most = module.limits.max_events
     names = [entry.name for entry in _entries(directory, most)]
     if len(names) > most:
-        problems.append(_over(module, "out/events", f"holds more than {most:,} events", "max_events"))
+        problems.append(over_limit(module, "out/events", f"holds more than {most:,} events", "max_events"))
         return ()
     events = []
     room = MAX_ALL_EVENTS_BYTES

@@ -22,7 +22,7 @@ from typing import Any
 
 _OURS = 0o755
 _OPEN_TO_ANY_UID = 0o777
-_DIRECTORIES = {
+FIXED = {
     "ion": _OURS,
     "ion/in": _OURS,
     "ion/in/data": _OURS,
@@ -32,7 +32,7 @@ _DIRECTORIES = {
 }
 """What there is from the start, outer ones first, and its modes."""
 
-_INSIGHTS = "ion/out/insights.json"
+INSIGHTS = "ion/out/insights.json"
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Workspace:
         return workspace
 
     def _lay_out(self) -> None:
-        for name, mode in _DIRECTORIES.items():
+        for name, mode in FIXED.items():
             directory = f"{self.home}/{name}"
             os.mkdir(directory)
             os.chmod(directory, mode)
@@ -103,10 +103,10 @@ class Workspace:
         That is so when the module added, replaced or removed a directory, or gave one attributes.
         """
         try:
-            for name, mode in _DIRECTORIES.items():
+            for name, mode in FIXED.items():
                 if not _emptied(f"{self.home}/{name}", name, mode):
                     return False
-            insights = f"{self.home}/{_INSIGHTS}"
+            insights = f"{self.home}/{INSIGHTS}"
             status = os.lstat(insights)
             if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1 or status.st_uid != os.geteuid():
                 return False
@@ -150,7 +150,7 @@ def _emptied(directory: str, name: str, mode: int) -> bool:
     with os.scandir(directory) as entries:
         for entry in entries:
             inner = f"{name}/{entry.name}"
-            if inner in _DIRECTORIES or inner == _INSIGHTS:
+            if inner in FIXED or inner == INSIGHTS:
                 continue
             if entry.is_dir(follow_symlinks=False):
                 return False

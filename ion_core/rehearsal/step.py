@@ -5,22 +5,24 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
-from ion_core.commits import child_event
-from ion_core.contracts.runtime import ContainerRuntime, ExitStatus
+from ion_core.commits import Commit
+from ion_core.contracts.runtime import ContainerRuntime
 from ion_core.dataplane import DataPlane
-from ion_core.dispatcher.job_runner import judge
-from ion_core.dispatcher.slots import Slot, Slots
-from ion_core.errors import IonError, OutputRefused, storage_error
-from ion_core.events import Event, Pairs
-from ion_core.handler import Handler, Workspace
-from ion_core.handler.output import read_output
+from ion_core.dispatcher.attempt_log import AttemptLog
+from ion_core.dispatcher.health import Health, write_probe
+from ion_core.dispatcher.module_run import ModuleRun
+from ion_core.dispatcher.slots import Slots
+from ion_core.errors import IonError, ModuleFailed, PermanentError
+from ion_core.events import Event, Pairs, StoredFile
+from ion_core.handler import Committed, Handler, HandlerApi, Workspace
+from ion_core.handler.committer import make_record
+from ion_core.handler.output import Output, read_output
 from ion_core.jobs import Attempt, Job, Module
 
 GRACE = timedelta(seconds=10)
@@ -83,87 +85,83 @@ async def rehearse(
     A module that fails, hangs or leaves what breaks its contract is a result. Raises what the providers raise:
     ImageUnavailable or another PermanentError when it could not start, BlobNotFound, TransientError.
     """
-    handler = Handler(dataplane, work)
-    slots = Slots(module, runtime, handler, state_id=mark)
+    handler = Handler(dataplane, work, committer=NoCommit())
+    api = HandlerApi()
+    alone = replace(module, reuse=False, warm=0)
+    slots = Slots(alone, runtime, handler, api=api, state_id=mark)
     attempt = Attempt(job=Job(event=event, module=module.name), number=1)
-    async with slots.take() as slot:
-        prepared = await handler.prepare(attempt, slot.workspace, link=slots.inputs_read_only)
-        begun = time.monotonic()
-        status, lines = await _run(slot, module, said, grace)
-        seconds = time.monotonic() - begun
-        left = await _read(slot.workspace, attempt, module) if status is not None and status.code == 0 else _Left()
-        yield Rehearsal(
-            module=module,
+    record = AttemptLog(attempt)
+    async with api.listening(), slots.take() as slot:
+        run = ModuleRun(
             attempt=attempt,
-            failure=judge(status, module) or left.failure,
-            files=left.files,
-            insights=left.insights,
-            events=left.events,
-            prepared=prepared,
-            lines=lines,
-            seconds=seconds,
-            workspace=slot.workspace,
-            image=slot.ref.image_digest,
+            module=alone,
+            slot=slot,
+            record=record,
+            handler=handler,
+            health=Health(lambda: write_probe(work)),
+            grace=grace,
         )
+        commit, failure = await _outcome(run, said)
+        yield _rehearsal(run, module, commit, failure)
 
 
-async def _run(
-    slot: Slot, module: Module, said: Callable[[str], None], grace: timedelta
-) -> tuple[ExitStatus | None, list[str]]:
-    """How it ended, None if it took too long, and what it printed. Nothing of it runs when this returns."""
-    lines: list[str] = []
+def _rehearsal(run: ModuleRun, module: Module, commit: Commit | None, failure: IonError | None) -> Rehearsal:
+    files = commit.files if commit else ()
+    return Rehearsal(
+        module=module,
+        attempt=run.attempt,
+        failure=failure,
+        files=tuple(FileLeft(name=it.name, size=it.size, sha256=it.sha256) for it in files),
+        insights=commit.insights if commit else (),
+        events=commit.events if commit else (),
+        prepared=run.record.preparer,
+        lines=run.record.worker,
+        seconds=run.record.seconds["module"],
+        workspace=run.slot.workspace,
+        image=run.slot.ref.image_digest,
+    )
+
+
+async def _outcome(run: ModuleRun, said: Callable[[str], None]) -> tuple[Commit | None, IonError | None]:
+    """What would be committed, or why nothing would be."""
 
     async def listen() -> None:
-        async for line in slot.output(follow=True):
-            lines.append(line)
+        async for line in run.slot.follow():
             said(line)
 
-    await slot.start()
     listening = asyncio.create_task(listen(), name="module's output")
     try:
-        status: ExitStatus | None = None
-        try:
-            async with asyncio.timeout(module.timeout.total_seconds()) as limit:
-                status = await slot.wait()
-        except TimeoutError:
-            if not limit.expired():
-                raise
-            await slot.stop(grace=grace)
+        committed = await run.committed()
         await listening
-        return status, lines
+        return committed.commit, None
+    except (ModuleFailed, PermanentError) as error:
+        if "module" not in run.record.seconds:  # it never came to run
+            raise
+        await listening
+        return None, error
     finally:
         listening.cancel()
+        await asyncio.wait({listening})
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Left:
-    """What is in ``out/``, or what is wrong with it."""
+class NoCommit:
+    """A committer that reads and checks what a module left, and makes the record of it; nothing is stored."""
 
-    failure: IonError | None = None
-    files: tuple[FileLeft, ...] = ()
-    insights: Pairs = ()
-    events: tuple[Event, ...] = ()
-
-
-async def _read(workspace: Workspace, attempt: Attempt, module: Module) -> _Left:
-    try:
-        return await asyncio.to_thread(_collect, workspace, attempt, module)
-    except OutputRefused as error:
-        return _Left(failure=error)
-    except OSError as error:
-        raise storage_error(str(error.filename or workspace.home), error) from error
+    async def commit(
+        self, attempt: Attempt, module: Module, workspace: Workspace, *, image: str | None, started_at: str
+    ) -> Committed:
+        """Raises OutputRefused naming every entry that breaks the module contract."""
+        output = await asyncio.to_thread(read_output, workspace, module)
+        files = await asyncio.to_thread(_files, workspace, output)
+        commit = make_record(attempt, output, files, image=image, started_at=started_at)
+        return Committed(commit=commit, ours=True, lines=[])
 
 
-def _collect(workspace: Workspace, attempt: Attempt, module: Module) -> _Left:
-    output = read_output(workspace, module)
-    files = tuple(
-        FileLeft(name=name, size=size, sha256=_sha256(workspace.out / "data" / name))
-        for name, size in output.files.items()
+def _files(workspace: Workspace, output: Output) -> tuple[StoredFile, ...]:
+    data = workspace.out / "data"
+    return tuple(
+        StoredFile(name=name, key="", size=size, sha256=_sha256(data / name)) for name, size in output.files.items()
     )
-    events = tuple(
-        child_event(attempt, it.file, event_type=it.type, data=it.data, files=it.files) for it in output.events
-    )
-    return _Left(files=files, insights=output.insights, events=events)
 
 
 def _sha256(path: Path) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -76,6 +78,12 @@ class Commands:
     def keeps_writing(self, name: str) -> Command:
         """A file of the workspace, again and again, for ever."""
         return _sh(f"echo {READY}; {_write_for_ever(name)}")
+
+    def calls(self, port: int) -> Command:
+        """``GET /`` at that port of its own machine, tried again for some seconds; prints what the answer holds."""
+        python = f"import urllib.request as r; print(r.urlopen('http://localhost:{port}/', timeout=5).read().decode())"
+        once = f'wget -q -O - http://localhost:{port}/ 2>/dev/null || python3 -c "{python}" 2>/dev/null'
+        return _sh(f"n=0; until {once}; do n=$((n+1)); [ $n -lt 50 ] || exit 1; sleep 0.1; done")
 
     def leaves_a_child_writing(self, name: str) -> Command:
         """Exits with 0 once its child, which ignores SIGTERM and SIGHUP, writes that file again and again."""
@@ -150,6 +158,25 @@ class RuntimeKit(Commands, Conformance):
 
             await self.within(ready(), f"the line {READY!r} in the log")
             yield ref
+
+    @asynccontextmanager
+    async def handler_api(self) -> AsyncIterator[tuple[int, Callable[[socket.socket], Awaitable[None]]]]:
+        """A port of ours at which every request is answered ``called``, and how to do that on another socket."""
+
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\nConnection: close\r\n\r\ncalled")
+            await writer.drain()
+            writer.close()
+
+        async with AsyncExitStack() as stack:
+
+            async def serve(listening: socket.socket) -> None:
+                await stack.enter_async_context(await asyncio.start_server(answer, sock=listening))
+
+            ours = socket.create_server(("127.0.0.1", 0))
+            await serve(ours)
+            yield ours.getsockname()[1], serve
 
     async def ended(self, runtime: ContainerRuntime, ref: ContainerRef) -> ExitStatus:
         return await self.within(runtime.wait(ref), "the end of the container")

@@ -13,6 +13,7 @@ from ion_core.contracts.runtime import ContainerRef, ContainerRuntime, Container
 from ion_core.errors import ContainerNotFound, ImageUnavailable, IonError, PermanentError
 from ion_core.testing.kit import needs, refused
 from ion_core.testing.programs import RuntimeKit
+from ion_core.testing.runtime_handler import HandlerRules
 from ion_core.testing.runtime_logs import LogRules
 
 NOTHING = timedelta(0)
@@ -120,6 +121,8 @@ class LifeRules(RuntimeKit):
             for call in (runtime.start, runtime.wait):
                 with refused(ContainerNotFound, of=f"{call.__name__} of {ref.name}"):
                     await self.within(call(ref), "refusing it")
+            with refused(ContainerNotFound, of=f"listen of {ref.name}"):
+                await self.within(runtime.listen(ref, 1), "refusing it")
 
     async def test_stop_asks_first(self, runtime: ContainerRuntime, tmp_path: Path) -> None:
         async with self.running(runtime, self.spec(tmp_path, self.hangs(on_term=7))) as ref:
@@ -168,7 +171,7 @@ class LifeRules(RuntimeKit):
         assert not path.exists(), f"a process of the container still writes {path.name}"  # noqa: ASYNC240
 
 
-class ContainerRuntimeConformance(LifeRules, LogRules):
+class ContainerRuntimeConformance(LifeRules, HandlerRules, LogRules):
     """Every rule of the runtime contract. Subclass it, give it the fixture and the hooks::
 
         class TestMyRuntime(ContainerRuntimeConformance):

@@ -20,6 +20,7 @@ NOTHING = RuntimeCapabilities(
     cpu_limit=False,
     pids_limit=False,
     gpus=False,
+    handler_api=False,
     networks=frozenset(),
 )
 EVERYTHING = replace(NOTHING, images=True, memory_limit=True, cpu_limit=True, pids_limit=True, gpus=True)

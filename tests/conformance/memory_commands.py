@@ -114,6 +114,19 @@ class MemoryCommands(Commands):
 
         return self.program(body)
 
+    def calls(self, port: int) -> Command:
+        async def body(workspace: Path, env: Mapping[str, str]) -> int:
+            try:
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            except OSError:
+                return 1
+            writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            say((await reader.read()).partition(b"\r\n\r\n")[2].decode())
+            writer.close()
+            return 0
+
+        return self.program(body)
+
     def leaves_a_child_writing(self, name: str) -> Command:
         async def body(workspace: Path, env: Mapping[str, str]) -> int:
             written = asyncio.Event()

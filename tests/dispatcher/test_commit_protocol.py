@@ -33,7 +33,7 @@ from ion_core.dispatcher.job_runner import JobRunner, Surroundings
 from ion_core.dispatcher.outbox import Outbox
 from ion_core.dispatcher.slots import Slots
 from ion_core.events import parse_event
-from ion_core.handler import Handler
+from ion_core.handler import Handler, HandlerApi
 from tests.support.worlds import AT_ONCE, Observed, World, emit, module
 
 T = TypeVar("T")
@@ -128,7 +128,7 @@ class Life:
             leases=Leases(),
             grace=timedelta(0),
         )
-        slots = Slots(MODULE, Runtime(world.programs), self.handler, state_id="ours")
+        slots = Slots(MODULE, Runtime(world.programs), self.handler, api=HandlerApi(), state_id="ours")
         self._runner = JobRunner(MODULE, slots, around, stopping=asyncio.Event())
 
     def take(self, delivery: MemoryDelivery) -> None:

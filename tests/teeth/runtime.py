@@ -226,6 +226,23 @@ async def starts_nobody(self: Any, ref: Any) -> None:
         await MemoryRuntime.start(self, ref)
 
 
+@runtime("an_unknown_container_is_not_found", "listen")
+async def listens_for_nobody(self: Any, ref: Any, port: int) -> None:
+    pass
+
+
+@runtime("a_program_reaches_its_handler", "listen")
+async def listens_for_ever(self: Any, ref: Any, port: int) -> None:
+    await asyncio.Event().wait()
+
+
+RUNTIME.add(
+    "a_program_reaches_its_handler",
+    "does_not_say_so",
+    opening(type("Modest", (MemoryRuntime,), {"capabilities": replace(MemoryRuntime.capabilities, handler_api=False)})),
+)
+
+
 @runtime("containers_run_side_by_side", "start")
 async def runs_one_at_a_time(self: Any, ref: Any) -> None:
     for other in self.containers.values():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import traceback
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
@@ -162,6 +163,7 @@ class MemoryRuntime:
         cpu_limit=False,
         pids_limit=False,
         gpus=False,
+        handler_api=True,
         networks=frozenset({"host"}),
         notice="The memory runtime runs modules inside this process and isolates nothing.",
     )
@@ -186,6 +188,10 @@ class MemoryRuntime:
 
     async def start(self, ref: ContainerRef) -> None:
         self._container(ref).start()
+
+    async def listen(self, ref: ContainerRef, port: int) -> socket.socket | None:
+        self._container(ref)
+        return None
 
     async def wait(self, ref: ContainerRef) -> ExitStatus:
         container = self._container(ref)

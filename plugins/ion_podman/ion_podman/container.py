@@ -42,6 +42,8 @@ class Container:
         self._seen: dict[Stream, int] = {"stdout": 0, "stderr": 0}
         self._reading: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
+        self.pid = 0
+        """Of its first process, which is there from ``make_ready`` on."""
         self._starting = asyncio.Lock()
         self._asked_to_start = False
         self._killed = False
@@ -58,7 +60,8 @@ class Container:
         found = await inspect(self._client, self.ref)
         if differences := self.wanted.differences(found):
             raise PermanentError(f"{self._where}: Podman made it otherwise than asked for: {'; '.join(differences)}.")
-        self._group = ControlGroup.of(found["State"]["Pid"])
+        self.pid = found["State"]["Pid"]
+        self._group = ControlGroup.of(self.pid)
         self._exit_file = ExitFile.of(self.ref.id, found["State"].get("ConmonPid", 0))
 
     async def start(self) -> None:

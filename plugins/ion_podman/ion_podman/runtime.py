@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
+import sys
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
+from ion_core.contracts.loopback import listen_inside
 from ion_core.contracts.output import KeptOutput
 from ion_core.contracts.runtime import (
     ContainerRef,
@@ -72,6 +76,7 @@ class PodmanRuntime:
             cpu_limit="cpu" in controllers,
             pids_limit="pids" in controllers,
             gpus=True,
+            handler_api=sys.platform == "linux",
             networks=frozenset({"none", "bridge", *(["host"] if settings.allow.host_network else [])}),
             notice=_notice(settings),
         )
@@ -139,6 +144,20 @@ class PodmanRuntime:
             await container.start()
         elif await state(self._client, ref) is ContainerState.CREATED:
             raise PermanentError(f"container {ref.name}: was made by another process. Create it again to start it.")
+
+    async def listen(self, ref: ContainerRef, port: int) -> socket.socket | None:
+        container = self._our(ref)
+        if container is None:
+            await inspect(self._client, ref)  # there at all?
+            return None
+        if container.wanted.spec.network == "host":
+            return None
+        try:
+            return await asyncio.to_thread(_listen, container, port)
+        except ProcessLookupError:  # it has ended
+            return None
+        except OSError as error:
+            raise PermanentError(f"container {ref.name}: its network cannot be entered: {error}") from error
 
     async def wait(self, ref: ContainerRef) -> ExitStatus:
         if container := self._our(ref):
@@ -222,6 +241,16 @@ class PodmanRuntime:
     def _our(self, ref: ContainerRef) -> Container | None:
         container = self._ours.get(ref.name)
         return container if container is not None and container.ref.id == ref.id else None
+
+
+def _listen(container: Container, port: int) -> socket.socket | None:
+    """Podman may run in other process namespaces than we, as in a virtual machine: then its numbers are not ours."""
+    try:
+        ours = container.ref.id in Path(f"/proc/{container.pid}/cgroup").read_text(encoding="utf-8")
+    except OSError as error:
+        raise ProcessLookupError(str(error)) from error
+
+    return listen_inside(container.pid, port) if ours else None
 
 
 def _check_labels(spec: ContainerSpec, labels: Mapping[str, str]) -> None:

@@ -138,3 +138,47 @@ def test_a_dispatcher_that_was_killed_leaves_what_the_next_one_removes(home: Hom
         home.until(partial(home.has_said, f"SIGTERM received, {word}"), word)
     assert again.wait(PATIENCE) == 143
     assert home.service.containers() == []
+
+
+CALLING = """
+call() {
+    n=0
+    until wget -q -O /dev/null --header "secret: $SHARED_SECRET" "http://localhost:$HANDLER_PORT$1" 2>/tmp/said; do
+        grep -q 'server returned error' /tmp/said && return 1
+        n=$((n + 1)); [ $n -lt 50 ] || return 1
+        sleep 0.1
+    done
+}
+echo started
+ip addr | grep -c '^[0-9]'
+while call /ready; do
+    cp /ion/in/data/note /ion/out/data/copy
+    echo round
+    call /done || exit 3
+done
+"""
+
+
+def test_a_module_without_a_network_calls_its_handler_and_is_given_one_event_after_the_other(home: Home) -> None:
+    calling = {
+        "image": BUSYBOX,
+        "command": ["sh", "-c", CALLING],
+        "subscribes": ["calling.asked"],
+        "network": "none",
+        "reuse": True,
+        "warm": 1,
+    }
+    config = {"runtimes": {"default": {"provider": "podman", "url": home.service.url}}, "modules": {"calling": calling}}
+    (home.path / "ion.yaml").write_text(json.dumps(config), encoding="utf-8")
+    for _ in range(3):
+        home.ion("event", "publish", "calling.asked", "--file", "note")
+    assert home.serve("--until-idle").wait(PATIENCE) == 0
+    assert home.service.containers() == []
+    with sqlite3.connect(home.path / ".ion/documents.sqlite") as database:
+        bodies = [json.loads(row[0]) for row in database.execute("SELECT body FROM documents")]
+    database.close()
+    commits = [body for body in bodies if body["context"]["documentType"] == "commit"]
+    assert [[file["name"] for file in commit["outputs"]] for commit in commits] == [["copy"]] * 3
+    lines = "\n".join(body["logs"] for body in bodies if "logs" in body).splitlines()
+    assert (lines.count("started"), lines.count("round")) == (1, 3)
+    assert "1" in lines, "the loopback interface is the only one"
