@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from ion_core.builtin.process_start import limited
 from ion_core.builtin.process_table import descendants, is_running
 from ion_core.contracts.loopback import listen_inside
 from ion_core.contracts.runtime import ContainerSpec, RuntimeCapabilities
@@ -50,7 +51,6 @@ def arguments(spec: ContainerSpec, bwrap: str, program: str) -> list[str]:
     """The command line that runs ``program``, which is where it is outside, with the arguments of ``spec``."""
     workspace = spec.workspace.absolute()
     source = str(spec.source.absolute()) if spec.source else None
-    limit = f"ulimit -d {spec.resources.memory // 1024} && " if spec.resources.memory else ""
     return [
         bwrap,
         *_surroundings(network=spec.network == "host"),
@@ -58,8 +58,8 @@ def arguments(spec: ContainerSpec, bwrap: str, program: str) -> list[str]:
         *("--bind", workspace, BASE.rstrip("/")),
         *("--ro-bind-try", f"{workspace}/in", f"{BASE}in"),
         *("--remount-ro", "/", "--chdir", source or BASE),
-        # The shell sets the limit inside, where it holds from the start, and exits with 126 and 127 where it should.
-        *("--", "/bin/sh", "-c", f'{limit}exec "$@"', "sh", program, *spec.command[1:]),
+        "--",
+        *limited(spec, program),
     ]
 
 

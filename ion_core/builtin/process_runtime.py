@@ -11,6 +11,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,6 +28,7 @@ from ion_core.contracts.runtime import (
     ContainerState,
     ContainerStatus,
     ExitStatus,
+    Foreground,
     LogLine,
     RuntimeCapabilities,
 )
@@ -154,6 +156,12 @@ class ProcessRuntime:
     async def find(self, labels: Mapping[str, str]) -> Sequence[ContainerStatus]:
         return await self._blocking(self._find, labels)
 
+    async def interactive(self, spec: ContainerSpec, *, terminal: bool) -> Foreground:
+        launch = self._launch(spec, uuid.uuid4().hex)
+        argv = launch.argv if launch.isolated else process_start.limited(spec, launch.program)
+        term = {"TERM": os.environ["TERM"]} if terminal and "TERM" in os.environ else {}
+        return Foreground(argv=tuple(map(str, argv)), env={**term, **launch.env}, cwd=Path(launch.cwd))
+
     async def close(self) -> None:
         """Kill and remove every container of ours."""
         refs = [ContainerRef(id=c.launch.mark, name=c.spec.name) for c in self._ours.values()]
@@ -185,10 +193,7 @@ class ProcessRuntime:
 
     def _note(self, spec: ContainerSpec) -> tuple[ContainerNote, Launch, bool]:
         mark = uuid.uuid4().hex
-        base = bubblewrap.BASE if self._bwrap else f"{spec.workspace.absolute()}/"
-        env = process_start.environment(spec, base=base, mark=mark, home="/tmp" if self._bwrap else None)
-        program = process_start.check(spec, env)
-        self._check_network(spec)
+        launch = self._launch(spec, mark)
         note = self._notes.add(
             ContainerNote(
                 id=mark,
@@ -199,15 +204,23 @@ class ProcessRuntime:
                 isolation="bubblewrap" if self._bwrap else "none",
             )
         )
-        launch = Launch(
-            mark=note.id,
+        launch = replace(launch, mark=note.id, env={**launch.env, process_table.MARK: note.id})
+        return note, launch, note.id != mark and self._notes.is_claimed(note.name)
+
+    def _launch(self, spec: ContainerSpec, mark: str) -> Launch:
+        """What to start, if ``spec`` can be started at all; raises PermanentError otherwise."""
+        base = bubblewrap.BASE if self._bwrap else f"{spec.workspace.absolute()}/"
+        env = process_start.environment(spec, base=base, mark=mark, home="/tmp" if self._bwrap else None)
+        program = process_start.check(spec, env)
+        self._check_network(spec)
+        return Launch(
+            mark=mark,
             isolated=self._bwrap is not None,
             argv=tuple(bubblewrap.arguments(spec, self._bwrap, program) if self._bwrap else spec.command),
             program=self._bwrap or program,
             cwd="/" if self._bwrap else str((spec.source or spec.workspace).absolute()),
-            env=env | {process_table.MARK: note.id},
+            env=env,
         )
-        return note, launch, note.id != mark and self._notes.is_claimed(note.name)
 
     def _check_network(self, spec: ContainerSpec) -> None:
         if spec.network not in self.capabilities.networks:

@@ -95,6 +95,15 @@ def _program(spec: ContainerSpec, where: str, path: str) -> str:
     return str(program)
 
 
+def limited(spec: ContainerSpec, program: str) -> list[str]:
+    """A command line that runs ``program`` with the arguments of ``spec`` under its memory limit.
+
+    The shell sets the limit, so it holds from the start, and exits with 126 and 127 where it should.
+    """
+    limit = f"ulimit -d {spec.resources.memory // 1024} && " if spec.resources.memory and HAS_LIMITS else ""
+    return ["/bin/sh", "-c", f'{limit}exec "$@"', "sh", program, *spec.command[1:]]
+
+
 class Cores:
     """Hands out cores in turn, of those that we may use."""
 

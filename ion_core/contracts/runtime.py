@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import Enum
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,3 +174,28 @@ class ContainerRuntime(Protocol):
 
     async def find(self, labels: Mapping[str, str]) -> Sequence[ContainerStatus]:
         """Containers that have every one of ``labels``, also those made by an earlier process."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Foreground:
+    """A program of this machine to be run in the foreground: ``argv``, its whole environment, where it starts.
+
+    Nothing of a container's environment is in ``argv``, which others on the machine can read.
+    """
+
+    argv: Sequence[str]
+    env: Mapping[str, str] = field(repr=False)
+    cwd: Path
+
+
+@runtime_checkable
+class InteractiveRuntime(Protocol):
+    """What a ContainerRuntime may offer besides: a container on the user's own terminal, for `ion-core debug`."""
+
+    async def interactive(self, spec: ContainerSpec, *, terminal: bool) -> Foreground:
+        """What to run so that ``spec`` runs with our standard input, output and error; nothing of it runs yet.
+
+        As ``create`` and ``start`` would run it: image, environment, workspace, source, limits and isolation. Its exit
+        code is the container's, and nothing is left when it has ended. ``terminal`` says that standard input is one.
+        Raises as ``create``; PermanentError where a program that is needed for it is missing.
+        """

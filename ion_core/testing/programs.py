@@ -67,6 +67,10 @@ class Commands:
         """A line to a file of the workspace."""
         return _sh(f"echo {line} >> {BASE}/{name}")
 
+    def listens(self, source: str, target: str, *, code: int) -> Command:
+        """Prints a file of the workspace and the variable ODD, copies its input to another file, and exits so."""
+        return _sh(f"cat {BASE}/{source}; printf '%s\\n' \"$ODD\"; cat > {BASE}/{target}; exit {code}")
+
     def hangs(self, *, on_term: int) -> Command:
         """For ever; SIGTERM makes it exit at once with that code."""
         return _sh(f"trap 'exit {on_term}' TERM; echo {READY}; while :; do sleep 1 & wait $!; done")

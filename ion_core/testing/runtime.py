@@ -14,6 +14,7 @@ from ion_core.errors import ContainerNotFound, ImageUnavailable, IonError, Perma
 from ion_core.testing.kit import needs, refused
 from ion_core.testing.programs import RuntimeKit
 from ion_core.testing.runtime_handler import HandlerRules
+from ion_core.testing.runtime_interactive import InteractiveRules
 from ion_core.testing.runtime_logs import LogRules
 
 NOTHING = timedelta(0)
@@ -171,7 +172,7 @@ class LifeRules(RuntimeKit):
         assert not path.exists(), f"a process of the container still writes {path.name}"  # noqa: ASYNC240
 
 
-class ContainerRuntimeConformance(LifeRules, HandlerRules, LogRules):
+class ContainerRuntimeConformance(LifeRules, HandlerRules, InteractiveRules, LogRules):
     """Every rule of the runtime contract. Subclass it, give it the fixture and the hooks::
 
         class TestMyRuntime(ContainerRuntimeConformance):

@@ -6,15 +6,26 @@ import asyncio
 import os
 import shutil
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 from ion_core.builtin.memory.logs import MemoryLog
 from ion_core.builtin.memory.runtime import MemoryContainer, MemoryRuntime
-from ion_core.contracts.runtime import ContainerRef, ContainerState, ContainerStatus, ExitStatus
+from ion_core.builtin.process_runtime import ProcessRuntime
+from ion_core.contracts.runtime import (
+    ContainerRef,
+    ContainerSpec,
+    ContainerState,
+    ContainerStatus,
+    ExitStatus,
+    Foreground,
+)
 from ion_core.errors import ContainerNotFound, ImageUnavailable, PermanentError, ProviderError, TransientError
 from ion_core.testing.runtime import ContainerRuntimeConformance
 from tests.conformance.memory_commands import MemoryCommands
@@ -241,6 +252,51 @@ RUNTIME.add(
     "does_not_say_so",
     opening(type("Modest", (MemoryRuntime,), {"capabilities": replace(MemoryRuntime.capabilities, handler_api=False)})),
 )
+
+
+# On a terminal; a runtime need not offer it, and the one in memory does not
+
+
+def interactive(function: Callable[..., Foreground]) -> None:
+    """A process runtime that changes what is run."""
+
+    class Broken(ProcessRuntime):
+        async def interactive(self, spec: ContainerSpec, *, terminal: bool) -> Foreground:
+            return function(await super().interactive(spec, terminal=terminal), spec)
+
+    @asynccontextmanager
+    async def opens(kit: Runtimes) -> AsyncIterator[ProcessRuntime]:
+        with TemporaryDirectory() as directory, ThreadPoolExecutor(1) as threads:
+            runtime = Broken(Path(directory), threads, None)
+            yield runtime
+            await runtime.close()
+
+    RUNTIME.add("what_is_interactive_is_the_same_container", function.__name__, opens, patience=5.0)
+
+
+@interactive
+def forgets_the_environment(good: Foreground, spec: ContainerSpec) -> Foreground:
+    return replace(good, env={name: value for name, value in good.env.items() if name not in spec.env})
+
+
+@interactive
+def shows_the_environment(good: Foreground, spec: ContainerSpec) -> Foreground:
+    return replace(good, argv=("env", *(f"{name}={value}" for name, value in spec.env.items()), *good.argv))
+
+
+@interactive
+def sees_another_workspace(good: Foreground, spec: ContainerSpec) -> Foreground:
+    return replace(good, env={**good.env, "HANDLER_BASE_DIR": f"{spec.workspace}/in/"})
+
+
+@interactive
+def hides_the_exit_code(good: Foreground, spec: ContainerSpec) -> Foreground:
+    return replace(good, argv=("/bin/sh", "-c", '"$@"; exit 0', "sh", *good.argv))
+
+
+@interactive
+def takes_no_input(good: Foreground, spec: ContainerSpec) -> Foreground:
+    return replace(good, argv=("/bin/sh", "-c", '"$@" < /dev/null', "sh", *good.argv))
 
 
 @runtime("containers_run_side_by_side", "start")

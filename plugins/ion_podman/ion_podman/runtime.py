@@ -24,6 +24,7 @@ from ion_core.contracts.runtime import (
     ContainerState,
     ContainerStatus,
     ExitStatus,
+    Foreground,
     LogLine,
     RuntimeCapabilities,
 )
@@ -42,6 +43,7 @@ from ion_podman.container import (
     until_ended,
 )
 from ion_podman.images import Image, Images, no_such_image
+from ion_podman.interactive import foreground
 from ion_podman.service import ask, check_files, socket_of
 from ion_podman.settings import PodmanSettings
 from ion_podman.spec import Wanted
@@ -218,6 +220,11 @@ class PodmanRuntime:
             for found in answer.body or ()
             if labels.items() <= (found["Labels"] or {}).items()
         ]
+
+    async def interactive(self, spec: ContainerSpec, *, terminal: bool) -> Foreground:
+        image = await self._images.resolve(spec.image)
+        wanted = Wanted(spec=spec, image=image, settings=self._settings, own_user=self._own_user)
+        return foreground(wanted, self._client.socket, os.environ, terminal=terminal)
 
     async def close(self) -> None:
         """Remove every container of ours, within bounds."""

@@ -17,7 +17,7 @@ MODULE_LABEL = "ion.module"
 
 NOBODY = "65534:65534"
 _ROOT = {"", "0", "root"}
-_CPU_PERIOD = 100_000
+CPU_PERIOD = 100_000
 _LOG_FILE = 1 << 20
 _WORKSPACE = "/ion"
 _BIND = ("rbind", "nosuid", "nodev")
@@ -46,7 +46,7 @@ class Wanted:
 
     @property
     def cpu_quota(self) -> int:
-        return round((self.spec.resources.cpus or 0) * _CPU_PERIOD)
+        return round((self.spec.resources.cpus or 0) * CPU_PERIOD)
 
     @property
     def privileged(self) -> bool:
@@ -127,7 +127,7 @@ class Wanted:
             "pids": {"limit": self.pids},
         }
         if self.cpu_quota:
-            limits["cpu"] = {"quota": self.cpu_quota, "period": _CPU_PERIOD}
+            limits["cpu"] = {"quota": self.cpu_quota, "period": CPU_PERIOD}
         return limits
 
     def differences(self, found: Mapping[str, Any]) -> list[str]:
