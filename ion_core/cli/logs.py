@@ -44,7 +44,7 @@ async def _print(app: App, event_id: str, module: str | None, attempt: int | Non
     documents = await app.documents()
     event_id, correlation_id = await whole_id(documents, event_id)
     array, count = JsonArray(), 0
-    async for context, body in _logs(documents, event_id, correlation_id):
+    async for context, body in logs_of(documents, event_id, correlation_id):
         if (module or context) != context or attempt not in (None, body.get("attempt")):
             continue
         count += 1
@@ -81,12 +81,12 @@ async def whole_id(documents: DocumentStore, id: str) -> tuple[str, str | None]:
         raise UsageError(f"{id!r}: {len(begun)} events have an id that begins so: {some}. Give more of it.")
     for whole, correlation_id in begun.items():
         return whole, correlation_id
-    async for _ in _logs(documents, id, None):
+    async for _ in logs_of(documents, id, None):
         return id, None
     raise DocumentNotFound(f"no event {id!r}. `ion-core trace flow` shows the events of a flow.")
 
 
-async def _logs(
+async def logs_of(
     documents: DocumentStore, event_id: str, correlation_id: str | None
 ) -> AsyncIterator[tuple[str, Mapping[str, Any]]]:
     """Module and log document of every attempt for that event; without a correlation id all logs are looked through."""

@@ -115,15 +115,14 @@ async def fitting_runtime(app: App, module: Module, where: Where) -> tuple[Modul
 
     runtime = await app.runtime(module.runtime)
     capabilities = {module.runtime: runtime.capabilities}
-    config = app.config
+    config = app.config.only(module)
     if where.dev or where.runtime:
         config, left_out = fit_runtimes(config, capabilities)
         for finding in left_out:
             say(f"ion-core: warning: {plain(str(finding))}")
-    only = config.only(module.name)
-    if findings := check_runtimes(only, capabilities, instead=IMAGES_ONLY):
+    if findings := check_runtimes(config, capabilities, instead=IMAGES_ONLY):
         raise ConfigError([str(finding) for finding in findings])
-    return only.modules[module.name], runtime
+    return config.modules[module.name], runtime
 
 
 @asynccontextmanager

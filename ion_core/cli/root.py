@@ -29,6 +29,7 @@ SECTIONS = {
     ),
     "Work on modules": (
         Listed("dev", "dev", "Run a pipeline on this machine alone, to try it."),
+        Listed("debug", "debug", "Open the workspace of an attempt, or a shell in it."),
         Listed("replay", "replay", "Run a past event again and compare with what was committed."),
     ),
     "Events and what became of them": (

@@ -51,9 +51,9 @@ class Config:
     registry: Registry = field(repr=False, compare=False)
     tree: Node = field(repr=False, compare=False)
 
-    def only(self, module: str) -> Config:
-        """The same without any other module."""
-        return replace(self, modules={module: self.modules[module]})
+    def only(self, module: Module) -> Config:
+        """The same with this module and no other."""
+        return replace(self, modules={module.name: module})
 
     def where(self, *keys: str | int) -> str:
         """``ion.yaml:14:7: modules.detect.timeout`` for a value that is set, or the nearest around it that is."""

@@ -34,6 +34,23 @@ LABEL_STATE = "ion.state"
 LABEL_MODULE = "ion.module"
 
 
+def container_spec(
+    module: Module, name: str, workspace: Workspace, *, calls: Mapping[str, str], labels: Mapping[str, str]
+) -> ContainerSpec:
+    """The container that ``module`` runs in. ``calls`` are the variables with which it calls its handler."""
+    return ContainerSpec(
+        name=name,
+        image=module.image,
+        command=module.command,
+        source=module.source,
+        workspace=workspace.root,
+        env={**module.env, **calls},
+        labels=labels,
+        resources=module.resources,
+        network=module.network,
+    )
+
+
 class Slots:
     """Makes slots for one module; while ``keep`` runs, ``module.warm`` of them ahead of their events."""
 
@@ -86,17 +103,8 @@ class Slots:
         name = f"ion-{module.name[:40]}-{secrets.token_hex(6)}"
         secret = secrets.token_urlsafe(32)
         workspace = await self._handler.open_workspace(name)
-        spec = ContainerSpec(
-            name=name,
-            image=module.image,
-            command=module.command,
-            source=module.source,
-            workspace=workspace.root,
-            env={**module.env, "SHARED_SECRET": secret, "HANDLER_PORT": str(self._api.port)},
-            labels=self._labels,
-            resources=module.resources,
-            network=module.network,
-        )
+        calls = {"SHARED_SECRET": secret, "HANDLER_PORT": str(self._api.port)}
+        spec = container_spec(module, name, workspace, calls=calls, labels=self._labels)
         try:
             return Slot(self._runtime, await self._runtime.create(spec), workspace, secret=secret, api=self._api)
         except BaseException:
