@@ -127,14 +127,21 @@ async def _module(app: App, event: Event, name: str | None) -> Module:
 async def _kept(app: App, event: Event, module: Module, attempt: int | None) -> Kept | None:
     import asyncio
 
-    from ion_core.handler.failed import FailedWorkspaces
+    from ion_core.errors import storage_error
+    from ion_core.handler.failed import FailedWorkspaces, own_inputs
 
     every = await asyncio.to_thread(FailedWorkspaces(app.state.path / "failed").all, event.context.event_id)
     found = [it for it in every if it.module == module.name and attempt in (None, it.attempt)]
     if attempt is not None and not found:
         kept = ", ".join(str(it.attempt) for it in every if it.module == module.name) or "none"
         raise UsageError(f"--attempt: the workspace of attempt {attempt} is not kept. Kept of this job: {kept}.")
-    return found[-1] if found else None
+    if not found:
+        return None
+    try:
+        await asyncio.to_thread(own_inputs, found[-1].workspace)
+    except OSError as error:
+        raise storage_error(str(error.filename or found[-1].workspace.home), error) from error
+    return found[-1]
 
 
 async def _prepared(app: App, event: Event, module: Module, base: Path) -> Workspace:

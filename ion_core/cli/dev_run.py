@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from ion_core.cli.event import data_option, file_option
 from ion_core.cli.event_input import files_by_name
 from ion_core.cli.options import Options, PathText, Text, json_option, with_config_only
 from ion_core.cli.output import out, out_json, plain, plain_lines, say
-from ion_core.cli.rehearsing import IMAGES_ONLY
+from ion_core.cli.rehearsing import DEV_STATE, IMAGES_ONLY
 from ion_core.errors import InvalidEvent, Unroutable, UsageError
 
 if TYPE_CHECKING:
@@ -25,8 +26,7 @@ if TYPE_CHECKING:
     from ion_core.events import Event
     from ion_core.rehearsal.results import JobResult, Jobs
 
-DIRECTORY = "dev"
-STATE = ".ion"
+DIRECTORY, STATE = DEV_STATE.split("/")
 TAIL = 10
 """Lines of a failed module's output that are shown."""
 
@@ -88,7 +88,9 @@ def run(
         raise UsageError("\n".join(plain(problem) for problem in error.problems)) from error
     except Unroutable as error:
         raise UsageError(str(error)) from error
-    _show(config, started.event, top, as_json=as_json)
+    elsewhere = f" --state-dir {shlex.quote(options.state_dir)}" if options.state_dir != DEV_STATE else ""
+    options.state_dir = None
+    _show(config, started.event, top, as_json=as_json, flags=f" --dev{elsewhere}{options.flags()}")
     ctx.exit(code)
 
 
@@ -139,7 +141,7 @@ async def _flow(config: Config, documents: DocumentStore, correlation_id: str) -
     return reader.flow()
 
 
-def _show(config: Config, event: Event, top: Path, *, as_json: bool) -> None:
+def _show(config: Config, event: Event, top: Path, *, as_json: bool, flags: str) -> None:
     """Copy the results, and say what there is."""
     from ion_core.cli.flow_text import lines
     from ion_core.cli.session import run as run_app
@@ -165,6 +167,7 @@ def _show(config: Config, event: Event, top: Path, *, as_json: bool) -> None:
         for job in seen.jobs.values():
             if job.state != "committed" and (result := jobs.get((seen.id, job.module))) is not None and result.logs:
                 _show_failure(job, result.logs[-1], result.directory)
+                say(f"  Look into it: ion-core debug{flags} {shlex.quote(seen.id)} --module {job.module} --shell")
     say(f"Results: {plain(str(target))}")
 
 
@@ -173,7 +176,7 @@ def _show_failure(job: JobSeen, log: str, directory: Path) -> None:
     say(f"{job.module} {job.state}: {plain(job.last.reason) if job.last else ''}")
     for line in printed.split("\n")[-TAIL:] if printed else ():
         say(f"  {plain_lines(line)}")
-    say(f"  (its log: {plain(str(directory / 'log.txt'))})")
+    say(f"  Its log: {plain(str(directory / 'log.txt'))}")
 
 
 def _to_json(event: Event, flow: Flow, jobs: Jobs, target: Path) -> dict[str, Any]:

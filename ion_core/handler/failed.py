@@ -12,7 +12,9 @@ import asyncio
 import json
 import logging
 import os
+import secrets
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -44,6 +46,24 @@ class Kept:
     attempt: int
     reason: str
     kept_at: str
+
+
+def own_inputs(workspace: Workspace) -> None:
+    """Copies in the place of inputs that share their storage with the blob store, so that they may be written to.
+
+    Raises OSError.
+    """
+    for directory, _, names in os.walk(workspace.root / "in"):
+        for name in names:
+            path = Path(directory, name)
+            status = path.lstat()
+            if stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
+                copy = path.with_name(f".{secrets.token_hex(8)}")
+                try:
+                    shutil.copyfile(path, copy)
+                    copy.replace(path)
+                finally:
+                    copy.unlink(missing_ok=True)
 
 
 class FailedWorkspaces:

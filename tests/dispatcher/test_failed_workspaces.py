@@ -184,3 +184,16 @@ async def test_ids_of_any_length_and_alphabet_become_a_name(world: World) -> Non
     assert home.parent == world.work / "failed" / "worker"
     [found] = keeping.all(odd)
     assert (found.workspace.home, found.reason, found.attempt) == (home, "because", 1)
+
+
+async def test_inputs_that_are_links_to_stored_files_become_our_own(world: World) -> None:
+    stored = world.inputs / "stored"
+    stored.write_text("as it was stored")
+    workspace = await world.handler.open_workspace("job")
+    linked = workspace.in_data / "deep" / "input"
+    linked.parent.mkdir()
+    linked.hardlink_to(stored)
+    failed.own_inputs(workspace)
+    linked.write_text("changed while looking")
+    assert stored.read_text() == "as it was stored"
+    assert [path.name for path in linked.parent.iterdir()] == ["input"]
