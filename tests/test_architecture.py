@@ -24,7 +24,7 @@ _CONTRACT = {"errors", "strict_json", "events", "contracts"}
 _JOB = _CONTRACT | {"jobs"}
 _HANDLER = _JOB | {"commits", "crash", "dataplane"}
 _ALL = _HANDLER | {"handler", "dispatcher", "hookspecs", "plugins", "config", "state", "intake", "retention", "app"}
-_ALL |= {"cli"}
+_ALL |= {"live", "cli"}
 MAY_ENTER: dict[str, set[str]] = {
     "__init__": set(),
     "errors": set(),
@@ -42,6 +42,7 @@ MAY_ENTER: dict[str, set[str]] = {
     "intake": _HANDLER - {"crash"},
     "retention": _HANDLER - {"crash"},
     "state": {"errors"},
+    "live": set(),
     "config": _JOB | {"hookspecs", "plugins"},
     "builtin": _JOB | {"hookspecs"},
     "testing": _JOB,
