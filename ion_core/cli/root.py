@@ -34,6 +34,10 @@ SECTIONS = {
         Listed("dlq", "dlq", "Dead letters: list, show, redrive or purge them."),
         Listed("gc", "gc", "Remove old flows, and files of attempts that never committed."),
     ),
+    "Write modules": (
+        Listed("dev", "dev", "Try modules one by one in a directory, without a configuration."),
+        Listed("handler", "handler", "Prepare and commit a workspace without a dispatcher."),
+    ),
     "What there is": (
         Listed("module", "module", "List the modules and their queues."),
         Listed("plugins", "plugins", "List the installed plugins and what they provide."),
