@@ -43,9 +43,12 @@ class Prepared:
 def init(layout: Layout, files: Mapping[str, Path]) -> str:
     """Make a root with these files, by the name that modules see; the id to pass as parent event id.
 
-    Whoever is prepared below it, under an id of choice, finds all of them. Raises PermanentError for what is no
-    regular file, UsageError where the layout cannot be written.
+    Whoever is prepared below it, under an id of choice, finds all of them. Raises InvalidKey for a name that is none,
+    PermanentError for what is no regular file, UsageError where the layout cannot be written.
     """
+    for name in files:
+        if any(other.startswith(f"{check_key(name)}/") for other in files):
+            raise UsageError(f"file name {name!r}: is also the directory of another file. Rename one of them.")
     context = Context(name=ROOT, event_id=str(uuid.uuid4()), correlation_id=FLOW)
     with layout.locked():
         place = layout.place_for(context.event_id, "")

@@ -1,4 +1,4 @@
-"""A workspace where its user wants it: under a name of ours lies nothing, ``root`` itself is what the module sees."""
+"""A workspace where its user wants it: ``root`` itself is what the module sees, with nothing of ours around it."""
 
 from __future__ import annotations
 
@@ -55,10 +55,10 @@ class GivenWorkspace:
             if path.is_symlink() or not path.is_dir():
                 continue  # of a module that replaced it; only the link goes
             names = {entry.name for entry in path.iterdir()}
-            if names - known and "data" not in names:
+            if names and not names & known:
                 raise UsageError(
-                    f"{path}: holds {sorted(names - known)[0][:80]!r} and no data/, so it is no module's; it would be "
-                    "emptied. Name another directory with --basedir, or remove it."
+                    f"{path}: holds {min(names)[:80]!r} and nothing of a module's; it would be emptied. Name another "
+                    "directory with --basedir, or remove it."
                 )
 
     def _clear(self) -> None:
