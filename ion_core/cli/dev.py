@@ -173,7 +173,8 @@ def commit(
 def list_modules(root_event_id: str, as_json: bool, development_base: str) -> None:
     """List what was prepared and committed, each event above what followed from it.
 
-    root: made by `dev module init`. prepared, committed: a module's workspace is. The selected one has a star.
+    root: made by `dev module init`. prepared, committed: that was done. displaced: it was prepared, and its workspace
+    holds another event now. The selected one has a star.
     """
     from ion_core.development.layout import described
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ion_core import crash
 from ion_core.cli.job_options import job_options, layout_at
 from ion_core.cli.options import Options, with_config
 from ion_core.cli.output import plain, say
@@ -48,6 +50,7 @@ def prepare(options: Options, **given: Any) -> None:
     """
     from ion_core.handler.given import GivenWorkspace
 
+    crash.arm(os.environ)
     workspace = GivenWorkspace(Path(given["base"]))
     asked = _asked(given, unnamed=UNNAMED if given["development"] else "")
     if given["development"]:
@@ -82,6 +85,7 @@ def commit(options: Options, **given: Any) -> None:
     """
     from ion_core.handler.given import GivenWorkspace
 
+    crash.arm(os.environ)
     workspace, asked = GivenWorkspace(Path(given["base"])), _asked(given)
     if given["development"]:
         from ion_core.development import steps

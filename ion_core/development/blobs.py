@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from ion_core.contracts.storage import BlobInfo, check_key
-from ion_core.development.layout import Place
+from ion_core.development.layout import NEW, Place
 from ion_core.errors import BlobNotFound, PermanentError, storage_error
 
 _CHUNK = 1 << 20
@@ -52,7 +52,7 @@ class PlaceBlobs:
         return sorted(str(path.relative_to(self._place.path)) for path in top.rglob("*") if path.is_file())
 
     def _put(self, path: Path, source: Path) -> BlobInfo:
-        temporary = self._place.path / f"_new-{secrets.token_hex(4)}"
+        temporary = self._place.path / f"{NEW}{secrets.token_hex(4)}"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             info = _copy(source, temporary)

@@ -17,6 +17,7 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ from ion_core.development.names import MARKERS, directory_name, event_id_of
 from ion_core.errors import InvalidEvent, StateBusy, StorageFull, UsageError, storage_error
 
 _DIRECTORIES = ("_blobs", "_events", "_metadata", "_insights")
+NEW = "_new-"
+"""What names of unfinished files begin with."""
 _MOST_BYTES = 32 * 1024**2
 """Of one document: a commit record has all events of its job."""
 
@@ -66,16 +69,31 @@ class Place:
     def is_committed(self) -> bool:
         return (self.path / "committed").exists()
 
+    @property
+    def has_record(self) -> bool:
+        """Whether its job has committed, be it not to the end."""
+        return (self.path / "_commit.json").exists()
+
+    @property
+    def is_displaced(self) -> bool:
+        """Whether what it was prepared in holds another event by now."""
+        return not self.has_record and "displacedBy" in (self.read("_job.json") or {})
+
     def make(self) -> None:
         """The directories. Idempotent."""
         for name in _DIRECTORIES:
             (self.path / name).mkdir(parents=True, exist_ok=True)
 
+    def clear_output(self) -> None:
+        """Whatever a commit left that is not one."""
+        for name in _DIRECTORIES:
+            shutil.rmtree(self.path / name, ignore_errors=True)
+        for unfinished in (*self.path.glob(f"{NEW}*"), *self.path.glob("_commit.json*")):
+            unfinished.unlink()
+        self.make()
+
     def mark(self, marker: str) -> None:
         write_whole(self.path / marker, b"{}")
-
-    def unmark(self, marker: str) -> None:
-        (self.path / marker).unlink(missing_ok=True)
 
     def read(self, name: str) -> dict[str, Any] | None:
         """The document of that name; None if there is none. Raises InvalidEvent where it is no JSON object."""
@@ -215,10 +233,13 @@ def id_of(place: Place) -> str:
 
 
 def described(layout: Layout, place: Place) -> dict[str, Any]:
-    """A place for lists, under the documents' field names; ``state`` is root, prepared, committed or None."""
-    state = (
-        "root" if place.is_root else "committed" if place.is_committed else "prepared" if place.is_prepared else None
-    )
+    """A place for lists, under the documents' field names. Its ``state`` is None where nobody prepared it."""
+    states = {
+        "root": place.is_root,
+        "committed": place.is_committed,
+        "displaced": place.is_displaced,
+        "prepared": place.is_prepared,
+    }
     found = place.read("_job.json") or place.read("_root.json") or {}
     context = found.get("context") or {}
     parent = None if place.path.parent == layout.base else id_of(Place(place.path.parent))
@@ -227,7 +248,7 @@ def described(layout: Layout, place: Place) -> dict[str, Any]:
         "parentEventId": parent,
         "correlationId": context.get("correlationId"),
         "module": context.get("name"),
-        "state": state,
+        "state": next((state for state, holds in states.items() if holds), None),
         "events": len(place.names("_events")),
         "path": str(place.path),
     }
@@ -235,7 +256,7 @@ def described(layout: Layout, place: Place) -> dict[str, Any]:
 
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file of the layout whole or not at all; one that is there is replaced."""
-    temporary = path.parent / f"_new-{secrets.token_hex(4)}"
+    temporary = path.parent / f"{NEW}{secrets.token_hex(4)}"
     try:
         temporary.write_bytes(content)
         temporary.replace(path)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from ion_core import crash
 from ion_core.commits import Commit
 from ion_core.contracts.storage import Document, check_key
 from ion_core.development.blobs import PlaceBlobs
@@ -123,4 +124,5 @@ class PlaceOutputs:
                 self._place.write("_insights/insights.json", document.body)
         for event in commit.events:
             write_whole(self._place.events / event_files[event.context.event_id], encode_event(event))
+        crash.reached("S10")
         self._place.mark("committed")

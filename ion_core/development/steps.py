@@ -14,7 +14,7 @@ from ion_core.commits import Commit
 from ion_core.contracts.storage import check_key
 from ion_core.development.blobs import PlaceBlobs
 from ion_core.development.layout import Layout, Place, id_of, published_by
-from ion_core.development.plane import RECORD, PlaceInputs, PlaceOutputs
+from ion_core.development.plane import PlaceInputs, PlaceOutputs
 from ion_core.errors import InvalidKey, OutOfTurn, UsageError
 from ion_core.events import Context, Event, StoredFile, event_meta, parse_context
 from ion_core.handler.alone import check_ids
@@ -83,14 +83,14 @@ def prepare(layout: Layout, asked: Context, types: Sequence[str], workspace: Giv
     with layout.locked():
         found = layout.find(asked.event_id)
         if found is not None:
-            _refuse_again(found, asked)
+            _refuse_again(found, asked, layout.base)
         asked, inputs = _inputs(layout, asked)
         inputs.check()
         lines = []
-        if asked.parent_event_id and layout.find(asked.parent_event_id) is None:
+        if asked.parent_event_id and _known_parent(layout, asked) is None:
             lines.append(f"there is no event {asked.parent_event_id} in {layout.base}: this one starts a flow")
         workspace.clear()
-        lines += _take_over(layout, workspace)
+        lines += _take_over(layout, workspace, asked.event_id)
         place = layout.place_for(asked.event_id, asked.parent_event_id)
         place.make()
         event = Event(context=replace(asked, name=ROOT), type=_START)
@@ -106,20 +106,20 @@ def prepare(layout: Layout, asked: Context, types: Sequence[str], workspace: Giv
     return Prepared(asked, place, lines)
 
 
-def _refuse_again(place: Place, asked: Context) -> None:
+def _refuse_again(place: Place, asked: Context, base: Path) -> None:
     what = f"event {asked.event_id[:80]!r}"
     if place.is_root:
         raise UsageError(
             f"{what}: is where a flow starts, made by `dev module init`. Pass it as the parent event id, and a new id "
             "as the event id."
         )
-    if place.is_committed or place.is_prepared:
+    if place.is_committed or (place.is_prepared and not place.is_displaced):
+        module = _job(place).name
         is_ = "committed" if place.is_committed else "prepared"
-        then = "" if place.is_committed else "Run the module and commit it, or remove"
-        raise OutOfTurn(
-            f"{what}: is {is_} already, for module {_job(place).name}. {then or 'Remove'} {place.path} to begin again, "
-            "with all that followed from it."
-        )
+        begin = f"emove {place.path} to begin again, with all that followed from it"
+        do = f"R{begin}" if place.is_committed else f"Run the module and commit it, or r{begin}"
+        copy = f". For another module work in a copy of {base}" if module != asked.name else ""
+        raise OutOfTurn(f"{what}: is {is_} already, for module {module}. {do}{copy}.")
 
 
 def _inputs(layout: Layout, asked: Context) -> tuple[Context, PlaceInputs]:
@@ -135,7 +135,7 @@ def _inputs(layout: Layout, asked: Context) -> tuple[Context, PlaceInputs]:
             f"event {asked.event_id[:80]!r}: cannot be its own parent. Pass the event that caused it, or none."
         )
     asked = replace(asked, correlation_id=asked.correlation_id or FLOW)
-    parent = layout.find(asked.parent_event_id) if asked.parent_event_id else None
+    parent = _known_parent(layout, asked)
     if parent is None:
         return asked, PlaceInputs(Place(layout.base), None)
     if parent.is_root:
@@ -147,13 +147,19 @@ def _inputs(layout: Layout, asked: Context) -> tuple[Context, PlaceInputs]:
     raise UsageError(f"{what}. It published: {', '.join(ids) or 'nothing'}. `dev event list` shows them.")
 
 
-def _take_over(layout: Layout, workspace: GivenWorkspace) -> list[str]:
-    """Whoever was prepared in this workspace and not committed is no longer: it holds another event now."""
+def _known_parent(layout: Layout, asked: Context) -> Place | None:
+    """The place of the parent, if anything was made or prepared there."""
+    parent = layout.find(asked.parent_event_id) if asked.parent_event_id else None
+    return parent if parent is not None and (parent.is_root or parent.is_prepared) else None
+
+
+def _take_over(layout: Layout, workspace: GivenWorkspace, event_id: str) -> list[str]:
+    """Whoever was prepared in this workspace and not committed is displaced: it holds another event now."""
     lines = []
     for place in layout.places():
-        job = place.read("_job.json") if place.is_prepared and not place.is_committed else None
-        if job is not None and job.get("workspace") == _real(workspace):
-            place.unmark("prepared")
+        job = place.read("_job.json") if place.is_prepared and not place.has_record else None
+        if job is not None and job.get("workspace") == _real(workspace) and not place.is_displaced:
+            place.write("_job.json", {**job, "displacedBy": event_id})
             lines.append(
                 f"event {id_of(place)} had been prepared in {workspace.root} and not committed: it no longer is"
             )
@@ -182,6 +188,8 @@ def commit(layout: Layout, asked: Context, types: Sequence[str], workspace: Give
                 f"event {asked.event_id[:80]!r}: was prepared for module {known.name[:80]!r}, not {asked.name[:80]!r}."
             )
         check_ids(known, asked)
+        if place.is_displaced:
+            raise OutOfTurn(f"event {asked.event_id[:80]!r}: its workspace holds another event now. Prepare it again.")
         job = place.read("_job.json") or {}
         module = Module(name=known.name, publishes=tuple(types or job.get("eventTypes", ())))
         lines = asyncio.run(_commit(place, known, module, workspace, started_at=str(job.get("preparedAt", ""))))
@@ -212,9 +220,7 @@ async def _record(
     outputs: PlaceOutputs,
     started_at: str,
 ) -> tuple[Commit, list[str]]:
-    (place.path / RECORD).unlink(missing_ok=True)  # of another module, which never got to its marker
-    shutil.rmtree(place.blobs, ignore_errors=True)  # of a commit that never got to its record
-    place.make()
+    place.clear_output()  # of a commit that never got to its record
     committer = Committer(outputs, prefix=lambda _: "_blobs", consume=False)
     committed = await committer.commit(attempt, module, workspace, image=None, started_at=started_at)
     return committed.commit, committed.lines

@@ -8,8 +8,13 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from ion_core.events import Context, Event
+from ion_core.jobs import Job
 from tests.acceptance.pipeline import ION, Pipeline, assert_invariants, environment
 
+CAUSE = Event(context=Context(name="-", event_id="1", correlation_id="c"), type="start")
 FIRST = """
 cp ion/in/data/* ion/out/data/ 2>/dev/null
 mkdir -p ion/out/data/frames
@@ -120,6 +125,46 @@ def test_a_schedulers_job_and_serve_do_one_job_once(tmp_path: Path) -> None:
     pipeline.ion("handler", "prepare", *job)
     world = {"HANDLER_BASE_DIR": str(pipeline.home / "w"), "RUNS": str(pipeline.home / "runs")}
     assert shell(pipeline.home, "sh modules/split.sh", **world).returncode == 0
+    pipeline.ion("handler", "commit", *job)
+    pipeline.ion("serve", "--until-idle")
+    assert pipeline.runs() == {"split": 1, "join": 3}
+    assert_invariants(pipeline, events=1, committed={"split": 1, "join": 3})
+
+
+@pytest.mark.parametrize("step", ["S8", "S9", "S10"])
+def test_a_commit_that_was_killed_is_not_one_and_is_done_again_under_the_same_ids(tmp_path: Path, step: str) -> None:
+    (tmp_path / "first.sh").write_text(FIRST)
+    job = "--context.name first --context.eventid 1 --context.correlationid c --valideventtypes face_detected"
+    world = "--basedir ion --development.enabled"
+    assert shell(tmp_path, f"ion-core handler prepare {job} {world} && sh first.sh").returncode == 0
+
+    killed = shell(tmp_path, f"ion-core handler commit {job} {world}", ION_TESTING="1", ION_CRASH_AT=step)
+    assert killed.returncode == 137
+    place = tmp_path / ".dev" / "1"
+    assert not (place / "committed").exists()
+    refused = shell(tmp_path, f"ion-core handler prepare {job} --context.parenteventid 0 {world}")
+    assert refused.returncode == 2
+
+    assert shell(tmp_path, f"ion-core handler commit {job} {world}").returncode == 0
+    [event] = [read(path) for path in (place / "_events").iterdir()]
+    assert event["context"]["eventId"] == Job(event=CAUSE, module="first").child_id("event1.json")
+    assert [read(path)["id"] for path in (place / "_metadata").iterdir()] == [event["context"]["eventId"]]
+    blobs = sorted(str(path.relative_to(place)) for path in place.rglob("*.png"))
+    assert blobs == ["_blobs/frames/img2.png", "_blobs/img1.png"]
+    assert {path.name for path in place.iterdir()} == {
+        "_blobs", "_commit.json", "_events", "_insights", "_job.json", "_metadata", "committed", "prepared"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("step", ["S9", "S10"])
+def test_a_schedulers_commit_that_was_killed_is_finished_by_the_next(tmp_path: Path, step: str) -> None:
+    pipeline = Pipeline.make(tmp_path / "pipeline")
+    flow = pipeline.publish(event_id="e1")
+    job = ["--context.name", "split", "--context.eventid", "e1", "--context.correlationid", flow, "--basedir", "w"]
+    pipeline.ion("handler", "prepare", *job)
+    world = {"HANDLER_BASE_DIR": str(pipeline.home / "w"), "RUNS": str(pipeline.home / "runs")}
+    assert shell(pipeline.home, "sh modules/split.sh", **world).returncode == 0
+    pipeline.ion("handler", "commit", *job, code=137, ION_TESTING="1", ION_CRASH_AT=step)
     pipeline.ion("handler", "commit", *job)
     pipeline.ion("serve", "--until-idle")
     assert pipeline.runs() == {"split": 1, "join": 3}

@@ -82,6 +82,13 @@ def test_lists_tell_what_was_made_prepared_and_committed(ion: Ion) -> None:
     ]
 
 
+def test_a_module_whose_workspace_holds_another_event_is_listed_as_displaced(ion: Ion) -> None:
+    prepare(ion, "1")
+    prepare(ion, "2")
+    listed = ion("dev", "module", "list", "--json").json
+    assert [(found["eventId"], found["state"]) for found in listed] == [("1", "displaced"), ("2", "prepared")]
+
+
 def test_what_is_empty_is_said_to_be(ion: Ion) -> None:
     assert ion("dev", "module", "list", "--json").json == []
     result = ion("dev", "module", "list")

@@ -248,6 +248,8 @@ def test_prepare_twice_is_refused(bench: Bench) -> None:
     bench.prepare()
     bench.leaves({"x": "X"})
     refused(bench, OutOfTurn, r"is prepared already.*commit it, or remove .*\.dev/1", bench.prepare)
+    other = replace(FIRST, name="other")
+    refused(bench, OutOfTurn, r"for module first\..* For another module work in a copy of", bench.prepare, other)
 
 
 def test_commit_twice_is_refused(bench: Bench) -> None:
@@ -276,7 +278,7 @@ def test_a_commit_that_was_cut_short_is_finished_under_the_same_ids(bench: Bench
     whole = bench.state()
     place = bench.layout.find("1")
     assert place is not None
-    place.unmark("committed")
+    (place.path / "committed").unlink()
     (place.events / "b.json").unlink()
     shutil.rmtree(place.metadata)
     place.make()
@@ -287,9 +289,12 @@ def test_a_commit_that_was_cut_short_is_finished_under_the_same_ids(bench: Bench
 
 def test_files_of_a_commit_that_never_was_are_gone_with_the_next(bench: Bench) -> None:
     bench.prepare()
-    (bench.layout.base / "1" / "_blobs" / "left").write_text("over")
+    place = bench.layout.base / "1"
+    for left in ("_blobs/left", "_metadata/left.json", "_new-0123", "_commit.json-0123"):
+        (place / left).write_text("over")
     bench.leaves({"x": "X"}, a="x")
     bench.commit()
+    assert [str(path) for path in place.rglob("*") if path.is_file() and path.read_text() == "over"] == []
     assert [path.name for path in (bench.layout.base / "1" / "_blobs").iterdir()] == ["x"]
 
 
@@ -297,7 +302,7 @@ def test_a_workspace_that_is_prepared_for_another_event_is_taken_over(bench: Ben
     bench.prepare()
     lines = bench.prepare(replace(FIRST, event_id="2"))
     assert any("event 1 had been prepared" in line for line in lines)
-    refused(bench, OutOfTurn, "is not prepared", bench.commit)
+    refused(bench, OutOfTurn, "holds another event now. Prepare it again", bench.commit)
     bench.prepare(root="elsewhere")
     bench.commit(root="elsewhere")
     bench.commit(replace(FIRST, event_id="2"))
@@ -332,7 +337,9 @@ def test_ids_that_are_not_those_of_prepare_are_refused(bench: Bench) -> None:
 def test_a_parent_that_nobody_knows_starts_a_flow_and_that_is_said(bench: Bench) -> None:
     lines = bench.prepare(replace(FIRST, parent_event_id="frontapi"))
     assert any("there is no event frontapi" in line for line in lines)
-    assert (bench.layout.base / "frontapi" / "1" / "prepared").exists()
+    bench.prepare(replace(FIRST, event_id="2", parent_event_id="frontapi"))
+    for event_id in ("1", "2"):
+        assert (bench.layout.base / "frontapi" / event_id / "prepared").exists()
 
 
 # Bad output, bad files
