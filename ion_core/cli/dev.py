@@ -67,9 +67,10 @@ def event() -> None:
 @development_option
 @verbose_option
 def init(listed: Sequence[str], development_base: str) -> None:
-    """Make the start of a flow from files, and print the id to pass as the first module's parent event id.
+    """Make the start of a flow from files.
 
-    A module sees a file under its own name, or under NAME as NAME=PATH.
+    Prints the id to pass as the first module's parent event id. A module sees a file under its own name, or under
+    NAME as NAME=PATH.
 
     \b
     Example:
@@ -211,10 +212,10 @@ def _row(found: dict[str, Any]) -> list[str]:
 @development_option
 @verbose_option
 def select(module_id: str, development_base: str) -> None:
-    """Remember a module, by its event id, for the commands that follow, and link ./ion-module to its directory.
+    """Remember a module for the commands that follow.
 
-    It is what `dev module commit` commits and what `dev event list` lists, and the parent of what `dev module
-    prepare` prepares, where those are told nothing else.
+    ./ion-module becomes a link to its directory. It is what `dev module commit` commits and what `dev event list`
+    lists, and the parent of what `dev module prepare` prepares, where those are told nothing else.
     """
     layout = layout_at(development_base)
     place = _place(layout, module_id, "--module-id")
@@ -240,7 +241,9 @@ def _link_to(place: Place) -> None:
 @development_option
 @verbose_option
 def list_events(module_id: str | None, as_json: bool, development_base: str) -> None:
-    """Print the events that a module published, each as it travels, one a line; with --json, as an array.
+    """Print the events that a module published.
+
+    Each as it travels, one a line; with --json, as an array.
 
     \b
     Example:

@@ -27,7 +27,7 @@ UNNAMED = "module"
 
 @click.group("handler")
 def command() -> None:
-    """Prepare and commit a module's workspace without a dispatcher.
+    """Prepare and commit a workspace without a dispatcher.
 
     For schedulers that run the three steps of a job themselves, and for developing a module by hand. Each flag is
     also an environment variable, upper or lower case, with _ for the dot: CONTEXT_EVENTID for --context.eventid.

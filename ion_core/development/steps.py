@@ -1,4 +1,7 @@
-"""Prepare and commit in the development layout, and the files that a flow starts with."""
+"""Prepare and commit in the development layout, and the files that a flow starts with.
+
+All of it blocks, and runs an event loop of its own: not to be called on one.
+"""
 
 from __future__ import annotations
 

@@ -77,6 +77,13 @@ def test_the_flag_may_have_a_value(ion: Ion, flag: str) -> None:
     assert Path(".dev/1/prepared").exists()
 
 
+def test_in_development_a_module_needs_no_name_and_commit_no_types(ion: Ion) -> None:
+    assert ion("handler", "prepare", *IDS, *TYPES, *HERE).code == 0
+    leave()
+    assert ion("handler", "commit", *IDS, *HERE).code == 0
+    assert ion("dev", "event", "list", "--module-id", "1", "--json").json[0]["context"]["name"] == "module"
+
+
 @pytest.mark.parametrize("step", ["prepare", "commit"])
 @pytest.mark.parametrize(
     ("arguments", "said"),
