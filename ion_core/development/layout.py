@@ -18,7 +18,7 @@ import fcntl
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ from typing import Any
 
 from ion_core import strict_json
 from ion_core.development.names import MARKERS, directory_name, event_id_of
-from ion_core.errors import InvalidEvent, StateBusy, StorageFull, UsageError, storage_error
+from ion_core.errors import InvalidEvent, StateBusy, StateError, StorageFull, UsageError, storage_error
 
 _DIRECTORIES = ("_blobs", "_events", "_metadata", "_insights")
 NEW = "_new-"
@@ -225,10 +225,20 @@ def published_by(place: Place) -> list[dict[str, Any]]:
     return [place.read(f"_metadata/{name}") or {} for name in place.names("_metadata")]
 
 
+def damaged(place: Place, name: str) -> StateError:
+    """For a note of ours that somebody changed."""
+    return StateError(f"{place.path / name}: is damaged. Remove {place.path} to begin again.")
+
+
+def _context_of(place: Place) -> Mapping[str, Any]:
+    found = place.read("_job.json") or place.read("_root.json") or {}
+    context = found.get("context")
+    return context if isinstance(context, dict) else {}
+
+
 def id_of(place: Place) -> str:
     """The event id that ``place`` is for."""
-    found = place.read("_job.json") or place.read("_root.json") or {}
-    event_id = (found.get("context") or {}).get("eventId")
+    event_id = _context_of(place).get("eventId")
     return event_id if isinstance(event_id, str) else (event_id_of(place.path.name) or place.path.name)
 
 
@@ -240,8 +250,7 @@ def described(layout: Layout, place: Place) -> dict[str, Any]:
         "displaced": place.is_displaced,
         "prepared": place.is_prepared,
     }
-    found = place.read("_job.json") or place.read("_root.json") or {}
-    context = found.get("context") or {}
+    context = _context_of(place)
     parent = None if place.path.parent == layout.base else id_of(Place(place.path.parent))
     return {
         "eventId": id_of(place),

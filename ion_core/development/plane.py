@@ -11,7 +11,7 @@ from ion_core import crash
 from ion_core.commits import Commit
 from ion_core.contracts.storage import Document, check_key
 from ion_core.development.blobs import PlaceBlobs
-from ion_core.development.layout import Place, write_whole
+from ion_core.development.layout import Place, damaged, write_whole
 from ion_core.errors import BlobNotFound, InvalidEvent
 from ion_core.events import (
     COMMIT,
@@ -90,12 +90,17 @@ class PlaceOutputs:
 
     async def committed(self, job_id: str) -> tuple[Commit, bool] | None:
         record = self._place.read(RECORD)
-        if record is None or record["document"]["id"] != job_id:
+        if record is None:
             return None
-        body = record["document"]
-        correlation_id = body["context"]["correlationId"]
-        document = Document(kind=COMMIT, id=job_id, correlation_id=correlation_id, body=body)
-        return Commit.from_document(document), not self._place.is_committed
+        try:
+            body = record["document"]
+            correlation_id = body["context"]["correlationId"]
+            commit = Commit.from_document(
+                Document(kind=COMMIT, id=body["id"], correlation_id=correlation_id, body=body)
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise damaged(self._place, RECORD) from error
+        return (commit, not self._place.is_committed) if commit.job_id == job_id else None
 
     async def commit(self, commit: Commit) -> bool:
         temporary = self._place.path / f"{RECORD}-{commit.token}"

@@ -16,7 +16,7 @@ from pathlib import Path
 from ion_core.commits import Commit
 from ion_core.contracts.storage import check_key
 from ion_core.development.blobs import PlaceBlobs
-from ion_core.development.layout import Layout, Place, id_of, published_by
+from ion_core.development.layout import Layout, Place, damaged, id_of, published_by
 from ion_core.development.plane import PlaceInputs, PlaceOutputs
 from ion_core.errors import InvalidKey, OutOfTurn, UsageError
 from ion_core.events import Context, Event, StoredFile, event_meta, parse_context
@@ -245,11 +245,16 @@ def _is_key(name: str) -> bool:
 
 
 def _job(place: Place) -> Context:
-    """Who was prepared at ``place``. Raises OutOfTurn where Ion did not prepare it."""
+    """Who was prepared at ``place``. Raises OutOfTurn where Ion did not prepare it, StateError if damaged."""
     job = place.read("_job.json")
     if job is None:
         raise OutOfTurn(f"{place.path}: was not prepared by Ion. Remove it and prepare again.")
-    return parse_context(job, what=str(place.path / "_job.json"), problems=[])
+    problems: list[str] = []
+    context = parse_context(job, what="_job.json", problems=problems)
+    types = job.get("eventTypes")
+    if problems or not isinstance(types, list) or not all(isinstance(event_type, str) for event_type in types):
+        raise damaged(place, "_job.json")
+    return context
 
 
 def _real(workspace: GivenWorkspace) -> str:

@@ -11,8 +11,17 @@ from typing import Any
 import pytest
 
 from ion_core.development import steps
-from ion_core.development.layout import Layout
-from ion_core.errors import BlobNotFound, InvalidEvent, IonError, OutOfTurn, OutputRefused, PermanentError, UsageError
+from ion_core.development.layout import Layout, described
+from ion_core.errors import (
+    BlobNotFound,
+    InvalidEvent,
+    IonError,
+    OutOfTurn,
+    OutputRefused,
+    PermanentError,
+    StateError,
+    UsageError,
+)
 from ion_core.events import Context, parse_event
 from ion_core.handler.given import GivenWorkspace
 
@@ -406,3 +415,16 @@ def test_a_document_that_was_changed_by_hand_is_checked(bench: Bench, change: di
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     child = replace(FIRST, event_id=bench.published().event_id)
     refused(bench, (InvalidEvent, PermanentError), said, bench.prepare, child)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("text", ["{}", '{"context": "x"}', '{"document": []}', '{"document": {"context": {}}}'])
+@pytest.mark.parametrize("note", ["_job.json", "_commit.json"])
+def test_a_note_that_was_damaged_by_hand_is_said_to_be(bench: Bench, note: str, text: str) -> None:
+    bench.prepare()
+    bench.leaves({}, a="")
+    bench.commit()
+    place = bench.layout.base / "1"
+    (place / "committed").unlink()
+    (place / note).write_text(text)
+    refused(bench, StateError, rf"{note}: is damaged\. Remove .*\.dev/1 to begin again", bench.commit)
+    assert [described(bench.layout, found)["eventId"] for found in bench.layout.places()] == ["1"]
