@@ -55,7 +55,7 @@ class InvalidEvent(IonError):
 
 
 class OutOfTurn(IonError):
-    """Prepare or commit was asked for when it is not its turn; nothing was changed."""
+    """Prepare or commit was asked for when it is not its turn; nothing was changed. ``/ready`` and ``/done``: 400."""
 
     exit_code = 2
 

@@ -1,4 +1,4 @@
-"""``ion-core handler prepare`` and ``commit``: the steps around a module, without a dispatcher."""
+"""``ion-core handler``: the steps around a module, without a dispatcher."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ion_core import crash
-from ion_core.cli.job_options import job_options, layout_at
+from ion_core.cli.job_options import MaybeText, flag, job_options, layout_at
 from ion_core.cli.options import Options, with_config
 from ion_core.cli.output import plain, say
 from ion_core.errors import UsageError
@@ -27,7 +27,7 @@ UNNAMED = "module"
 
 @click.group("handler")
 def command() -> None:
-    """Prepare and commit a workspace without a dispatcher.
+    """Prepare and commit a workspace without a dispatcher, by command or by HTTP.
 
     For schedulers that run the three steps of a job themselves, and for developing a module by hand. Each flag is
     also an environment variable, upper or lower case, with _ for the dot: CONTEXT_EVENTID for --context.eventid.
@@ -35,7 +35,7 @@ def command() -> None:
 
 
 @command.command("prepare")
-@job_options
+@job_options()
 @with_config
 def prepare(options: Options, **given: Any) -> None:
     """Fill the module's world with what an event brings.
@@ -52,7 +52,7 @@ def prepare(options: Options, **given: Any) -> None:
 
     crash.arm(os.environ)
     workspace = GivenWorkspace(Path(given["base"]))
-    asked = _asked(given, unnamed=UNNAMED if given["development"] else "")
+    asked = asked_for(given, unnamed=UNNAMED if given["development"] else "")
     if given["development"]:
         from ion_core.development import steps
 
@@ -66,12 +66,12 @@ def prepare(options: Options, **given: Any) -> None:
             return await prepare_alone(await app.dataplane(), asked, workspace)
 
         config = load(options)
-        _module(config, given)
+        module_of(config, given)
         tell(run(config, work))
 
 
 @command.command("commit")
-@job_options
+@job_options()
 @with_config
 def commit(options: Options, **given: Any) -> None:
     """Keep what the module left, whole or not at all, and publish its events.
@@ -86,7 +86,7 @@ def commit(options: Options, **given: Any) -> None:
     from ion_core.handler.given import GivenWorkspace
 
     crash.arm(os.environ)
-    workspace, asked = GivenWorkspace(Path(given["base"])), _asked(given)
+    workspace, asked = GivenWorkspace(Path(given["base"])), asked_for(given)
     if given["development"]:
         from ion_core.development import steps
 
@@ -101,8 +101,46 @@ def commit(options: Options, **given: Any) -> None:
             return await commit_alone(await app.dataplane(), asked, module, workspace, image=module.image)
 
         config = load(options)
-        module = _module(config, given)
+        module = module_of(config, given)
         tell(run(config, work).lines)
+
+
+@command.command("serve")
+@flag(
+    "--serverport",
+    "port",
+    metavar="PORT",
+    type=click.IntRange(0, 65535),
+    default=8080,
+    show_default=True,
+    envvar=["SERVERPORT", "serverport", "HANDLER_PORT"],
+    help="Where to listen, at 127.0.0.1; 0 for any port that is free.",
+)
+@flag(
+    "--sharedsecret",
+    "secret",
+    metavar="TEXT",
+    type=MaybeText(),
+    default="",
+    envvar=["SHAREDSECRET", "sharedsecret", "SHARED_SECRET"],
+    help="What the module has to show. Default: $SHARED_SECRET; in development one is made up and printed.",
+)
+@job_options(ids_required=False)
+@with_config
+def serve(options: Options, port: int, secret: str, **given: Any) -> None:
+    """Stand beside a module that was started by hand, and answer its calls.
+
+    GET /ready prepares, GET /done commits, as the commands do, until Ctrl-C. In development the ids may be left out:
+    then each /ready starts a new flow.
+
+    \b
+    Example:
+      ion-core handler serve --development --serverport 8080 --sharedsecret dev --basedir ion \\
+        --valideventtypes face.detected
+    """
+    from ion_core.cli.handler_serve import serve_alone
+
+    serve_alone(options, given, port=port, secret=secret)
 
 
 def tell(lines: list[str]) -> None:
@@ -110,7 +148,7 @@ def tell(lines: list[str]) -> None:
         say(plain(line))
 
 
-def _asked(given: dict[str, Any], *, unnamed: str = "") -> Context:
+def asked_for(given: dict[str, Any], *, unnamed: str = "") -> Context:
     from ion_core.events import Context
 
     return Context(
@@ -121,7 +159,7 @@ def _asked(given: dict[str, Any], *, unnamed: str = "") -> Context:
     )
 
 
-def _module(config: Config, given: dict[str, Any]) -> Module:
+def module_of(config: Config, given: dict[str, Any]) -> Module:
     """The module as the configuration has it, or any where it has none; it may publish what was given."""
     import difflib
     from dataclasses import replace

@@ -49,12 +49,31 @@ def flag(name: str, parameter: str, *aliases: str, **more: Any) -> Callable[[F],
     return click.option(name, *aliases, parameter, show_envvar=False, **more)
 
 
-def job_options(command: F) -> F:
+_in_development = flag(
+    "--development.enabled",
+    "development",
+    "--development",
+    is_flag=False,
+    flag_value="true",
+    default="false",
+    type=click.BOOL,
+    metavar="[true|false]",
+    help="Keep files and documents in a development directory; no configuration is needed.",
+)
+
+
+def _id_flag(name: str, parameter: str, help: str, *, required: bool) -> Callable[[F], F]:
+    if required:
+        return flag(name, parameter, metavar="ID", type=Text(), required=True, help=help)
+    return flag(name, parameter, metavar="ID", type=MaybeText(), default="", help=help)
+
+
+def job_options(*, ids_required: bool = True) -> Callable[[F], F]:
     """Whose job it is, where the module's world lies, and whether all is kept in a development directory."""
     options = (
         flag("--context.name", "name", metavar="NAME", type=MaybeText(), default="", help="The module."),
-        flag("--context.eventid", "event_id", metavar="ID", type=Text(), required=True, help="The event."),
-        flag("--context.correlationid", "correlation_id", metavar="ID", type=Text(), required=True, help="Its flow."),
+        _id_flag("--context.eventid", "event_id", "The event.", required=ids_required),
+        _id_flag("--context.correlationid", "correlation_id", "Its flow.", required=ids_required),
         flag(
             "--context.parenteventid",
             "parent_event_id",
@@ -81,21 +100,16 @@ def job_options(command: F) -> F:
             envvar=["BASEDIR", "basedir", "HANDLER_BASE_DIR"],
             help="What the module sees as /ion/. Default: $HANDLER_BASE_DIR, then /ion.",
         ),
-        flag(
-            "--development.enabled",
-            "development",
-            is_flag=False,
-            flag_value="true",
-            default="false",
-            type=click.BOOL,
-            metavar="[true|false]",
-            help="Keep files and documents in a development directory; no configuration is needed.",
-        ),
+        _in_development,
         development_option,
     )
-    for option in reversed(options):
-        command = option(command)
-    return command
+
+    def decorate(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
 
 
 development_option = flag(
