@@ -7,6 +7,8 @@ import logging
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from ion_core.errors import ConfigError, IonError, TransientError
 from ion_core.events import Event
 from ion_core.intake import Intake
 from ion_core.jobs import Verdict
+from ion_core.live import telling
 from ion_core.plugins import Kind, Observers
 from ion_core.state import State
 
@@ -156,10 +159,16 @@ async def serve(
                 await first(app)
             stop, hurry = asyncio.Event(), asyncio.Event()
             with _signals(stop, hurry) as received:
-                await _run(app, dispatcher, stop, hurry, until_idle=until_idle, watch=watch)
+                async with telling(app.state.path, partial(_follow, dispatcher)):
+                    await _run(app, dispatcher, stop, hurry, until_idle=until_idle, watch=watch)
     if received:
         return 128 + received[0]
     return 1 if until_idle and dispatcher.counts()[Verdict.DEAD_LETTERED] else 0
+
+
+async def _follow(dispatcher: Dispatcher, event_id: str, wait: bool) -> AsyncIterator[Mapping[str, Any]]:
+    async for line in dispatcher.attempts.follow(event_id, wait=wait):
+        yield asdict(line)
 
 
 async def _dispatcher(app: App, fit: str) -> Dispatcher:

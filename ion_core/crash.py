@@ -15,7 +15,10 @@ _armed: str | None = None
 
 
 def arm(environ: Mapping[str, str]) -> None:
-    """Read once at the start of ``serve``. Raises UsageError for an unknown step, or without ``ION_TESTING=1``."""
+    """Read once at the start of ``serve`` or ``handler``.
+
+    Raises UsageError for an unknown step, or without ``ION_TESTING=1``.
+    """
     global _armed
     step = environ.get("ION_CRASH_AT") or None
     if step is not None and environ.get("ION_TESTING") != "1":

@@ -54,6 +54,12 @@ class InvalidEvent(IonError):
         super().__init__(shortened(self.problems))
 
 
+class OutOfTurn(IonError):
+    """Prepare or commit was asked for when it is not its turn; nothing was changed. ``/ready`` and ``/done``: 400."""
+
+    exit_code = 2
+
+
 class ModuleFailed(IonError):
     """The module itself failed (exit code, signal, timeout): a counted retry."""
 

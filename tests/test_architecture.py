@@ -24,7 +24,7 @@ _CONTRACT = {"errors", "strict_json", "events", "contracts"}
 _JOB = _CONTRACT | {"jobs"}
 _HANDLER = _JOB | {"commits", "crash", "dataplane"}
 _ALL = _HANDLER | {"handler", "dispatcher", "hookspecs", "plugins", "config", "state", "intake", "retention", "app"}
-_ALL |= {"cli", "rehearsal"}
+_ALL |= {"live", "development", "rehearsal", "cli"}
 MAY_ENTER: dict[str, set[str]] = {
     "__init__": set(),
     "errors": set(),
@@ -39,14 +39,16 @@ MAY_ENTER: dict[str, set[str]] = {
     "plugins": _JOB | {"hookspecs"},
     "handler": _HANDLER,
     "dispatcher": _HANDLER | {"handler"},
+    "development": _HANDLER | {"handler"},
     "intake": _HANDLER - {"crash"},
     "retention": _HANDLER - {"crash"},
     "state": {"errors"},
+    "live": set(),
     "rehearsal": _HANDLER | {"handler", "dispatcher", "state"},
     "config": _JOB | {"hookspecs", "plugins"},
     "builtin": _JOB | {"hookspecs"},
     "testing": _JOB,
-    "app": _ALL - {"cli"},
+    "app": _ALL - {"cli", "development"},
     "cli": _ALL,
     "__main__": {"cli"},
 }
@@ -133,6 +135,9 @@ def test_every_exception_is_still_needed() -> None:
             "from ion_core.handler.output import read_output",
             "imports ion_core.handler.output",
         ),
+        ("ion_core/handler/x.py", "import ion_core.development.layout", "imports ion_core.development.layout"),
+        ("ion_core/development/x.py", "from ion_core.app import App", "imports ion_core.app.App"),
+        ("ion_core/development/x.py", "import ion_core.builtin.sqlite", "imports ion_core.builtin.sqlite"),
         ("ion_core/builtin/x.py", "from ion_core.dataplane import DataPlane", "imports ion_core.dataplane"),
         ("ion_core/testing/x.py", "from ion_core.builtin.sqlite import Sqlite", "imports ion_core.builtin"),
         ("ion_core/app.py", "import ion_core.cli", "imports ion_core.cli"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -23,24 +24,53 @@ SHORTEST = 4
 @click.argument("event_id", type=Text())
 @click.option("--module", metavar="NAME", type=Text(), help="Only those of this module.")
 @click.option("--attempt", metavar="N", type=click.IntRange(1), help="Only that of this attempt.")
+@click.option("--follow", "-f", is_flag=True, help="Go on with what jobs under way print, as it comes.")
 @json_option
 @with_config
-def command(options: Options, event_id: str, module: str | None, attempt: int | None, as_json: bool) -> None:
+def command(
+    options: Options, event_id: str, module: str | None, attempt: int | None, follow: bool, as_json: bool
+) -> None:
     """Print the log of every attempt for an event.
 
     Of good and bad ones, in the order of storing. The beginning of an event's id will do, as `trace flow` shows it.
     With --json an array of the documents.
 
+    With --follow, jobs that run on this machine are followed line by line until they have ended; where none has run
+    yet, the first is waited for. Their logs are stored as ever.
+
     \b
-    Example:
+    Examples:
       ion-core logs 3f2a9c1b --module detect
+      ion-core logs 3f2a9c1b --follow
     """
     from ion_core.cli.session import load, run
 
-    run(load(options), lambda app: _print(app, event_id, module, attempt, as_json))
+    if follow and (as_json or attempt is not None):
+        raise UsageError("--follow shows lines as they come. Leave out --json and --attempt.")
+    run(load(options), lambda app: _print(app, event_id, module, attempt, as_json, follow))
 
 
-async def _print(app: App, event_id: str, module: str | None, attempt: int | None, as_json: bool) -> None:
+async def _follow(app: App, event_id: str, module: str | None, *, wait: bool) -> None:
+    from ion_core.live import watch
+
+    heard, shown = False, None
+    async for line in watch(app.state.path, event_id, wait=wait):
+        if not line:
+            heard = True
+            if wait:
+                say("No job for this event has run: waiting for the first. Ctrl-C ends this.")
+            continue
+        if module not in (None, line["module"]):
+            continue
+        if shown != (shown := (line["module"], line["attempt"])):
+            out(plain(f"== {line['module']}, attempt {line['attempt']}: running"))
+        out(plain(line["text"]))
+        sys.stdout.flush()
+    if wait and not heard:
+        say("Nothing that could be followed: no `ion-core serve` runs on this machine with this state directory.")
+
+
+async def _print(app: App, event_id: str, module: str | None, attempt: int | None, as_json: bool, follow: bool) -> None:
     documents = await app.documents()
     event_id, correlation_id = await whole_id(documents, event_id)
     array, count = JsonArray(), 0
@@ -54,6 +84,8 @@ async def _print(app: App, event_id: str, module: str | None, attempt: int | Non
             _print_log(context, body)
     if as_json:
         array.end()
+    elif follow:
+        await _follow(app, event_id, module, wait=not count)
     elif not count:
         say(f"No attempt for event {plain(event_id)} has left such a log yet.")
 

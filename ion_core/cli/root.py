@@ -27,17 +27,18 @@ SECTIONS = {
         Listed("check", "check", "Check a configuration: mistakes, the graph of its modules, its runtimes."),
         Listed("config", "config", "Show the configuration in force, or its JSON Schema."),
     ),
-    "Work on modules": (
-        Listed("dev", "dev", "Run a pipeline on this machine alone, to try it."),
-        Listed("debug", "debug", "Open the workspace of an attempt, or a shell in it."),
-        Listed("replay", "replay", "Run a past event again and compare with what was committed."),
-    ),
     "Events and what became of them": (
         Listed("event", "event", "Publish events; look at those that wait."),
         Listed("trace", "trace", "Follow events through the pipeline."),
         Listed("logs", "logs", "Print the log of every attempt for an event."),
         Listed("dlq", "dlq", "Dead letters: list, show, redrive or purge them."),
         Listed("gc", "gc", "Remove old flows, and files of attempts that never committed."),
+    ),
+    "Write modules": (
+        Listed("dev", "dev", "Run a pipeline on this machine alone, or modules one by one in a directory."),
+        Listed("debug", "debug", "Open the workspace of an attempt, or a shell in it."),
+        Listed("replay", "replay", "Run a past event again and compare with what was committed."),
+        Listed("handler", "handler", "Prepare and commit a workspace without a dispatcher."),
     ),
     "What there is": (
         Listed("module", "module", "List the modules and their queues; run one by itself."),

@@ -18,6 +18,7 @@ from ion_core.dispatcher.hold import Leases
 from ion_core.dispatcher.job_runner import JobRunner, Surroundings
 from ion_core.dispatcher.outbox import Outbox
 from ion_core.dispatcher.recovery import remove_orphans
+from ion_core.dispatcher.running import RunningAttempts
 from ion_core.dispatcher.slots import Slots
 from ion_core.errors import StorageFull, TransientError
 from ion_core.handler import Handler, HandlerApi
@@ -59,6 +60,8 @@ class Dispatcher:
         self._handler = Handler(dataplane, work)
         self._outbox = Outbox(dataplane)
         self._leases = Leases()
+        self.attempts = RunningAttempts()
+        """What runs now, to be followed."""
         self._stopping = asyncio.Event()
         self._jobs: set[asyncio.Task[None]] = set()
         around = Surroundings(
@@ -67,6 +70,7 @@ class Dispatcher:
             observer=observer,
             health=self.health,
             leases=self._leases,
+            running=self.attempts,
             grace=grace,
         )
         self._api = HandlerApi()

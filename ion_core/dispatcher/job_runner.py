@@ -19,6 +19,7 @@ from ion_core.dispatcher.bounded import Backoff, together, uninterrupted, wait_f
 from ion_core.dispatcher.health import Health
 from ion_core.dispatcher.hold import SETTLE_WITHIN, Hold, Leases
 from ion_core.dispatcher.module_run import ModuleRun
+from ion_core.dispatcher.running import RunningAttempts
 from ion_core.dispatcher.slot import Failed
 from ion_core.dispatcher.slots import Slots
 from ion_core.errors import (
@@ -48,6 +49,7 @@ class Surroundings:
     observer: Observer
     health: Health
     leases: Leases
+    running: RunningAttempts
     grace: timedelta = timedelta(seconds=10)
 
 
@@ -224,6 +226,7 @@ class JobRunner:
                 record=record,
                 handler=self._around.handler,
                 health=self._around.health,
+                running=self._around.running,
                 grace=self._around.grace,
             )
             committed = await run.committed()

@@ -10,6 +10,7 @@ from ion_core import crash
 from ion_core.contracts.runtime import ExitStatus
 from ion_core.dispatcher.attempt_log import AttemptLog
 from ion_core.dispatcher.health import Health
+from ion_core.dispatcher.running import RunningAttempts
 from ion_core.dispatcher.slot import Slot
 from ion_core.errors import ModuleFailed, OutputRefused, PermanentError
 from ion_core.handler import Committed, Handler
@@ -28,6 +29,7 @@ class ModuleRun:
     record: AttemptLog
     handler: Handler
     health: Health
+    running: RunningAttempts
     grace: timedelta
 
     async def committed(self) -> Committed:
@@ -38,7 +40,7 @@ class ModuleRun:
             link = self.slot.inputs_read_only
             record.preparer += await handler.prepare(attempt, slot.workspace, link=link)
         slot.session.prepared()
-        with record.step("module"):
+        with record.step("module"), self.running.running(attempt, slot):
             ended = await self._run_module()
         if isinstance(ended, Committed):
             return ended

@@ -114,12 +114,19 @@ class Slot:
         lines = [line.text async for line in self._runtime.logs(self.ref)]
         new, self._told = lines[self._told :], len(lines)
         self.printed += sum(len(line) + 1 for line in new)
-        return [line.replace(self._secret, "********") for line in new]
+        return [self._without_secret(line) for line in new]
 
     async def follow(self) -> AsyncIterator[str]:
-        """The same, each line as it comes, from the first to the last; what ``output`` returns is not changed by it."""
+        """What the module prints from this attempt on, as it comes, until its container ends."""
+        skipped = self._told
         async for line in self._runtime.logs(self.ref, follow=True):
-            yield line.text.replace(self._secret, "********")
+            if skipped:
+                skipped -= 1
+            else:
+                yield self._without_secret(line.text)
+
+    def _without_secret(self, text: str) -> str:
+        return text.replace(self._secret, "********")
 
     async def remove(self) -> None:
         """Remove the container, stopping it first if it runs: its calls end. Idempotent."""

@@ -16,7 +16,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
-from ion_core.handler.session import CallFailed, Calls, NoMoreEvents, WrongState
+from ion_core.errors import OutOfTurn
+from ion_core.handler.session import CallFailed, Calls, NoMoreEvents
 
 if TYPE_CHECKING:
     import h11
@@ -147,7 +148,7 @@ class HandlerApi:
             return 405, "use GET"
         try:
             await call()
-        except WrongState as error:
+        except OutOfTurn as error:
             return 400, str(error)
         except NoMoreEvents as error:
             return 410, str(error)

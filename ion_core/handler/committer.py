@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Protocol
 
 from ion_core import crash
 from ion_core.commits import Commit, child_event
-from ion_core.contracts.storage import check_key
-from ion_core.dataplane import DataPlane, for_each, job_prefix
+from ion_core.contracts.storage import BlobStore, check_key
+from ion_core.dataplane import for_each, job_prefix
 from ion_core.events import COMMIT, StoredFile
 from ion_core.handler.output import Output, read_output
-from ion_core.handler.workspace import Workspace
+from ion_core.handler.workspace import World
 from ion_core.jobs import Attempt, Module
 
 
@@ -31,7 +31,7 @@ class Commits(Protocol):
     """What a handler needs of a committer."""
 
     async def commit(
-        self, attempt: Attempt, module: Module, workspace: Workspace, *, image: str | None, started_at: str
+        self, attempt: Attempt, module: Module, workspace: World, *, image: str | None, started_at: str
     ) -> Committed: ...
 
 
@@ -40,22 +40,46 @@ def attempt_prefix(attempt: Attempt) -> str:
     return job_prefix(attempt.job.event, attempt.job.module, f"{attempt.number}-{attempt.token}")
 
 
-class Committer:
-    """Needs nothing but a data plane, an attempt and a workspace that nobody writes to any more."""
+class Outputs(Protocol):
+    """Of a data plane, what committing needs."""
 
-    def __init__(self, dataplane: DataPlane) -> None:
+    @property
+    def blobs(self) -> BlobStore: ...
+
+    async def committed(self, job_id: str) -> tuple[Commit, bool] | None:
+        """The job's commit and whether it is still to be published; None if it has not committed."""
+
+    async def commit(self, commit: Commit) -> bool:
+        """The fence: True if this attempt's record is the job's commit, False if another attempt's is."""
+
+    async def discard(self, keys: Sequence[str]) -> None:
+        """Delete files of an attempt that did not win."""
+
+
+class Committer:
+    """Needs nothing but a data plane, an attempt and a workspace that nobody writes to any more.
+
+    ``prefix`` says under which key an attempt's files go. With ``consume`` files in ``out/data`` are given away to the
+    store; without, the workspace is left as it was.
+    """
+
+    def __init__(
+        self, dataplane: Outputs, *, prefix: Callable[[Attempt], str] = attempt_prefix, consume: bool = True
+    ) -> None:
         self._dataplane = dataplane
+        self._prefix = prefix
+        self._consume = consume
 
     async def commit(
-        self, attempt: Attempt, module: Module, workspace: Workspace, *, image: str | None, started_at: str
+        self, attempt: Attempt, module: Module, workspace: World, *, image: str | None, started_at: str
     ) -> Committed:
         """Check, upload, then create the commit record: from that moment on it all counts, before it nothing does.
 
-        Files in ``out/data`` are given away to the store. Raises OutputRefused naming every entry that breaks the
+        Raises OutputRefused naming every entry that breaks the
         module contract, and what the stores raise; what was uploaded before an upload failed is deleted again.
         """
         output = await asyncio.to_thread(read_output, workspace, module)
-        prefix = attempt_prefix(attempt)
+        prefix = self._prefix(attempt)
         keys = {name: check_key(f"{prefix}/{name}") for name in output.files}
         try:
             stored = await self._upload(keys, workspace)
@@ -78,9 +102,10 @@ class Committer:
             lines.append(f"attempt {commit.attempt} had committed already: this one changes nothing")
         return Committed(commit=commit, ours=ours, lines=lines)
 
-    async def _upload(self, keys: Mapping[str, str], workspace: Workspace) -> tuple[StoredFile, ...]:
+    async def _upload(self, keys: Mapping[str, str], workspace: World) -> tuple[StoredFile, ...]:
         async def upload(name: str) -> StoredFile:
-            info = await self._dataplane.blobs.put(keys[name], workspace.out / "data" / name, consume=True)
+            source = workspace.out / "data" / name
+            info = await self._dataplane.blobs.put(keys[name], source, consume=self._consume)
             crash.reached("S8")
             return StoredFile(name=name, key=keys[name], size=info.size, sha256=info.sha256)
 

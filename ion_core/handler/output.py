@@ -15,7 +15,7 @@ from ion_core.contracts.storage import check_key
 from ion_core.dataplane import MAX_NAME_BYTES
 from ion_core.errors import InvalidEvent, InvalidKey, OutputRefused, shortened
 from ion_core.events import MAX_EVENT_BYTES, Pairs, read_pairs, type_problem
-from ion_core.handler.workspace import Workspace
+from ion_core.handler.workspace import World
 from ion_core.jobs import Module
 
 MAX_ALL_EVENTS_BYTES = 16 * 1024**2
@@ -47,7 +47,7 @@ class _Problems(list[str]):
             raise OutputRefused(shortened(self))
 
 
-def read_output(workspace: Workspace, module: Module) -> Output:
+def read_output(workspace: World, module: Module) -> Output:
     """Check and read ``out/``. Raises OutputRefused naming every entry that breaks the module contract."""
     problems = _Problems()
     out = str(workspace.out)

@@ -4,21 +4,32 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Protocol
 
 from ion_core import crash, strict_json
-from ion_core.contracts.storage import BlobInfo, check_key
-from ion_core.dataplane import DataPlane, for_each
+from ion_core.contracts.storage import BlobInfo, BlobStore, check_key
+from ion_core.dataplane import for_each
 from ion_core.events import Event, StoredFile, pairs_to_json
-from ion_core.handler.workspace import Workspace
+from ion_core.handler.workspace import World
+
+
+class Inputs(Protocol):
+    """Of a data plane, what preparing needs."""
+
+    @property
+    def blobs(self) -> BlobStore: ...
+
+    async def stored_files(self, event: Event) -> tuple[Event, tuple[StoredFile, ...]]:
+        """The event with all its data, and its files."""
 
 
 class Preparer:
     """Needs nothing but a data plane, an event and a workspace."""
 
-    def __init__(self, dataplane: DataPlane) -> None:
+    def __init__(self, dataplane: Inputs) -> None:
         self._dataplane = dataplane
 
-    async def prepare(self, event: Event, workspace: Workspace, *, link: bool) -> list[str]:
+    async def prepare(self, event: Event, workspace: World, *, link: bool) -> list[str]:
         """Put the event's files into ``in/data`` and its pairs into ``in/eventmeta.json``; returns log lines.
 
         ``link``: the module cannot write to ``in/``, so files may be hard links to the stored ones. Raises

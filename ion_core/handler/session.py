@@ -6,9 +6,7 @@ import asyncio
 from enum import Enum
 from typing import Protocol
 
-
-class WrongState(Exception):
-    """The call does not fit the moment. It changed nothing."""
+from ion_core.errors import OutOfTurn
 
 
 class NoMoreEvents(Exception):
@@ -20,7 +18,7 @@ class CallFailed(Exception):
 
 
 class Calls(Protocol):
-    """What a module may ask of its handler. Both raise WrongState, NoMoreEvents or CallFailed with a sentence."""
+    """What a module may ask of its handler. Both raise OutOfTurn, NoMoreEvents or CallFailed with a sentence."""
 
     async def ready(self) -> None:
         """Returns once the workspace is filled. Cancelled when the module hangs up."""
@@ -72,7 +70,7 @@ class Session:
         await asyncio.shield(self._answer)
 
     def _refusal(self) -> Exception:
-        return (NoMoreEvents if self._state is _State.CLOSED else WrongState)(self._state.value)
+        return (NoMoreEvents if self._state is _State.CLOSED else OutOfTurn)(self._state.value)
 
     @property
     def committing(self) -> bool:

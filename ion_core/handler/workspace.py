@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 _OURS = 0o755
 _OPEN_TO_ANY_UID = 0o777
@@ -33,6 +33,36 @@ FIXED = {
 """What there is from the start, outer ones first, and its modes."""
 
 INSIGHTS = "ion/out/insights.json"
+
+
+class World(Protocol):
+    """What a module sees as ``/ion``, wherever it lies: paths."""
+
+    @property
+    def root(self) -> Path: ...
+
+    @property
+    def in_data(self) -> Path: ...
+
+    @property
+    def eventmeta(self) -> Path: ...
+
+    @property
+    def out(self) -> Path: ...
+
+
+def lay_out(root: Path) -> None:
+    """Make clean directories and an empty ``out/insights.json`` in the directory ``root``, which has none of them.
+
+    ``out`` is writable for any uid, since a container's user is not ours. Raises OSError.
+    """
+    for name, mode in FIXED.items():
+        if below := name.removeprefix("ion"):
+            os.mkdir(f"{root}{below}")
+            os.chmod(f"{root}{below}", mode)
+    insights = root / "out" / "insights.json"
+    insights.touch()
+    insights.chmod(0o666)
 
 
 @dataclass(frozen=True)
@@ -73,13 +103,9 @@ class Workspace:
         return workspace
 
     def _lay_out(self) -> None:
-        for name, mode in FIXED.items():
-            directory = f"{self.home}/{name}"
-            os.mkdir(directory)
-            os.chmod(directory, mode)
-        insights = self.out / "insights.json"
-        insights.touch()
-        insights.chmod(0o666)
+        self.root.mkdir()
+        self.root.chmod(_OURS)
+        lay_out(self.root)
 
     def note_job(self, note: dict[str, Any]) -> None:
         """Say what this workspace is used for, so that a crash leaves nothing that cannot be swept."""

@@ -17,12 +17,14 @@ from ion_core.dataplane import DataPlane
 from ion_core.dispatcher.attempt_log import AttemptLog
 from ion_core.dispatcher.health import Health, write_probe
 from ion_core.dispatcher.module_run import ModuleRun
+from ion_core.dispatcher.running import RunningAttempts
 from ion_core.dispatcher.slots import Slots
 from ion_core.errors import IonError, ModuleFailed, PermanentError
 from ion_core.events import Event, Pairs, StoredFile
 from ion_core.handler import Committed, Handler, HandlerApi, Workspace
 from ion_core.handler.committer import make_record
 from ion_core.handler.output import Output, read_output
+from ion_core.handler.workspace import World
 from ion_core.jobs import Attempt, Job, Module
 
 GRACE = timedelta(seconds=10)
@@ -99,6 +101,7 @@ async def rehearse(
             record=record,
             handler=handler,
             health=Health(lambda: write_probe(work)),
+            running=RunningAttempts(),
             grace=grace,
         )
         commit, failure = await _outcome(run, said)
@@ -148,7 +151,7 @@ class NoCommit:
     """A committer that reads and checks what a module left, and makes the record of it; nothing is stored."""
 
     async def commit(
-        self, attempt: Attempt, module: Module, workspace: Workspace, *, image: str | None, started_at: str
+        self, attempt: Attempt, module: Module, workspace: World, *, image: str | None, started_at: str
     ) -> Committed:
         """Raises OutputRefused naming every entry that breaks the module contract."""
         output = await asyncio.to_thread(read_output, workspace, module)
@@ -157,7 +160,7 @@ class NoCommit:
         return Committed(commit=commit, ours=True, lines=[])
 
 
-def _files(workspace: Workspace, output: Output) -> tuple[StoredFile, ...]:
+def _files(workspace: World, output: Output) -> tuple[StoredFile, ...]:
     data = workspace.out / "data"
     return tuple(
         StoredFile(name=name, key="", size=size, sha256=_sha256(data / name)) for name, size in output.files.items()

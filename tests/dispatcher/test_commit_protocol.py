@@ -31,6 +31,7 @@ from ion_core.dispatcher.health import Health
 from ion_core.dispatcher.hold import Leases
 from ion_core.dispatcher.job_runner import JobRunner, Surroundings
 from ion_core.dispatcher.outbox import Outbox
+from ion_core.dispatcher.running import RunningAttempts
 from ion_core.dispatcher.slots import Slots
 from ion_core.events import parse_event
 from ion_core.handler import Handler, HandlerApi
@@ -126,6 +127,7 @@ class Life:
             observer=Observed(),
             health=Health(lambda: None),
             leases=Leases(),
+            running=RunningAttempts(),
             grace=timedelta(0),
         )
         slots = Slots(MODULE, Runtime(world.programs), self.handler, api=HandlerApi(), state_id="ours")

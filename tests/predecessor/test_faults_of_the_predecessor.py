@@ -21,7 +21,11 @@ from ion_core.builtin.settings import LocalBlobsSettings
 from ion_core.contracts.messaging import RetryPolicy
 from ion_core.contracts.runtime import ContainerSpec
 from ion_core.contracts.storage import BlobInfo
+from ion_core.development import steps
+from ion_core.development.layout import Layout
 from ion_core.errors import TransientError
+from ion_core.events import Context
+from ion_core.handler.given import GivenWorkspace
 from ion_core.jobs import Verdict
 from tests.support.worlds import Clock, Scene, World, does, emit, exits, fails_first, no_back_off, say
 
@@ -352,3 +356,18 @@ async def test_ids_longer_than_a_label_allows_are_handled(id: str, world: World)
     for value in (spec.name, *spec.labels.values()):
         assert len(value) <= 63
         assert id not in value
+
+
+# Development
+
+
+def test_every_development_event_has_a_file_of_its_own(tmp_path: Path) -> None:
+    context = Context(name="worker", event_id="1", correlation_id="dev")
+    layout, workspace = Layout(tmp_path / ".dev"), GivenWorkspace(tmp_path / "ion")
+    steps.prepare(layout, context, ["out"], workspace)
+    for n in range(3):
+        emit(tmp_path / "ion", "out", ("n", str(n)), name=f"event{n}.json")
+    steps.commit(layout, context, ["out"], workspace)
+    events = [json.loads(path.read_bytes()) for path in sorted((tmp_path / ".dev/1/_events").iterdir())]
+    assert [event["data"] for event in events] == [[{"key": "n", "value": str(n)}] for n in range(3)]
+    assert len({event["context"]["eventId"] for event in events}) == 3

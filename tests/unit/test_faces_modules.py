@@ -239,3 +239,12 @@ def test_catalogue_fails_unless_there_is_one_crop(workspace: Workspace, crops: i
 
     assert done.returncode == 1
     assert "expected one crop" in done.stderr
+
+
+def test_catalogue_leaves_out_the_addresses_of_files(workspace: Workspace) -> None:
+    """They may be signed, and an insight is for ever."""
+    workspace.give(PHOTOS / "cat.jpg")
+    signed = {"key": "cat.jpg", "value": 'https://bucket.example/cat.jpg?signature="}s3cr3t'}
+    workspace.give_pairs([{"key": "x", "value": "1"}, signed, {"key": "y", "value": "a: b"}])
+    workspace.run_well("catalogue")
+    assert list(workspace.insights()) == ["x", "y", "catalogued", "bytes"]

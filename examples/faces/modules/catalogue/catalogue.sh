@@ -31,16 +31,24 @@ json_string() {
         }'
 }
 
-# pairs_of FILE: the inside of FILE, a JSON array, followed by a comma unless it is empty. The pairs are JSON already:
-# copying them as they stand cannot damage them, decoding and encoding them in shell could.
+# pairs_of FILE: the pairs of FILE, a JSON array, each followed by a comma, but for those that hold the address of a file:
+# an address may be signed, and is of use for a while only. Pairs are JSON already: copying them as they stand cannot
+# damage them, decoding and encoding them in shell could.
 pairs_of() {
     [ -f "$1" ] || return 0
     awk '
         { text = text $0 "\n" }
         END {
-            sub(/^[ \t\r\n]*\[[ \t\r\n]*/, "", text)
-            sub(/[ \t\r\n]*\][ \t\r\n]*$/, "", text)
-            if (text != "") printf "%s,\n  ", text
+            for (i = 1; i <= length(text); i++) {
+                c = substr(text, i, 1)
+                if (in_string && c == "\\") i++
+                else if (c == "\"") in_string = !in_string
+                else if (!in_string && c == "{") start = i
+                else if (!in_string && c == "}") {
+                    pair = substr(text, start, i - start + 1)
+                    if (pair !~ /:\\?\/\\?\//) printf "%s,\n  ", pair
+                }
+            }
         }' "$1"
 }
 

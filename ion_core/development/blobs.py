@@ -1,0 +1,90 @@
+"""Blobs of one place of the layout, as files that developers look at and change."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import secrets
+import stat
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import quote
+
+from ion_core.contracts.storage import BlobInfo, check_key
+from ion_core.development.layout import NEW, Place
+from ion_core.errors import BlobNotFound, PermanentError, storage_error
+
+_CHUNK = 1 << 20
+
+
+class PlaceBlobs:
+    """A BlobStore whose key ``_blobs/<name>`` is the file ``_blobs/<name>`` of its place.
+
+    What is stored is a copy: a module's workspace stays as it is, to be looked at. What is there is given as it is
+    now, so ``expect`` is not held against it: a developer may have put another file in its stead.
+    """
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+
+    async def put(self, key: str, source: Path, *, consume: bool = False) -> BlobInfo:
+        return await asyncio.to_thread(self._put, self._path(key), source)
+
+    async def get(self, key: str, target: Path, *, expect: BlobInfo | None = None, link: bool = False) -> None:
+        await asyncio.to_thread(self._get, self._path(key), target)
+
+    async def list(self, prefix: str) -> AsyncIterator[str]:
+        for key in await asyncio.to_thread(self._keys, self._path(prefix) if prefix else self._place.blobs):
+            yield key
+
+    async def delete(self, key: str) -> None:
+        await asyncio.to_thread(self._path(key).unlink, missing_ok=True)
+
+    async def url(self, key: str) -> str:
+        return "file://" + quote(str(self._path(key).absolute()))
+
+    def _path(self, key: str) -> Path:
+        return self._place.path / check_key(key)
+
+    def _keys(self, top: Path) -> Sequence[str]:
+        return sorted(str(path.relative_to(self._place.path)) for path in top.rglob("*") if path.is_file())
+
+    def _put(self, path: Path, source: Path) -> BlobInfo:
+        temporary = self._place.path / f"{NEW}{secrets.token_hex(4)}"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            info = _copy(source, temporary)
+            temporary.replace(path)
+        except FileNotFoundError as error:
+            raise PermanentError(f"{source}: no such file") from error
+        except OSError as error:
+            raise storage_error(str(error.filename or path), error) from error
+        finally:
+            temporary.unlink(missing_ok=True)
+        return info
+
+    def _get(self, path: Path, target: Path) -> None:
+        try:
+            _copy(path, target)
+        except FileNotFoundError as error:
+            raise BlobNotFound(f"{path}: no such file, though an event names it. Put it back.") from error
+        except OSError as error:
+            with suppress(FileNotFoundError):
+                target.unlink()
+            raise storage_error(str(error.filename or path), error) from error
+
+
+def _copy(source: Path, target: Path) -> BlobInfo:
+    """A new file ``target`` with the content of the regular file ``source``; nothing is followed, nothing blocks."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    digest, size = hashlib.sha256(), 0
+    with os.fdopen(os.open(source, flags), "rb") as reading:
+        if not stat.S_ISREG(os.fstat(reading.fileno()).st_mode):
+            raise PermanentError(f"{source}: is not a regular file")
+        with target.open("xb") as writing:
+            while chunk := reading.read(_CHUNK):
+                digest.update(chunk)
+                size += writing.write(chunk)
+    return BlobInfo(size=size, sha256=digest.hexdigest())

@@ -1,0 +1,103 @@
+"""What runs at this moment, and what it prints: for people who watch."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from ion_core.dispatcher.slot import Slot
+from ion_core.jobs import Attempt
+
+LAST_LINES_WITHIN = 1.0
+"""Seconds for what a container printed last to arrive, once its attempt has ended."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LiveLine:
+    """One line of an attempt that runs."""
+
+    module: str
+    attempt: int
+    text: str
+
+
+@dataclass(eq=False)
+class _Running:
+    attempt: Attempt
+    slot: Slot
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class RunningAttempts:
+    """Who runs, by event."""
+
+    def __init__(self) -> None:
+        self._running: set[_Running] = set()
+        self._begun: asyncio.Future[None] | None = None
+
+    @contextmanager
+    def running(self, attempt: Attempt, slot: Slot) -> Iterator[None]:
+        """While the body runs, ``attempt`` can be followed."""
+        running = _Running(attempt, slot)
+        self._running.add(running)
+        begun, self._begun = self._begun, None
+        if begun is not None and not begun.done():
+            begun.set_result(None)
+        try:
+            yield
+        finally:
+            self._running.discard(running)
+            running.ended.set()
+
+    async def follow(self, event_id: str, *, wait: bool) -> AsyncIterator[LiveLine]:
+        """What the attempts for this event print, from their start, until none of them runs any more.
+
+        With ``wait``, if none runs now, the first to come is waited for.
+        """
+        followed: set[_Running] = set()
+        while True:
+            of_it = {one for one in self._running if one.attempt.job.event.context.event_id == event_id}
+            if of_it - followed:
+                async for line in _lines(of_it - followed):
+                    yield line
+                followed |= of_it
+            elif followed or not wait:
+                return
+            else:
+                if self._begun is None:
+                    self._begun = asyncio.get_running_loop().create_future()
+                await asyncio.shield(self._begun)
+
+
+async def _lines(running: set[_Running]) -> AsyncIterator[LiveLine]:
+    """Of all of them, as they come."""
+    lines: asyncio.Queue[LiveLine | None] = asyncio.Queue(maxsize=100)
+
+    async def pump(one: _Running) -> None:
+        async for text in one.slot.follow():
+            await lines.put(LiveLine(module=one.attempt.job.module, attempt=one.attempt.number, text=text))
+
+    async def until_its_end(one: _Running) -> None:
+        pumping, ending = asyncio.create_task(pump(one)), asyncio.create_task(one.ended.wait())
+        try:
+            await asyncio.wait({pumping, ending}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({pumping}, timeout=LAST_LINES_WITHIN)
+        finally:
+            for task in (pumping, ending):
+                task.cancel()
+            await asyncio.wait({pumping, ending})
+
+    async def all_of_them() -> None:
+        await asyncio.gather(*(until_its_end(one) for one in running))
+        await lines.put(None)
+
+    reading = asyncio.create_task(all_of_them())
+    try:
+        while (line := await lines.get()) is not None:
+            yield line
+        await reading
+    finally:
+        reading.cancel()
+        await asyncio.wait({reading})

@@ -1,0 +1,128 @@
+"""What a running ``serve`` tells other processes of the same user: the output of jobs under way.
+
+A unix socket in the state directory, which nobody else may enter. It is asked
+``{"follow": EVENT_ID, "wait": false}`` in a line and answers ``{}``, then
+``{"module": …, "attempt": …, "text": …}`` for each line of output; the answer ends with the jobs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+NAME = "live.sock"
+ASK_WITHIN = 10.0
+LONGEST_LINE = 1 << 22
+"""Bytes of one line of the answer: a line of output can be long."""
+
+Follow = Callable[[str, bool], AsyncIterator[Mapping[str, Any]]]
+
+
+@asynccontextmanager
+async def telling(state: Path, follow: Follow) -> AsyncIterator[None]:
+    """Answer in ``state`` while the body runs. Where that cannot be, it is logged: nobody can watch, no more.
+
+    Only one process may do this at a time for a state directory; what an earlier one left is replaced.
+    """
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            async with asyncio.timeout(ASK_WITHIN):
+                asked = json.loads(await reader.readline())
+            lines = follow(str(asked["follow"]), bool(asked["wait"]))
+            await _tell(lines, reader, writer)
+        except (OSError, TimeoutError, ValueError, LookupError, TypeError) as error:
+            log.debug("a watcher is gone: %s", error)
+        finally:
+            writer.close()
+
+    conversations: set[asyncio.Task[None]] = set()
+
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        conversation = asyncio.create_task(answer(reader, writer), name="a watcher")
+        conversations.add(conversation)
+        conversation.add_done_callback(conversations.discard)
+
+    server = None
+    try:
+        with _short(state) as path:
+            with suppress(FileNotFoundError):
+                (state / NAME).unlink()
+            server = await asyncio.start_unix_server(accept, path)
+            (state / NAME).chmod(0o600)
+    except OSError as error:
+        log.warning("`ion-core logs --follow` will not work: %s: %s", state / NAME, error.strerror or error)
+    try:
+        yield
+    finally:
+        if server is not None:
+            server.close()
+            with suppress(FileNotFoundError):
+                (state / NAME).unlink()
+        for conversation in list(conversations):
+            conversation.cancel()
+        if conversations:
+            await asyncio.wait(conversations)
+
+
+async def _tell(
+    lines: AsyncIterator[Mapping[str, Any]], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
+    """Line by line, at the watcher's pace, until it hangs up."""
+
+    async def write() -> None:
+        writer.write(b"{}\n")
+        await writer.drain()
+        async for line in lines:
+            writer.write(json.dumps(line).encode() + b"\n")
+            await writer.drain()
+
+    writing, hanging_up = asyncio.create_task(write()), asyncio.create_task(reader.read())
+    try:
+        await asyncio.wait({writing, hanging_up}, return_when=asyncio.FIRST_COMPLETED)
+        if writing.done():
+            await writing
+    finally:
+        for task in (writing, hanging_up):
+            task.cancel()
+        await asyncio.wait({writing, hanging_up})
+
+
+async def watch(state: Path, event_id: str, *, wait: bool) -> AsyncIterator[Mapping[str, Any]]:
+    """Lines of the jobs under way for this event, as they come, after an empty one that says we are heard.
+
+    Nothing at all where no ``serve`` uses ``state``.
+    """
+    try:
+        with _short(state) as path:
+            reader, writer = await asyncio.open_unix_connection(path, limit=LONGEST_LINE)
+    except (FileNotFoundError, ConnectionRefusedError):
+        return
+    try:
+        writer.write(json.dumps({"follow": event_id, "wait": wait}).encode() + b"\n")
+        await writer.drain()
+        while line := await reader.readline():
+            yield json.loads(line)
+    except ConnectionError:
+        return
+    finally:
+        writer.close()
+
+
+@contextmanager
+def _short(state: Path) -> Iterator[str]:
+    """The socket's path, however deep the directory lies: a path given to a socket is 107 bytes long at most."""
+    descriptor = os.open(state, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        plain = str(state / NAME)
+        yield plain if len(os.fsencode(plain)) < 100 else f"/proc/self/fd/{descriptor}/{NAME}"
+    finally:
+        os.close(descriptor)
