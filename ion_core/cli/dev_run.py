@@ -16,7 +16,7 @@ from ion_core.cli.event_input import files_by_name
 from ion_core.cli.options import Options, PathText, Text, json_option, with_config_only
 from ion_core.cli.output import out, out_json, plain, plain_lines, say
 from ion_core.cli.rehearsing import DEV_STATE, IMAGES_ONLY
-from ion_core.errors import InvalidEvent, Unroutable, UsageError
+from ion_core.errors import InvalidEvent, StateBusy, Unroutable, UsageError
 
 if TYPE_CHECKING:
     from ion_core.app import App
@@ -88,6 +88,10 @@ def run(
         raise UsageError("\n".join(plain(problem) for problem in error.problems)) from error
     except Unroutable as error:
         raise UsageError(str(error)) from error
+    except StateBusy as error:
+        raise StateBusy(
+            f"{into}: another `dev run` works there. Give this one its own directory with --into."
+        ) from error
     elsewhere = f" --state-dir {shlex.quote(options.state_dir)}" if options.state_dir != DEV_STATE else ""
     options.state_dir = None
     _show(config, started.event, top, as_json=as_json, flags=f" --dev{elsewhere}{options.flags()}")

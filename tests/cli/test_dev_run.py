@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from ion_core.state import State
 from tests.cli.running import Ion, command
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -101,6 +102,14 @@ def test_misuse_says_what_is_wrong(ion: Ion, arguments: list[str], code: int, sa
     assert result.code == code
     assert said in result.err
     assert result.out == ""
+
+
+def test_two_at_a_time_need_two_directories(ion: Ion) -> None:
+    with State.open(ion.home / "dev" / ".ion").locked():
+        result = ion("dev", "run", "start", "--file", "note.txt")
+        assert (result.code, result.out) == (75, "")
+        assert "dev: another `dev run` works there. Give this one its own directory with --into." in result.err
+        assert ion("dev", "run", "start", "--file", "note.txt", "--into", "other").code == 1
 
 
 def test_an_image_without_a_command_needs_another_runtime(ion: Ion) -> None:
