@@ -59,9 +59,9 @@ def command(
     runtime: str | None,
     as_json: bool,
 ) -> None:
-    """Open the workspace of an attempt for EVENT_ID, or with --shell a shell in it. Nothing is committed or published.
+    """Open the workspace of an attempt, or a shell in it.
 
-    It is the newest one that was kept of a failed attempt, as that left it (`keep_failed` of the module); without one,
+    Nothing is committed or published. It is the newest one that was kept of a failed attempt, as that left it (`keep_failed` of the module); without one,
     or with --fresh, the inputs are prepared again. The shell has the module's environment and starts where its command
     does: in its source, or under a runtime of containers in one of its own. Commands may come from standard input; the
     exit code is the shell's. Without --shell it is said where the workspace is and what is in it, with the log of the

@@ -46,7 +46,7 @@ parent_help = "The event that caused it. Default: what is known of it, then the 
 
 @click.group("dev")
 def command() -> None:
-    """Run a pipeline on this machine alone (`dev run`), or try modules one by one in a directory.
+    """Run a pipeline on this machine alone, or modules one by one in a directory.
 
     Modules one by one need no configuration: what is prepared and committed lies below .dev (--development.basedir, or
     $DEVELOPMENT_BASEDIR), nested as the events are; docs/development.md walks through it.

@@ -49,9 +49,9 @@ def command(
     runtime: str | None,
     as_json: bool,
 ) -> None:
-    """Run a past event again with its inputs, and compare with what was committed. Nothing is committed or published.
+    """Run a past event again and compare with what was committed.
 
-    The module runs as it is now, or as --image; compared are its files (size and sha256), insights and events, pair by
+    Its inputs are the same; nothing is committed or published. The module runs as it is now, or as --image; compared are its files (size and sha256), insights and events, pair by
     pair. Ends with 0 if all is the same, with 1 if anything differs or the module fails. The beginning of an event's id
     will do. With --json an array, one object for each module.
 

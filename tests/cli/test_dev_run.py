@@ -78,8 +78,11 @@ def test_what_an_interrupted_run_left_is_not_run_by_the_next(ion: Ion) -> None:
     done = ion.process("dev", "run", "start", "--file", "note.txt", "--json")
     assert done.code == 0
     assert len(done.json["jobs"]) == 3
-    logs = list((ion.home / "dev").glob("*/*/*/log.txt"))
-    assert len(logs) == 3, "the first run's events started nothing in the second"
+    state = ("--state-dir", "dev/.ion")
+    flows = {flow["correlationId"] for flow in ion("trace", "list", "--json", *state).json}
+    [interrupted] = flows - {done.json["correlationId"]}
+    kinds = [it["context"]["documentType"] for it in ion("trace", "flow", interrupted, "--json", *state).json]
+    assert sorted(kinds) == ["commit", "eventMeta"], "its commit was not published, and started nothing"
 
 
 @pytest.mark.parametrize(
