@@ -61,11 +61,11 @@ def command(
 ) -> None:
     """Open the workspace of an attempt, or a shell in it.
 
-    Nothing is committed or published. It is the newest one that was kept of a failed attempt, as that left it (`keep_failed` of the module); without one,
-    or with --fresh, the inputs are prepared again. The shell has the module's environment and starts where its command
-    does: in its source, or under a runtime of containers in one of its own. Commands may come from standard input; the
-    exit code is the shell's. Without --shell it is said where the workspace is and what is in it, with the log of the
-    last attempt.
+    Nothing is committed or published. It is the newest one that was kept of a failed attempt, as that left it
+    (`keep_failed` of the module); without one, or with --fresh, the inputs are prepared again. The shell has the
+    module's environment and starts where its command does: in its source, or under a runtime of containers in one of
+    its own. Commands may come from standard input; the exit code is the shell's. Without --shell it is said where the
+    workspace is and what is in it, with the log of the last attempt.
 
     \b
     Examples:

@@ -51,9 +51,10 @@ def command(
 ) -> None:
     """Run a past event again and compare with what was committed.
 
-    Its inputs are the same; nothing is committed or published. The module runs as it is now, or as --image; compared are its files (size and sha256), insights and events, pair by
-    pair. Ends with 0 if all is the same, with 1 if anything differs or the module fails. The beginning of an event's id
-    will do. With --json an array, one object for each module.
+    Its inputs are the same; nothing is committed or published. The module runs as it is now, or as --image; compared
+    are its files (size and sha256), insights and events, pair by pair. Ends with 0 if all is the same, with 1 if
+    anything differs or the module fails. The beginning of an event's id will do. With --json an array, one object for
+    each module.
 
     \b
     Examples:

@@ -38,7 +38,7 @@ SECTIONS = {
         Listed("dev", "dev", "Run a pipeline on this machine alone, or modules one by one in a directory."),
         Listed("debug", "debug", "Open the workspace of an attempt, or a shell in it."),
         Listed("replay", "replay", "Run a past event again and compare with what was committed."),
-        Listed("handler", "handler", "Prepare and commit a workspace without a dispatcher."),
+        Listed("handler", "handler", "Prepare and commit a workspace without a dispatcher, by command or by HTTP."),
     ),
     "What there is": (
         Listed("module", "module", "List the modules and their queues; run one by itself."),
