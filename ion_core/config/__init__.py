@@ -1,6 +1,6 @@
 """The configuration: a YAML file, environment variables and flags become frozen settings, or all that is wrong."""
 
-from ion_core.config.check import Finding, check_graph, check_runtimes
+from ion_core.config.check import Finding, check_graph, check_holding, check_runtimes, told_limit
 from ion_core.config.load import Config, find_config, load_config
 from ion_core.config.schema import json_schema
 from ion_core.config.sections import Chosen
@@ -11,9 +11,11 @@ __all__ = [
     "Config",
     "Finding",
     "check_graph",
+    "check_holding",
     "check_runtimes",
     "dump",
     "find_config",
     "json_schema",
     "load_config",
+    "told_limit",
 ]

@@ -9,7 +9,9 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
+from ion_core.contracts.messaging import HoldLimit
 from ion_core.contracts.settings import ConfigPath, Duration, Secret, Settings
+from ion_rabbitmq.holding import limit_at
 
 
 class RabbitSettings(Settings):
@@ -32,6 +34,7 @@ class RabbitSettings(Settings):
     )
     consumer_timeout: Duration = Field(
         timedelta(minutes=30),
+        gt=timedelta(0),
         description="The acknowledgement timeout that the broker's operator set: what is held for longer is given out "
         "again. Modules should take less; this setting changes nothing at the broker.",
     )
@@ -57,6 +60,10 @@ class RabbitSettings(Settings):
         if parts.scheme not in ("amqp", "amqps") or not parts.hostname:
             raise ValueError("must be an address such as amqp://user:password@host:5672/vhost")
         return url
+
+    def max_hold(self) -> HoldLimit | None:
+        """What ``ion-core check`` goes by, which asks no server: its remedy is that of every version."""
+        return limit_at(self)
 
     def place(self) -> str:
         """Where the broker is, without credentials: for messages."""
