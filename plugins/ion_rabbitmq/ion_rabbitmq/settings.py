@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from ion_core.contracts.messaging import HoldLimit
 from ion_core.contracts.settings import ConfigPath, Duration, Secret, Settings
@@ -61,14 +61,30 @@ class RabbitSettings(Settings):
             raise ValueError("must be an address such as amqp://user:password@host:5672/vhost")
         return url
 
+    @model_validator(mode="after")
+    def _files_for_tls(self) -> RabbitSettings:
+        if self.key_file is not None and self.cert_file is None:
+            raise ValueError("key_file is the key of cert_file: set both, or neither")
+        if not self.encrypted and (self.ca_file is not None or self.cert_file is not None):
+            raise ValueError("ca_file, cert_file and key_file are for TLS: give an url that begins with amqps://")
+        return self
+
+    @property
+    def encrypted(self) -> bool:
+        return self.url.get_secret_value().lower().startswith("amqps:")
+
     def max_hold(self) -> HoldLimit | None:
         """What ``ion-core check`` goes by, which asks no server: its remedy is that of every version."""
         return limit_at(self)
 
     def place(self) -> str:
         """Where the broker is, without credentials: for messages."""
+        host, port = self.host_and_port()
+        return f"{'amqps' if self.encrypted else 'amqp'}://{f'[{host}]' if ':' in host else host}:{port}"
+
+    def host_and_port(self) -> tuple[str, int]:
         parts = urlsplit(self.url.get_secret_value())
-        return f"{parts.scheme}://{parts.hostname}:{parts.port or (5671 if parts.scheme == 'amqps' else 5672)}"
+        return parts.hostname or "", parts.port or (5671 if self.encrypted else 5672)
 
     def worries(self) -> list[str]:
         """What is unwise about it, a sentence each."""

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 STARTS_WITHIN = 90.0
@@ -21,12 +22,24 @@ def free_port() -> int:
         return port
 
 
+@dataclass(frozen=True, kw_only=True)
+class ServerTls:
+    """PEM files of a TLS listener. ``asks``: clients need a certificate that ``authority`` has issued."""
+
+    authority: Path
+    certificate: Path
+    key: Path
+    asks: bool = False
+
+
 class RabbitServer:
     """Start it, stop it kindly or by kill -9, start it again with what it had stored."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
         self.port = free_port()
+        self.tls_port = free_port()
+        """Where it listens after ``configure(tls=…)``."""
         self.node = f"ion-{self.port}@localhost"
         self._process: subprocess.Popen[bytes] | None = None
         home.mkdir(parents=True, exist_ok=True)
@@ -54,10 +67,25 @@ class RabbitServer:
     def url(self) -> str:
         return f"amqp://guest:guest@127.0.0.1:{self.port}/"
 
-    def configure(self, **settings: int) -> None:
-        """Settings of the application ``rabbit``; they count from the next start on."""
-        terms = ",".join(f"{{{name},{value}}}" for name, value in settings.items())
-        (self.home / "advanced.config").write_text(f"[{{rabbit,[{terms}]}}].")
+    def configure(self, *, tls: ServerTls | None = None, **settings: int) -> None:
+        """Settings of the application ``rabbit``, and a TLS listener beside the plain one, from the next start on."""
+        terms = [f"{{{name},{value}}}" for name, value in settings.items()]
+        if tls is not None:
+            verify = "verify_peer" if tls.asks else "verify_none"
+            options = [
+                *(
+                    f'{{{name},"{path}"}}'
+                    for name, path in (
+                        ("cacertfile", tls.authority),
+                        ("certfile", tls.certificate),
+                        ("keyfile", tls.key),
+                    )
+                ),
+                f"{{verify,{verify}}}",
+                f"{{fail_if_no_peer_cert,{str(tls.asks).lower()}}}",
+            ]
+            terms += [f'{{ssl_listeners,[{{"127.0.0.1",{self.tls_port}}}]}}', f"{{ssl_options,[{','.join(options)}]}}"]
+        (self.home / "advanced.config").write_text(f"[{{rabbit,[{','.join(terms)}]}}].")
 
     def start(self) -> None:
         """Returns once it answers."""
