@@ -30,6 +30,17 @@ from ion_rabbitmq.settings import RabbitSettings
 log = logging.getLogger(__name__)
 
 
+class _Connection(aio_pika.Connection):
+    """As aio-pika's, but that it starts nothing when it is collected: we close what we have opened ourselves.
+
+    Its own would close itself there, also where connecting failed, in a task that nobody owns. Collected at the end of
+    an event loop that task is never run.
+    """
+
+    def __del__(self) -> None:
+        """Not the base's."""
+
+
 class Link:
     """One connection. ``purpose`` is its name in RabbitMQ's management pages."""
 
@@ -76,6 +87,7 @@ class Link:
                         ssl_context=tls.context(self._settings),
                         client_properties={"connection_name": f"ion {self._purpose}"},
                         heartbeat=self._heartbeat(),
+                        connection_class=_Connection,
                     )
                 except CONNECTION_EXCEPTIONS as error:
                     if (refused := await tls.refusal(self._settings, error)) is not None:
