@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 STARTS_WITHIN = 90.0
+ENDS_WITHIN = 10.0
 
 
 def free_port() -> int:
@@ -138,24 +139,26 @@ class RabbitServer:
         return done.stdout
 
     def remove(self) -> None:
-        """End whatever runs of it, its port mapper too."""
+        """End whatever it has started, the port mapper too, which Erlang leaves running, and nothing else."""
         if self._process is not None:
             self.kill()
-        for line in subprocess.run(
-            ["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True
-        ).stdout.splitlines():
-            pid, _, command = line.strip().partition(" ")
-            if "epmd" in command and pid.isdecimal() and self._is_ours(int(pid)):
-                os.kill(int(pid), signal.SIGKILL)
+        deadline = time.monotonic() + ENDS_WITHIN
+        while (left := self.processes()) and time.monotonic() < deadline:
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.02)
         shutil.rmtree(self.home, ignore_errors=True)
 
-    def _is_ours(self, pid: int) -> bool:
-        try:
-            return (
-                f"ERL_EPMD_PORT={self._environ['ERL_EPMD_PORT']}".encode() in Path(f"/proc/{pid}/environ").read_bytes()
-            )
-        except OSError:
-            return False
+    def processes(self) -> list[int]:
+        """What runs in this server's environment, whoever its parent is by now; empty where there is no ``/proc``."""
+        ours = f"RABBITMQ_MNESIA_BASE={self._environ['RABBITMQ_MNESIA_BASE']}".encode()
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):  # it has ended, or is somebody else's
+                if ours in (process / "environ").read_bytes().split(b"\0"):
+                    found.append(int(process.name))
+        return found
 
     def _program(self, name: str) -> str:
         found = shutil.which(name, path=self._environ["PATH"])
