@@ -139,7 +139,7 @@ def translated(settings: RabbitSettings) -> Iterator[None]:
         said = error.args[0] if error.args else error
         raise ConfigError(
             f"{settings.place()}: {said}: it was declared by somebody else, or by another version. "
-            "Delete it once it is empty, or set another messaging.prefix."
+            "Delete it once it is empty, or set another messaging.prefix or messaging.exchange."
         ) from error
     except (AuthenticationError, ProbableAuthenticationError) as error:
         raise ConfigError(

@@ -22,6 +22,13 @@ class RabbitSettings(Settings):
         description="amqp:// or amqps:// with user, password and virtual host. Never printed.",
     )
     prefix: str = Field("ion", description="Beginning of the names of exchange and queues.")
+    exchange: str | None = Field(
+        None, description="Name of the exchange that events are published to. Without: <prefix>.events."
+    )
+    retry_suffix: str = Field(
+        ".retry", description="Follows a queue's name, before the delay, where its retries wait for that delay."
+    )
+    dead_suffix: str = Field(".dead", description="Follows a queue's name where its dead letters are kept.")
     queue_type: Literal["quorum", "classic"] = Field(
         "quorum", description="quorum: replicated, for production. classic: one node, cheaper."
     )
@@ -48,6 +55,30 @@ class RabbitSettings(Settings):
         if not re.fullmatch(r"[a-z0-9]([a-z0-9._-]{0,30}[a-z0-9])?", prefix):
             raise ValueError("must be up to 32 lower-case letters, digits, dots, underscores or hyphens")
         return prefix
+
+    @field_validator("exchange")
+    @classmethod
+    def _free(cls, exchange: str | None) -> str | None:
+        if exchange is None:
+            return None
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,126}", exchange):
+            raise ValueError("must be up to 127 letters, digits, dots, underscores, colons, slashes or hyphens")
+        if exchange.startswith("amq."):
+            raise ValueError('must not begin with "amq.", which RabbitMQ keeps for itself')
+        return exchange
+
+    @field_validator("retry_suffix", "dead_suffix")
+    @classmethod
+    def _short(cls, suffix: str) -> str:
+        if not re.fullmatch(r"\.[a-z0-9_-]{1,16}", suffix):
+            raise ValueError("must be a dot and up to 16 lower-case letters, digits, underscores or hyphens")
+        return suffix
+
+    @model_validator(mode="after")
+    def _apart(self) -> RabbitSettings:
+        if self.retry_suffix == self.dead_suffix:
+            raise ValueError("retry_suffix and dead_suffix must differ")
+        return self
 
     @field_validator("url")
     @classmethod

@@ -41,6 +41,23 @@ def test_an_address_that_is_none_is_refused(url: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"prefix": "Ion"}, "lower-case letters"),
+        ({"exchange": "amq.topic"}, "which RabbitMQ keeps for itself"),
+        ({"exchange": ""}, "up to 127 letters"),
+        ({"exchange": "x" * 128}, "up to 127 letters"),
+        ({"retry_suffix": "retry"}, "a dot and up to 16"),
+        ({"dead_suffix": ".dead.letters"}, "a dot and up to 16"),
+        ({"dead_suffix": ".retry"}, "must differ"),
+    ],
+)
+def test_names_that_cannot_be_are_refused(given: dict[str, str], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        settings("amqp://localhost/", **given)
+
+
+@pytest.mark.parametrize(
     ("url", "said"),
     [
         ("amqp://guest:guest@localhost/", []),
