@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
+from ipaddress import ip_address
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -120,7 +121,7 @@ class RabbitSettings(Settings):
     def worries(self) -> list[str]:
         """What is unwise about it, a sentence each."""
         parts = urlsplit(self.url.get_secret_value())
-        if parts.hostname in ("localhost", "127.0.0.1", "::1"):
+        if _is_this_machine(parts.hostname or ""):
             return []
         found = []
         if parts.scheme == "amqp":
@@ -128,3 +129,10 @@ class RabbitSettings(Settings):
         if parts.username in (None, "guest"):
             found.append(f"{self.place()} is used as guest. Make a user with a password of its own.")
         return found
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

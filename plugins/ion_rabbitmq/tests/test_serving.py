@@ -155,6 +155,18 @@ def test_nobody_at_the_address_is_69_and_names_it(tmp_path: Path) -> None:
     assert "canary" not in refused.stderr
 
 
+def test_serve_warns_of_guest_and_of_plain_amqp_beyond_this_machine(tmp_path: Path) -> None:
+    pipeline = make(tmp_path, "unwise")
+
+    refused = pipeline.ion("serve", "--until-idle", code=69, AMQP_URL="amqp://guest:canary@broker.invalid/")
+
+    warned = [line for line in refused.stderr.splitlines() if "WARNING messaging" in line]
+    assert len(warned) == 2
+    assert "amqp://broker.invalid:5672 is not encrypted" in warned[0]
+    assert "is used as guest" in warned[1]
+    assert "canary" not in refused.stderr
+
+
 def test_a_module_that_takes_longer_than_rabbitmq_holds_an_event_is_a_warning_of_check_and_serve(
     tmp_path: Path, environ: dict[str, str]
 ) -> None:

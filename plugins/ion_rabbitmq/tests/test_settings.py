@@ -61,6 +61,8 @@ def test_names_that_cannot_be_are_refused(given: dict[str, str], said: str) -> N
     ("url", "said"),
     [
         ("amqp://guest:guest@localhost/", []),
+        ("amqp://guest:guest@127.0.1.1/", []),
+        ("amqp://guest:guest@[::1]/", []),
         ("amqp://guest:guest@10.0.0.1/", ["not encrypted", "as guest"]),
         ("amqps://guest:guest@rabbit.example/", ["as guest"]),
         ("amqps://ion:secret@rabbit.example/", []),
