@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ion_core import crash
-from ion_core.config import Config, check_runtimes, fit_runtimes
+from ion_core.config import Config, check_holding, check_runtimes, fit_runtimes
 from ion_core.contracts.messaging import MessageBroker
 from ion_core.contracts.runtime import ContainerRuntime
 from ion_core.contracts.service import Service
@@ -184,9 +184,12 @@ async def _dispatcher(app: App, fit: str) -> Dispatcher:
     for name, offered in capabilities.items():
         if offered.notice:
             log.warning("runtime %s: %s", name, offered.notice)
+    broker = await app.broker()
+    for finding in check_holding(app.config, broker.max_hold):
+        log.warning("%s", finding)
     return Dispatcher(
         list(config.modules.values()),
-        broker=await app.broker(),
+        broker=broker,
         runtimes=runtimes,
         dataplane=await app.dataplane(),
         observer=app.observers,

@@ -13,6 +13,7 @@ from bench.rows import (
     memory,
     podman_event,
     podman_rate,
+    rabbit_memory,
     rabbit_rate,
     s3_files,
 )
@@ -34,6 +35,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         podman_rate.benchmark(),
         s3_files.benchmark(),
         memory.benchmark(),
+        rabbit_memory.benchmark(),
         rabbit_rate.benchmark(),
     )
 }

@@ -12,7 +12,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from pathlib import Path
 from bench.embedded import EVENT_TYPE, Ion
 from bench.measure import Benchmark, Pair, at_most
 from bench.podman import CHILD_TYPE, COMMAND, ion, module, podman, rabbit
+from ion_core.intake import Intake
 
 FEW = 100
 WHEN_SLOW = 3600.0
@@ -69,22 +70,36 @@ async def _measured(events: int, waiting: int, directory: Path) -> tuple[float, 
         (directory / ".ion").mkdir()
         async with ion(directory / ".ion", url) as opened:
             intake = await opened.intake([noop])
-            for _ in range(0, events + waiting, 100):
-                await asyncio.gather(*(intake.publish(EVENT_TYPE, name="bench") for _ in range(100)))
-            serve = [str(Path(sys.executable).with_name("ion-core")), "serve", "--config", "ion.yaml"]
-            with (directory / "serve.log").open("wb") as said:
-                process = await asyncio.create_subprocess_exec(
-                    *serve, cwd=directory, env={**os.environ, **service.environ}, stdout=said, stderr=said
-                )
-            try:
-                await _left(opened, events + waiting - FEW, process)
-                few = _resident(process.pid)
-                await _left(opened, waiting, process)
-                return few, _resident(process.pid)
-            finally:
-                if process.returncode is None:
-                    process.terminate()
-                await process.wait()
+            await waiting_events(intake, events + waiting)
+            stages = (events + waiting - FEW, waiting)
+            few, many = await resident(opened, directory, stages, environ=service.environ)
+            return few, many
+
+
+async def waiting_events(intake: Intake, count: int) -> None:
+    for _ in range(0, count, 100):
+        await asyncio.gather(*(intake.publish(EVENT_TYPE, name="bench") for _ in range(100)))
+
+
+async def resident(
+    opened: Ion, directory: Path, stages: Sequence[int], *, environ: Mapping[str, str] | None = None
+) -> list[float]:
+    """MiB that ``ion-core serve`` holds when no more than each of ``stages`` events are waiting, most first."""
+    serve = [str(Path(sys.executable).with_name("ion-core")), "serve", "--config", "ion.yaml"]
+    with (directory / "serve.log").open("wb") as said:
+        process = await asyncio.create_subprocess_exec(
+            *serve, cwd=directory, env={**os.environ, **(environ or {})}, stdout=said, stderr=said
+        )
+    found = []
+    try:
+        for stage in stages:
+            await _left(opened, stage, process)
+            found.append(_resident(process.pid))
+        return found
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        await process.wait()
 
 
 async def _left(opened: Ion, count: int, process: asyncio.subprocess.Process) -> None:

@@ -27,7 +27,7 @@ from ion_core.builtin.settings import SqliteBrokerSettings
 from ion_core.builtin.sqlite import Access, Database, open_database
 from ion_core.builtin.sqlite_delivery import Subscription
 from ion_core.builtin.sqlite_owners import Owner, dead_owners, forget
-from ion_core.contracts.messaging import DeadLetter, Delivery, Message, QueueStats, RetryPolicy
+from ion_core.contracts.messaging import DeadLetter, Delivery, HoldLimit, Message, QueueStats, RetryPolicy
 from ion_core.errors import DeliveryLost, IonError, TransientError
 
 log = logging.getLogger(__name__)
@@ -38,6 +38,8 @@ _CLOCK_SET_BACK = 0.5
 
 class SqliteBroker:
     """The contract's ``MessageBroker`` on a SQLite file. Made by ``open_sqlite_broker``."""
+
+    max_hold: HoldLimit | None = None
 
     def __init__(
         self, database: Database, *, lease: timedelta, poll: timedelta, clock: Callable[[], float] = time.time

@@ -24,7 +24,8 @@ def command(options: Options, as_json: bool) -> None:
     """Check a configuration: mistakes, the graph of its modules, its runtimes.
 
     Every mistake is a line `file:line:column: key: what is wrong`, and the exit code 78. What is worth knowing all the
-    same (types that nobody takes or emits, circles) is printed and changes nothing. Brokers and stores are not asked;
+    same (types that nobody takes or emits, circles, modules that take longer than the broker holds an event for) is
+    printed and changes nothing. Brokers and stores are not asked;
     runtimes are, for what they can do, where they can be reached.
 
     \b
@@ -55,9 +56,9 @@ def command(options: Options, as_json: bool) -> None:
 def _look(config: Config) -> tuple[list[Finding], dict[str, str], list[str]]:
     """What is worth saying, the runtimes that could not be asked (and why), and what is wrong."""
     from ion_core.cli.session import run
-    from ion_core.config import check_graph, check_runtimes
+    from ion_core.config import check_graph, check_holding, check_runtimes, told_limit
 
-    findings = check_graph(config)
+    findings = [*check_graph(config), *check_holding(config, told_limit(config))]
     capabilities, not_checked, problems = run(config, _capabilities)
     findings += check_runtimes(config, capabilities)
     problems += [str(finding) for finding in findings if finding.severity == "error"]

@@ -1,6 +1,6 @@
 """The configuration: a YAML file, environment variables and flags become frozen settings, or all that is wrong."""
 
-from ion_core.config.check import Finding, check_graph, check_runtimes, fit_runtimes
+from ion_core.config.check import Finding, check_graph, check_holding, check_runtimes, fit_runtimes, told_limit
 from ion_core.config.load import Config, find_config, load_config
 from ion_core.config.replace import Instead, Replacements, embedded, unpublished
 from ion_core.config.schema import json_schema
@@ -14,6 +14,7 @@ __all__ = [
     "Instead",
     "Replacements",
     "check_graph",
+    "check_holding",
     "check_runtimes",
     "dump",
     "embedded",
@@ -21,5 +22,6 @@ __all__ = [
     "fit_runtimes",
     "json_schema",
     "load_config",
+    "told_limit",
     "unpublished",
 ]

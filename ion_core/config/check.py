@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from ion_core.config.load import Config
+from ion_core.config.text import duration_text
+from ion_core.contracts.messaging import HoldLimit
 from ion_core.contracts.runtime import RuntimeCapabilities
 from ion_core.events import MAX_HOPS
 from ion_core.jobs import Module
@@ -79,6 +81,35 @@ def fit_runtimes(config: Config, capabilities: Mapping[str, RuntimeCapabilities]
 def _left_out(config: Config, module: Module, *keys: str) -> Finding:
     text = f"is left out: the {_runtime_name(config, module)} does not have it"
     return Finding(severity="info", where=config.where("modules", module.name, *keys), text=text)
+
+
+def check_holding(config: Config, limit: HoldLimit | None) -> list[Finding]:
+    """Modules that may hold an event for longer than the broker allows: warnings, as a job given out again is adopted.
+
+    ``limit`` is what the open broker says, or what its settings tell: ``told_limit``.
+    """
+    if limit is None:
+        return []
+    held = {name: module.timeout + config.drain_timeout for name, module in config.modules.items()}
+    remedy = limit.remedy(max(held.values(), default=limit.longest))
+    return [
+        Finding(
+            severity="warning",
+            where=config.where("modules", name, "timeout"),
+            text=f"an event may be held for {duration_text(needed)} (with drain_timeout), but "
+            f"{config.messaging.provider.name} takes it back after {duration_text(limit.longest)} and gives it out "
+            f"again, perhaps to another dispatcher, which runs it too. {remedy}",
+        )
+        for name, needed in held.items()
+        if needed > limit.longest
+    ]
+
+
+def told_limit(config: Config) -> HoldLimit | None:
+    """What the settings of the message broker say about ``max_hold``, without asking the broker."""
+    told = getattr(config.messaging.settings, "max_hold", None)
+    limit = told() if callable(told) else None
+    return limit if isinstance(limit, HoldLimit) else None
 
 
 def _runtime_name(config: Config, module: Module) -> str:

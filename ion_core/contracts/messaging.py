@@ -6,7 +6,7 @@ Every rule is a sentence in ``docs/contracts/messaging.md`` and a test of ``ion_
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -79,6 +79,18 @@ class DeadLetter:
     died_at: datetime
 
 
+@dataclass(frozen=True, kw_only=True)
+class HoldLimit:
+    """A broker takes a delivery back that is held for longer than ``longest``, whatever its holder does.
+
+    ``remedy`` is given how long one has to be held and returns a sentence for the broker's operator: what to set, and
+    where, so that it may be. The broker is not asked for it.
+    """
+
+    longest: timedelta
+    remedy: Callable[[timedelta], str]
+
+
 class Delivery(Protocol):
     """One message, held by us until exactly one of ``ack``, ``retry``, ``release``, ``dead_letter`` settles it.
 
@@ -127,6 +139,14 @@ class MessageBroker(Protocol):
     Every method may raise TransientError when the broker does not answer in time; nothing else of the backend's own
     exceptions leaves it. Queue names, topics, header names and values are text of at most 255 bytes.
     """
+
+    @property
+    def max_hold(self) -> HoldLimit | None:
+        """How long one delivery may be held, renewed or not; None where renewing holds it for ever.
+
+        Known once the broker is open, and the same as long as it is. What can be told without connecting, a provider's
+        settings may say in a method of this name: ``def max_hold(self) -> HoldLimit | None``.
+        """
 
     async def declare(self, queue: str, *, topics: Sequence[str], retry: RetryPolicy) -> None:
         """Make ``queue`` exist and receive what is published to any of ``topics`` from now on.

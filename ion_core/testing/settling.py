@@ -217,6 +217,17 @@ class SettlingRules(SubscribingRules):
             await held.delivery.ack()
             await self.counts(broker, held.queue)
 
+    async def test_max_hold_says_how_long_and_what_to_do(self, broker: MessageBroker) -> None:
+        if (limit := broker.max_hold) is None:
+            return
+        async with self.holding(broker) as held:
+            assert limit.longest > timedelta(0), f"nothing can be held for {limit.longest}"
+            assert limit.longest >= (held.delivery.lease or limit.longest), "a lease may not exceed max_hold"
+            remedies = {limit.remedy(longer * limit.longest) for longer in (2, 20)}
+            assert all(remedy.strip() for remedy in remedies), "the remedy is no sentence"
+            assert len(remedies) == 2, f"the remedy does not say how long: {remedies.pop()}"
+            await held.delivery.ack()
+
     @needs("take_back")
     async def test_a_delivery_taken_back_says_so(self, broker: MessageBroker) -> None:
         assert self.take_back is not None

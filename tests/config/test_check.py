@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
-from ion_core.config import Config, check_graph, check_runtimes
+from ion_core.config import Config, check_graph, check_holding, check_runtimes, told_limit
+from ion_core.contracts.messaging import HoldLimit
 from ion_core.contracts.runtime import RuntimeCapabilities
+from ion_core.contracts.settings import Settings
 
 Load = Callable[..., Config]
 
@@ -70,6 +73,41 @@ def test_a_circle_that_nothing_leads_into_is_said_to_be_one(load: Load) -> None:
 def test_a_configuration_without_modules_is_a_warning(load: Load) -> None:
     (finding,) = check_graph(load("state: x\n"))
     assert (finding.severity, finding.text) == ("warning", "there are none: no event starts anything")
+
+
+LIMIT = HoldLimit(longest=timedelta(minutes=30), remedy="Set it to {}.".format)
+LONG = """drain_timeout: 1m
+modules:
+  short: {command: x, subscribes: [a]}
+  near: {command: x, subscribes: [a], timeout: 29m}
+  over: {command: x, subscribes: [a], timeout: 29m1s}
+  long: {command: x, subscribes: [a], timeout: 2h}
+"""
+
+
+def test_modules_that_take_longer_than_the_broker_holds_an_event_are_warned_of(load: Load) -> None:
+    over, long = check_holding(load(LONG), LIMIT)
+    assert (over.severity, long.severity) == ("warning", "warning")
+    assert over.where == "ion.yaml:5:48: modules.over.timeout"
+    assert str(long) == (
+        "ion.yaml:6:48: modules.long.timeout: an event may be held for 2h1m (with drain_timeout), but sqlite takes it "
+        "back after 30m and gives it out again, perhaps to another dispatcher, which runs it too. Set it to 2:01:00."
+    )
+
+
+def test_nothing_is_too_long_where_the_broker_has_no_limit(load: Load) -> None:
+    config = load(LONG)
+    assert told_limit(config) is None
+    assert check_holding(config, told_limit(config)) == []
+
+
+def test_a_limit_is_what_the_settings_of_the_broker_tell(load: Load) -> None:
+    class Telling(Settings):
+        def max_hold(self) -> HoldLimit:
+            return LIMIT
+
+    config = load(LONG)
+    assert told_limit(replace(config, messaging=replace(config.messaging, settings=Telling()))) is LIMIT
 
 
 def test_a_large_graph_is_checked_in_time(load: Load) -> None:

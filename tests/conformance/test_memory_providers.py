@@ -15,6 +15,7 @@ from ion_core.builtin.memory.blobs import MemoryBlobStore, open_memory_blobs
 from ion_core.builtin.memory.documents import MemoryDocumentStore, open_memory_documents
 from ion_core.builtin.memory.messaging import MemoryBroker, MemoryDelivery, open_memory_broker
 from ion_core.builtin.memory.runtime import MemoryRuntime, open_memory_runtime
+from ion_core.contracts.messaging import HoldLimit
 from ion_core.errors import TransientError
 from ion_core.testing import (
     BlobStoreConformance,
@@ -54,6 +55,7 @@ class TestMemoryBrokerWithLeases(TestMemoryBroker):
     async def broker(self) -> AsyncIterator[MemoryBroker]:
         async with open_memory_broker() as broker:
             broker.lease = timedelta(seconds=2)
+            broker.max_hold = HoldLimit(longest=timedelta(hours=1), remedy="set it to {}".format)
             yield broker
 
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from ion_core.builtin.memory.messaging import MemoryBroker, MemoryDelivery, Stored
-from ion_core.contracts.messaging import Message
+from ion_core.contracts.messaging import HoldLimit, Message
 from ion_core.errors import (
     DeadLetterNotFound,
     DeliveryLost,
     ProviderError,
 )
-from tests.teeth.messaging import NOW, Method, broker, delivery
+from tests.teeth.messaging import MESSAGING, NOW, Method, broker, delivery, opening
 
 
 @delivery("ack_is_for_good", "ack")
@@ -84,6 +85,16 @@ async def renew_does_nothing(self: Any) -> None:
 @delivery("renewing_holds_it", "renew")
 async def renew_settles(self: Any) -> None:
     self._settle()
+
+
+for name, limit, lease in (
+    ("holds_nothing", HoldLimit(longest=NOW, remedy="set it to {}".format), None),
+    ("leases_for_longer_than_it_holds", HoldLimit(longest=timedelta(1), remedy="set it to {}".format), timedelta(2)),
+    ("knows_no_remedy", HoldLimit(longest=timedelta(1), remedy=lambda wanted: ""), None),
+    ("has_one_remedy_for_all", HoldLimit(longest=timedelta(1), remedy=lambda wanted: "Set it higher."), None),
+):
+    holding = type("Mutant", (MemoryBroker,), {"max_hold": limit})
+    MESSAGING.add("max_hold_says_how_long_and_what_to_do", name, opening(partial(holding, lease=lease)))
 
 
 @delivery("a_delivery_taken_back_says_so", "take_back")

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from ion_core.contracts.messaging import DeadLetter, Message, QueueStats, RetryPolicy
+from ion_core.contracts.messaging import DeadLetter, HoldLimit, Message, QueueStats, RetryPolicy
 from ion_core.errors import (
     AlreadySettled,
     DeadLetterNotFound,
@@ -147,6 +147,7 @@ class MemoryBroker:
     """
 
     delivery_type = MemoryDelivery
+    max_hold: HoldLimit | None = None
 
     def __init__(self, *, lease: timedelta | None = None, call_later: CallLater | None = None) -> None:
         self.lease = lease

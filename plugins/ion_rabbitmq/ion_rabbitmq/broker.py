@@ -13,10 +13,11 @@ import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
 from aio_pika.exceptions import ChannelNotFoundEntity, DeliveryError, PublishError
 
-from ion_core.contracts.messaging import DeadLetter, Delivery, Message, QueueStats, RetryPolicy
+from ion_core.contracts.messaging import DeadLetter, Delivery, HoldLimit, Message, QueueStats, RetryPolicy
 from ion_core.errors import DeadLetterNotFound, ProviderError, QueueNotDeclared, TransientError, Unroutable
 from ion_rabbitmq import envelope
 from ion_rabbitmq.delivery import Subscription, send
+from ion_rabbitmq.holding import limit_at
 from ion_rabbitmq.link import Link, closed, translated
 from ion_rabbitmq.settings import RabbitSettings
 from ion_rabbitmq.topology import Topology, rungs_of
@@ -50,9 +51,9 @@ class RabbitBroker:
         self._timeout = settings.timeout.total_seconds()
 
     @property
-    def max_hold(self) -> timedelta:
-        """How long RabbitMQ lets a delivery be held, as far as we were told; after that it is given out again."""
-        return self.settings.consumer_timeout
+    def max_hold(self) -> HoldLimit | None:
+        """As far as we were told: RabbitMQ does not say what it has. Its version decides what would change it."""
+        return limit_at(self.settings, self.consuming.version)
 
     async def declare(self, queue: str, *, topics: Sequence[str], retry: RetryPolicy) -> None:
         topology = self.topology

@@ -16,7 +16,7 @@ from aio_pika.exceptions import ChannelNotFoundEntity
 
 from ion_core.errors import AlreadySettled, DeliveryLost, QueueNotDeclared, TransientError
 from ion_rabbitmq import envelope
-from ion_rabbitmq.holding import advice, timed_out
+from ion_rabbitmq.holding import timed_out
 from ion_rabbitmq.link import closed, translated
 
 if TYPE_CHECKING:
@@ -184,7 +184,8 @@ class Subscription:
             return
         fields = {"queue": self.queue, "held": len(self.held)}
         if timed_out(error):
-            hint = advice(self.broker.consuming.version, self.broker.settings.prefix)
+            limit = self.broker.max_hold
+            hint = limit.remedy(2 * limit.longest) if limit is not None else ""
             log.warning("RabbitMQ took back what was held for too long; its jobs go on. %s", hint, extra=fields)
         else:
             log.warning("channel lost: %s", error, extra=fields)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
@@ -25,9 +24,21 @@ from aio_pika.exceptions import (
 )
 
 from ion_core.errors import ConfigError, IonError, TransientError
+from ion_rabbitmq import tls
 from ion_rabbitmq.settings import RabbitSettings
 
 log = logging.getLogger(__name__)
+
+
+class _Connection(aio_pika.Connection):
+    """As aio-pika's, but that it starts nothing when it is collected: we close what we have opened ourselves.
+
+    Its own would close itself there, also where connecting failed, in a task that nobody owns. Collected at the end of
+    an event loop that task is never run.
+    """
+
+    def __del__(self) -> None:
+        """Not the base's."""
 
 
 class Link:
@@ -69,13 +80,19 @@ class Link:
     async def _connected(self) -> AbstractConnection:
         async with self._lock:
             if self._connection is None or self._connection.is_closed:
-                self._connection = await aio_pika.connect(
-                    self._settings.url.get_secret_value(),
-                    timeout=self._settings.timeout.total_seconds(),
-                    ssl_context=_tls(self._settings),
-                    client_properties={"connection_name": f"ion {self._purpose}"},
-                    heartbeat=self._heartbeat(),
-                )
+                try:
+                    self._connection = await aio_pika.connect(
+                        self._settings.url.get_secret_value(),
+                        timeout=self._settings.timeout.total_seconds(),
+                        ssl_context=tls.context(self._settings),
+                        client_properties={"connection_name": f"ion {self._purpose}"},
+                        heartbeat=self._heartbeat(),
+                        connection_class=_Connection,
+                    )
+                except CONNECTION_EXCEPTIONS as error:
+                    if (refused := await tls.refusal(self._settings, error)) is not None:
+                        raise refused from error
+                    raise
                 self.version = _version_of(self._connection)
                 about = {"purpose": self._purpose, "place": self._settings.place(), "version": self.version}
                 log.info("connected to RabbitMQ", extra=about)
@@ -122,15 +139,11 @@ def translated(settings: RabbitSettings) -> Iterator[None]:
         said = error.args[0] if error.args else error
         raise ConfigError(
             f"{settings.place()}: {said}: it was declared by somebody else, or by another version. "
-            "Delete it once it is empty, or set another messaging.prefix."
+            "Delete it once it is empty, or set another messaging.prefix or messaging.exchange."
         ) from error
     except (AuthenticationError, ProbableAuthenticationError) as error:
         raise ConfigError(
             f"{settings.place()}: refuses user, password or virtual host. Correct messaging.url."
-        ) from error
-    except ssl.SSLError as error:
-        raise ConfigError(
-            f"{settings.place()}: TLS failed: {error.reason or error}. Check messaging.ca_file and the name."
         ) from error
     except asyncio.CancelledError as error:
         task = asyncio.current_task()
@@ -149,17 +162,3 @@ def _version_of(connection: AbstractConnection) -> str:
     assert connection.transport is not None, "it has just been connected"
     found = connection.transport.connection.server_properties.get("version", "of unknown version")
     return found.decode() if isinstance(found, bytes) else str(found)
-
-
-def _tls(settings: RabbitSettings) -> ssl.SSLContext | None:
-    if not settings.url.get_secret_value().startswith("amqps:"):
-        return None
-    try:
-        context = ssl.create_default_context(cafile=settings.ca_file)
-        if settings.cert_file is not None:
-            context.load_cert_chain(settings.cert_file, settings.key_file)
-    except OSError as error:
-        raise ConfigError(
-            f"messaging: certificates cannot be read: {error}. Check ca_file, cert_file and key_file."
-        ) from error
-    return context

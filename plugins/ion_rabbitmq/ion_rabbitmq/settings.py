@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
+from ipaddress import ip_address
 from typing import Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
+from ion_core.contracts.messaging import HoldLimit
 from ion_core.contracts.settings import ConfigPath, Duration, Secret, Settings
+from ion_rabbitmq.holding import limit_at
 
 
 class RabbitSettings(Settings):
@@ -20,6 +23,13 @@ class RabbitSettings(Settings):
         description="amqp:// or amqps:// with user, password and virtual host. Never printed.",
     )
     prefix: str = Field("ion", description="Beginning of the names of exchange and queues.")
+    exchange: str | None = Field(
+        None, description="Name of the exchange that events are published to. Without: <prefix>.events."
+    )
+    retry_suffix: str = Field(
+        ".retry", description="Follows a queue's name, before the delay, where its retries wait for that delay."
+    )
+    dead_suffix: str = Field(".dead", description="Follows a queue's name where its dead letters are kept.")
     queue_type: Literal["quorum", "classic"] = Field(
         "quorum", description="quorum: replicated, for production. classic: one node, cheaper."
     )
@@ -32,6 +42,7 @@ class RabbitSettings(Settings):
     )
     consumer_timeout: Duration = Field(
         timedelta(minutes=30),
+        gt=timedelta(0),
         description="The acknowledgement timeout that the broker's operator set: what is held for longer is given out "
         "again. Modules should take less; this setting changes nothing at the broker.",
     )
@@ -46,6 +57,30 @@ class RabbitSettings(Settings):
             raise ValueError("must be up to 32 lower-case letters, digits, dots, underscores or hyphens")
         return prefix
 
+    @field_validator("exchange")
+    @classmethod
+    def _free(cls, exchange: str | None) -> str | None:
+        if exchange is None:
+            return None
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,126}", exchange):
+            raise ValueError("must be up to 127 letters, digits, dots, underscores, colons, slashes or hyphens")
+        if exchange.startswith("amq."):
+            raise ValueError('must not begin with "amq.", which RabbitMQ keeps for itself')
+        return exchange
+
+    @field_validator("retry_suffix", "dead_suffix")
+    @classmethod
+    def _short(cls, suffix: str) -> str:
+        if not re.fullmatch(r"\.[a-z0-9_-]{1,16}", suffix):
+            raise ValueError("must be a dot and up to 16 lower-case letters, digits, underscores or hyphens")
+        return suffix
+
+    @model_validator(mode="after")
+    def _apart(self) -> RabbitSettings:
+        if self.retry_suffix == self.dead_suffix:
+            raise ValueError("retry_suffix and dead_suffix must differ")
+        return self
+
     @field_validator("url")
     @classmethod
     def _amqp(cls, url: Secret) -> Secret:
@@ -58,15 +93,35 @@ class RabbitSettings(Settings):
             raise ValueError("must be an address such as amqp://user:password@host:5672/vhost")
         return url
 
+    @model_validator(mode="after")
+    def _files_for_tls(self) -> RabbitSettings:
+        if self.key_file is not None and self.cert_file is None:
+            raise ValueError("key_file is the key of cert_file: set both, or neither")
+        if not self.encrypted and (self.ca_file is not None or self.cert_file is not None):
+            raise ValueError("ca_file, cert_file and key_file are for TLS: give an url that begins with amqps://")
+        return self
+
+    @property
+    def encrypted(self) -> bool:
+        return self.url.get_secret_value().lower().startswith("amqps:")
+
+    def max_hold(self) -> HoldLimit | None:
+        """What ``ion-core check`` goes by, which asks no server: its remedy is that of every version."""
+        return limit_at(self)
+
     def place(self) -> str:
         """Where the broker is, without credentials: for messages."""
+        host, port = self.host_and_port()
+        return f"{'amqps' if self.encrypted else 'amqp'}://{f'[{host}]' if ':' in host else host}:{port}"
+
+    def host_and_port(self) -> tuple[str, int]:
         parts = urlsplit(self.url.get_secret_value())
-        return f"{parts.scheme}://{parts.hostname}:{parts.port or (5671 if parts.scheme == 'amqps' else 5672)}"
+        return parts.hostname or "", parts.port or (5671 if self.encrypted else 5672)
 
     def worries(self) -> list[str]:
         """What is unwise about it, a sentence each."""
         parts = urlsplit(self.url.get_secret_value())
-        if parts.hostname in ("localhost", "127.0.0.1", "::1"):
+        if _is_this_machine(parts.hostname or ""):
             return []
         found = []
         if parts.scheme == "amqp":
@@ -74,3 +129,10 @@ class RabbitSettings(Settings):
         if parts.username in (None, "guest"):
             found.append(f"{self.place()} is used as guest. Make a user with a password of its own.")
         return found
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -9,9 +9,11 @@ import signal
 import socket
 import subprocess
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 STARTS_WITHIN = 90.0
+ENDS_WITHIN = 10.0
 
 
 def free_port() -> int:
@@ -21,12 +23,24 @@ def free_port() -> int:
         return port
 
 
+@dataclass(frozen=True, kw_only=True)
+class ServerTls:
+    """PEM files of a TLS listener. ``asks``: clients need a certificate that ``authority`` has issued."""
+
+    authority: Path
+    certificate: Path
+    key: Path
+    asks: bool = False
+
+
 class RabbitServer:
     """Start it, stop it kindly or by kill -9, start it again with what it had stored."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
         self.port = free_port()
+        self.tls_port = free_port()
+        """Where it listens after ``configure(tls=…)``."""
         self.node = f"ion-{self.port}@localhost"
         self._process: subprocess.Popen[bytes] | None = None
         home.mkdir(parents=True, exist_ok=True)
@@ -54,10 +68,25 @@ class RabbitServer:
     def url(self) -> str:
         return f"amqp://guest:guest@127.0.0.1:{self.port}/"
 
-    def configure(self, **settings: int) -> None:
-        """Settings of the application ``rabbit``; they count from the next start on."""
-        terms = ",".join(f"{{{name},{value}}}" for name, value in settings.items())
-        (self.home / "advanced.config").write_text(f"[{{rabbit,[{terms}]}}].")
+    def configure(self, *, tls: ServerTls | None = None, **settings: int) -> None:
+        """Settings of the application ``rabbit``, and a TLS listener beside the plain one, from the next start on."""
+        terms = [f"{{{name},{value}}}" for name, value in settings.items()]
+        if tls is not None:
+            verify = "verify_peer" if tls.asks else "verify_none"
+            options = [
+                *(
+                    f'{{{name},"{path}"}}'
+                    for name, path in (
+                        ("cacertfile", tls.authority),
+                        ("certfile", tls.certificate),
+                        ("keyfile", tls.key),
+                    )
+                ),
+                f"{{verify,{verify}}}",
+                f"{{fail_if_no_peer_cert,{str(tls.asks).lower()}}}",
+            ]
+            terms += [f'{{ssl_listeners,[{{"127.0.0.1",{self.tls_port}}}]}}', f"{{ssl_options,[{','.join(options)}]}}"]
+        (self.home / "advanced.config").write_text(f"[{{rabbit,[{','.join(terms)}]}}].")
 
     def start(self) -> None:
         """Returns once it answers."""
@@ -110,24 +139,26 @@ class RabbitServer:
         return done.stdout
 
     def remove(self) -> None:
-        """End whatever runs of it, its port mapper too."""
+        """End whatever it has started, the port mapper too, which Erlang leaves running, and nothing else."""
         if self._process is not None:
             self.kill()
-        for line in subprocess.run(
-            ["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True
-        ).stdout.splitlines():
-            pid, _, command = line.strip().partition(" ")
-            if "epmd" in command and pid.isdecimal() and self._is_ours(int(pid)):
-                os.kill(int(pid), signal.SIGKILL)
+        deadline = time.monotonic() + ENDS_WITHIN
+        while (left := self.processes()) and time.monotonic() < deadline:
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.02)
         shutil.rmtree(self.home, ignore_errors=True)
 
-    def _is_ours(self, pid: int) -> bool:
-        try:
-            return (
-                f"ERL_EPMD_PORT={self._environ['ERL_EPMD_PORT']}".encode() in Path(f"/proc/{pid}/environ").read_bytes()
-            )
-        except OSError:
-            return False
+    def processes(self) -> list[int]:
+        """What runs in this server's environment, whoever its parent is by now; empty where there is no ``/proc``."""
+        ours = f"RABBITMQ_MNESIA_BASE={self._environ['RABBITMQ_MNESIA_BASE']}".encode()
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):  # it has ended, or is somebody else's
+                if ours in (process / "environ").read_bytes().split(b"\0"):
+                    found.append(int(process.name))
+        return found
 
     def _program(self, name: str) -> str:
         found = shutil.which(name, path=self._environ["PATH"])

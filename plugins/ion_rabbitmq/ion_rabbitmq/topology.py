@@ -1,6 +1,6 @@
 """Names and arguments of everything Ion declares at RabbitMQ. They never need redeclaring: limits are policies.
 
-    publish ──► exchange <prefix>.events (topic, durable)
+    publish ──► exchange <prefix>.events, or another (topic, durable)
                    │ event type
                    ▼
                 queue <prefix>.q.<module> ──► deliveries
@@ -8,8 +8,8 @@
                    │ after its TTL  ▼                          ▼
                    └── <prefix>.q.<module>.retry.<ms>       <prefix>.q.<module>.dead
 
-A retry is published to the waiting queue of its delay and dead-lettered back from there by its queue's fixed TTL, so
-that a long delay never holds up a short one.
+``.retry`` and ``.dead`` may be other suffixes. A retry is published to the waiting queue of its delay and dead-lettered
+back from there by its queue's fixed TTL, so that a long delay never holds up a short one.
 """
 
 from __future__ import annotations
@@ -24,39 +24,45 @@ from ion_core.contracts.messaging import RetryPolicy
 from ion_rabbitmq.settings import RabbitSettings
 
 MAX_NAME_BYTES = 255
+LONGEST_SUFFIX = 17
 DELIVERY_LIMIT = 100_000
 """Fence far above our own counting: releases count at the broker, and must not lose a message to its default of 20."""
 
 
 @dataclass(frozen=True)
 class Topology:
-    """Names of one prefix; what of a module's queue is declared."""
+    """The names that the settings give; what of a module's queue is declared."""
 
     prefix: str
+    exchange: str
     queue_type: str
+    retry_suffix: str = ".retry"
+    dead_suffix: str = ".dead"
     rungs: dict[str, set[int]] = field(default_factory=dict)
     """Delays in milliseconds that a queue has a waiting queue for, as far as this process knows."""
 
     @classmethod
     def of(cls, settings: RabbitSettings) -> Topology:
-        return cls(prefix=settings.prefix, queue_type=settings.queue_type)
-
-    @property
-    def exchange(self) -> str:
-        return f"{self.prefix}.events"
+        return cls(
+            prefix=settings.prefix,
+            exchange=settings.exchange or f"{settings.prefix}.events",
+            queue_type=settings.queue_type,
+            retry_suffix=settings.retry_suffix,
+            dead_suffix=settings.dead_suffix,
+        )
 
     def queue(self, name: str) -> str:
         return self._named(name, "")
 
     def dead(self, name: str) -> str:
-        return self._named(name, ".dead")
+        return self._named(name, self.dead_suffix)
 
     def waiting(self, name: str, rung: int) -> str:
-        return self._named(name, f".retry.{rung}")
+        return self._named(name, f"{self.retry_suffix}.{rung}")
 
     def _named(self, name: str, ending: str) -> str:
         """With room for the longest ending; a longer name is shortened to its beginning and its sha256."""
-        room = MAX_NAME_BYTES - len(f"{self.prefix}.q.") - len(".retry.") - 12
+        room = MAX_NAME_BYTES - len(f"{self.prefix}.q.") - LONGEST_SUFFIX - len(".") - 12
         if len(name.encode()) > room:
             name = f"{name.encode()[: room - 65].decode(errors='ignore')}:{hashlib.sha256(name.encode()).hexdigest()}"
         return f"{self.prefix}.q.{name}{ending}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from datetime import timedelta
 
@@ -141,6 +142,26 @@ async def test_a_lost_confirm_may_mean_stored_and_the_same_id_is_published_again
         async with there.asking.borrowed() as channel:
             queue = await channel.get_queue(there.topology.queue("work"))
             assert {(await queue.get()).message_id for _ in range(3)} == {"e1"}
+
+
+async def test_connections_that_failed_leave_no_task_behind_when_they_are_collected(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.CRITICAL, logger="aiormq.connection")  # its records would keep them
+
+    async def failing() -> None:
+        with pytest.raises(TransientError):
+            async with open_rabbit_broker(settings("amqp://127.0.0.1:1/")):
+                pass
+
+    gc.disable()  # until we look
+    try:
+        await failing()
+        before = asyncio.all_tasks()
+        gc.collect()
+        assert asyncio.all_tasks() == before
+    finally:
+        gc.enable()
 
 
 async def test_cancelled_publishes_disturb_no_other(broker: RabbitBroker, caplog: pytest.LogCaptureFixture) -> None:

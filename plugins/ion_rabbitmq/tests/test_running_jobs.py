@@ -93,7 +93,7 @@ def test_the_acknowledgement_timeout_under_a_long_job_leaves_one_run_and_one_com
     publish(pipeline, 1, own_server)
     with pipeline.serving(AMQP_URL=own_server.url) as served:
         served.until("took back what was held for too long", count=2)
-        assert "set consumer_timeout, in milliseconds, in rabbitmq.conf" in served.log
+        assert "write consumer_timeout = 7200000 (milliseconds) into rabbitmq.conf and restart it" in served.log
         (pipeline.home / "runs.go").touch()
         served.until(COMMITTED)
         served.send(signal.SIGTERM)

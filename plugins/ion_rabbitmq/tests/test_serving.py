@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import signal
 from collections import Counter
 from pathlib import Path
@@ -152,6 +153,42 @@ def test_nobody_at_the_address_is_69_and_names_it(tmp_path: Path) -> None:
 
     assert "amqp://127.0.0.1:1" in refused.stderr
     assert "canary" not in refused.stderr
+
+
+def test_serve_warns_of_guest_and_of_plain_amqp_beyond_this_machine(tmp_path: Path) -> None:
+    pipeline = make(tmp_path, "unwise")
+
+    refused = pipeline.ion("serve", "--until-idle", code=69, AMQP_URL="amqp://guest:canary@broker.invalid/")
+
+    warned = [line for line in refused.stderr.splitlines() if "WARNING messaging" in line]
+    assert len(warned) == 2
+    assert "amqp://broker.invalid:5672 is not encrypted" in warned[0]
+    assert "is used as guest" in warned[1]
+    assert "canary" not in refused.stderr
+
+
+def test_a_module_that_takes_longer_than_rabbitmq_holds_an_event_is_a_warning_of_check_and_serve(
+    tmp_path: Path, environ: dict[str, str]
+) -> None:
+    pipeline = make(tmp_path, "long-jobs")
+    config = pipeline.home / "ion.yaml"
+    config.write_text(config.read_text().replace("  split:\n", "  split:\n    timeout: 2h\n"))
+
+    offline = pipeline.ion("check", AMQP_URL="amqp://me:canary@127.0.0.1:1/").stdout
+    served = pipeline.ion("serve", "--until-idle", **environ).stderr
+
+    [said] = [line for line in offline.splitlines() if "warning" in line]
+    assert said.startswith("ion.yaml:8:14: modules.split.timeout: warning: an event may be held for 2h30s")
+    assert "rabbitmq takes it back after 30m" in said
+    assert "Up to RabbitMQ 3.11 write consumer_timeout = 10800000 (milliseconds) into rabbitmq.conf" in said
+    assert "--prefix long-jobs --hours 3" in said
+    [logged] = [line for line in served.splitlines() if "modules.split.timeout" in line]
+    assert "WARNING" in logged
+    assert re.search(r"RabbitMQ \d+\.\d+\.\d+ has (one|a) timeout for (all queues|each queue): ", logged)
+
+    config.write_text(config.read_text().replace("prefix: long-jobs", "prefix: long-jobs, consumer_timeout: 3h"))
+    assert "warning" not in pipeline.ion("check", **environ).stdout
+    assert "modules.split.timeout" not in pipeline.ion("serve", "--until-idle", **environ).stderr
 
 
 def test_peek_get_and_dead_letters_work_here_too(tmp_path: Path, environ: dict[str, str]) -> None:

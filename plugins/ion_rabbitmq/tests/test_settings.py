@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from datetime import timedelta
 
 import aiormq
 import pytest
@@ -11,7 +12,7 @@ from pydantic import SecretStr, ValidationError
 
 from ion_core.errors import ConfigError, TransientError
 from ion_rabbitmq.broker import open_rabbit_broker
-from ion_rabbitmq.holding import advice
+from ion_rabbitmq.holding import limit_at
 from ion_rabbitmq.link import Link
 from ion_rabbitmq.settings import RabbitSettings
 from ion_rabbitmq.testing import RabbitServer
@@ -40,9 +41,28 @@ def test_an_address_that_is_none_is_refused(url: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"prefix": "Ion"}, "lower-case letters"),
+        ({"exchange": "amq.topic"}, "which RabbitMQ keeps for itself"),
+        ({"exchange": ""}, "up to 127 letters"),
+        ({"exchange": "x" * 128}, "up to 127 letters"),
+        ({"retry_suffix": "retry"}, "a dot and up to 16"),
+        ({"dead_suffix": ".dead.letters"}, "a dot and up to 16"),
+        ({"dead_suffix": ".retry"}, "must differ"),
+    ],
+)
+def test_names_that_cannot_be_are_refused(given: dict[str, str], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        settings("amqp://localhost/", **given)
+
+
+@pytest.mark.parametrize(
     ("url", "said"),
     [
         ("amqp://guest:guest@localhost/", []),
+        ("amqp://guest:guest@127.0.1.1/", []),
+        ("amqp://guest:guest@[::1]/", []),
         ("amqp://guest:guest@10.0.0.1/", ["not encrypted", "as guest"]),
         ("amqps://guest:guest@rabbit.example/", ["as guest"]),
         ("amqps://ion:secret@rabbit.example/", []),
@@ -63,14 +83,39 @@ def test_a_silent_peer_is_given_up_within_35_seconds() -> None:
     assert grace + max(1, seconds // 2) <= 35
 
 
+IN_CONF = "write consumer_timeout = 10800000 (milliseconds) into rabbitmq.conf and restart it"
+BY_POLICY = "`ion-core rabbitmq policies --prefix team --hours 3`"
+
+
 @pytest.mark.parametrize(
-    ("version", "said"),
+    ("version", "said", "not_said"),
     [
-        ("3.10.8", "in rabbitmq.conf"),
-        ("3.12.0", "policies --prefix ion"),
-        ("4.1.3", "policies --prefix ion"),
-        ("of unknown version", "in rabbitmq.conf"),
+        ("3.10.8", IN_CONF, BY_POLICY),
+        ("3.11.28", IN_CONF, BY_POLICY),
+        ("3.12.0", BY_POLICY, IN_CONF),
+        ("4.2.1", BY_POLICY, IN_CONF),
+        ("4.3.0", BY_POLICY, IN_CONF),
     ],
 )
-def test_what_to_do_about_long_jobs_depends_on_the_server(version: str, said: str) -> None:
-    assert said in advice(version, "ion")
+def test_what_to_do_about_long_jobs_depends_on_the_server(version: str, said: str, not_said: str) -> None:
+    limit = limit_at(settings("amqp://localhost/", prefix="team"), version)
+    assert limit is not None
+    assert limit.longest == timedelta(minutes=30)
+    remedy = limit.remedy(timedelta(hours=2, minutes=59))
+    assert said in remedy
+    assert not_said not in remedy
+    assert "messaging.consumer_timeout: 3h" in remedy
+
+
+def test_a_server_that_was_not_asked_may_be_of_any_version() -> None:
+    limit = settings("amqp://localhost/", prefix="team", consumer_timeout="1h").max_hold()
+    assert limit is not None
+    assert limit.longest == timedelta(hours=1)
+    assert IN_CONF in limit.remedy(timedelta(hours=2))
+    assert BY_POLICY in limit.remedy(timedelta(hours=2))
+
+
+def test_classic_queues_have_no_limit_from_4_3_on() -> None:
+    classic = settings("amqp://localhost/", queue_type="classic")
+    assert limit_at(classic, "4.3.0") is None
+    assert limit_at(classic, "4.2.9") is not None
