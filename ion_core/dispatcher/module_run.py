@@ -12,7 +12,7 @@ from ion_core.dispatcher.attempt_log import AttemptLog
 from ion_core.dispatcher.health import Health
 from ion_core.dispatcher.running import RunningAttempts
 from ion_core.dispatcher.slot import Slot
-from ion_core.errors import ModuleFailed, OutputRefused, PermanentError
+from ion_core.errors import ModuleFailed, OutputRefused, PermanentError, TransientError
 from ion_core.handler import Committed, Handler
 from ion_core.jobs import Attempt, Module
 
@@ -61,6 +61,7 @@ class ModuleRun:
         """
         slot, record = self.slot, self.record
         timeout = self.module.timeout.total_seconds()
+        goes_on = slot.is_started
         await slot.start()
         crash.reached("S5")
         status: ExitStatus | None = None
@@ -78,6 +79,9 @@ class ModuleRun:
             if not limit.expired():
                 raise
             await slot.stop(grace=self.grace)
+        if goes_on and status is not None and committed is None and (status.code == 0 or not slot.session.taken):
+            # Whether it ever heard of this event nobody can know: its connection may have ended with the answer.
+            raise TransientError("the module that was given a further event ended without /done")
         crash.reached("S6")
         record.worker += await slot.output()
         crash.reached("S7")

@@ -60,6 +60,10 @@ class Slot:
     def inputs_read_only(self) -> bool:
         return self._runtime.capabilities.inputs_read_only
 
+    @property
+    def is_started(self) -> bool:
+        return self._ending is not None
+
     async def start(self) -> None:
         """Nothing if its module runs already."""
         if self._ending is not None:

@@ -82,6 +82,11 @@ class Session:
         """Whether the module waits in ``/ready`` for an event."""
         return self._waiting > 0
 
+    @property
+    def taken(self) -> bool:
+        """Whether the module was told of the event that was prepared last."""
+        return self._state is not _State.PREPARED
+
     def change(self) -> asyncio.Future[None]:
         """Done as soon as anything is otherwise than now. Not to be cancelled."""
         if self._changed is None:

@@ -265,6 +265,35 @@ async def test_a_failure_in_a_later_round_is_an_attempt_of_that_event_only(world
     assert world.left_behind() == []
 
 
+@pytest.mark.parametrize("answered", [True, False])
+async def test_one_that_ends_without_done_has_not_handled_a_further_event(world: World, answered: bool) -> None:
+    """Perhaps its connection ended with the answer to /ready."""
+    started = 0
+
+    async def module(workspace: Path, env: Mapping[str, str]) -> int:
+        nonlocal started
+        started += 1
+        await call(env, "/ready")
+        leave(workspace)
+        await call(env, "/done")
+        if started == 1:
+            asking = asyncio.create_task(call(env, "/ready"))
+            if answered:
+                await asking
+            else:
+                await eventually(lambda: len(world.observed.started) == 2)
+                asking.cancel()
+        return 0
+
+    world.add(module, reuse=True)
+    for _ in range(2):
+        await world.publish()
+    dispatcher = await world.run()
+    assert dispatcher.counts()[Verdict.COMMITTED] == 2
+    assert [len(commit.files) for commit in world.commits] == [1, 1], "none without what the module makes"
+    assert started == 2
+
+
 async def test_a_module_that_replaces_its_directories_gets_a_new_slot(world: World) -> None:
     started = 0
 
