@@ -60,6 +60,11 @@ def inputs() -> List[Path]:
     return sorted(path for path in (base() / "in" / "data").rglob("*") if path.is_file())
 
 
+def name_of(path: Path) -> str:
+    """The name under which the event has an input file: its path below in/data."""
+    return path.relative_to(base() / "in" / "data").as_posix()
+
+
 def pairs() -> List[Tuple[str, str]]:
     """The pairs of in/eventmeta.json in their order; a key may be there more than once. None without the file."""
     try:
