@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ion_core.cli.module_init import init, library
+from ion_core.cli.module_record import record
+from ion_core.cli.module_replay import test
 from ion_core.cli.module_run import run
 from ion_core.cli.options import Options, json_option, with_config
 from ion_core.cli.output import out_array, out_table, say, shortened
@@ -25,7 +27,7 @@ def command() -> None:
     """List the modules; start, run, record and test one."""
 
 
-for _command in (run, init, library):
+for _command in (init, run, record, test, library):
     command.add_command(_command)
 
 
