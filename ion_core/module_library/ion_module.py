@@ -163,15 +163,20 @@ def done() -> None:
 def events(timeout: float = 60.0) -> Iterator[Event]:
     """For `reuse: true`: one event after another. What the loop did for one is committed when it comes for the next.
 
-    Ends when the handler is gone after it had answered, or hung up: then there is no more to do. An exception in the
-    loop commits nothing; let it end the program, so that the attempt fails. Raises as ``ready`` and ``done`` do.
+    Ends when the handler says that there is no more (410), hangs up, or is gone after it had answered; without
+    `reuse: true` after the first event. An exception in the loop commits nothing: let it end the program, so that the
+    attempt fails. Raises as ``ready`` and ``done`` do.
     """
     worked = False
     while True:
         try:
             ready(0.0 if worked else timeout)
         except HandlerGone as error:
-            if worked or error.__cause__ is not None:
+            if worked or error.__cause__ is not None:  # the cause is that it hung up
+                return
+            raise
+        except HandlerError as error:
+            if error.status == 410 or (worked and error.status == 400):
                 return
             raise
         worked = True

@@ -3,16 +3,16 @@
 #
 #   ion_inputs                       the input files, a path a line
 #   ion_meta KEY                     the value of an input pair; of two with one key the last. Fails if there is none
-#   ion_pairs                        all input pairs in order, a line each: key, tab, value; \ tab newline CR in them are
-#                                    written \\ \t \n \r, which `printf %b` turns back
+#   ion_pairs                        all input pairs in order, a line each: key, tab, value; \ tab newline CR in them
+#                                    are written \\ \t \n \r, which `printf %b` turns back
 #   ion_output NAME                  where to write an output file; its directories are made
 #   ion_emit TYPE FILES [KEY VALUE]… an event; FILES are names of outputs separated by commas, or ''
 #   ion_insight KEY VALUE [KEY VALUE]…
 #   ion_ready, ion_done              have the handler prepare and commit, for a module that does so itself
-#   while ion_next; do … done        for `reuse: true`: one event after another; what was done for one is committed when
-#                                    the loop comes for the next
+#   while ion_next; do … done        for `reuse: true`: one event after another; what was done for one is committed
+#                                    when the loop comes for the next
 #
-# Needs awk and find; to call the handler also curl or wget (with wget the secret is an argument, seen by who sees yours).
+# Needs awk and find; to call the handler curl or wget (with wget the secret is an argument, seen by who sees those).
 # Names that start with ion__ are its own. Values cannot have NUL, and $(…) drops line ends at their end.
 
 ion_base=${HANDLER_BASE_DIR:-/ion}
@@ -38,8 +38,8 @@ ion__json() {
         }'
 }
 
-# ion__strings FILE: reads JSON. ION_MODE says what is printed: "pairs" as ion_pairs does, "meta" the last value of the key
-# $ION_KEY, "message" that of an answer of the handler. Exit 1: there was none, 2: it has a NUL, which sh cannot hold.
+# ion__strings FILE: reads JSON. ION_MODE says what is printed: "pairs" as ion_pairs does, "meta" the last value of the
+# key $ION_KEY, "message" that of an answer of the handler. Exit 1: there was none, 2: it has a NUL, which sh cannot hold.
 ion__strings() {
     LC_ALL=C awk '
         function code(hex,   n, i) {
@@ -51,7 +51,8 @@ ion__strings() {
             if (n < 128) return sprintf("%c", n)
             if (n < 2048) return sprintf("%c%c", 192 + int(n / 64), 128 + n % 64)
             if (n < 65536) return sprintf("%c%c%c", 224 + int(n / 4096), 128 + int(n / 64) % 64, 128 + n % 64)
-            return sprintf("%c%c%c%c", 240 + int(n / 262144), 128 + int(n / 4096) % 64, 128 + int(n / 64) % 64, 128 + n % 64)
+            return sprintf("%c%c", 240 + int(n / 262144), 128 + int(n / 4096) % 64) \
+                sprintf("%c%c", 128 + int(n / 64) % 64, 128 + n % 64)
         }
         function plain(raw,   piece, count, text, i, c, n) {  # raw without the escapes of JSON
             if (index(raw, "\\") == 0) return raw
@@ -90,7 +91,11 @@ ion__strings() {
             for (i = 2; i <= count; i += 2) {  # between quotes; one after an odd number of backslashes ends nothing
                 text = part[i]
                 while (match(text, /\\+$/) && RLENGTH % 2 && i < count) text = text "\"" part[++i]
-                if (mode == "message") { if (was == "message") { value = plain(text); found = 1 }; was = text; continue }
+                if (mode == "message") {
+                    if (was == "message") { value = plain(text); found = 1 }
+                    was = text
+                    continue
+                }
                 if (name == "") { name = text; if (name == "key" || name == "value") continue; name = ""; continue }
                 if (name == "key") key = plain(text); else value_of = plain(text)
                 name = ""
@@ -161,22 +166,33 @@ ion_insight() {
     # What is there is JSON already: its last bracket is taken off, and the rest copied as it stands.
     ion__event=$([ ! -s "$ion__file" ] || LC_ALL=C awk '
         { text = NR > 1 ? text "\n" $0 : $0 }
-        END { sub(/[ \t\r\n]*\][ \t\r\n]*$/, "", text); sub(/^[ \t\r\n]*\[[ \t\r\n]*/, "", text); printf "%s", text }' "$ion__file")
+        END {
+            sub(/[ \t\r\n]*\][ \t\r\n]*$/, "", text)
+            sub(/^[ \t\r\n]*\[[ \t\r\n]*/, "", text)
+            printf "%s", text
+        }' "$ion__file")
     [ -n "$ion__event" ] || ion__more=${ion__more#,}
     printf '[%s%s]\n' "$ion__event" "$ion__more" >"$ion__file"
 }
 
-# ion__call PATH: 0 done, 1 refused by the handler or failed (said why), 2 nobody listens, 3 it hung up.
+# ion__call PATH: 0 done, 1 refused by the handler or failed (ion__words says why), 2 nobody listens, 3 it hung up. After
+# 1 ion__over is "410" when there will be no more events, "400" when the call does not fit the moment, else empty.
 ion__call() {
+    ion__over= ion__words="handler: GET $1: nobody answers on port ${HANDLER_PORT:-}"
     case ${HANDLER_PORT:-} in
-    '' | *[!0-9]*) ion__say "HANDLER_PORT is not a port number (got '${HANDLER_PORT:-}'). Does this run under Ion?" && return 1 ;;
+    '' | *[!0-9]*)
+        ion__words="HANDLER_PORT is not a port number (got '${HANDLER_PORT:-}'). Does this run under Ion?"
+        return 1
+        ;;
     esac
     ion__url=http://localhost:$HANDLER_PORT$1
     if command -v curl >/dev/null; then
         ion__answer=$(printf 'header = "secret: %s"\n' "${SHARED_SECRET:-}" |
             LC_ALL=C curl -sS --noproxy '*' -K - -w '\n%{http_code}' "$ion__url" 2>&1) && ion__code=0 || ion__code=$?
         case $ion__code in
-        0) [ "${ion__answer##*[!0-9]}" != 200 ] || return 0 ;;
+        0)
+            case ${ion__answer##*[!0-9]} in 200) return 0 ;; 400 | 410) ion__over=${ion__answer##*[!0-9]} ;; esac
+            ;;
         7) return 2 ;;
         18 | 52 | 56) return 3 ;;
         esac
@@ -187,16 +203,20 @@ ion__call() {
         esac
         # shellcheck disable=SC2086 # a list of words
         ion__answer=$(LC_ALL=C wget $ion__flags -O - --header "secret: ${SHARED_SECRET:-}" "$ion__url" 2>&1) &&
-            return 0
-        case $ion__answer in
+            return 0 || ion__code=$?
+        case $ion__code:$ion__answer in # GNU's 4: there was no connection, or no answer
         *'"statusCode"'*) ;; # it answered, whatever else is in its words
-        *refused*) return 2 ;;
-        *'error getting response'* | *'No data received'* | *reset*) return 3 ;;
+        *'error getting response'* | 4:*'No data received'* | 4:*reset*) return 3 ;;
+        4:* | *refused*) return 2 ;;
+        esac
+        case $ion__answer in
+        *'ERROR 410'* | *HTTP/1.?' 410'*) ion__over=410 ;;
+        *'ERROR 400'* | *HTTP/1.?' 400'*) ion__over=400 ;;
         esac
         ion__answer=${ion__answer##*wget: }
     fi
     ion__words=$(printf %s "$ion__answer" | ION_MODE=message ion__strings -) || ion__words=
-    ion__say "handler: GET $1: ${ion__words:-${ion__answer:-no message}}"
+    ion__words="handler: GET $1: ${ion__words:-${ion__answer:-no message}}"
     return 1
 }
 
@@ -212,28 +232,25 @@ ion__ready() {
 }
 
 ion_ready() {
-    ion__ready "${ion__tries_at_first:-300}" && return 0 || ion__code=$?
-    [ "$ion__code" -eq 1 ] || ion__say "handler: GET /ready: nobody answers on port $HANDLER_PORT"
-    return 1
+    ion__ready "${ion__tries_at_first:-300}" || { ion__say "$ion__words" && return 1; }
 }
 
 ion_done() {
-    ion__call /done && return 0 || ion__code=$?
-    [ "$ion__code" -eq 1 ] || ion__say "handler: GET /done: nobody answers on port $HANDLER_PORT. Was this committed before?"
-    return 1
+    ion__call /done || { ion__say "$ion__words" && return 1; }
 }
 
-# Fails, which ends the loop, when the handler is gone after it had answered, or hung up: there is no more to do then.
-# When it refuses or fails the script ends, so that the attempt fails.
+# Fails, which ends the loop, when the handler says that there is no more, hangs up, or is gone after it had answered;
+# without `reuse: true` after the first event. When it refuses or fails the script ends, so that the attempt fails.
 ion_next() {
     if [ -n "${ion__given:-}" ]; then
         ion_done || exit 1
         ion__ready 0 && return 0 || ion__code=$?
+        case $ion__code$ion__over in 2 | 3 | 1410 | 1400) return 1 ;; esac
     else
         ion__given=1
         ion__ready "${ion__tries_at_first:-300}" && return 0 || ion__code=$?
-        [ "$ion__code" -ne 2 ] || { ion__say "handler: GET /ready: nobody answers on port $HANDLER_PORT" && exit 1; }
+        case $ion__code$ion__over in 3 | 1410) return 1 ;; esac
     fi
-    [ "$ion__code" -eq 3 ] || [ "$ion__code" -eq 2 ] || exit 1
-    return 1
+    ion__say "$ion__words"
+    exit 1
 }

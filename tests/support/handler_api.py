@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
+from typing import Literal
 
 SECRET = "s3cret-of-the-slot"
 
@@ -14,20 +15,20 @@ SECRET = "s3cret-of-the-slot"
 class HandlerApi:
     """``GET /ready`` and ``/done``: 401 without the secret, 400 in the wrong state, 500 when ``commit`` raises.
 
-    ``events`` is how many there are; after the last one is done it hangs up on the next ``/ready`` if ``hangs_up``, and
-    does not listen any more if not. ``prepare`` and ``commit`` are called for each with its number, from 0.
+    ``events`` is how many there are; on the next ``/ready`` it answers 410 or 400, hangs up, or does not even listen
+    any more, as ``end`` has it. ``prepare`` and ``commit`` are called for each with its number, from 0.
     """
 
     def __init__(
         self,
         *,
         events: int = 1,
-        hangs_up: bool = False,
+        end: Literal["410", "400", "hangs up", "gone"] = "410",
         prepare: Callable[[int], None] = lambda number: None,
         commit: Callable[[int], None] = lambda number: None,
     ) -> None:
         self.calls: list[str] = []
-        self._events, self._hangs_up, self._prepare, self._commit = events, hangs_up, prepare, commit
+        self._events, self._end, self._prepare, self._commit = events, end, prepare, commit
         self._done, self._ready = 0, False
         self._server: ThreadingHTTPServer | None = None
         self.port = 0
@@ -76,7 +77,7 @@ class HandlerApi:
         except ValueError as error:
             return self._say(request, 500, str(error))
         self._done, self._ready = self._done + 1, False
-        if self._done == self._events and not self._hangs_up:
+        if self._done == self._events and self._end == "gone":
             assert self._server is not None
             self._server.socket.close()  # nobody listens before the module knows that it is done
         return self._say(request, 200)
@@ -85,8 +86,10 @@ class HandlerApi:
         if self._ready:
             return self._say(request, 400, "called /ready twice")
         if self._done == self._events:
-            request.close_connection = True
-            return None
+            if self._end == "hangs up":
+                request.close_connection = True
+                return None
+            return self._say(request, int(self._end), "this job is over")
         self._prepare(self._done)
         self._ready = True
         return self._say(request, 200)

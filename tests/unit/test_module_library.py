@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -190,9 +191,9 @@ def test_without_a_port_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
         ion_module.ready()
 
 
-@pytest.mark.parametrize("hangs_up", [True, False])
+@pytest.mark.parametrize("end", ["410", "400", "hangs up", "gone"])
 def test_events_come_one_after_another_until_the_handler_is_gone(
-    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, hangs_up: bool
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, end: Any
 ) -> None:
     left: list[list[str]] = []
 
@@ -205,7 +206,7 @@ def test_events_come_one_after_another_until_the_handler_is_gone(
         left.append([dict(event.data)["n"] for event in output.events])
         assert workspace.empty()
 
-    with HandlerApi(events=3, hangs_up=hangs_up, prepare=prepare, commit=commit) as api:
+    with HandlerApi(events=3, end=end, prepare=prepare, commit=commit) as api:
         use(api, workspace, monkeypatch)
         seen = []
         for event in ion_module.events():
@@ -228,3 +229,17 @@ def test_an_error_in_the_loop_commits_nothing(workspace: Workspace, monkeypatch:
         with pytest.raises(RuntimeError, match="kaputt"):
             work()
     assert api.calls == ["/ready"]
+
+
+@pytest.mark.parametrize("end", ["410", "hangs up"])
+def test_no_event_at_all_is_the_end_too(workspace: Workspace, monkeypatch: pytest.MonkeyPatch, end: Any) -> None:
+    with HandlerApi(events=0, end=end) as api:
+        use(api, workspace, monkeypatch)
+        assert list(ion_module.events()) == []
+
+
+def test_a_first_call_that_does_not_fit_is_an_error(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    with HandlerApi(events=0, end="400") as api:
+        use(api, workspace, monkeypatch)
+        with pytest.raises(ion_module.HandlerError, match="400: this job is over"):
+            next(ion_module.events())
