@@ -39,7 +39,11 @@ class HandlerError(Exception):
 
 
 class HandlerGone(HandlerError):
-    """Nobody listens on the handler's port, or it hung up without an answer."""
+    """Nobody listens on the handler's port, or it ``hung_up`` without an answer."""
+
+    def __init__(self, text: str, hung_up: bool = False) -> None:
+        super().__init__(text)
+        self.hung_up = hung_up
 
 
 class Event(NamedTuple):
@@ -163,26 +167,36 @@ def done() -> None:
 def events(timeout: float = 60.0) -> Iterator[Event]:
     """For `reuse: true`: one event after another. What the loop did for one is committed when it comes for the next.
 
-    Ends when the handler says that there is no more (410), hangs up, or is gone after it had answered; without
-    `reuse: true` after the first event. An exception in the loop commits nothing: let it end the program, so that the
+    Ends when the handler says that there is no more (410), or is gone after it had answered; without `reuse: true`
+    after the first event. An exception in the loop commits nothing: let it end the program, so that the
     attempt fails. Raises as ``ready`` and ``done`` do.
     """
     worked = False
-    while True:
-        try:
-            ready(0.0 if worked else timeout)
-        except HandlerGone as error:
-            if worked or error.__cause__ is not None:  # the cause is that it hung up
-                return
-            raise
-        except HandlerError as error:
-            if error.status == 410 or (worked and error.status == 400):
-                return
-            raise
+    while _is_given_another(worked, timeout):
         worked = True
         found = pairs()
         yield Event(inputs(), dict(found), found)
         done()
+
+
+def _is_given_another(worked: bool, timeout: float) -> bool:
+    """Whether there is an event. A handler that hangs up is asked again: if it goes on to, something is wrong."""
+    hung_up = 0
+    while True:
+        try:
+            ready(0.0 if worked else timeout)
+            return True
+        except HandlerGone as error:
+            if not worked or hung_up == len(_PAUSES):
+                raise
+            if not error.hung_up:
+                return False
+            time.sleep(_PAUSES[hung_up])
+            hung_up += 1
+        except HandlerError as error:
+            if error.status == 410 or (worked and error.status == 400):
+                return False
+            raise
 
 
 def _call(path: str) -> None:
@@ -196,7 +210,7 @@ def _call(path: str) -> None:
     except ConnectionRefusedError:
         raise
     except (OSError, http.client.HTTPException) as error:
-        raise HandlerGone(f"handler: GET {path}: no answer ({str(error) or type(error).__name__})") from error
+        raise HandlerGone(f"handler: GET {path}: no answer ({str(error) or type(error).__name__})", True) from error
     finally:
         connection.close()
     if response.status != 200:

@@ -39,7 +39,7 @@ ion__json() {
 }
 
 # ion__strings FILE: reads JSON. ION_MODE says what is printed: "pairs" as ion_pairs does, "meta" the last value of the
-# key $ION_KEY, "message" that of an answer of the handler. Exit 1: there was none, 2: it has a NUL, which sh cannot hold.
+# key $ION_KEY, "message" that of an answer of the handler. Exit 1: there was none, 2: it has a NUL, which no sh holds.
 ion__strings() {
     LC_ALL=C awk '
         function code(hex,   n, i) {
@@ -175,8 +175,8 @@ ion_insight() {
     printf '[%s%s]\n' "$ion__event" "$ion__more" >"$ion__file"
 }
 
-# ion__call PATH: 0 done, 1 refused by the handler or failed (ion__words says why), 2 nobody listens, 3 it hung up. After
-# 1 ion__over is "410" when there will be no more events, "400" when the call does not fit the moment, else empty.
+# ion__call PATH: 0 done, 1 refused by the handler or failed (ion__words says why), 2 nobody listens, 3 it hung up.
+# After 1 ion__over is "410" when there will be no more events, "400" when the call does not fit the moment, else empty.
 ion__call() {
     ion__over= ion__words="handler: GET $1: nobody answers on port ${HANDLER_PORT:-}"
     case ${HANDLER_PORT:-} in
@@ -220,6 +220,8 @@ ion__call() {
     return 1
 }
 
+ion__pause() { sleep 0.2 2>/dev/null || sleep 1; }
+
 # ion__ready TRIES: ready, waiting for a handler that is not up so many times (5 a second). As ion__call.
 ion__ready() {
     ion__tries=$1
@@ -227,7 +229,7 @@ ion__ready() {
         ion__call /ready && return 0 || ion__code=$?
         [ "$ion__code" -eq 2 ] && [ "$ion__tries" -gt 0 ] || return "$ion__code"
         ion__tries=$((ion__tries - 1))
-        sleep 0.2 2>/dev/null || sleep 1
+        ion__pause
     done
 }
 
@@ -239,17 +241,23 @@ ion_done() {
     ion__call /done || { ion__say "$ion__words" && return 1; }
 }
 
-# Fails, which ends the loop, when the handler says that there is no more, hangs up, or is gone after it had answered;
-# without `reuse: true` after the first event. When it refuses or fails the script ends, so that the attempt fails.
+# Fails, which ends the loop, when the handler says that there is no more, or is gone after it had answered; without
+# `reuse: true` after the first event. When it refuses, fails or keeps hanging up the script ends, so that the
+# attempt fails.
 ion_next() {
     if [ -n "${ion__given:-}" ]; then
         ion_done || exit 1
         ion__ready 0 && return 0 || ion__code=$?
-        case $ion__code$ion__over in 2 | 3 | 1410 | 1400) return 1 ;; esac
+        for ion__again in 1 2 3 4 5; do
+            [ "$ion__code" -eq 3 ] || break
+            ion__pause
+            ion__ready 0 && return 0 || ion__code=$?
+        done
+        case $ion__code$ion__over in 2 | 1410 | 1400) return 1 ;; esac
     else
         ion__given=1
         ion__ready "${ion__tries_at_first:-300}" && return 0 || ion__code=$?
-        case $ion__code$ion__over in 3 | 1410) return 1 ;; esac
+        case $ion__code$ion__over in 1410) return 1 ;; esac
     fi
     ion__say "$ion__words"
     exit 1

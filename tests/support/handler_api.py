@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Literal
@@ -15,15 +17,16 @@ SECRET = "s3cret-of-the-slot"
 class HandlerApi:
     """``GET /ready`` and ``/done``: 401 without the secret, 400 in the wrong state, 500 when ``commit`` raises.
 
-    ``events`` is how many there are; on the next ``/ready`` it answers 410 or 400, hangs up, or does not even listen
-    any more, as ``end`` has it. ``prepare`` and ``commit`` are called for each with its number, from 0.
+    ``events`` is how many there are; on the next ``/ready`` it answers 410 or 400, hangs up for good, does not even
+    listen any more, or hangs up every time, as ``end`` has it. ``prepare`` and ``commit`` are called for each with its
+    number, from 0.
     """
 
     def __init__(
         self,
         *,
         events: int = 1,
-        end: Literal["410", "400", "hangs up", "gone"] = "410",
+        end: Literal["410", "400", "hangs up", "gone", "broken"] = "410",
         prepare: Callable[[int], None] = lambda number: None,
         commit: Callable[[int], None] = lambda number: None,
     ) -> None:
@@ -78,21 +81,27 @@ class HandlerApi:
             return self._say(request, 500, str(error))
         self._done, self._ready = self._done + 1, False
         if self._done == self._events and self._end == "gone":
-            assert self._server is not None
-            self._server.socket.close()  # nobody listens before the module knows that it is done
+            self._stop_listening()  # before the module knows that it is done
         return self._say(request, 200)
 
     def _prepare_next(self, request: BaseHTTPRequestHandler) -> None:
         if self._ready:
             return self._say(request, 400, "called /ready twice")
         if self._done == self._events:
-            if self._end == "hangs up":
+            if self._end in ("hangs up", "broken"):
+                if self._end == "hangs up":
+                    self._stop_listening()
                 request.close_connection = True
                 return None
             return self._say(request, int(self._end), "this job is over")
         self._prepare(self._done)
         self._ready = True
         return self._say(request, 200)
+
+    def _stop_listening(self) -> None:
+        assert self._server is not None
+        with suppress(OSError):  # once is enough
+            self._server.socket.shutdown(socket.SHUT_RDWR)  # at once, though a thread still selects on it
 
     @staticmethod
     def _say(request: BaseHTTPRequestHandler, status: int, message: str = "") -> None:

@@ -231,15 +231,30 @@ def test_an_error_in_the_loop_commits_nothing(workspace: Workspace, monkeypatch:
     assert api.calls == ["/ready"]
 
 
-@pytest.mark.parametrize("end", ["410", "hangs up"])
-def test_no_event_at_all_is_the_end_too(workspace: Workspace, monkeypatch: pytest.MonkeyPatch, end: Any) -> None:
-    with HandlerApi(events=0, end=end) as api:
+def test_no_event_at_all_is_the_end_too(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    with HandlerApi(events=0) as api:
         use(api, workspace, monkeypatch)
         assert list(ion_module.events()) == []
 
 
-def test_a_first_call_that_does_not_fit_is_an_error(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    with HandlerApi(events=0, end="400") as api:
+@pytest.mark.parametrize(("end", "said"), [("400", "400: this job is over"), ("hangs up", "no answer")])
+def test_a_first_call_without_success_is_an_error_and_never_the_end(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, end: Any, said: str
+) -> None:
+    with HandlerApi(events=0, end=end) as api:
         use(api, workspace, monkeypatch)
-        with pytest.raises(ion_module.HandlerError, match="400: this job is over"):
+        with pytest.raises(ion_module.HandlerError, match=said):
             next(ion_module.events())
+
+
+def test_a_handler_that_hangs_up_and_still_listens_is_an_error(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with HandlerApi(end="broken") as api:
+        use(api, workspace, monkeypatch)
+        monkeypatch.setattr(ion_module.time, "sleep", lambda seconds: None)
+        events = ion_module.events()
+        next(events)
+        with pytest.raises(ion_module.HandlerGone, match="no answer"):
+            next(events)
+    assert api.calls == ["/ready", "/done", *["/ready"] * 6]

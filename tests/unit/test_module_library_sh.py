@@ -255,15 +255,16 @@ def test_a_commit_that_fails_ends_the_script(shell: Shell) -> None:
     assert api.calls == ["/ready", "/done"]
 
 
-@pytest.mark.parametrize("end", ["410", "hangs up"])
-def test_no_event_at_all_is_the_end_too(shell: Shell, end: Any) -> None:
-    with HandlerApi(events=0, end=end) as api:
+def test_no_event_at_all_is_the_end_too(shell: Shell) -> None:
+    with HandlerApi(events=0) as api:
         environ = api.environment(shell.workspace.root)
         assert shell.well("while ion_next; do echo never; done; echo over", **environ) == "over\n"
 
 
-def test_a_first_call_that_does_not_fit_ends_the_script(shell: Shell) -> None:
-    with HandlerApi(events=0, end="400") as api:
-        done = shell.run("while ion_next; do :; done; echo over", **api.environment(shell.workspace.root))
+@pytest.mark.parametrize(("events", "end"), [(0, "400"), (0, "hangs up"), (0, "broken"), (1, "broken")])
+def test_a_handler_that_fails_ends_the_script_and_not_the_loop(shell: Shell, events: int, end: Any) -> None:
+    with HandlerApi(events=events, end=end) as api:
+        script = "sleep() { :; }\nwhile ion_next; do :; done; echo over"
+        done = shell.run(script, **api.environment(shell.workspace.root))
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("ion_module: handler: GET /ready: ")
