@@ -27,8 +27,8 @@ def write_new(base: Path, files: Mapping[str, NewFile]) -> list[Path]:
     """
     paths = {base / name: file for name, file in files.items()}
     if there := [str(path) for path in paths if os.path.lexists(path)]:
-        what = "is there already and would be overwritten" if len(there) == 1 else "are there already"
-        raise UsageError(f"{', '.join(there)}: {what}. Nothing was written. Move it away, or choose another name.")
+        what, it = ("is there already", "it") if len(there) == 1 else ("are there already", "them")
+        raise UsageError(f"{', '.join(there)}: {what}. Nothing was written. Move {it} away, or choose another name.")
     written: list[Path] = []
     try:
         for path, file in paths.items():
