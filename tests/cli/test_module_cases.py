@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from ion_core.module_library import library
 from tests.cli.running import Ion
 
 EVENT = "e-1"
@@ -158,6 +159,28 @@ def test_update_never_takes_what_a_failed_module_left(recorded: Ion) -> None:
     change(recorded, "exit 1")
     done = recorded("module", "test", "--update")
     assert (done.code, files(recorded.home / "cases")) == (1, before)
+
+
+@pytest.mark.parametrize("reuse", ["true", "false"])
+def test_a_module_that_calls_its_handler_is_replayed_too(ion: Ion, reuse: str) -> None:
+    (ion.home / "ion_module.py").write_text(library("python"))
+    loop = "import ion_module\nfor event in ion_module.events():\n    ion_module.emit('made', pairs=event.metadata)\n"
+    (ion.home / "loop.py").write_text(loop)
+    entry = (
+        f"  loop: {{command: [python3, loop.py], source: ., subscribes: [start], publishes: [made], reuse: {reuse}}}\n"
+    )
+    with (ion.home / "ion.yaml").open("a") as file:
+        file.write(entry)
+    path = ion.home / "cases/loop/one"
+    (path / "in").mkdir(parents=True)
+    (path / "expected").mkdir()
+    (path / "case.yaml").write_text("event: start\n")
+    (path / "in/eventmeta.json").write_text('[{"key": "n", "value": "1"}]')
+    (path / "expected/events.json").write_text('[{"type": "made", "data": [{"key": "n", "value": "1"}]}]')
+    done = ion("module", "test")
+    assert (done.code, done.out.splitlines()[1]) == (0, "."), done
+    (path / "expected/events.json").unlink()
+    assert ion("module", "test").code == 1
 
 
 def test_names_and_expressions_choose(recorded: Ion) -> None:
