@@ -49,8 +49,9 @@ def test(
     """Replay recorded cases through the modules themselves, and compare what they leave.
 
     NAME is a module, or one case as MODULE/CASE; without any, all in cases/ beside the configuration are replayed. No
-    service is needed, and nothing is committed. Cases that differ are shown with how. Ends with 0 when all pass, 1 when
-    one fails, 5 when there is none to replay, and 78 when a case cannot be read.
+    service is needed, and nothing is committed. Printed is a dot for each, or with -v a line, and how those that fail
+    differ. Ends with 0 when all pass, 1 when one fails, 5 when there is none to replay, and 78 when a case cannot be
+    read.
 
     \b
     Examples:

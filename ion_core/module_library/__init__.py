@@ -6,12 +6,12 @@
 
 from __future__ import annotations
 
-from importlib import resources
-
 LIBRARY = {"python": "ion_module.py", "sh": "ion_module.sh"}
 """The file for each language that has one."""
 
 
 def library(language: str) -> str:
     """The text of the file for ``language``, one of LIBRARY."""
+    from importlib import resources
+
     return resources.files(__name__).joinpath(LIBRARY[language]).read_text(encoding="utf-8")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+from ion_core.module_library import library
 from ion_core.scaffold import ModuleNames, module_files
 from tests.acceptance.pipeline import Pipeline, environment
 from tests.docs.blocks import ROOT, blocks
@@ -48,6 +51,17 @@ def test_the_program_on_the_page_is_the_one_that_is_made() -> None:
     made = module_files("python", names)["modules/hello/main.py"].content.decode()
     shown = next(block.text for block in blocks(PAGE) if block.language == "python" and "def main" in block.text)
     assert shown in made
+
+
+def test_the_table_has_every_function_of_the_module_library() -> None:
+    rows = [line.split("|") for line in (ROOT / PAGE).read_text(encoding="utf-8").splitlines() if "ion_" in line]
+    rows = [row for row in rows if len(row) == 5]
+    in_python = {name for row in rows for name in re.findall(r"(\w+)\(", row[1])}
+    functions = ast.parse(library("python")).body
+    public = {it.name for it in functions if isinstance(it, ast.FunctionDef) and not it.name.startswith("_")}
+    assert in_python == public - {"base"}
+    in_sh = {name for row in rows for name in re.findall(r"\b(ion_[a-z]\w*)", row[2])}
+    assert in_sh == set(re.findall(r"^(ion_[a-z]\w*)\(\)", library("sh"), re.M))
 
 
 def test_the_page_is_found_from_where_modules_are_spoken_of() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from ion_core.cli import module_init
 from ion_core.config.tree import Problems, parse
 from ion_core.errors import ConfigError, TransientError, UsageError
 from ion_core.scaffold import LANGUAGES, ModuleNames, NewFile, module_entry, module_files, with_module, write_new
@@ -110,3 +111,7 @@ def test_names_are_put_into_every_file(language: str) -> None:
         assert b"@PUBLISHES@" not in file.content, name
         assert b"@SUBSCRIBES@" not in file.content, name
     assert module_entry(language, NAMES)["publishes"] == ["d", "e"]
+
+
+def test_the_command_line_offers_the_languages_there_are() -> None:
+    assert module_init.LANGUAGES == LANGUAGES
