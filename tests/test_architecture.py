@@ -25,7 +25,7 @@ _JOB = _CONTRACT | {"jobs"}
 _HANDLER = _JOB | {"commits", "crash", "dataplane"}
 _ALL = _HANDLER | {"handler", "dispatcher", "hookspecs", "plugins", "config", "state", "intake", "retention", "app"}
 _ALL |= {"live", "development", "rehearsal", "cli"}
-_ALL |= {"cli", "rehearsal", "module_library", "scaffold", "cases"}
+_ALL |= {"module_library", "scaffold", "cases"}
 MAY_ENTER: dict[str, set[str]] = {
     "__init__": set(),
     "errors": set(),
