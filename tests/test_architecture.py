@@ -25,6 +25,7 @@ _JOB = _CONTRACT | {"jobs"}
 _HANDLER = _JOB | {"commits", "crash", "dataplane"}
 _ALL = _HANDLER | {"handler", "dispatcher", "hookspecs", "plugins", "config", "state", "intake", "retention", "app"}
 _ALL |= {"live", "development", "rehearsal", "cli"}
+_ALL |= {"module_library", "scaffold", "cases"}
 MAY_ENTER: dict[str, set[str]] = {
     "__init__": set(),
     "errors": set(),
@@ -45,6 +46,9 @@ MAY_ENTER: dict[str, set[str]] = {
     "state": {"errors"},
     "live": set(),
     "rehearsal": _HANDLER | {"handler", "dispatcher", "state"},
+    "cases": _HANDLER | {"config", "rehearsal"},
+    "module_library": set(),
+    "scaffold": _JOB | {"config", "module_library"},
     "config": _JOB | {"hookspecs", "plugins"},
     "builtin": _JOB | {"hookspecs"},
     "testing": _JOB,

@@ -1,4 +1,4 @@
-"""``ion-core module``."""
+"""``ion-core module`` and its ``list``; the other commands of the group are in files of their own."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ion_core.cli.module_init import init, library
+from ion_core.cli.module_record import record
+from ion_core.cli.module_replay import test
 from ion_core.cli.module_run import run
 from ion_core.cli.options import Options, json_option, with_config
 from ion_core.cli.output import out_array, out_table, say, shortened
@@ -21,10 +24,11 @@ COUNTS = ("ready", "delayed", "unsettled", "dead")
 
 @click.group("module")
 def command() -> None:
-    """List the modules and their queues; run one by itself."""
+    """List the modules; start, run, record and test one."""
 
 
-command.add_command(run)
+for _command in (init, run, record, test, library):
+    command.add_command(_command)
 
 
 @command.command("list")

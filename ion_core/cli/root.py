@@ -23,6 +23,7 @@ class Listed:
 
 SECTIONS = {
     "Run a pipeline": (
+        Listed("init", "init", "Start a project: a configuration with one module, and a recorded case."),
         Listed("serve", "serve", "Run the modules: take events, run jobs, commit what they leave."),
         Listed("check", "check", "Check a configuration: mistakes, the graph of its modules, its runtimes."),
         Listed("config", "config", "Show the configuration in force, or its JSON Schema."),
@@ -41,7 +42,7 @@ SECTIONS = {
         Listed("handler", "handler", "Prepare and commit a workspace without a dispatcher, by command or by HTTP."),
     ),
     "What there is": (
-        Listed("module", "module", "List the modules and their queues; run one by itself."),
+        Listed("module", "module", "List the modules; start, run, record and test one."),
         Listed("plugins", "plugins", "List the installed plugins and what they provide."),
         Listed("version", "version", "Print the version."),
     ),

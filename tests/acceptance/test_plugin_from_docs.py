@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,17 +11,7 @@ import pytest
 
 from tests.acceptance.pipeline import Pipeline, environment
 from tests.docs.blocks import write_files
-
-
-def _install(source: Path, target: Path) -> None:
-    """pip install, into a directory of its own so that nothing of ours is changed; uv where pip is not there."""
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
-    uv = shutil.which("uv")
-    if importlib.util.find_spec("pip") is None and uv is not None:
-        pip = [uv, "pip"]
-    command = [*pip, "install", "--quiet", "--no-deps", "--target", str(target), str(source)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
-    assert done.returncode == 0, done.stderr
+from tests.support.installing import install
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +21,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = home / "ion-shelf"
     written = write_files("docs/plugins.md", source)
     assert source / "ion_shelf" / "plugin.py" in written
-    _install(source, home / "site")
+    install(source, home / "site")
     return source
 
 

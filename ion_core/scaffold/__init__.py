@@ -1,0 +1,18 @@
+"""Writing new projects and modules that run, are tested and pass ``ion-core check`` as they are."""
+
+from ion_core.scaffold.configuration import entry_text, with_module
+from ion_core.scaffold.templates import LANGUAGES, ModuleNames, module_entry, module_files, project_files
+from ion_core.scaffold.writing import NewFile, replace_text, write_new
+
+__all__ = [
+    "LANGUAGES",
+    "ModuleNames",
+    "NewFile",
+    "entry_text",
+    "module_entry",
+    "module_files",
+    "project_files",
+    "replace_text",
+    "with_module",
+    "write_new",
+]
