@@ -15,6 +15,7 @@ from bench.rows import (
     podman_rate,
     rabbit_memory,
     rabbit_rate,
+    reuse,
     s3_files,
 )
 
@@ -37,5 +38,6 @@ BENCHMARKS: dict[str, Benchmark] = {
         memory.benchmark(),
         rabbit_memory.benchmark(),
         rabbit_rate.benchmark(),
+        reuse.benchmark(),
     )
 }
