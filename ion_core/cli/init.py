@@ -10,7 +10,7 @@ import click
 from ion_core.cli.options import PathText, verbose_option
 from ion_core.cli.output import out, plain, say
 
-FIRST = "hello"
+FIRST = "welcome"
 """The module of a new project."""
 
 

@@ -31,9 +31,13 @@ def files(directory: Path) -> dict[str, bytes]:
 
 
 def test_a_new_project_is_complete_and_does_what_its_readme_says(project: Pipeline) -> None:
-    assert {".gitignore", "README.md", "ion.yaml", "modules/hello/Containerfile", "cases/hello/first/case.yaml"} <= set(
-        files(project.home)
-    )
+    assert {
+        ".gitignore",
+        "README.md",
+        "ion.yaml",
+        "modules/welcome/Containerfile",
+        "cases/welcome/first/case.yaml",
+    } <= set(files(project.home))
     readme = (project.home / "README.md").read_text(encoding="utf-8")
     commands = readme.split("```sh\n")[1].split("```")[0].splitlines()
     outputs = []
@@ -45,7 +49,7 @@ def test_a_new_project_is_complete_and_does_what_its_readme_says(project: Pipeli
     assert outputs[1].splitlines()[-1].startswith("1 passed in ")
     [commit] = project.documents("commit")
     [event] = commit["events"]
-    assert (event["type"], event["files"]) == ("hello.done", ["README.md"])
+    assert (event["type"], event["files"]) == ("welcome.done", ["README.md"])
     assert event["data"] == [{"key": "bytes", "value": str(len(readme.encode()))}]
 
 
@@ -53,11 +57,11 @@ def test_nothing_of_a_project_is_written_over(project: Pipeline) -> None:
     before = files(project.home)
     refused = project.ion("init", code=2)
     assert "README.md" in refused.stderr
-    assert "cases/hello/first/case.yaml, " in refused.stderr
+    assert "cases/welcome/first/case.yaml, " in refused.stderr
     assert "are there already. Nothing was written" in refused.stderr
     (project.home / "ion.yaml").write_text("modules: {}\n", encoding="utf-8")
-    refused = project.ion("module", "init", "hello", "--language", "sh", code=2)
-    assert refused.stderr.startswith("ion-core: modules/hello/Containerfile, cases/hello/first/case.yaml")
+    refused = project.ion("module", "init", "welcome", "--language", "sh", code=2)
+    assert refused.stderr.startswith("ion-core: modules/welcome/Containerfile, cases/welcome/first/case.yaml")
     assert files(project.home) == {**before, "ion.yaml": b"modules: {}\n"}
 
 
@@ -67,7 +71,7 @@ def test_a_new_module_runs_and_passes_its_test(project: Pipeline, language: str)
     with (project.home / "ion.yaml").open("a", encoding="utf-8") as config:
         config.write(comment)
     made = project.ion(
-        "module", "init", "next", "--language", language, "--subscribes", "hello.done", "--publishes", "next.made"
+        "module", "init", "next", "--language", language, "--subscribes", "welcome.done", "--publishes", "next.made"
     )
     assert {project.home / line for line in made.stdout.splitlines()} <= set(project.home.rglob("*"))
     assert comment in (project.home / "ion.yaml").read_text(encoding="utf-8")
@@ -78,7 +82,7 @@ def test_a_new_module_runs_and_passes_its_test(project: Pipeline, language: str)
 
     for name in ("a.txt", "b c.bin"):
         (project.home / name).write_bytes(b"x\0y\xff\n" * 3)
-    project.ion("event", "publish", "hello.requested", "--file", "sub/a.txt=a.txt", "--file", "b c.bin")
+    project.ion("event", "publish", "welcome.requested", "--file", "sub/a.txt=a.txt", "--file", "b c.bin")
     project.ion("serve", "--until-idle", **WITH_NODE)
     commits = [it for it in project.documents("commit") if it["context"]["name"] == "next"]
     assert {file["name"] for commit in commits for file in commit["outputs"]} == {"sub/a.txt", "b c.bin"}

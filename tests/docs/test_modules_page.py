@@ -33,7 +33,7 @@ def test_everything_on_the_page_does_what_it_says(tmp_path: Path) -> None:
 
     pipeline = Pipeline(home)
     commits = {commit["context"]["name"]: commit for commit in pipeline.documents("commit")}
-    assert set(commits) == {"hello", "words"}
+    assert set(commits) == {"welcome", "words"}
     [counted] = commits["words"]["events"]
     assert counted["files"] == ["README.md.json"]
     assert counted["data"][0] == {"key": "of", "value": "README.md"}
@@ -42,13 +42,13 @@ def test_everything_on_the_page_does_what_it_says(tmp_path: Path) -> None:
     assert "data/hello.txt.json: is not expected" in updated
     everything, chosen = outputs[-1].split(" recorded cases\n")[1:]
     assert "\n3 passed in " in everything
-    assert [line.split()[0] for line in chosen.splitlines()] == ["hello/readme", "words/first", "2"]
+    assert [line.split()[0] for line in chosen.splitlines()] == ["welcome/readme", "words/first", "2"]
     assert "\n2 passed in " in chosen
 
 
 def test_the_program_on_the_page_is_the_one_that_is_made() -> None:
-    names = ModuleNames(name="hello", subscribes=("hello.requested",), publishes=("hello.done",))
-    made = module_files("python", names)["modules/hello/main.py"].content.decode()
+    names = ModuleNames(name="welcome", subscribes=("welcome.requested",), publishes=("welcome.done",))
+    made = module_files("python", names)["modules/welcome/main.py"].content.decode()
     shown = next(block.text for block in blocks(PAGE) if block.language == "python" and "def main" in block.text)
     assert shown in made
 

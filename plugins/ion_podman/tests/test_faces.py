@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -91,3 +92,38 @@ def test_the_example_runs_in_containers_and_leaves_none(service: PodmanService, 
     assert "As expected" in done.stdout
     assert "isolates nothing" not in done.stderr
     assert service.containers() == []
+
+
+OLD = FACES.parents[1] / "tests/predecessor/modules/old_module.py"
+
+
+@pytest.mark.usefixtures("images")
+def test_a_module_of_2018_runs_unchanged_without_a_network(service: PodmanService, tmp_path: Path) -> None:
+    image = tmp_path / "image"
+    image.mkdir()
+    shutil.copy(OLD, image)
+    (image / "Containerfile").write_text(
+        'FROM localhost/ion-faces/base:latest\nCOPY old_module.py /\nCMD ["python3", "/old_module.py"]\n',
+        encoding="utf-8",
+    )
+    service.build("localhost/ion-test/old:latest", image)
+    module = {"image": "localhost/ion-test/old:latest", "subscribes": ["asked"], "publishes": ["files.listed"]}
+    config = {
+        "runtimes": {"default": {"provider": "podman", "url": service.url}},
+        "modules": {"old": {**module, "network": "none"}},
+    }
+    (tmp_path / "ion.yaml").write_text(json.dumps(config), encoding="utf-8")
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("ION_")}
+    ion = str(Path(sys.executable).with_name("ion-core"))
+    flow = ""
+    for arguments in (("event", "publish", "asked", "--json", "--file", "ion.yaml"), ("serve", "--until-idle")):
+        done = subprocess.run(
+            [ion, *arguments], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        flow = flow or json.loads(done.stdout)["context"]["correlationId"]
+    shown = subprocess.check_output([ion, "trace", "flow", flow, "--json"], cwd=tmp_path, env=environ, text=True)
+    documents = {document["context"]["documentType"]: document for document in json.loads(shown)}
+    assert "done 1 files" in documents["modulelogs"]["logs"]
+    assert service.containers() == []
+    service.podman("rmi", "--force", "localhost/ion-test/old:latest")
