@@ -32,6 +32,10 @@ from ion_core.errors import DeliveryLost, IonError, TransientError
 
 log = logging.getLogger(__name__)
 
+_SMALL = 64 * 1024
+"""Bytes of a message up to which storing it takes no longer than handing it over."""
+_FEW = 32
+"""Messages up to which claiming or renewing them takes no longer than that."""
 _CLOCK_SET_BACK = 0.5
 """Seconds of the wall clock behind the monotonic one that count as the clock having been set back."""
 
@@ -69,7 +73,8 @@ class SqliteBroker:
 
     async def publish(self, topic: str, body: bytes, *, headers: Mapping[str, str]) -> None:
         text = json.dumps(dict(headers), ensure_ascii=False)
-        queues = await self.database.call(lambda connection: sql.publish(connection, topic, text, body), Access.DURABLE)
+        work = partial(sql.publish, topic=topic, headers=text, body=body)
+        queues = await self.database.call(work, Access.DURABLE, short=len(body) <= _SMALL)
         self.announce(queues)
 
     @asynccontextmanager
@@ -121,11 +126,14 @@ class SqliteBroker:
                 connection, queue, limit=limit, owner=owner, claim=number, now=self.clock(), lease=self._lease
             ),
             Access.WRITE,
+            short=limit <= _FEW,
         )
 
     async def renew(self, claims: Sequence[sql.Claim]) -> None:
         await self.database.call(
-            lambda connection: sql.renew(connection, claims, now=self.clock(), lease=self._lease), Access.WRITE
+            lambda connection: sql.renew(connection, claims, now=self.clock(), lease=self._lease),
+            Access.WRITE,
+            short=len(claims) <= _FEW,
         )
 
     async def release_all(self, queue: int, claims: Sequence[sql.Claim]) -> None:

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from ion_core.builtin.sqlite_broker import SqliteBroker
 
 
+_SMALL = 64 * 1024
+"""Characters of a reason and its log up to which storing them takes no longer than handing them over."""
+
+
 class SqliteDelivery:
     """One claimed message. The verbs and attributes are those of the contract's ``Delivery``."""
 
@@ -72,6 +76,7 @@ class SqliteDelivery:
         await self._settle(
             lambda connection: sql.dead_letter(connection, self.claim, now=clock(), reason=reason, log_tail=tail),
             Access.DURABLE,
+            short=len(reason) + len(tail) <= _SMALL,
         )
 
     async def renew(self) -> None:
@@ -89,10 +94,10 @@ class SqliteDelivery:
         if self.lost.is_set():
             raise DeliveryLost(f"message {self.claim.seq}: was taken back by the broker; it is delivered again.")
 
-    async def _settle(self, work: Callable[[sqlite3.Connection], None], access: Access) -> None:
+    async def _settle(self, work: Callable[[sqlite3.Connection], None], access: Access, *, short: bool = True) -> None:
         """Settle it by ``work``. A caller that is cancelled meanwhile does not know whether it was; we do."""
         self._check()
-        future = self._subscription.broker.database.submit(work, access)
+        future = self._subscription.broker.database.submit(work, access, short=short)
         self._settled = True
         future.add_done_callback(self._on_answer)
         await asyncio.shield(future)

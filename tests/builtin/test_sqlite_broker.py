@@ -62,6 +62,14 @@ async def waiting_in_vain(broker: SqliteBroker, deliveries: AsyncIterator[Delive
     return waiting
 
 
+async def limit_pages(broker: SqliteBroker, pages: int) -> None:
+    """Of the whole file, for whichever connection of the broker writes to it."""
+    for access, short in ((Access.READ, False), (Access.READ, True), (Access.DURABLE, True)):
+        await broker.database.call(
+            lambda connection: connection.execute(f"PRAGMA max_page_count = {pages}").fetchone(), access, short=short
+        )
+
+
 async def run(broker: SqliteBroker, statement: str) -> list[tuple[object, ...]]:
     return await broker.database.call(lambda connection: connection.execute(statement).fetchall(), Access.WRITE)
 
@@ -133,14 +141,13 @@ async def test_a_delay_is_known_to_whoever_waits_and_to_whoever_comes_later(tmp_
 async def test_an_announcement_during_a_claim_leads_to_another_one(tmp_path: Path) -> None:
     async with opened(tmp_path, poll=LONG) as broker, broker.subscribe("queue", prefetch=1) as deliveries:
         seen: list[str] = []
-        await broker.database.call(lambda connection: connection.set_trace_callback(seen.append), Access.READ)
+        trace = lambda connection: connection.set_trace_callback(seen.append)  # noqa: E731
+        await broker.database.call(trace, Access.READ, short=True)
         waiting = asyncio.ensure_future(anext(deliveries))
         await asyncio.sleep(0)  # now it claims
         broker.announce([1])
-        for _ in range(2):
-            await broker.database.call(lambda connection: None, Access.READ)
+        for _ in range(10):
             await asyncio.sleep(0)
-        await broker.database.call(lambda connection: None, Access.READ)
         assert len([statement for statement in seen if "RETURNING" in statement]) == 2
         waiting.cancel()
         await asyncio.wait([waiting])
@@ -249,13 +256,13 @@ async def test_a_full_disk_stops_the_taking_and_resumes(broker: SqliteBroker) ->
     await publish(broker, b"1")
     async with broker.subscribe("queue", prefetch=1) as deliveries:
         (delivery,) = await take(deliveries, 1)
-        await run(broker, "PRAGMA max_page_count = 1")
+        await limit_pages(broker, 1)
         big = b"x" * 1_000_000
         with pytest.raises(StorageFull):
             await publish(broker, big)
         with pytest.raises(StorageFull):
             await delivery.dead_letter("reason" * 100_000)
-        await run(broker, "PRAGMA max_page_count = 1000000")
+        await limit_pages(broker, 1_000_000)
         await delivery.dead_letter("another reason")  # it was not settled
         await publish(broker, big)
         (delivery,) = await take(deliveries, 1)
