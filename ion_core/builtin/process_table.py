@@ -98,6 +98,25 @@ def marked(mark: str, since: int = 0) -> list[int]:
     return sorted(found)
 
 
+def nobody_left(mark: str, pid: int) -> bool:
+    """Whether a quick look at those that came after ``pid`` shows that none has this mark.
+
+    False also where that look does not tell: then ``kill_marked`` has to.
+    """
+    last = _last_pid()
+    if not 0 <= last - pid < _FEW:
+        return False
+    entry = f"{MARK}={mark}".encode()
+    for other in range(pid + 1, last + 1):
+        if os.path.exists(f"/proc/{other}"):
+            environment = _environment(other)
+            if environment is None or entry in environment.split(b"\0"):
+                return False
+            if not environment and _is_a_program(other):
+                return False
+    return True
+
+
 def kill_marked(mark: str, since: int = 0) -> None:
     """End every process with this mark, also those that left their group, and wait until they are gone. Blocks."""
     deadline = time.monotonic() + _PATIENCE
