@@ -134,7 +134,10 @@ class Database:
             self._writes.append(call)
             if not self._writing:
                 self._writing = True
-                self._loop.call_soon(self._write)
+                if short and access is Access.WRITE:
+                    self._write()
+                else:  # a flush is worth waiting a moment for others who need one
+                    self._loop.call_soon(self._write)
         return future
 
     def _check_open(self) -> None:

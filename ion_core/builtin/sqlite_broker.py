@@ -25,7 +25,7 @@ from ion_core.builtin import sqlite_dead_letters as letters
 from ion_core.builtin import sqlite_queue as sql
 from ion_core.builtin.settings import SqliteBrokerSettings
 from ion_core.builtin.sqlite import Access, Database, open_database
-from ion_core.builtin.sqlite_delivery import Subscription
+from ion_core.builtin.sqlite_delivery import FEW, Subscription
 from ion_core.builtin.sqlite_owners import Owner, dead_owners, forget
 from ion_core.contracts.messaging import DeadLetter, Delivery, HoldLimit, Message, QueueStats, RetryPolicy
 from ion_core.errors import DeliveryLost, IonError, TransientError
@@ -34,8 +34,6 @@ log = logging.getLogger(__name__)
 
 _SMALL = 64 * 1024
 """Bytes of a message up to which storing it takes no longer than handing it over."""
-_FEW = 32
-"""Messages up to which claiming or renewing them takes no longer than that."""
 _CLOCK_SET_BACK = 0.5
 """Seconds of the wall clock behind the monotonic one that count as the clock having been set back."""
 
@@ -118,22 +116,22 @@ class SqliteBroker:
 
     def claim(self, queue: int, limit: int) -> asyncio.Future[sql.Haul]:
         """Claim up to ``limit``; the future is the caller's alone."""
+        return self.database.submit(self.claiming(queue, limit), Access.WRITE, short=limit <= FEW)
+
+    def claiming(self, queue: int, limit: int) -> Callable[[sqlite3.Connection], sql.Haul]:
+        """What claims up to ``limit``, for one use."""
         assert self._owner is not None, "made on entering the first subscription"
         self._claims += 1
         owner, number = self._owner.id, self._claims
-        return self.database.submit(
-            lambda connection: sql.claim(
-                connection, queue, limit=limit, owner=owner, claim=number, now=self.clock(), lease=self._lease
-            ),
-            Access.WRITE,
-            short=limit <= _FEW,
+        return lambda connection: sql.claim(
+            connection, queue, limit=limit, owner=owner, claim=number, now=self.clock(), lease=self._lease
         )
 
     async def renew(self, claims: Sequence[sql.Claim]) -> None:
         await self.database.call(
             lambda connection: sql.renew(connection, claims, now=self.clock(), lease=self._lease),
             Access.WRITE,
-            short=len(claims) <= _FEW,
+            short=len(claims) <= FEW,
         )
 
     async def release_all(self, queue: int, claims: Sequence[sql.Claim]) -> None:
