@@ -104,7 +104,8 @@ class ProcessContainer:
             short = asyncio.get_running_loop().time() - self._started_at < _SHORT
             if not (short and process_table.nobody_left(self.launch.mark, pid)):
                 await blocking(process_table.kill_marked, self.launch.mark, pid if short else 0)
-            await asyncio.wait(self._outputs.values(), timeout=_DRAIN)
+            if not all(output.done() for output in self._outputs.values()):
+                await asyncio.wait(self._outputs.values(), timeout=_DRAIN)
             self._close()
             self.ended.set_result(self._reap())
         except BaseException as error:

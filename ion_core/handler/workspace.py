@@ -18,6 +18,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -85,19 +86,19 @@ class Workspace:
 
     home: Path
 
-    @property
+    @cached_property
     def root(self) -> Path:
         return self.home / "ion"
 
-    @property
+    @cached_property
     def in_data(self) -> Path:
         return self.root / "in" / "data"
 
-    @property
+    @cached_property
     def eventmeta(self) -> Path:
         return self.root / "in" / "eventmeta.json"
 
-    @property
+    @cached_property
     def out(self) -> Path:
         return self.root / "out"
 
