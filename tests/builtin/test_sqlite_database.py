@@ -127,7 +127,7 @@ async def test_only_what_is_durable_is_flushed(tmp_path: Path, short: bool) -> N
             assert await database.call(synchronous, Access.DURABLE, short=short) == 2
             assert await database.call(synchronous, Access.WRITE, short=short) == 1
         both = [
-            database.call(synchronous, access, short=short) for access in (Access.WRITE, Access.DURABLE, Access.WRITE)
+            database.call(synchronous, access, short=short) for access in (Access.DURABLE, Access.WRITE, Access.WRITE)
         ]
         assert await asyncio.gather(*both) == [2, 2, 2]
 
