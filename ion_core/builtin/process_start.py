@@ -67,7 +67,7 @@ def check(spec: ContainerSpec, env: Mapping[str, str]) -> str:
             f"{where}: the process runtime runs commands, not images, and it was given {wanted}. "
             "Add `command` (and `source`), or name another runtime."
         )
-    if not all(map(_can_be_given, (*spec.command, *env, *env.values()))) or any("=" in name for name in env):
+    if not _can_be_given((*spec.command, *env, *env.values())) or "=" in "".join(env):
         raise PermanentError(f"{where}: its command or environment holds what no process can be given.")
     if spec.source is not None and not spec.source.is_dir():
         raise PermanentError(f"{where}: its source {spec.source} is not a directory.")
@@ -76,9 +76,11 @@ def check(spec: ContainerSpec, env: Mapping[str, str]) -> str:
     return _program(spec, where, env["PATH"])
 
 
-def _can_be_given(text: str) -> bool:
+def _can_be_given(texts: Sequence[str]) -> bool:
+    together = "".join(texts)
     try:
-        return b"\0" not in os.fsencode(text)
+        os.fsencode(together)
+        return "\0" not in together
     except UnicodeEncodeError:
         return False
 

@@ -33,13 +33,10 @@ class Workspaces:
 
     async def open(self, name: str) -> Workspace:
         """A clean one of that name. Raises OSError when the disk does not take it."""
-        workspace = Workspace(self._base / name)
+        spare = self._spare.pop() if self._spare else None
+        workspace = Workspace(self._base / name, {} if spare is None else spare.untouched)
+        _rename_or_make(spare, workspace)
         self._open.add(workspace)
-        try:
-            _rename_or_make(self._spare.pop() if self._spare else None, workspace)
-        except BaseException:
-            self._open.discard(workspace)
-            raise
         return workspace
 
     async def close(self, workspace: Workspace) -> None:
@@ -76,7 +73,7 @@ class Workspaces:
         return len(self._spare) < (_MOST_SPARES if self._kept else len(self._open))
 
     async def _put_aside(self, workspace: Workspace) -> bool:
-        spare = Workspace(self._base / f"{_SPARE}{workspace.home.name}")
+        spare = Workspace(self._base / f"{_SPARE}{workspace.home.name}", workspace.untouched)
         try:
             put = _empty_and_rename(workspace, spare, most=FEW)
         except TooMuch:

@@ -15,9 +15,10 @@ import json
 import os
 import secrets
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -74,6 +75,8 @@ def lay_out(root: Path) -> None:
 _NOTE = 512
 """Bytes of a note, with the blanks after it, unless it is longer."""
 _LONGEST_NOTE = 1 << 16
+_LONG_AGO = 100_000_000
+"""Nanoseconds."""
 
 
 class TooMuch(Exception):
@@ -82,9 +85,13 @@ class TooMuch(Exception):
 
 @dataclass(frozen=True)
 class Workspace:
-    """Paths of one workspace. ``root`` is what the module sees; ``home`` is ours around it."""
+    """Paths of one workspace. ``root`` is what the module sees; ``home`` is ours around it.
+
+    ``untouched`` has for each directory how its status was when it was found clean.
+    """
 
     home: Path
+    untouched: dict[str, tuple[int, int]] = field(default_factory=dict, compare=False, repr=False)
 
     @cached_property
     def root(self) -> Path:
@@ -154,11 +161,19 @@ class Workspace:
         That is so when the module added, replaced or removed a directory, or gave one attributes. Raises TooMuch when
         a directory holds more than ``most`` files, or a large one; call it again then, where it may take its time.
         """
+        home = str(self.home)
         try:
             for name, mode in FIXED.items():
-                if not _emptied(f"{self.home}/{name}", name, mode, most):
+                directory = f"{home}/{name}"
+                status = os.lstat(directory)
+                seen = (status.st_ino, status.st_ctime_ns)
+                if self.untouched.get(name) == seen:
+                    continue
+                if not _emptied(directory, status, name, mode, most):
                     return False
-            insights = f"{self.home}/{INSIGHTS}"
+                if _shows_changes(status):
+                    self.untouched[name] = seen
+            insights = f"{home}/{INSIGHTS}"
             status = os.lstat(insights)
             if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1 or status.st_uid != os.geteuid():
                 return False
@@ -194,9 +209,17 @@ class Workspace:
             os.rmdir(directory)
 
 
-def _emptied(directory: str, name: str, mode: int, most: int | None) -> bool:
+def _shows_changes(status: os.stat_result) -> bool:
+    """Whether any change to this directory from now on gives it another time of change, which nobody can set.
+
+    Adding and removing names, modes, owners and attributes are such changes. That time advances in steps, of up to ten
+    milliseconds on Linux; a file system that counts whole seconds is not trusted.
+    """
+    return status.st_ctime_ns % 1_000_000_000 != 0 and time.time_ns() - status.st_ctime_ns > _LONG_AGO
+
+
+def _emptied(directory: str, status: os.stat_result, name: str, mode: int, most: int | None) -> bool:
     """Whether it is the directory that was made, holding what was made in it and no more, once its files are gone."""
-    status = os.lstat(directory)
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or _has_attributes(directory):
         return False
     if stat.S_IMODE(status.st_mode) != mode:
