@@ -72,6 +72,7 @@ def lay_out(root: Path) -> None:
     insights.touch()
     insights.chmod(0o666)
 
+
 _NOTE = 512
 """Bytes of a note, with the blanks after it, unless it is longer."""
 _LONGEST_NOTE = 1 << 16
