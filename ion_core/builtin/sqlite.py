@@ -6,12 +6,6 @@ waits for nobody, and a thousand concurrent ones cost one flush of the disk.
 **Who does it.** Whatever may take long is the thread's: large work, waiting for other processes, and flushes. To hand
 something over costs many times what looking up a row does, so *short* calls run on the event loop, and of a short
 call that must be flushed the thread only does the commit (docs/decisions/0019).
-
-**What a commit survives.** In WAL mode the death of a process loses nothing that was committed, whatever
-``synchronous`` says. A power cut can lose commits that were not flushed, which ``FULL`` does and ``NORMAL`` does not,
-and never damages the file. So a batch is flushed when any call in it is ``DURABLE``: something that a caller was
-promised to be stored. A ``WRITE`` is one whose loss only means that work is offered again (a claim, a renewal, an
-acknowledgement of work whose commit record is durable); the next flush covers it too.
 """
 
 from __future__ import annotations
@@ -25,20 +19,20 @@ import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from enum import Enum
 from functools import partial
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
+from ion_core.builtin.sqlite_calls import Access, Call, Work, answer, in_savepoint, undo
 from ion_core.builtin.sqlite_connect import connect, connect_again, is_busy
 from ion_core.builtin.sqlite_files import translate
 from ion_core.builtin.sqlite_schema import Schema
 from ion_core.errors import TransientError
 
-log = logging.getLogger(__name__)
+__all__ = ["Access", "Database", "Work", "open_database"]
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
-Work = Callable[[sqlite3.Connection], T]
 
 BUSY_SECONDS = 10.0
 """How long to wait for other processes before a call fails with TransientError."""
@@ -49,27 +43,6 @@ MAX_SHORT = 32
 MAX_UNFLUSHED = 500
 """Commits in a row that leave it to others to write the write-ahead log back."""
 _ORPHAN_SECONDS = 5.0
-
-
-class Access(Enum):
-    """What a call does: look, change, or change something that must survive a power cut once it has returned."""
-
-    READ = "read"
-    WRITE = "write"
-    DURABLE = "durable"
-
-
-class _Call(Generic[T]):
-    __slots__ = ("access", "error", "future", "result", "short", "work")
-
-    def __init__(self, work: Work[T], access: Access, future: asyncio.Future[T], short: bool) -> None:
-        self.work = work
-        self.access = access
-        self.future = future
-        self.short = short
-        self.result: T | None = None
-        self.error: Exception | None = None
-
 
 _Errand = Callable[[], Callable[[], None]]
 """Something for the thread to do; what it returns is then done by the event loop."""
@@ -93,7 +66,7 @@ class Database:
         self._busy = busy
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[_Errand | None] = queue.SimpleQueue()
-        self._writes: deque[_Call[Any]] = deque()
+        self._writes: deque[Call[Any]] = deque()
         self._writing = False
         """A transaction is under way, or about to be."""
         self._unflushed = 0
@@ -127,7 +100,7 @@ class Database:
         """As ``call``, without waiting. Cancelling the future drops the answer; the work is done all the same."""
         self._check_open()
         future: asyncio.Future[T] = self._loop.create_future()
-        call = _Call(work, access, future, short)
+        call = Call(work, access, future, short)
         if access is Access.READ:
             self._queue.put(partial(self._read_slowly, call))
         else:
@@ -163,7 +136,7 @@ class Database:
             return
         self._thread.join()
 
-    def _take(self) -> list[_Call[Any]]:
+    def _take(self) -> list[Call[Any]]:
         return [self._writes.popleft() for _ in range(min(len(self._writes), MAX_BATCH))]
 
     def _write(self) -> None:
@@ -181,7 +154,7 @@ class Database:
             self._unflushed = 0
             self._queue.put(partial(self._write_slowly, batch))
 
-    def _write_quickly(self, connection: sqlite3.Connection, batch: list[_Call[Any]]) -> None:
+    def _write_quickly(self, connection: sqlite3.Connection, batch: list[Call[Any]]) -> None:
         """Up to the commit if that is to be flushed. What is not plain success of all of them is done slowly."""
         try:
             connection.execute("BEGIN IMMEDIATE")
@@ -193,7 +166,7 @@ class Database:
                     connection.execute("ROLLBACK")
                 self._queue.put(partial(self._write_slowly, batch))
                 return
-            self._undo(connection, batch, error)
+            undo(connection, batch, error, self._translated)
             self._written(batch)
             return
         if connection is self._durable:
@@ -204,22 +177,12 @@ class Database:
             self._commit(connection, batch)
             self._written(batch)
 
-    def _written(self, batch: list[_Call[Any]]) -> None:
-        self._resolve(batch)
+    def _written(self, batch: list[Call[Any]]) -> None:
+        answer(batch)
         if self._writes:
             self._loop.call_soon(self._write)
         else:
             self._writing = False
-
-    @staticmethod
-    def _resolve(batch: list[_Call[Any]]) -> None:
-        for call in batch:
-            if call.future.done():
-                continue
-            if call.error is None:
-                call.future.set_result(call.result)
-            else:
-                call.future.set_exception(call.error)
 
     # Everything below runs on the thread, or on both.
 
@@ -278,14 +241,14 @@ class Database:
             if errand is None or not self._post(errand()):
                 return
 
-    def _read_slowly(self, call: _Call[Any]) -> Callable[[], None]:
+    def _read_slowly(self, call: Call[Any]) -> Callable[[], None]:
         try:
             call.result = call.work(self._slow)
         except Exception as error:
             call.error = self._translated(error)
-        return partial(self._resolve, [call])
+        return partial(answer, [call])
 
-    def _write_slowly(self, batch: list[_Call[Any]]) -> Callable[[], None]:
+    def _write_slowly(self, batch: list[Call[Any]]) -> Callable[[], None]:
         """The whole transaction, each call in a savepoint, so that one that fails does not undo the others."""
         connection = self._slow
         try:
@@ -295,42 +258,24 @@ class Database:
                 batch[0].result = batch[0].work(connection)
             else:
                 for call in batch:
-                    self._in_savepoint(connection, call)
+                    in_savepoint(connection, call, self._translated)
         except Exception as error:
-            self._undo(connection, batch, error)
+            undo(connection, batch, error, self._translated)
         else:
             self._commit(connection, batch)
         return partial(self._written, batch)
 
-    def _flush(self, batch: list[_Call[Any]]) -> Callable[[], None]:
+    def _flush(self, batch: list[Call[Any]]) -> Callable[[], None]:
         self._commit(self._durable, batch)
         return partial(self._written, batch)
 
-    def _commit(self, connection: sqlite3.Connection, batch: list[_Call[Any]]) -> None:
+    def _commit(self, connection: sqlite3.Connection, batch: list[Call[Any]]) -> None:
         try:
             connection.execute("COMMIT")
         except Exception as error:
-            self._undo(connection, batch, error)
+            undo(connection, batch, error, self._translated)
 
-    def _undo(self, connection: sqlite3.Connection, batch: list[_Call[Any]], error: Exception) -> None:
-        """All of it, because of ``error``."""
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        for call in batch:
-            call.error = call.error or self._translated(error)
-
-    def _in_savepoint(self, connection: sqlite3.Connection, call: _Call[Any]) -> None:
-        connection.execute("SAVEPOINT one_call")
-        try:
-            call.result = call.work(connection)
-        except Exception as error:
-            call.error = self._translated(error)
-            if not connection.in_transaction:  # SQLite has undone the whole batch by itself, as it may when full
-                raise
-            connection.execute("ROLLBACK TO one_call")
-        connection.execute("RELEASE one_call")
-
-    def _set_synchronous(self, connection: sqlite3.Connection, calls: list[_Call[Any]]) -> None:
+    def _set_synchronous(self, connection: sqlite3.Connection, calls: list[Call[Any]]) -> None:
         wanted = Access.DURABLE if any(call.access is Access.DURABLE for call in calls) else Access.WRITE
         if wanted is not self._synchronous:
             connection.execute(f"PRAGMA synchronous = {'FULL' if wanted is Access.DURABLE else 'NORMAL'}")
