@@ -222,6 +222,42 @@ async def test_what_nobody_renews_comes_back_to_its_own_subscriber(tmp_path: Pat
         await again.ack()
 
 
+async def test_an_ack_claims_the_next_one_for_whoever_waits_in_the_same_transaction(broker: SqliteBroker) -> None:
+    await publish(broker, b"1", b"2", b"3")
+    async with broker.subscribe("queue", prefetch=1) as deliveries:
+        (first,) = await take(deliveries, 1)
+        waiting = asyncio.ensure_future(anext(deliveries))
+        await asyncio.sleep(0)
+        seen: list[str] = []
+        trace = lambda connection: connection.set_trace_callback(seen.append)  # noqa: E731
+        await broker.database.call(trace, Access.READ, short=True)
+        await first.ack()
+        async with asyncio.timeout(ENOUGH):
+            second = await waiting
+        assert second.body == b"2"
+        assert seen.count("COMMIT") == 1
+        await second.ack()  # nobody waits: the third is left to others
+        assert await broker.stats("queue") == QueueStats(ready=1, delayed=0, unsettled=0, dead=0)
+
+
+async def test_an_ack_that_fails_claims_nothing_and_is_no_error_of_the_iteration(tmp_path: Path) -> None:
+    async with opened(tmp_path, poll=LONG) as broker, broker.subscribe("queue", prefetch=1) as deliveries:
+        await publish(broker, b"1", b"2")
+        (first,) = await take(deliveries, 1)
+        waiting = asyncio.ensure_future(anext(deliveries))
+        await asyncio.sleep(0)
+        await run(broker, "UPDATE messages SET claim = -1 WHERE owner IS NOT NULL")
+        with pytest.raises(DeliveryLost):
+            await first.ack()
+        assert first.lost.is_set()
+        with pytest.raises(DeliveryLost):
+            await first.ack()
+        async with asyncio.timeout(ENOUGH):
+            second = await waiting
+        assert second.body == b"2"
+        await second.ack()
+
+
 async def test_cancelling_whoever_iterates_loses_nothing(broker: SqliteBroker) -> None:
     async with broker.subscribe("queue", prefetch=1) as deliveries:
         for n in range(30):
