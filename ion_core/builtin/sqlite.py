@@ -141,8 +141,7 @@ class Database:
 
     def _write(self) -> None:
         """One transaction for all the writes that wait: here as far as it can be, else on the thread."""
-        batch = self._take()
-        if not batch:
+        if not (batch := self._take()):
             self._writing = False
         elif len(batch) > MAX_SHORT or not all(call.short for call in batch):
             self._queue.put(partial(self._write_slowly, batch))
@@ -227,7 +226,7 @@ class Database:
 
     def _disconnect_all(self) -> None:
         for connection in (self._durable, self._quick, self._slow):
-            with contextlib.suppress(sqlite3.Error):  # a checkpoint on a full disk; the WAL keeps it all
+            with contextlib.suppress(sqlite3.Error):  # written back on a full disk; the log keeps it all
                 connection.close()
 
     def _run_errands(self) -> None:

@@ -25,15 +25,13 @@ from ion_core.builtin import sqlite_dead_letters as letters
 from ion_core.builtin import sqlite_queue as sql
 from ion_core.builtin.settings import SqliteBrokerSettings
 from ion_core.builtin.sqlite import Access, Database, open_database
-from ion_core.builtin.sqlite_delivery import FEW, Subscription
+from ion_core.builtin.sqlite_delivery import FEW, SMALL, Subscription
 from ion_core.builtin.sqlite_owners import Owner, dead_owners, forget
 from ion_core.contracts.messaging import DeadLetter, Delivery, HoldLimit, Message, QueueStats, RetryPolicy
 from ion_core.errors import DeliveryLost, IonError, TransientError
 
 log = logging.getLogger(__name__)
 
-_SMALL = 64 * 1024
-"""Bytes of a message up to which storing it takes no longer than handing it over."""
 _CLOCK_SET_BACK = 0.5
 """Seconds of the wall clock behind the monotonic one that count as the clock having been set back."""
 
@@ -72,7 +70,7 @@ class SqliteBroker:
     async def publish(self, topic: str, body: bytes, *, headers: Mapping[str, str]) -> None:
         text = json.dumps(dict(headers), ensure_ascii=False)
         work = partial(sql.publish, topic=topic, headers=text, body=body)
-        queues = await self.database.call(work, Access.DURABLE, short=len(body) <= _SMALL)
+        queues = await self.database.call(work, Access.DURABLE, short=len(body) <= SMALL)
         self.announce(queues)
 
     @asynccontextmanager
@@ -128,11 +126,10 @@ class SqliteBroker:
         )
 
     async def renew(self, claims: Sequence[sql.Claim]) -> None:
-        await self.database.call(
-            lambda connection: sql.renew(connection, claims, now=self.clock(), lease=self._lease),
-            Access.WRITE,
-            short=len(claims) <= FEW,
-        )
+        def work(connection: sqlite3.Connection) -> None:
+            sql.renew(connection, claims, now=self.clock(), lease=self._lease)
+
+        await self.database.call(work, Access.WRITE, short=len(claims) <= FEW)
 
     async def release_all(self, queue: int, claims: Sequence[sql.Claim]) -> None:
         try:

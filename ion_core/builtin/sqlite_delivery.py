@@ -23,8 +23,8 @@ T = TypeVar("T")
 
 FEW = 32
 """Messages up to which claiming or renewing them takes no longer than handing that over."""
-_SMALL = 64 * 1024
-"""Characters of a reason and its log up to which storing them takes no longer than handing them over."""
+SMALL = 64 * 1024
+"""Bytes of a message, or characters of a reason, up to which storing it takes no longer than that."""
 
 
 class SqliteDelivery:
@@ -82,7 +82,7 @@ class SqliteDelivery:
         await self._settle(
             lambda connection: sql.dead_letter(connection, self.claim, now=clock(), reason=reason, log_tail=tail),
             Access.DURABLE,
-            short=len(reason) + len(tail) <= _SMALL,
+            short=len(reason) + len(tail) <= SMALL,
         )
 
     async def renew(self) -> None:
