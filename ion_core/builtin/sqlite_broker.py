@@ -120,10 +120,8 @@ class SqliteBroker:
         """What claims up to ``limit``, for one use."""
         assert self._owner is not None, "made on entering the first subscription"
         self._claims += 1
-        owner, number = self._owner.id, self._claims
-        return lambda connection: sql.claim(
-            connection, queue, limit=limit, owner=owner, claim=number, now=self.clock(), lease=self._lease
-        )
+        how = partial(sql.claim, queue=queue, limit=limit, owner=self._owner.id, claim=self._claims, lease=self._lease)
+        return lambda connection: how(connection, now=self.clock())
 
     async def renew(self, claims: Sequence[sql.Claim]) -> None:
         def work(connection: sqlite3.Connection) -> None:
