@@ -46,6 +46,8 @@ def job_prefix(event: Event, module: str, attempt: str) -> str:
 
 async def for_each(call: Callable[[T], Awaitable[R]], items: Sequence[T]) -> list[R]:
     """``call`` for every item, a bounded number at a time; results in order, the first error once its batch is over."""
+    if len(items) == 1:  # worth no task
+        return [await call(items[0])]
     results: list[R] = []
     for start in range(0, len(items), AT_ONCE):
         batch = await asyncio.gather(*(call(item) for item in items[start : start + AT_ONCE]), return_exceptions=True)

@@ -4,7 +4,8 @@
 made just before the start; a second line then says who the process is. Nothing is flushed: after a power cut nothing
 runs. Environments are not noted: they hold secrets.
 
-A file system takes long to make a file where many were deleted lately. So files are used again, as ``.spare-…``.
+A file system takes long to make a file where many were deleted lately. So files are used again, as ``.spare-…``. They
+are written over and cut to length then: ext4 writes a file to the disk at once that was emptied before it was written.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class ContainerNotes:
             file = self._spares.pop()
         except IndexError:
             file = self._spare()
-        _write(file, os.O_TRUNC | os.O_CREAT, note)
+        _write(file, os.O_CREAT, note)
         try:
             os.link(file, self._file(note.name, _SPEC))
         except FileExistsError:
@@ -137,7 +138,9 @@ class ContainerNotes:
 def _write(file: str, how: int, what: ContainerNote | ProcessId) -> None:
     fd = os.open(file, os.O_WRONLY | os.O_CLOEXEC | how, 0o600)
     try:
-        os.write(fd, json.dumps(vars(what)).encode() + b"\n")
+        size = os.write(fd, json.dumps(vars(what)).encode() + b"\n")
+        if not how & os.O_APPEND:
+            os.ftruncate(fd, size)
     finally:
         os.close(fd)
 

@@ -102,8 +102,10 @@ class ProcessContainer:
             # Until it is waited for, its number and that of its group stay its own.
             process_table.signal_group(pid, signal.SIGKILL)
             short = asyncio.get_running_loop().time() - self._started_at < _SHORT
-            await blocking(process_table.kill_marked, self.launch.mark, pid if short else 0)
-            await asyncio.wait(self._outputs.values(), timeout=_DRAIN)
+            if not (short and process_table.nobody_left(self.launch.mark, pid)):
+                await blocking(process_table.kill_marked, self.launch.mark, pid if short else 0)
+            if not all(output.done() for output in self._outputs.values()):
+                await asyncio.wait(self._outputs.values(), timeout=_DRAIN)
             self._close()
             self.ended.set_result(self._reap())
         except BaseException as error:

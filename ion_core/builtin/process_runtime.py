@@ -62,7 +62,8 @@ class ProcessRuntime:
         return process_start.CAPABILITIES if self._bwrap is None else bubblewrap.CAPABILITIES
 
     async def create(self, spec: ContainerSpec) -> ContainerRef:
-        note, launch, claimed = await self._blocking(self._note, spec)
+        with translating("process runtime"):
+            note, launch, claimed = self._note(spec)  # a few looks at files: to have a thread do it costs more
         if note.labels != dict(spec.labels):
             raise PermanentError(f"container {spec.name}: exists with other labels. Remove it, or use another name.")
         ref = ContainerRef(id=note.id, name=note.name)
@@ -142,7 +143,8 @@ class ProcessRuntime:
     async def remove(self, ref: ContainerRef) -> None:
         if container := self._our(ref):
             await container.stop(grace=timedelta(0))
-            await self._blocking(self._notes.remove, ref.name)
+            with translating("process runtime"):
+                self._notes.remove(ref.name)
             await container.stop(grace=timedelta(0))  # had somebody just started it
             self._ours.pop(ref.name, None)
             if not container.ended.done():

@@ -9,8 +9,10 @@ import resource
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache, lru_cache
 from itertools import count
 from pathlib import Path
 
@@ -21,6 +23,8 @@ from ion_core.errors import PermanentError
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 HAS_LIMITS = sys.platform == "linux"
 
+_BELIEVED = 1.0
+"""Seconds that we believe a program to be where it was found."""
 _KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR")
 _OUT_OF_MEMORY = re.compile(rb"MemoryError|cannot allocate memory|bad_alloc|out of memory", re.IGNORECASE)
 
@@ -48,7 +52,7 @@ def environment(spec: ContainerSpec, *, base: str, mark: str, home: str | None =
     kept = {name: value for name in _KEPT if (value := os.environ.get(name))}
     if home is not None:
         kept |= {"HOME": home, "TMPDIR": home}
-    kept["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), kept.get("PATH", os.defpath)))
+    kept["PATH"] = os.pathsep.join((_directory(sys.executable), kept.get("PATH", os.defpath)))
     return kept | dict(spec.env) | {"HANDLER_BASE_DIR": base, MARK: mark}
 
 
@@ -63,7 +67,7 @@ def check(spec: ContainerSpec, env: Mapping[str, str]) -> str:
             f"{where}: the process runtime runs commands, not images, and it was given {wanted}. "
             "Add `command` (and `source`), or name another runtime."
         )
-    if not all(map(_can_be_given, (*spec.command, *env, *env.values()))) or any("=" in name for name in env):
+    if not _can_be_given((*spec.command, *env, *env.values())) or "=" in "".join(env):
         raise PermanentError(f"{where}: its command or environment holds what no process can be given.")
     if spec.source is not None and not spec.source.is_dir():
         raise PermanentError(f"{where}: its source {spec.source} is not a directory.")
@@ -72,9 +76,11 @@ def check(spec: ContainerSpec, env: Mapping[str, str]) -> str:
     return _program(spec, where, env["PATH"])
 
 
-def _can_be_given(text: str) -> bool:
+def _can_be_given(texts: Sequence[str]) -> bool:
+    together = "".join(texts)
     try:
-        return b"\0" not in os.fsencode(text)
+        os.fsencode(together)
+        return "\0" not in together
     except UnicodeEncodeError:
         return False
 
@@ -82,8 +88,8 @@ def _can_be_given(text: str) -> bool:
 def _program(spec: ContainerSpec, where: str, path: str) -> str:
     name = spec.command[0]
     start = spec.source or spec.workspace
-    if os.sep not in name and (found := shutil.which(name, path=path)):
-        return str(Path(found).absolute())
+    if os.sep not in name and (found := _which(name, path, int(time.monotonic() / _BELIEVED))):
+        return found
     program = (start / name).absolute()
     if not program.is_file():
         looked = f"in {start}" if os.sep in name else f"in {start} or on the PATH ({path})"
@@ -102,6 +108,18 @@ def limited(spec: ContainerSpec, program: str) -> list[str]:
     """
     limit = f"ulimit -d {spec.resources.memory // 1024} && " if spec.resources.memory and HAS_LIMITS else ""
     return ["/bin/sh", "-c", f'{limit}exec "$@"', "sh", program, *spec.command[1:]]
+
+
+@lru_cache(maxsize=64)
+def _which(name: str, path: str, now: int) -> str | None:
+    """Where ``name`` is on ``path``: a look at many directories, so that it is good for as long as ``now`` is."""
+    found = shutil.which(name, path=path)
+    return found and str(Path(found).absolute())
+
+
+@cache
+def _directory(program: str) -> str:
+    return str(Path(program).parent)
 
 
 class Cores:

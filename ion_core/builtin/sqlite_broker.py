@@ -25,7 +25,7 @@ from ion_core.builtin import sqlite_dead_letters as letters
 from ion_core.builtin import sqlite_queue as sql
 from ion_core.builtin.settings import SqliteBrokerSettings
 from ion_core.builtin.sqlite import Access, Database, open_database
-from ion_core.builtin.sqlite_delivery import Subscription
+from ion_core.builtin.sqlite_delivery import FEW, SMALL, Subscription
 from ion_core.builtin.sqlite_owners import Owner, dead_owners, forget
 from ion_core.contracts.messaging import DeadLetter, Delivery, HoldLimit, Message, QueueStats, RetryPolicy
 from ion_core.errors import DeliveryLost, IonError, TransientError
@@ -69,7 +69,8 @@ class SqliteBroker:
 
     async def publish(self, topic: str, body: bytes, *, headers: Mapping[str, str]) -> None:
         text = json.dumps(dict(headers), ensure_ascii=False)
-        queues = await self.database.call(lambda connection: sql.publish(connection, topic, text, body), Access.DURABLE)
+        work = partial(sql.publish, topic=topic, headers=text, body=body)
+        queues = await self.database.call(work, Access.DURABLE, short=len(body) <= SMALL)
         self.announce(queues)
 
     @asynccontextmanager
@@ -113,20 +114,20 @@ class SqliteBroker:
 
     def claim(self, queue: int, limit: int) -> asyncio.Future[sql.Haul]:
         """Claim up to ``limit``; the future is the caller's alone."""
+        return self.database.submit(self.claiming(queue, limit), Access.WRITE, short=limit <= FEW)
+
+    def claiming(self, queue: int, limit: int) -> Callable[[sqlite3.Connection], sql.Haul]:
+        """What claims up to ``limit``, for one use."""
         assert self._owner is not None, "made on entering the first subscription"
         self._claims += 1
-        owner, number = self._owner.id, self._claims
-        return self.database.submit(
-            lambda connection: sql.claim(
-                connection, queue, limit=limit, owner=owner, claim=number, now=self.clock(), lease=self._lease
-            ),
-            Access.WRITE,
-        )
+        how = partial(sql.claim, queue=queue, limit=limit, owner=self._owner.id, claim=self._claims, lease=self._lease)
+        return lambda connection: how(connection, now=self.clock())
 
     async def renew(self, claims: Sequence[sql.Claim]) -> None:
-        await self.database.call(
-            lambda connection: sql.renew(connection, claims, now=self.clock(), lease=self._lease), Access.WRITE
-        )
+        def work(connection: sqlite3.Connection) -> None:
+            sql.renew(connection, claims, now=self.clock(), lease=self._lease)
+
+        await self.database.call(work, Access.WRITE, short=len(claims) <= FEW)
 
     async def release_all(self, queue: int, claims: Sequence[sql.Claim]) -> None:
         try:

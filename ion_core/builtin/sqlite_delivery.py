@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from ion_core.builtin import sqlite_queue as sql
 from ion_core.builtin.sqlite import Access
@@ -17,6 +17,14 @@ from ion_core.errors import AlreadySettled, DeliveryLost
 
 if TYPE_CHECKING:
     from ion_core.builtin.sqlite_broker import SqliteBroker
+
+
+T = TypeVar("T")
+
+FEW = 32
+"""Messages up to which claiming or renewing them takes no longer than handing that over."""
+SMALL = 64 * 1024
+"""Bytes of a message, or characters of a reason, up to which storing it takes no longer than that."""
 
 
 class SqliteDelivery:
@@ -54,7 +62,9 @@ class SqliteDelivery:
         return self._message.claim
 
     async def ack(self) -> None:
-        await self._settle(partial(sql.ack, claim=self.claim), Access.WRITE)
+        self._check()
+        ack = partial(sql.ack, claim=self.claim)
+        await self._settled_by(self._subscription.claim_after(ack) or self._submit(ack, Access.WRITE))
 
     async def retry(self, *, delay: timedelta) -> None:
         broker, seconds = self._subscription.broker, delay.total_seconds()
@@ -72,6 +82,7 @@ class SqliteDelivery:
         await self._settle(
             lambda connection: sql.dead_letter(connection, self.claim, now=clock(), reason=reason, log_tail=tail),
             Access.DURABLE,
+            short=len(reason) + len(tail) <= SMALL,
         )
 
     async def renew(self) -> None:
@@ -89,15 +100,22 @@ class SqliteDelivery:
         if self.lost.is_set():
             raise DeliveryLost(f"message {self.claim.seq}: was taken back by the broker; it is delivered again.")
 
-    async def _settle(self, work: Callable[[sqlite3.Connection], None], access: Access) -> None:
-        """Settle it by ``work``. A caller that is cancelled meanwhile does not know whether it was; we do."""
+    async def _settle(self, work: Callable[[sqlite3.Connection], None], access: Access, *, short: bool = True) -> None:
         self._check()
-        future = self._subscription.broker.database.submit(work, access)
+        await self._settled_by(self._submit(work, access, short=short))
+
+    def _submit(
+        self, work: Callable[[sqlite3.Connection], None], access: Access, *, short: bool = True
+    ) -> asyncio.Future[None]:
+        return self._subscription.broker.database.submit(work, access, short=short)
+
+    async def _settled_by(self, future: asyncio.Future[Any]) -> None:
+        """It is once ``future`` is. A caller that is cancelled meanwhile does not know whether it was; we do."""
         self._settled = True
-        future.add_done_callback(self._on_answer)
+        when_done(future, self._on_answer)
         await asyncio.shield(future)
 
-    def _on_answer(self, future: asyncio.Future[None]) -> None:
+    def _on_answer(self, future: asyncio.Future[Any]) -> None:
         error = future.exception()
         self._settled = error is None
         if error is None or isinstance(error, DeliveryLost):
@@ -107,6 +125,14 @@ class SqliteDelivery:
     def settled(self) -> bool:
         """Whether a verb has settled it or is about to."""
         return self._settled
+
+
+def when_done(future: asyncio.Future[T], call: Callable[[asyncio.Future[T]], None]) -> None:
+    """Call it with the future, at once if that is done already."""
+    if future.done():
+        call(future)
+    else:
+        future.add_done_callback(call)
 
 
 class Subscription:
@@ -127,6 +153,8 @@ class Subscription:
         self._error: BaseException | None = None
         self._announced = 0
         self._changed = asyncio.Event()
+        self._awaited = False
+        """Somebody waits for the next delivery."""
         self._closed = False
 
     def __aiter__(self) -> Self:
@@ -143,21 +171,48 @@ class Subscription:
                 raise error
             if self._closed:
                 raise StopAsyncIteration
+            self._changed.clear()
             if self._claiming is None and not self.dry and len(self._held) < self._prefetch:
                 self._start_claim()
-            self._changed.clear()
-            await self._changed.wait()
+            self._awaited = True
+            try:
+                await self._changed.wait()
+            finally:
+                self._awaited = False
 
     def _start_claim(self) -> None:
         """Claim without being awaited, so that cancelling whoever iterates loses no message."""
         limit = self._prefetch - len(self._held)
         self._claiming = self.broker.claim(self.queue, limit)
-        self._claiming.add_done_callback(partial(self._on_claimed, limit, self._announced))
+        when_done(self._claiming, partial(self._on_claimed, limit, self._announced))
 
-    def _on_claimed(self, limit: int, announced: int, future: asyncio.Future[sql.Haul]) -> None:
+    def claim_after(self, settle: Callable[[sqlite3.Connection], None]) -> asyncio.Future[sql.Haul] | None:
+        """Do ``settle``, of one of ours, and claim in the same transaction: both happen, or neither.
+
+        None where there is nothing to claim, or nobody who waits for it.
+        """
+        if not self._awaited or self._claiming is not None or self._buffer or self.dry or self._closed:
+            return None
+        limit = self._prefetch - len(self._held) + 1
+        claim = self.broker.claiming(self.queue, limit)
+
+        def both(connection: sqlite3.Connection) -> sql.Haul:
+            settle(connection)
+            return claim(connection)
+
+        self._claiming = future = self.broker.database.submit(both, Access.WRITE, short=limit <= FEW)
+        when_done(future, partial(self._on_claimed, limit, self._announced, settling=True))
+        return future
+
+    def _on_claimed(
+        self, limit: int, announced: int, future: asyncio.Future[sql.Haul], *, settling: bool = False
+    ) -> None:
         self._claiming = None
-        self._error = future.exception()
-        if self._error is None:
+        error = future.exception()
+        if error is not None:
+            if not settling:  # else that is told who settles; the claim is tried again
+                self._error = error
+        else:
             haul = future.result()
             for message in haul.messages:
                 delivery = SqliteDelivery(message, self)

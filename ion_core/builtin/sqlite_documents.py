@@ -41,6 +41,8 @@ _PUT = (
 )
 _COLUMNS = "seq, kind, id, correlation_id, pending, body"
 _PAGE = 100
+_SMALL = 64 * 1024
+"""Characters of a body up to which storing it takes no longer than handing it over."""
 _Row = tuple[int, str, str, str, int, str]
 _Values = tuple[str, str, str, bool, str]
 
@@ -126,13 +128,15 @@ class SqliteDocuments:
         self.database = database
 
     async def create(self, document: Document) -> None:
-        await self.database.call(partial(_create, values=_values(document)), Access.DURABLE)
+        values = _values(document)
+        await self.database.call(partial(_create, values=values), Access.DURABLE, short=len(values[-1]) <= _SMALL)
 
     async def put(self, document: Document) -> None:
-        await self.database.call(partial(_put, values=_values(document)), Access.DURABLE)
+        values = _values(document)
+        await self.database.call(partial(_put, values=values), Access.DURABLE, short=len(values[-1]) <= _SMALL)
 
     async def get(self, kind: str, id: str) -> Document:
-        return await self.database.call(partial(_get, kind=kind, id=id), Access.READ)
+        return await self.database.call(partial(_get, kind=kind, id=id), Access.READ, short=True)
 
     async def find(
         self,
@@ -164,7 +168,7 @@ class SqliteDocuments:
 
     async def clear_pending(self, kind: str, id: str) -> None:
         """Not flushed by itself: lost in a power cut, what was owed is done again, under the same ids."""
-        await self.database.call(partial(_clear_pending, kind=kind, id=id), Access.WRITE)
+        await self.database.call(partial(_clear_pending, kind=kind, id=id), Access.WRITE, short=True)
 
     async def delete(self, kind: str, id: str) -> None:
         await self.database.call(partial(_delete, kind=kind, id=id), Access.DURABLE)

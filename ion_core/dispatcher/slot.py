@@ -137,7 +137,7 @@ class Slot:
         self.session.close()
         self._api.unregister(self._secret)
         for task in (self._listening, self._ending):
-            if task is not None:
+            if task is not None and not task.done():
                 task.cancel()
                 await asyncio.wait({task})
         if self._ending is not None and not self._ending.cancelled():

@@ -14,7 +14,7 @@ from ion_core.contracts.storage import BlobStore, check_key
 from ion_core.dataplane import for_each, job_prefix
 from ion_core.events import COMMIT, StoredFile
 from ion_core.handler.output import Output, read_output
-from ion_core.handler.workspace import World
+from ion_core.handler.workspace import FEW, TooMuch, World
 from ion_core.jobs import Attempt, Module
 
 
@@ -78,7 +78,10 @@ class Committer:
         Raises OutputRefused naming every entry that breaks the
         module contract, and what the stores raise; what was uploaded before an upload failed is deleted again.
         """
-        output = await asyncio.to_thread(read_output, workspace, module)
+        try:
+            output = read_output(workspace, module, most=FEW)
+        except TooMuch:
+            output = await asyncio.to_thread(read_output, workspace, module)
         prefix = self._prefix(attempt)
         keys = {name: check_key(f"{prefix}/{name}") for name in output.files}
         try:

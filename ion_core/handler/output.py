@@ -15,11 +15,12 @@ from ion_core.contracts.storage import check_key
 from ion_core.dataplane import MAX_NAME_BYTES
 from ion_core.errors import InvalidEvent, InvalidKey, OutputRefused, shortened
 from ion_core.events import MAX_EVENT_BYTES, Pairs, read_pairs, type_problem
-from ion_core.handler.workspace import World
+from ion_core.handler.workspace import TooMuch, World
 from ion_core.jobs import Module
 
 MAX_ALL_EVENTS_BYTES = 16 * 1024**2
 """Of all events of one job: they end in one commit record."""
+_PIECE = 16 * 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,14 +43,28 @@ class Output:
 
 
 class _Problems(list[str]):
+    """What is wrong. ``most`` bounds how much is looked at, in directory entries and pieces of files."""
+
+    def __init__(self, most: int | None) -> None:
+        self._most = most
+
     def raise_if_any(self) -> None:
         if self:
             raise OutputRefused(shortened(self))
 
+    def look_at(self, count: int) -> None:
+        if self._most is not None:
+            self._most -= count
+            if self._most < 0:
+                raise TooMuch
 
-def read_output(workspace: World, module: Module) -> Output:
-    """Check and read ``out/``. Raises OutputRefused naming every entry that breaks the module contract."""
-    problems = _Problems()
+
+def read_output(workspace: World, module: Module, *, most: int | None = None) -> Output:
+    """Check and read ``out/``. Raises OutputRefused naming every entry that breaks the module contract.
+
+    Raises TooMuch where there are more than about ``most`` things to look at: call it again where it may take long.
+    """
+    problems = _Problems(most)
     out = str(workspace.out)
     for directory, what in ((str(workspace.root), "the workspace"), (out, "out")):
         if not _is_directory(directory, what, problems):
@@ -96,7 +111,7 @@ def _walk(
     if not _is_directory(directory, what, problems):
         return
     most = 2 * module.limits.max_files  # as many directories as files
-    entries = _entries(directory, most)
+    entries = _entries(directory, most, problems)
     if len(entries) > most:
         problems.append(over_limit(module, what, f"holds more than {most:,} files and directories", "max_files"))
         return
@@ -143,10 +158,15 @@ def _is_directory(path: str, what: str, problems: _Problems) -> bool:
     return True
 
 
-def _entries(directory: str, most: int) -> list[os.DirEntry[str]]:
+def _entries(directory: str, most: int, problems: _Problems) -> list[os.DirEntry[str]]:
     """What is in it, in lexical order; of too many, ``most`` and one more."""
+    found = []
     with os.scandir(directory) as entries:
-        return sorted(islice(entries, most + 1), key=lambda entry: entry.name)
+        for entry in islice(entries, most + 1):
+            problems.look_at(1)
+            found.append(entry)
+    found.sort(key=lambda entry: entry.name)
+    return found
 
 
 def kind_of(mode: int) -> str:
@@ -180,6 +200,7 @@ def _read(path: str, what: str, limit: int, problems: _Problems) -> bytes | None
         problems.append(f"{what}: cannot be opened, it is another user's. Leave it readable")
         return None
     with os.fdopen(descriptor, "rb") as file:
+        problems.look_at(status.st_size // _PIECE)
         if status.st_size > limit:
             problems.append(
                 f"{what}: is {status.st_size:,} bytes long, the limit is {limit:,}. Pass large data as files"
@@ -204,7 +225,7 @@ def _events(directory: str, module: Module, files: dict[str, int], problems: _Pr
     if not _is_directory(directory, "out/events", problems):
         return ()
     most = module.limits.max_events
-    names = [entry.name for entry in _entries(directory, most)]
+    names = [entry.name for entry in _entries(directory, most, problems)]
     if len(names) > most:
         problems.append(over_limit(module, "out/events", f"holds more than {most:,} events", "max_events"))
         return ()

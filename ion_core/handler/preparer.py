@@ -10,7 +10,7 @@ from ion_core import crash, strict_json
 from ion_core.contracts.storage import BlobInfo, BlobStore, check_key
 from ion_core.dataplane import for_each
 from ion_core.events import Event, StoredFile, pairs_to_json
-from ion_core.handler.workspace import World
+from ion_core.handler.workspace import FEW, World
 
 
 class Inputs(Protocol):
@@ -37,7 +37,9 @@ class Preparer:
         """
         event, files = await self._dataplane.stored_files(event)
         lines = [f"event {event.context.event_id} of type {event.type} from {event.context.name}"]
-        if files:
+        if 0 < len(files) <= FEW:
+            _make_directories(workspace.in_data, files)
+        elif files:
             await asyncio.to_thread(_make_directories, workspace.in_data, files)
 
         async def fetch(file: StoredFile) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from ion_core.handler.workspace import Workspace
+from ion_core.handler.workspace import FEW, TooMuch, Workspace
 
 log = logging.getLogger(__name__)
 
@@ -33,18 +33,10 @@ class Workspaces:
 
     async def open(self, name: str) -> Workspace:
         """A clean one of that name. Raises OSError when the disk does not take it."""
-        workspace = Workspace(self._base / name)
-        self._open.add(workspace)
         spare = self._spare.pop() if self._spare else None
-        opening = asyncio.ensure_future(asyncio.to_thread(_rename_or_make, spare, workspace))
-        try:
-            await asyncio.shield(opening)
-        except BaseException:
-            await asyncio.wait({opening})
-            if opening.exception() is None:  # we were cancelled, and nobody else knows of it
-                await self.close(workspace)
-            self._open.discard(workspace)
-            raise
+        workspace = Workspace(self._base / name, {} if spare is None else spare.untouched)
+        _rename_or_make(spare, workspace)
+        self._open.add(workspace)
         return workspace
 
     async def close(self, workspace: Workspace) -> None:
@@ -81,8 +73,11 @@ class Workspaces:
         return len(self._spare) < (_MOST_SPARES if self._kept else len(self._open))
 
     async def _put_aside(self, workspace: Workspace) -> bool:
-        spare = Workspace(self._base / f"{_SPARE}{workspace.home.name}")
-        put = await asyncio.to_thread(_empty_and_rename, workspace, spare)
+        spare = Workspace(self._base / f"{_SPARE}{workspace.home.name}", workspace.untouched)
+        try:
+            put = _empty_and_rename(workspace, spare, most=FEW)
+        except TooMuch:
+            put = await asyncio.to_thread(_empty_and_rename, workspace, spare)
         if put:
             self._spare.append(spare)
         return put
@@ -93,9 +88,9 @@ class Workspaces:
             await asyncio.to_thread(_remove, leaving)
 
 
-def _empty_and_rename(workspace: Workspace, spare: Workspace) -> bool:
+def _empty_and_rename(workspace: Workspace, spare: Workspace, most: int | None = None) -> bool:
     try:
-        if workspace.empty():
+        if workspace.empty(most=most):
             workspace.home.rename(spare.home)
             return True
     except OSError:

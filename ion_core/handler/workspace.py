@@ -9,16 +9,24 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import os
 import secrets
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
+
+FEW = 8
+"""Files in a directory up to which looking at them takes no longer than having a thread do it."""
+_SMALL = 1 << 20
+"""Bytes of a file up to which removing it takes no longer than that."""
 
 _OURS = 0o755
 _OPEN_TO_ANY_UID = 0o777
@@ -65,25 +73,40 @@ def lay_out(root: Path) -> None:
     insights.chmod(0o666)
 
 
+_NOTE = 512
+"""Bytes of a note, with the blanks after it, unless it is longer."""
+_LONGEST_NOTE = 1 << 16
+_LONG_AGO = 100_000_000
+"""Nanoseconds."""
+
+
+class TooMuch(Exception):
+    """There is more in a directory than was to be done at once; nothing is wrong with that."""
+
+
 @dataclass(frozen=True)
 class Workspace:
-    """Paths of one workspace. ``root`` is what the module sees; ``home`` is ours around it."""
+    """Paths of one workspace. ``root`` is what the module sees; ``home`` is ours around it.
+
+    ``untouched`` has for each directory how its status was when it was found clean.
+    """
 
     home: Path
+    untouched: dict[str, tuple[int, int]] = field(default_factory=dict, compare=False, repr=False)
 
-    @property
+    @cached_property
     def root(self) -> Path:
         return self.home / "ion"
 
-    @property
+    @cached_property
     def in_data(self) -> Path:
         return self.root / "in" / "data"
 
-    @property
+    @cached_property
     def eventmeta(self) -> Path:
         return self.root / "in" / "eventmeta.json"
 
-    @property
+    @cached_property
     def out(self) -> Path:
         return self.root / "out"
 
@@ -108,10 +131,20 @@ class Workspace:
         lay_out(self.root)
 
     def note_job(self, note: dict[str, Any]) -> None:
-        """Say what this workspace is used for, so that a crash leaves nothing that cannot be swept."""
-        descriptor = os.open(f"{self.home}/job.json", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        """Say what this workspace is used for, so that a crash leaves nothing that cannot be swept.
+
+        Written over what is there: to truncate a file and to fill it again costs a file system several times that.
+        """
+        self._write_note(json.dumps(note).encode(), os.O_CREAT)
+
+    def _write_note(self, text: bytes, how: int) -> None:
+        path = f"{self.home}/job.json"
+        descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | how, 0o600)
         try:
-            os.write(descriptor, json.dumps(note).encode())
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode) or status.st_size > _LONGEST_NOTE:
+                raise OSError(errno.EINVAL, "Is not a note of ours", path)
+            os.write(descriptor, text.ljust(max(_NOTE, status.st_size)))
         finally:
             os.close(descriptor)
 
@@ -123,23 +156,34 @@ class Workspace:
             return None
         return note if isinstance(note, dict) else None
 
-    def empty(self) -> bool:
+    def empty(self, *, most: int | None = None) -> bool:
         """Make it as it was at first by removing files. False if that is not enough: then it is fit for removal only.
 
-        That is so when the module added, replaced or removed a directory, or gave one attributes.
+        That is so when the module added, replaced or removed a directory, or gave one attributes. Raises TooMuch when
+        a directory holds more than ``most`` files, or a large one; call it again then, where it may take its time.
         """
+        home = str(self.home)
         try:
             for name, mode in FIXED.items():
-                if not _emptied(f"{self.home}/{name}", name, mode):
+                directory = f"{home}/{name}"
+                status = os.lstat(directory)
+                seen = (status.st_ino, status.st_ctime_ns)
+                if self.untouched.get(name) == seen:
+                    continue
+                if not _emptied(directory, status, name, mode, most):
                     return False
-            insights = f"{self.home}/{INSIGHTS}"
+                if _shows_changes(status):
+                    self.untouched[name] = seen
+            insights = f"{home}/{INSIGHTS}"
             status = os.lstat(insights)
             if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1 or status.st_uid != os.geteuid():
                 return False
-            os.chmod(insights, 0o666)
-            os.truncate(insights, 0)
+            if stat.S_IMODE(status.st_mode) != 0o666:
+                os.chmod(insights, 0o666)
+            if status.st_size:
+                os.truncate(insights, 0)
             with suppress(FileNotFoundError):
-                os.truncate(f"{self.home}/job.json", 0)
+                self._write_note(b"", 0)
         except OSError:
             return False
         return True
@@ -166,20 +210,30 @@ class Workspace:
             os.rmdir(directory)
 
 
-def _emptied(directory: str, name: str, mode: int) -> bool:
+def _shows_changes(status: os.stat_result) -> bool:
+    """Whether any change to this directory from now on gives it another time of change, which nobody can set.
+
+    Adding and removing names, modes, owners and attributes are such changes. That time advances in steps, of up to ten
+    milliseconds on Linux; a file system that counts whole seconds is not trusted.
+    """
+    return status.st_ctime_ns % 1_000_000_000 != 0 and time.time_ns() - status.st_ctime_ns > _LONG_AGO
+
+
+def _emptied(directory: str, status: os.stat_result, name: str, mode: int, most: int | None) -> bool:
     """Whether it is the directory that was made, holding what was made in it and no more, once its files are gone."""
-    status = os.lstat(directory)
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or _has_attributes(directory):
         return False
     if stat.S_IMODE(status.st_mode) != mode:
         os.chmod(directory, mode)
     with os.scandir(directory) as entries:
-        for entry in entries:
+        for number, entry in enumerate(entries):
             inner = f"{name}/{entry.name}"
             if inner in FIXED or inner == INSIGHTS:
                 continue
             if entry.is_dir(follow_symlinks=False):
                 return False
+            if most is not None and (number >= most or entry.stat(follow_symlinks=False).st_size > _SMALL):
+                raise TooMuch
             os.unlink(entry.path)
     return True
 

@@ -210,6 +210,21 @@ class TestWhatItContains:
             assert (status.code, out) == (0, ["done"])
             assert process_table.identify(int(plain.written(f"pid{n}"))) is None
 
+    def test_a_quick_look_says_that_nobody_is_left_only_where_it_can_tell(self) -> None:
+        def child(mark: str) -> subprocess.Popen[bytes]:
+            return subprocess.Popen(["sleep", "60"], env={process_table.MARK: mark, "PATH": os.environ["PATH"]})
+
+        with child("first") as first, child("second") as second:
+            try:
+                assert not process_table.nobody_left("second", first.pid)
+                assert not process_table.nobody_left("third", max(first.pid - 50, 0))  # too many to look at quickly
+                process_table.kill_marked("second", first.pid)
+                assert second.wait(30) == -signal.SIGKILL
+                assert not process_table.marked("second", first.pid)
+            finally:
+                first.kill()
+                second.kill()
+
     async def test_a_program_that_closed_its_output_still_runs(self, plain: Place) -> None:
         script = "exec >/dev/null 2>&1; echo $$ > $HANDLER_BASE_DIR/out/data/pid; kill -STOP $$; exit 5"
         ref = await plain.started(plain.sh(script))

@@ -62,6 +62,14 @@ async def waiting_in_vain(broker: SqliteBroker, deliveries: AsyncIterator[Delive
     return waiting
 
 
+async def limit_pages(broker: SqliteBroker, pages: int) -> None:
+    """Of the whole file, for whichever connection of the broker writes to it."""
+    for access, short in ((Access.READ, False), (Access.READ, True), (Access.DURABLE, True)):
+        await broker.database.call(
+            lambda connection: connection.execute(f"PRAGMA max_page_count = {pages}").fetchone(), access, short=short
+        )
+
+
 async def run(broker: SqliteBroker, statement: str) -> list[tuple[object, ...]]:
     return await broker.database.call(lambda connection: connection.execute(statement).fetchall(), Access.WRITE)
 
@@ -133,14 +141,13 @@ async def test_a_delay_is_known_to_whoever_waits_and_to_whoever_comes_later(tmp_
 async def test_an_announcement_during_a_claim_leads_to_another_one(tmp_path: Path) -> None:
     async with opened(tmp_path, poll=LONG) as broker, broker.subscribe("queue", prefetch=1) as deliveries:
         seen: list[str] = []
-        await broker.database.call(lambda connection: connection.set_trace_callback(seen.append), Access.READ)
+        trace = lambda connection: connection.set_trace_callback(seen.append)  # noqa: E731
+        await broker.database.call(trace, Access.READ, short=True)
         waiting = asyncio.ensure_future(anext(deliveries))
         await asyncio.sleep(0)  # now it claims
         broker.announce([1])
-        for _ in range(2):
-            await broker.database.call(lambda connection: None, Access.READ)
+        for _ in range(10):
             await asyncio.sleep(0)
-        await broker.database.call(lambda connection: None, Access.READ)
         assert len([statement for statement in seen if "RETURNING" in statement]) == 2
         waiting.cancel()
         await asyncio.wait([waiting])
@@ -215,6 +222,42 @@ async def test_what_nobody_renews_comes_back_to_its_own_subscriber(tmp_path: Pat
         await again.ack()
 
 
+async def test_an_ack_claims_the_next_one_for_whoever_waits_in_the_same_transaction(broker: SqliteBroker) -> None:
+    await publish(broker, b"1", b"2", b"3")
+    async with broker.subscribe("queue", prefetch=1) as deliveries:
+        (first,) = await take(deliveries, 1)
+        waiting = asyncio.ensure_future(anext(deliveries))
+        await asyncio.sleep(0)
+        seen: list[str] = []
+        trace = lambda connection: connection.set_trace_callback(seen.append)  # noqa: E731
+        await broker.database.call(trace, Access.READ, short=True)
+        await first.ack()
+        async with asyncio.timeout(ENOUGH):
+            second = await waiting
+        assert second.body == b"2"
+        assert seen.count("COMMIT") == 1
+        await second.ack()  # nobody waits: the third is left to others
+        assert await broker.stats("queue") == QueueStats(ready=1, delayed=0, unsettled=0, dead=0)
+
+
+async def test_an_ack_that_fails_claims_nothing_and_is_no_error_of_the_iteration(tmp_path: Path) -> None:
+    async with opened(tmp_path, poll=LONG) as broker, broker.subscribe("queue", prefetch=1) as deliveries:
+        await publish(broker, b"1", b"2")
+        (first,) = await take(deliveries, 1)
+        waiting = asyncio.ensure_future(anext(deliveries))
+        await asyncio.sleep(0)
+        await run(broker, "UPDATE messages SET claim = -1 WHERE owner IS NOT NULL")
+        with pytest.raises(DeliveryLost):
+            await first.ack()
+        assert first.lost.is_set()
+        with pytest.raises(DeliveryLost):
+            await first.ack()
+        async with asyncio.timeout(ENOUGH):
+            second = await waiting
+        assert second.body == b"2"
+        await second.ack()
+
+
 async def test_cancelling_whoever_iterates_loses_nothing(broker: SqliteBroker) -> None:
     async with broker.subscribe("queue", prefetch=1) as deliveries:
         for n in range(30):
@@ -249,13 +292,13 @@ async def test_a_full_disk_stops_the_taking_and_resumes(broker: SqliteBroker) ->
     await publish(broker, b"1")
     async with broker.subscribe("queue", prefetch=1) as deliveries:
         (delivery,) = await take(deliveries, 1)
-        await run(broker, "PRAGMA max_page_count = 1")
+        await limit_pages(broker, 1)
         big = b"x" * 1_000_000
         with pytest.raises(StorageFull):
             await publish(broker, big)
         with pytest.raises(StorageFull):
             await delivery.dead_letter("reason" * 100_000)
-        await run(broker, "PRAGMA max_page_count = 1000000")
+        await limit_pages(broker, 1_000_000)
         await delivery.dead_letter("another reason")  # it was not settled
         await publish(broker, big)
         (delivery,) = await take(deliveries, 1)

@@ -1,4 +1,4 @@
-"""The owned thread: group commit, errors, versions, where a file may lie."""
+"""Event loop and thread of a database: group commit, errors, versions, where a file may lie."""
 
 from __future__ import annotations
 
@@ -39,11 +39,22 @@ def names(connection: sqlite3.Connection) -> set[str]:
     return {row[0] for row in connection.execute("SELECT name FROM things").fetchall()}
 
 
+async def on_each(database: Database, work: sqlite.Work[object]) -> None:
+    """Do it with every connection there is."""
+    for short in (False, True):
+        await database.call(work, Access.READ, short=short)
+    await database.call(work, Access.DURABLE, short=True)
+
+
 async def statements(database: Database) -> list[str]:
-    """Every statement the connection runs from now on, as it runs."""
+    """Every statement the connections run from now on, as it runs."""
     seen: list[str] = []
-    await database.call(lambda connection: connection.set_trace_callback(seen.append), Access.READ)
+    await on_each(database, lambda connection: connection.set_trace_callback(seen.append))
+    seen.clear()
     return seen
+
+
+SHORT = pytest.mark.parametrize("short", [False, True], ids=["long", "short"])
 
 
 @contextmanager
@@ -55,42 +66,74 @@ def locked(path: Path) -> Iterator[None]:
         other.execute("ROLLBACK")
 
 
-async def test_concurrent_writes_share_few_transactions(tmp_path: Path) -> None:
+@SHORT
+async def test_concurrent_writes_share_few_transactions(tmp_path: Path, short: bool) -> None:
     async with open_database(tmp_path / "db", SCHEMA) as database:
         seen = await statements(database)
-        await asyncio.gather(*(database.call(add(f"{n}"), Access.DURABLE) for n in range(1000)))
+        await asyncio.gather(*(database.call(add(f"{n}"), Access.DURABLE, short=short) for n in range(1000)))
         assert 1 <= seen.count("COMMIT") <= 20
         assert len(await database.call(names, Access.READ)) == 1000
 
 
-async def test_one_call_that_fails_undoes_itself_only(tmp_path: Path) -> None:
+async def test_short_calls_are_done_by_the_event_loop_but_for_the_flush(tmp_path: Path) -> None:
+    async with open_database(tmp_path / "db", SCHEMA) as database:
+        for access in Access:
+            for short, ours in ((True, True), (False, False)):
+                thread = await database.call(lambda connection: threading.current_thread(), access, short=short)
+                assert (thread is threading.current_thread()) is ours
+        flushing = database.submit(add("one"), Access.DURABLE, short=True)
+        await asyncio.sleep(0)  # now it is under way
+        assert await database.call(names, Access.READ, short=True) <= {"one"}  # reading waits for no flush
+        await asyncio.gather(flushing, *(database.call(add(f"{n}"), Access.WRITE, short=True) for n in range(3)))
+        assert await database.call(names, Access.READ) == {"one", "0", "1", "2"}
+
+
+async def test_what_the_event_loop_commits_is_written_back_now_and_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "MAX_UNFLUSHED", 50)
+    log = tmp_path / "db-wal"
+    async with open_database(tmp_path / "db", SCHEMA) as database:
+        for n in range(3000):
+            await database.call(add(f"{n}" * 100), Access.WRITE, short=True)
+        assert log.stat().st_size < 3000 * 4096
+
+
+@SHORT
+async def test_one_call_that_fails_undoes_itself_only(tmp_path: Path, short: bool) -> None:
     def half(connection: sqlite3.Connection) -> None:
         add("half done")(connection)
         raise ValueError("changed its mind")
 
     async with open_database(tmp_path / "db", SCHEMA) as database:
         calls = [add("one"), half, add("one"), add("two")]
-        results = await asyncio.gather(*(database.call(c, Access.DURABLE) for c in calls), return_exceptions=True)
+        results = await asyncio.gather(
+            *(database.call(c, Access.DURABLE, short=short) for c in calls), return_exceptions=True
+        )
         assert [type(result) for result in results] == [type(None), ValueError, StateError, type(None)]
         with pytest.raises(ValueError, match="changed its mind"):
-            await database.call(half, Access.DURABLE)
+            await database.call(half, Access.DURABLE, short=short)
         assert await database.call(names, Access.READ) == {"one", "two"}
 
 
-async def test_only_what_is_durable_is_flushed(tmp_path: Path) -> None:
+@SHORT
+async def test_only_what_is_durable_is_flushed(tmp_path: Path, short: bool) -> None:
     def synchronous(connection: sqlite3.Connection) -> int:
         level: int = connection.execute("PRAGMA synchronous").fetchone()[0]
         return level
 
     async with open_database(tmp_path / "db", SCHEMA) as database:
         for _ in range(2):
-            assert await database.call(synchronous, Access.DURABLE) == 2
-            assert await database.call(synchronous, Access.WRITE) == 1
-        both = [database.call(synchronous, access) for access in (Access.WRITE, Access.DURABLE, Access.WRITE)]
+            assert await database.call(synchronous, Access.DURABLE, short=short) == 2
+            assert await database.call(synchronous, Access.WRITE, short=short) == 1
+        both = [
+            database.call(synchronous, access, short=short) for access in (Access.DURABLE, Access.WRITE, Access.WRITE)
+        ]
         assert await asyncio.gather(*both) == [2, 2, 2]
 
 
-async def test_nobody_writes_between_what_a_call_reads_and_what_it_writes(tmp_path: Path) -> None:
+@SHORT
+async def test_nobody_writes_between_what_a_call_reads_and_what_it_writes(tmp_path: Path, short: bool) -> None:
     def work(connection: sqlite3.Connection) -> None:
         names(connection)
         with (
@@ -101,47 +144,64 @@ async def test_nobody_writes_between_what_a_call_reads_and_what_it_writes(tmp_pa
         add("ours")(connection)
 
     async with open_database(tmp_path / "db", SCHEMA) as database:
-        await database.call(work, Access.DURABLE)
+        await database.call(work, Access.DURABLE, short=short)
         assert await database.call(names, Access.READ) == {"ours"}
 
 
-async def test_reading_waits_for_no_writer(tmp_path: Path) -> None:
+@SHORT
+async def test_reading_waits_for_no_writer(tmp_path: Path, short: bool) -> None:
     async with open_database(tmp_path / "db", SCHEMA, busy=60) as database:
         await database.call(add("one"), Access.DURABLE)
         with locked(database.path):
-            assert await database.call(names, Access.READ) == {"one"}
+            assert await database.call(names, Access.READ, short=short) == {"one"}
 
 
-async def test_a_file_that_stays_locked_is_transient(tmp_path: Path) -> None:
+@SHORT
+async def test_a_file_that_stays_locked_is_transient(tmp_path: Path, short: bool) -> None:
     async with open_database(tmp_path / "db", SCHEMA, busy=0.05) as database:
         with locked(database.path), pytest.raises(TransientError, match=r"/db: stayed locked for 0\.05 s") as raised:
-            await database.call(add("one"), Access.DURABLE)
+            await database.call(add("one"), Access.DURABLE, short=short)
         assert isinstance(raised.value.__cause__, sqlite3.OperationalError)
-        await database.call(add("two"), Access.DURABLE)
+        await database.call(add("two"), Access.DURABLE, short=short)
         assert await database.call(names, Access.READ) == {"two"}
 
 
-async def test_a_full_disk_loses_nothing_and_is_left_when_there_is_space(tmp_path: Path) -> None:
+async def test_while_others_hold_the_file_it_is_the_thread_that_waits(tmp_path: Path) -> None:
+    async with open_database(tmp_path / "db", SCHEMA, busy=60) as database:
+        with locked(database.path):
+            waiting = [
+                database.submit(add(access.value), access, short=True) for access in (Access.WRITE, Access.DURABLE)
+            ]
+            for _ in range(10):
+                await asyncio.sleep(0)
+            assert not any(future.done() for future in waiting)
+        await asyncio.gather(*waiting)
+        assert await database.call(names, Access.READ, short=True) == {"write", "durable"}
+
+
+@SHORT
+async def test_a_full_disk_loses_nothing_and_is_left_when_there_is_space(tmp_path: Path, short: bool) -> None:
     def limit(pages: int) -> sqlite.Work[object]:
         return lambda connection: connection.execute(f"PRAGMA max_page_count = {pages}").fetchone()
 
     async with open_database(tmp_path / "db", SCHEMA) as database:
         await database.call(add("before"), Access.DURABLE)
-        await database.call(limit(1), Access.READ)  # SQLite takes what is there for the limit
+        await on_each(database, limit(1))  # SQLite takes what is there for the limit
         with pytest.raises(StorageFull, match="no space is left"):
-            await database.call(add("x" * 100_000), Access.DURABLE)
-        big = [database.call(add(f"{n}" * 100_000), Access.DURABLE) for n in range(3)]
+            await database.call(add("x" * 100_000), Access.DURABLE, short=short)
+        big = [database.call(add(f"{n}" * 100_000), Access.DURABLE, short=short) for n in range(3)]
         results = await asyncio.gather(*big, return_exceptions=True)
         assert [type(result) for result in results] == [StorageFull] * 3
         assert await database.call(names, Access.READ) == {"before"}
-        await database.call(limit(1_000_000), Access.READ)
-        await database.call(add("after"), Access.DURABLE)
+        await on_each(database, limit(1_000_000))
+        await database.call(add("after"), Access.DURABLE, short=short)
     async with open_database(tmp_path / "db", SCHEMA) as database:
         assert await database.call(names, Access.READ) == {"before", "after"}
         assert await database.call(lambda c: c.execute("PRAGMA integrity_check").fetchall(), Access.READ) == [("ok",)]
 
 
-async def test_when_sqlite_undoes_the_whole_batch_every_call_of_it_fails(tmp_path: Path) -> None:
+@SHORT
+async def test_when_sqlite_undoes_the_whole_batch_every_call_of_it_fails(tmp_path: Path, short: bool) -> None:
     def undone(connection: sqlite3.Connection) -> None:
         connection.execute("ROLLBACK")  # what SQLite does by itself on some errors
         connection.execute("INSERT INTO nowhere VALUES (1)")
@@ -150,7 +210,9 @@ async def test_when_sqlite_undoes_the_whole_batch_every_call_of_it_fails(tmp_pat
         raise ValueError("its own affair")
 
     async with open_database(tmp_path / "db", SCHEMA) as database:
-        calls = [database.call(work, Access.DURABLE) for work in (add("one"), mistaken, undone, add("two"))]
+        calls = [
+            database.call(work, Access.DURABLE, short=short) for work in (add("one"), mistaken, undone, add("two"))
+        ]
         results = await asyncio.gather(*calls, return_exceptions=True)
         assert [type(result) for result in results] == [StateError, ValueError, StateError, StateError]
         assert await database.call(names, Access.READ) == set()
@@ -178,10 +240,11 @@ async def test_a_file_damaged_further_in_is_found_when_read(tmp_path: Path) -> N
         file.seek(4096)
         file.write(b"\xaa" * 8 * 4096)
     async with open_database(path, SCHEMA) as database:
+        for short in (False, True):
+            with pytest.raises(StateError, match="damaged"):
+                await database.call(names, Access.READ, short=short)
         with pytest.raises(StateError, match="damaged"):
-            await database.call(names, Access.READ)
-        with pytest.raises(StateError, match="damaged"):
-            await database.call(add("more"), Access.DURABLE)
+            await database.call(add("more"), Access.DURABLE, short=True)
 
 
 async def test_an_older_file_is_brought_forward_and_a_newer_one_refused(tmp_path: Path) -> None:
@@ -278,12 +341,15 @@ def test_a_network_file_system_is_refused(tmp_path: Path, kind: str, monkeypatch
 
 async def test_a_closed_database_refuses_calls(tmp_path: Path) -> None:
     async with open_database(tmp_path / "db", SCHEMA) as database:
-        pending = database.submit(add("queued before the end"), Access.DURABLE)
-    assert pending.done()
-    with pytest.raises(TransientError, match="is closed"):
-        await database.call(names, Access.READ)
+        pending = [
+            database.submit(add(f"before the end: {short}"), Access.DURABLE, short=short) for short in (True, False)
+        ]
+    assert all(future.done() for future in pending)
+    for short in (False, True):
+        with pytest.raises(TransientError, match="is closed"):
+            await database.call(names, Access.READ, short=short)
     async with open_database(tmp_path / "db", SCHEMA) as database:
-        assert await database.call(names, Access.READ) == {"queued before the end"}
+        assert await database.call(names, Access.READ) == {"before the end: True", "before the end: False"}
 
 
 async def test_a_caller_that_goes_away_disturbs_nobody(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ import pytest
 from ion_core.errors import OutputRefused
 from ion_core.events import MAX_EVENT_BYTES
 from ion_core.handler.output import Output, read_output
-from ion_core.handler.workspace import Workspace
+from ion_core.handler.workspace import TooMuch, Workspace
 from ion_core.jobs import Module, OutputLimits
 
 MODULE = Module(name="detect", publishes=("face.detected", "face.lost"))
@@ -561,3 +561,37 @@ def test_a_hard_link_is_a_file(workspace: Workspace, tmp_path: Path) -> None:
     (tmp_path / "outside").write_bytes(b"x" * 10)
     os.link(tmp_path / "outside", workspace.out / "data" / "a")
     assert read_output(workspace, MODULE).files == {"a": 10}
+
+
+# How much is looked at
+
+
+def nine_files(workspace: Workspace) -> None:
+    for number in range(9):
+        put(workspace, f"{number}")
+
+
+def nine_events(workspace: Workspace) -> None:
+    for number in range(9):
+        emit(workspace, name=f"{number}.json")
+
+
+def a_long_event(workspace: Workspace) -> None:
+    emit(workspace, ("text", "x" * 200_000))
+
+
+def long_insights(workspace: Workspace) -> None:
+    (workspace.out / "insights.json").write_text(json.dumps([{"key": "text", "value": "x" * 200_000}]))
+
+
+@pytest.mark.parametrize("fill", [nine_files, nine_events, a_long_event, long_insights])
+def test_more_than_was_to_be_looked_at_is_neither_read_nor_refused(
+    fill: Callable[[Workspace], None], workspace: Workspace
+) -> None:
+    put(workspace, "a")
+    emit(workspace, name="b.json")
+    assert read_output(workspace, MODULE, most=8) == read_output(workspace, MODULE)
+    fill(workspace)
+    with pytest.raises(TooMuch):
+        read_output(workspace, MODULE, most=8)
+    read_output(workspace, MODULE)

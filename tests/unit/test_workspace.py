@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from ion_core.handler.workspace import Workspace, workspaces
+from ion_core.handler.workspace import TooMuch, Workspace, workspaces
 from tests.unit.test_output import deepen
 
 
@@ -138,3 +139,33 @@ def test_those_of_an_earlier_life_are_found(tmp_path: Path) -> None:
     (tmp_path / "a file").touch()
     assert [workspace.home.name for workspace in workspaces(tmp_path)] == ["a", "b"]
     assert list(workspaces(tmp_path / "nowhere")) == []
+
+
+@pytest.mark.parametrize("size", [1, 2 << 20], ids=["many", "large"])
+def test_more_than_was_to_be_removed_at_once_is_removed_when_asked_again(tmp_path: Path, size: int) -> None:
+    workspace = Workspace.make(tmp_path, "job")
+    for number in range(9 if size == 1 else 1):
+        with (workspace.out / "data" / f"{number}").open("wb") as file:
+            file.truncate(size)
+    with pytest.raises(TooMuch):
+        workspace.empty(most=8)
+    assert workspace.empty()
+    assert files(workspace) == files(Workspace.make(tmp_path, "other"))
+
+
+def test_a_long_note_is_gone_when_another_one_is_made(tmp_path: Path) -> None:
+    workspace = Workspace.make(tmp_path, "job")
+    workspace.note_job({"job": "x" * 2000})
+    workspace.note_job({"job": "another"})
+    assert workspace.read_note() == {"job": "another"}
+    assert workspace.empty()
+    assert workspace.read_note() is None
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero"), Path.mkdir])
+def test_what_is_in_the_place_of_the_note_is_not_written_to(tmp_path: Path, make: Callable[[Path], object]) -> None:
+    workspace = Workspace.make(tmp_path, "job")
+    make(workspace.home / "job.json")
+    with pytest.raises(OSError, match=r"job\.json"):
+        workspace.note_job({"job": "another"})
+    assert not workspace.empty()
