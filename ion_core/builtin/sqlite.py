@@ -159,7 +159,7 @@ class Database:
                     f"{self.path}: its file system offers no shared memory (WAL). Keep it on a local disk."
                 )
             connection.execute("PRAGMA synchronous = FULL")
-            connection.execute("PRAGMA cache_size = -8192")
+            connection.execute("PRAGMA cache_size = -2048")
             connection.execute("PRAGMA journal_size_limit = 67108864")
             migrate(connection, self._schema, self.path)
         except BaseException:

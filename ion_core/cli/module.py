@@ -72,7 +72,7 @@ async def _counts(app: App) -> dict[str, dict[str, int]]:
 
 
 def _fields(name: str, module: Mapping[str, Any], counts: dict[str, int] | None) -> dict[str, Any]:
-    found = {key: module.get(key) for key in ("image", "command", "source", "runtime", "concurrency")}
+    found = {key: module.get(key) for key in ("image", "build", "command", "source", "runtime", "concurrency")}
     types = {key: module.get(key) or [] for key in ("subscribes", "publishes")}
     return {"name": name, **found, **types, "queue": counts}
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 from urllib.parse import quote, urlencode
 
 from ion_core.errors import ContainerNotFound, PermanentError, ProviderError, StorageFull, TransientError
@@ -19,6 +20,7 @@ from ion_core.errors import ContainerNotFound, PermanentError, ProviderError, St
 BASE = "/v4.0.0/libpod"
 """What Podman 4 and 5 both understand."""
 
+_PIECE = 1 << 18
 _LARGEST_ANSWER = 64 * 1024**2
 _STATUS = re.compile(rb"HTTP/1\.[01] (\d{3})")
 _NO_PROGRAM = (
@@ -90,11 +92,7 @@ class Client:
         timeout: float | None = None,
     ) -> Answer:
         """Raises TransientError when there is no answer in time. A refusal is an answer."""
-        status, raw = await self.raw(method, path, query=query, body=body, headers=headers, timeout=timeout)
-        try:
-            return Answer(status, json.loads(raw) if raw.strip() else None)
-        except ValueError:
-            return Answer(status, raw.decode("utf-8", "replace"))
+        return _answer(*await self.raw(method, path, query=query, body=body, headers=headers, timeout=timeout))
 
     async def raw(
         self,
@@ -114,6 +112,25 @@ class Client:
             status, fields = await _read_head(reader)
             raw = await _read_body(reader, fields)
         return status, raw
+
+    async def upload(
+        self, path: str, file: IO[bytes], *, query: Mapping[str, Any], headers: Mapping[str, str], timeout: float
+    ) -> Answer:
+        """POST what is in a file, piece by piece."""
+        size = await asyncio.to_thread(file.seek, 0, os.SEEK_END)
+        await asyncio.to_thread(file.seek, 0)
+        head = _head("POST", path, query, "1.0", {"Content-Type": "application/x-tar", **headers}, size)
+        async with self._connected("POST", path, timeout) as (reader, writer):
+            writer.write(head)
+            try:
+                while part := await asyncio.to_thread(file.read, _PIECE):
+                    writer.write(part)
+                    await writer.drain()
+            except ConnectionError:
+                pass  # it has refused before it has read all; what it said may be there
+            status, fields = await _read_head(reader)
+            raw = await _read_body(reader, fields)
+        return _answer(status, raw)
 
     async def upgraded(self, path: str, *, query: Mapping[str, Any]) -> Attached | Answer:
         """A connection on which the service sends frames from now on, until it ends; or its refusal."""
@@ -186,6 +203,13 @@ def frames_of(raw: bytes) -> list[tuple[int, bytes]]:
 def in_path(name: str) -> str:
     """A name as part of a path; images have slashes that stay."""
     return quote(name, safe="/:@")
+
+
+def _answer(status: int, raw: bytes) -> Answer:
+    try:
+        return Answer(status, json.loads(raw) if raw.strip() else None)
+    except ValueError:
+        return Answer(status, raw.decode("utf-8", "replace"))
 
 
 def _head(
