@@ -159,6 +159,7 @@ class Database:
                     f"{self.path}: its file system offers no shared memory (WAL). Keep it on a local disk."
                 )
             connection.execute("PRAGMA synchronous = FULL")
+            # In KiB. What it keeps is in the system's page cache too; 8 MiB were not faster with 100,000 documents.
             connection.execute("PRAGMA cache_size = -2048")
             connection.execute("PRAGMA journal_size_limit = 67108864")
             migrate(connection, self._schema, self.path)

@@ -167,6 +167,20 @@ async def test_a_container_that_is_not_as_asked_for_is_named(
         await runtime.remove(ref)
 
 
+async def test_a_network_is_none_a_bridge_or_one_that_somebody_has_made(
+    runtime: ContainerRuntime, service: PodmanService, tmp_path: Path
+) -> None:
+    await asyncio.to_thread(service.podman, "network", "create", "lan")
+    try:
+        for network, interfaces in (("none", ["lo"]), ("bridge", ["eth0", "lo"]), ("lan", ["eth0", "lo"])):
+            ran = await run(runtime, tmp_path, "ls /sys/class/net", network=network)
+            assert sorted(set(ran.stdout) & {"lo", "eth0"}) == interfaces, network
+        with refused(PermanentError, naming="elsewhere"):
+            await runtime.create(spec(tmp_path, "true", network="elsewhere"))
+    finally:
+        await asyncio.to_thread(service.podman, "network", "rm", "--force", "lan")
+
+
 async def test_a_difference_stops_the_job_and_nothing_is_left(
     runtime: ContainerRuntime, service: PodmanService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
