@@ -86,5 +86,7 @@ def _row(module: Mapping[str, Any]) -> list[str]:
         str(module["concurrency"]),
         ", ".join(module["subscribes"]) or "-",
         ", ".join(module["publishes"]) or "-",
-        shortened(" ".join(filter(None, [module["image"], shlex.join(module["command"] or ())])), 60),
+        shortened(
+            " ".join(filter(None, [module["image"] or module["build"], shlex.join(module["command"] or ())])), 60
+        ),
     ]
