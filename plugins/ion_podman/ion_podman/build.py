@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import errno
 import hashlib
 import json
 import logging
@@ -18,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from ion_core.errors import ImageUnavailable, TransientError
+from ion_core.errors import ImageUnavailable, ProviderError, StorageFull, TransientError
 from ion_podman.client import Answer, Client
 
 log = logging.getLogger(__name__)
@@ -118,15 +119,27 @@ class Builds:
             try:
                 await asyncio.to_thread(_pack, directory, packed)
             except OSError as error:
+                if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                    raise StorageFull(
+                        f"image {name}: {directory} cannot be packed: {error}. Free some space."
+                    ) from error
                 raise ImageUnavailable(f"image unavailable: {name}: {directory} cannot be read: {error}") from error
             answer = await self.client.upload(
                 "/build", packed, query=query, headers=_account_header(accounts), timeout=self.timeout
             )
         if problem := _problem(answer):
-            said = f"{directory / file} cannot be built: {problem}"
-            if may_pass(problem.splitlines()[0]):
-                raise TransientError(f"image {name}: {said}")
-            raise ImageUnavailable(f"image unavailable: {name}: {said}")
+            raise _failure(name, directory / file, problem)
+
+
+def _failure(name: str, file: Path, problem: str) -> ProviderError:
+    """What it means for a job; told by the error alone, since a step may print anything."""
+    error = problem.splitlines()[0]
+    said = f"{file} cannot be built: {problem}"
+    if "no space left" in error or "disk quota exceeded" in error:
+        return StorageFull(f"image {name}: {said}. Free some space where Podman keeps its images.")
+    if may_pass(error):
+        return TransientError(f"image {name}: {said}")
+    return ImageUnavailable(f"image unavailable: {name}: {said}")
 
 
 def _entries(directory: Path) -> Iterator[tuple[str, os.stat_result]]:

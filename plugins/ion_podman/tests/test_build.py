@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from ion_core.contracts.runtime import ContainerRuntime
-from ion_core.errors import ImageUnavailable, TransientError
+from ion_core.errors import ImageUnavailable, StorageFull, TransientError
 from ion_core.testing.kit import refused
 from ion_podman import build
 from ion_podman.runtime import open_podman_runtime
@@ -177,6 +177,23 @@ async def test_what_cannot_be_built_is_unavailable(
         (context / "Containerfile").write_text(content, encoding="utf-8")
     with refused(ImageUnavailable, naming=named):
         await runtime.create(spec(tmp_path, "true", image=BUSYBOX.replace("busybox", "broken"), build=context))
+
+
+@pytest.mark.parametrize(
+    ("problem", "kind"),
+    [
+        ("copying /m: write /m/f: no space left on device", StorageFull),
+        ("initializing source docker://r.example/x: received unexpected HTTP status: 503", ImageUnavailable),
+        ("reading manifest 1 in r.example/x: toomanyrequests: slow down", TransientError),
+        ("pinging container registry r.example: dial tcp: connect: connection refused", TransientError),
+        ("dial tcp: lookup r.example on 10.0.0.1:53: connection refused", ImageUnavailable),
+        ("building at STEP RUN x: exit status 1\nconnection refused\nno space left on device", ImageUnavailable),
+    ],
+)
+def test_what_stopped_a_build_says_whether_to_try_again(problem: str, kind: type[Exception]) -> None:
+    error = build._failure("localhost/x:1", Path("x/Containerfile"), problem)
+    assert type(error) is kind
+    assert problem.splitlines()[-1] in str(error)
 
 
 async def test_a_directory_that_is_gone_is_named(runtime: ContainerRuntime, tmp_path: Path) -> None:
