@@ -29,8 +29,8 @@ _LAST_LINES = 5
 _AGAIN_AFTER = 60.0
 """Seconds for which the failure of a build stands, while nothing in its directory changes."""
 _PASSING = re.compile(
-    r"toomanyrequests|too many requests|status code 5\d\d|i/o timeout|tls handshake timeout|connection reset"
-    r"|(?<!53: )(?<!53: read: )connection refused|unexpected eof",
+    r"toomanyrequests|too many requests|status ?(code)?( from registry)?:? 5\d\d|i/o timeout|tls handshake timeout"
+    r"|connection reset|(?<!53: )(?<!53: read: )connection refused|unexpected eof",
     re.IGNORECASE,
 )
 """What a registry's answer has in it when it is worth asking again; a name server that is not there is not."""

@@ -183,7 +183,13 @@ async def test_what_cannot_be_built_is_unavailable(
     ("problem", "kind"),
     [
         ("copying /m: write /m/f: no space left on device", StorageFull),
-        ("initializing source docker://r.example/x: received unexpected HTTP status: 503", ImageUnavailable),
+        (
+            "initializing source docker://r.example/x: received unexpected HTTP status: 503 Service Unavailable",
+            TransientError,
+        ),
+        ("pinging r.example: invalid status code from registry 502 (Bad Gateway)", TransientError),
+        ("reading manifest 1 in r.example/x: StatusCode: 500, oops", TransientError),
+        ("reading manifest 1 in r.example/x: StatusCode: 403, no", ImageUnavailable),
         ("reading manifest 1 in r.example/x: toomanyrequests: slow down", TransientError),
         ("pinging container registry r.example: dial tcp: connect: connection refused", TransientError),
         ("dial tcp: lookup r.example on 10.0.0.1:53: connection refused", ImageUnavailable),

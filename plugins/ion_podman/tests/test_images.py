@@ -109,6 +109,23 @@ async def test_a_registry_that_is_down_may_be_back_later(runtime: ContainerRunti
         await runtime.create(spec(tmp_path, "true", image="127.0.0.1:1/acme/tool:1"))
 
 
+async def test_a_registry_that_is_ill_may_be_better_later(
+    service: PodmanService, private: Registry, tmp_path: Path
+) -> None:
+    private.ill = True
+    auth = authfile(tmp_path / "auth.json", private.address)
+    context = tmp_path / "context"
+    context.mkdir()
+    (context / "Containerfile").write_text(f"FROM {private.image}\n", encoding="utf-8")
+    async with open_podman_runtime(settings_for(service, authfile=auth)) as runtime:
+        with refused(TransientError, naming="cannot be pulled now"):
+            await runtime.create(spec(tmp_path, "true", image=private.image))
+        with refused(TransientError, naming="cannot be built"):
+            await runtime.create(spec(tmp_path, "true", image=None, build=context))
+        private.ill = False
+        assert (await run(runtime, tmp_path, "echo better", image=None, build=context)).stdout == ["better"]
+
+
 async def test_nothing_is_pulled_where_that_is_not_wanted(
     service: PodmanService, private: Registry, tmp_path: Path
 ) -> None:
