@@ -225,7 +225,7 @@ class PodmanRuntime:
         ]
 
     async def interactive(self, spec: ContainerSpec, *, terminal: bool) -> Foreground:
-        image = await self._images.resolve(spec.image)
+        image = await self._images.resolve(spec)
         wanted = Wanted(spec=spec, image=image, settings=self._settings, own_user=self._own_user)
         return foreground(wanted, self._client.socket, os.environ, terminal=terminal)
 
