@@ -124,7 +124,7 @@ async def bare(directory: Path, url: str) -> Callable[[], Any]:
 
     client = Client(url.removeprefix("unix://"))
     settings = PodmanSettings.model_validate({"url": url})
-    image = await Images(client, settings).resolve(BUSYBOX)
+    image = await Images(client, settings).resolve(ContainerSpec(name="bare", image=BUSYBOX, workspace=directory))
     workspace = directory / "bare"
     for name in ("in/data", "out/data", "out/events"):
         (workspace / name).mkdir(parents=True)

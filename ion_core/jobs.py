@@ -42,6 +42,7 @@ class Module:
 
     name: str
     image: str | None = None
+    build: Path | None = None
     command: tuple[str, ...] = ()
     source: Path | None = None
     subscribes: tuple[str, ...] = ()

@@ -26,7 +26,7 @@ def connect(path: Path, schema: Schema, *, busy: float) -> sqlite3.Connection:
         if _switch_to_wal(connection, busy) != "wal":
             raise StateError(f"{path}: its file system offers no shared memory (WAL). Keep it on a local disk.")
         connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA cache_size = -8192")
+        connection.execute("PRAGMA cache_size = -2048")
         connection.execute("PRAGMA journal_size_limit = 67108864")
         migrate(connection, schema, path)
     except BaseException:
@@ -44,8 +44,7 @@ def connect_again(path: Path, *, durable: bool) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None, timeout=0, cached_statements=256, check_same_thread=False)
     try:
         connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
-        # What others commit empties a cache, so a large one is of use only to the connection that most writes are on.
-        connection.execute(f"PRAGMA cache_size = {-8192 if durable else -2048}")
+        connection.execute("PRAGMA cache_size = -2048")
         connection.execute("PRAGMA journal_size_limit = 67108864")
         if not durable:
             connection.execute("PRAGMA wal_autocheckpoint = 0")

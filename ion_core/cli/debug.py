@@ -196,7 +196,8 @@ def _command(app: App, module: Module) -> str:
 
     shown = dump(app.config)["modules"][module.name]
     words = shlex.join(shown.get("command") or ()) or "(the image's own)"
-    return plain(f"{words}  in {module.image}" if module.image and not module.source else words)
+    image = module.image or module.build
+    return plain(f"{words}  in {image}" if image and not module.source else words)
 
 
 async def _described(app: App, found: Found) -> dict[str, Any]:

@@ -72,7 +72,7 @@ async def _counts(app: App) -> dict[str, dict[str, int]]:
 
 
 def _fields(name: str, module: Mapping[str, Any], counts: dict[str, int] | None) -> dict[str, Any]:
-    found = {key: module.get(key) for key in ("image", "command", "source", "runtime", "concurrency")}
+    found = {key: module.get(key) for key in ("image", "build", "command", "source", "runtime", "concurrency")}
     types = {key: module.get(key) or [] for key in ("subscribes", "publishes")}
     return {"name": name, **found, **types, "queue": counts}
 
@@ -86,5 +86,7 @@ def _row(module: Mapping[str, Any]) -> list[str]:
         str(module["concurrency"]),
         ", ".join(module["subscribes"]) or "-",
         ", ".join(module["publishes"]) or "-",
-        shortened(" ".join(filter(None, [module["image"], shlex.join(module["command"] or ())])), 60),
+        shortened(
+            " ".join(filter(None, [module["image"] or module["build"], shlex.join(module["command"] or ())])), 60
+        ),
     ]

@@ -14,6 +14,9 @@ from ion_core.contracts.runtime import RuntimeCapabilities
 from ion_core.events import MAX_HOPS
 from ion_core.jobs import Module
 
+_MODES = ("none", "bridge", "host")
+"""What ``network`` of a module may be that is not the name of one."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
@@ -48,6 +51,13 @@ def check_runtimes(
 
     ``instead`` is what would do for a module without a command where no images run.
     """
+    return [
+        *_built_under_one_name(config, capabilities),
+        *_refused(config, capabilities, instead),
+    ]
+
+
+def _refused(config: Config, capabilities: Mapping[str, RuntimeCapabilities], instead: str) -> list[Finding]:
     return [
         Finding(severity="error", where=config.where("modules", module.name, *keys), text=text)
         for module in config.modules.values()
@@ -119,8 +129,11 @@ def _runtime_name(config: Config, module: Module) -> str:
 def _not_offered(
     module: Module, offered: RuntimeCapabilities, runtime: str, instead: str
 ) -> Iterator[tuple[Sequence[str], str]]:
-    if offered.images and module.image is None:
-        yield (), f"image is required: the {runtime} runs images only"
+    if offered.images and module.image is None and module.build is None:
+        needed = "image or build" if offered.builds else "image"
+        yield (), f"{needed} is required: the {runtime} runs images only"
+    if offered.images and module.build is not None and not offered.builds:
+        yield ("build",), f"the {runtime} builds no images. Build it yourself and name it under image, without build."
     if not offered.images and not module.command:
         yield (), f"command is required: the {runtime} runs no images. {instead}"
     asked = module.resources
@@ -132,8 +145,36 @@ def _not_offered(
     ):
         if wanted and not given:
             yield ("resources", key), f"the {runtime} cannot give or limit {key}. Remove it, or choose another runtime."
+    networks = offered.networks | offered.networks_for.get(module.name, frozenset())
+    if module.network not in networks and not (offered.named_networks and module.network not in _MODES):
+        yield ("network",), _no_network(module.network, networks, named=offered.named_networks, runtime=runtime)
     if module.reuse and not offered.handler_api:
         yield ("reuse",), f"under the {runtime} a module cannot call its handler. Remove it, or choose another runtime."
+
+
+def _built_under_one_name(config: Config, capabilities: Mapping[str, RuntimeCapabilities]) -> Iterator[Finding]:
+    """Which of them a name would stand for would be chance."""
+    first: dict[tuple[str, str], Module] = {}
+    for module in config.modules.values():
+        if module.image is None or module.build is None or module.runtime not in capabilities:
+            continue
+        other = first.setdefault((module.runtime, module.image), module)
+        if other.build != module.build and capabilities[module.runtime].builds:
+            yield Finding(
+                severity="error",
+                where=config.where("modules", module.name, "image"),
+                text=f'"{module.image}" is also the image that modules.{other.name} builds from another directory. '
+                "Give each a name, or leave it out.",
+            )
+
+
+def _no_network(asked: str, networks: frozenset[str], *, named: bool, runtime: str) -> str:
+    known = [*(mode for mode in _MODES if mode in networks), *sorted(networks - {*_MODES})]
+    known += ["the name of a network"] if named else []
+    would_do = "Choose one of these, or another runtime"
+    if asked == "host":
+        would_do += "; or allow it to this module by name, if the settings of the runtime can"
+    return f'the {runtime} gives this module no network "{asked}", only {", ".join(known) or "none"}. {would_do}.'
 
 
 def _without_modules(config: Config) -> Iterator[Finding]:

@@ -8,7 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, WithJsonSchema, field_validator
 
 from ion_core.contracts.messaging import RetryPolicy
 from ion_core.contracts.runtime import Resources
@@ -18,6 +18,9 @@ from ion_core.jobs import MODULE_NAME, Module, OutputLimits
 
 RESERVED_ENV = ("SHARED_SECRET", "HANDLER_PORT", "HANDLER_BASE_DIR")
 """What the handler itself tells a module through its environment."""
+
+RECIPES = ("Containerfile", "Dockerfile")
+"""What says how to build an image, in the directory it is built from; the first that is there."""
 
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -79,6 +82,13 @@ def _directory(path: Path) -> Path:
         found = False
     if not found:
         raise ValueError(f'no such directory (got "{path}")')
+    return path
+
+
+def _directory_of_an_image(path: Path) -> Path:
+    _directory(path)
+    if not any((path / name).is_file() for name in RECIPES):
+        raise ValueError(f'there is no {" or ".join(RECIPES)} in it (got "{path}")')
     return path
 
 
@@ -145,6 +155,10 @@ class ModuleSettings(Settings):
     image: str | None = Field(
         default=None, min_length=1, description="The container image, for runtimes that run images."
     )
+    build: Annotated[ConfigPath, AfterValidator(_directory_of_an_image)] | None = Field(
+        default=None,
+        description="Directory with a Containerfile: the image is built from it, for runtimes that run images.",
+    )
     command: Command = Field(
         default=(), description="Program and arguments, as a list or as one text that is split like a shell would."
     )
@@ -166,7 +180,7 @@ class ModuleSettings(Settings):
         default=0,
         ge=0,
         le=1000,
-        description="Containers made ahead of their events, to start at once; at most as many as concurrency.",
+        description="Containers made ahead of their events, to start at once; no more than concurrency.",
     )
     reuse: bool = Field(
         default=False,
@@ -183,11 +197,20 @@ class ModuleSettings(Settings):
     env: dict[EnvName, EnvValue] = Field(default={}, description="Environment variables.")
     limits: LimitsSettings = Field(default=LimitsSettings(), description="What one attempt may leave in out/.")
 
+    @field_validator("warm")
+    @classmethod
+    def _no_more_than_are_used(cls, warm: int, info: ValidationInfo) -> int:
+        concurrency = info.data.get("concurrency")  # None where that is wrong itself
+        if concurrency is not None and warm > concurrency:
+            raise ValueError(f"must be at most what concurrency is: more are never used at once (got {warm})")
+        return warm
+
     def to_module(self, name: str) -> Module:
         retry, resources, limits = self.retry, self.resources, self.limits
         return Module(
             name=name,
             image=self.image,
+            build=self.build,
             command=self.command,
             source=self.source,
             subscribes=tuple(dict.fromkeys(self.subscribes)),
@@ -196,7 +219,7 @@ class ModuleSettings(Settings):
             timeout=self.timeout,
             retry=RetryPolicy(retries=self.retries, **dict(retry)),
             concurrency=self.concurrency,
-            warm=min(self.warm, self.concurrency),
+            warm=self.warm,
             reuse=self.reuse,
             keep_failed=self.keep_failed,
             resources=Resources(**dict(resources)),

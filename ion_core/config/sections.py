@@ -104,9 +104,9 @@ def check_modules(root: Node, problems: Problems) -> None:
         module = root.at(("modules", name))
         if module is None or not isinstance(module.value, dict):
             continue
-        image = module.value.get("image")
-        if "command" not in module.value and (image is None or image.value is None):
-            problems.add(module.key_place, ("modules", name), "image or command is required")
+        given = {key: node for key in ("image", "build") if (node := module.value.get(key)) is not None}
+        if "command" not in module.value and all(node.value is None for node in given.values()):
+            problems.add(module.key_place, ("modules", name), "image, build or command is required")
         runtime = module.value.get("runtime")
         if runtime is not None and isinstance(runtime.value, str) and runtime.value not in runtimes:
             known = ", ".join(sorted(runtimes))

@@ -48,7 +48,7 @@ def dump(config: Config) -> dict[str, Any]:
 
 def _module(module: Module) -> dict[str, Any]:
     shown = {key: value for key, value in vars(module).items() if key not in ("name", "retry")}
-    for key in ("image", "command", "source"):
+    for key in ("image", "build", "command", "source"):
         if not shown[key]:
             del shown[key]  # the module has none: no value stands for that
     retry = dict(vars(module.retry))

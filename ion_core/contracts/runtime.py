@@ -29,7 +29,10 @@ class ContainerSpec:
     """What to make. Nothing of an event is in here: environment and labels belong to a slot, made ahead of its event.
 
     ``name``       unique, ``^[a-z0-9][a-z0-9-]{0,62}$``.
+    ``module``     whose container it is, for settings that are made for modules by their names.
     ``image``      what to run, for runtimes that take images; with ``command`` empty, the image's own command.
+    ``build``      directory that ``image`` is made from, or an image without a name of its own where that is None:
+                   before the first container, and again when something in it has changed.
     ``command``    argv; under a runtime without images the program and its arguments.
     ``source``     directory of the module's own files, for runtimes without images: where ``command`` starts.
     ``workspace``  directory the module sees as ``/ion`` (or finds through ``HANDLER_BASE_DIR``).
@@ -38,7 +41,9 @@ class ContainerSpec:
     """
 
     name: str
+    module: str | None = None
     image: str | None = None
+    build: Path | None = None
     command: Sequence[str] = ()
     source: Path | None = None
     workspace: Path
@@ -101,15 +106,19 @@ class RuntimeCapabilities:
     """What this runtime offers. What a module asks for and is not offered is refused when the config is checked.
 
     ``images``              runs images; without it modules need ``command`` (and ``source``).
+    ``builds``              makes images from ``build``; a runtime without images ignores ``image`` and ``build``.
     ``isolates``            a module cannot reach the host's files, processes and network beyond what it was given.
     ``inputs_read_only``    the module cannot write to ``in/``, not even as root: inputs may be hard links.
     ``shares_workspace``    sees the dispatcher's directories (else the three steps run inside it).
     ``handler_api``         a module can call its handler at ``localhost:$HANDLER_PORT``; see ``listen``.
-    ``networks``            network modes it can enforce; a restriction it cannot is in its start-up warning.
+    ``networks``            network modes a module may ask for; a restriction it cannot enforce is in its ``notice``.
+    ``networks_for``        what the modules of these names may ask for besides, as they were allowed by name.
+    ``named_networks``      takes any other name as that of a network which somebody has made.
     ``notice``              one sentence for the log at start, such as "isolates nothing"; empty for none.
     """
 
     images: bool
+    builds: bool = False
     isolates: bool
     inputs_read_only: bool
     shares_workspace: bool = True
@@ -119,6 +128,8 @@ class RuntimeCapabilities:
     gpus: bool
     handler_api: bool
     networks: frozenset[str]
+    networks_for: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    named_networks: bool = False
     notice: str = ""
 
 
@@ -136,7 +147,8 @@ class ContainerRuntime(Protocol):
         """Make a container ready to start: image present, workspace mounted, namespaces made. Nothing of it runs.
 
         With the name of one that exists: that one, if labels agree; PermanentError otherwise. Raises
-        ImageUnavailable, or PermanentError when it could never start (no such program, no such source).
+        ImageUnavailable, also where ``build`` makes none; PermanentError when it could never start (no such program,
+        no such source).
         """
 
     async def start(self, ref: ContainerRef) -> None:

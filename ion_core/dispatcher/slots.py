@@ -40,7 +40,9 @@ def container_spec(
     """The container that ``module`` runs in. ``calls`` are the variables with which it calls its handler."""
     return ContainerSpec(
         name=name,
+        module=module.name,
         image=module.image,
+        build=module.build,
         command=module.command,
         source=module.source,
         workspace=workspace.root,

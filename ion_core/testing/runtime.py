@@ -74,6 +74,17 @@ class LifeRules(RuntimeKit):
             await self.within(runtime.create(spec), "create")
         assert await self.state(runtime, spec) is None
 
+    async def test_a_directory_that_makes_no_image_is_refused(self, runtime: ContainerRuntime, tmp_path: Path) -> None:
+        empty = tmp_path / "no-image-in-here"
+        empty.mkdir()
+        spec = self.spec(tmp_path, self.exits_with(0), build=empty)
+        if not runtime.capabilities.builds:
+            async with self.made(runtime, spec):
+                return
+        with refused(ImageUnavailable, naming=empty.name):
+            await self.within(runtime.create(spec), "create")
+        assert await self.state(runtime, spec) is None
+
     @needs("takes_source")
     async def test_a_missing_source_is_refused(self, runtime: ContainerRuntime, tmp_path: Path) -> None:
         spec = self.spec(tmp_path, self.exits_with(0), source=tmp_path / "no-such-directory")

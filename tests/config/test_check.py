@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
@@ -24,9 +25,10 @@ NOTHING = RuntimeCapabilities(
     pids_limit=False,
     gpus=False,
     handler_api=False,
-    networks=frozenset(),
+    networks=frozenset({"none"}),
 )
-EVERYTHING = replace(NOTHING, images=True, memory_limit=True, cpu_limit=True, pids_limit=True, gpus=True)
+EVERYTHING = replace(NOTHING, builds=True, named_networks=True, networks=frozenset({"none", "bridge", "host"}))
+EVERYTHING = replace(EVERYTHING, images=True, memory_limit=True, cpu_limit=True, pids_limit=True, gpus=True)
 
 
 def graph(load: Load, **modules: str) -> list[str]:
@@ -122,7 +124,37 @@ def test_a_large_graph_is_checked_in_time(load: Load) -> None:
         (
             "command: x",
             EVERYTHING,
+            '2:3: modules.m: image or build is required: the runtime "default" (process) runs images only',
+        ),
+        (
+            "command: x",
+            replace(EVERYTHING, builds=False),
             '2:3: modules.m: image is required: the runtime "default" (process) runs images only',
+        ),
+        (
+            "image: x, build: image",
+            replace(EVERYTHING, builds=False),
+            '2:24: modules.m.build: the runtime "default" (process) builds no images. Build it yourself',
+        ),
+        ("build: image", NOTHING, "2:3: modules.m: command is required: the runtime"),
+        (
+            "command: x, network: bridge",
+            NOTHING,
+            '2:28: modules.m.network: the runtime "default" (process) gives this module no network "bridge", only '
+            "none. Choose one of these, or another runtime.",
+        ),
+        (
+            "image: x, network: host",
+            replace(EVERYTHING, networks=frozenset({"none", "bridge"})),
+            '2:26: modules.m.network: the runtime "default" (process) gives this module no network "host", only none, '
+            "bridge, the name of a network. Choose one of these, or another runtime; or allow it to this module by "
+            "name, if the settings of the runtime can.",
+        ),
+        (
+            "image: x, network: lan",
+            replace(EVERYTHING, named_networks=False),
+            '2:26: modules.m.network: the runtime "default" (process) gives this module no network "lan", only none, '
+            "bridge, host. Choose one",
         ),
         ("image: x", NOTHING, '2:3: modules.m: command is required: the runtime "default" (process) runs no images.'),
         ("command: x, resources: {memory: 1MiB}", NOTHING, "2:39: modules.m.resources.memory: the runtime"),
@@ -132,14 +164,41 @@ def test_a_large_graph_is_checked_in_time(load: Load) -> None:
     ],
 )
 def test_what_a_runtime_does_not_offer_is_an_error(
-    module: str, offered: RuntimeCapabilities, expected: str, load: Load
+    module: str, offered: RuntimeCapabilities, expected: str, load: Load, tmp_path: Path
 ) -> None:
+    image(tmp_path / "image")
     (finding,) = check_runtimes(load(f"modules:\n  m: {{{module}, subscribes: [a]}}\n"), {"default": offered})
     assert finding.severity == "error"
     assert str(finding).startswith(f"ion.yaml:{expected}")
 
 
-def test_what_a_runtime_offers_or_cannot_enforce_is_no_error(load: Load) -> None:
+def image(directory: Path) -> None:
+    directory.mkdir()
+    (directory / "Dockerfile").write_text("FROM scratch\n", encoding="utf-8")
+
+
+def test_one_name_for_images_of_two_directories_is_an_error(load: Load, tmp_path: Path) -> None:
+    image(tmp_path / "one")
+    image(tmp_path / "two")
+    modules = [("a", "one"), ("b", "one"), ("c", "two")]
+    lines = [f"  {name}: {{image: x, build: {build}, subscribes: [a]}}\n" for name, build in modules]
+    (finding,) = check_runtimes(load("modules:\n" + "".join(lines)), {"default": EVERYTHING})
+    assert str(finding) == (
+        'ion.yaml:4:14: modules.c.image: "x" is also the image that modules.a builds from another directory. '
+        "Give each a name, or leave it out."
+    )
+
+
+def test_what_a_runtime_offers_or_cannot_enforce_is_no_error(load: Load, tmp_path: Path) -> None:
+    image(tmp_path / "image")
+    assert check_runtimes(load("modules: {m: {build: image, subscribes: [a]}}"), {"default": EVERYTHING}) == []
+    assert (
+        check_runtimes(load("modules: {m: {image: x, subscribes: [a], network: lan}}"), {"default": EVERYTHING}) == []
+    )
+    to_m = replace(EVERYTHING, networks=frozenset({"none"}), networks_for={"m": frozenset({"host"})})
+    plain = load("modules: {m: {image: x, subscribes: [a], network: host}}")
+    assert check_runtimes(plain, {"default": to_m}) == []
+    assert check_runtimes(plain, {"default": replace(to_m, networks_for={"n": frozenset({"host"})})}) != []
     config = load(
         "modules: {m: {image: x, command: y, subscribes: [a], network: none, "
         "resources: {memory: 1MiB, cpus: 1, pids: 5, gpus: [a]}}}"

@@ -89,9 +89,12 @@ MODULE_PROBLEMS = {
     "source: nowhere": '.source: no such directory (got "',
     "source: ~nobody-of-that-name": ".source: cannot be expanded: ",
     "source: ion.yaml": '.source: no such directory (got "',
+    "build: nowhere": '.build: no such directory (got "',
+    "build: .": '.build: there is no Containerfile or Dockerfile in it (got "',
+    "warm: 2": ".warm: must be at most what concurrency is: more are never used at once (got 2)",
     "runtime: 5": ".runtime: must be text (write it in quotes)",
     "limits: {max_files: 0}": '.limits.max_files: must be greater than 0 (got "0")',
-    "bogus: 1": ".bogus: unknown key. Known: image, command, source, ",
+    "bogus: 1": ".bogus: unknown key. Known: image, build, command, source, ",
 }
 
 
@@ -108,9 +111,9 @@ def test_a_value_of_a_module_that_cannot_be_is_refused_in_plain_words(line: str,
 WHOLE_FILE_PROBLEMS = {
     "modules: {m: {command: x}}": "1:11: modules.m.subscribes: is required",
     "modules: {m: {command: x, subscribes: []}}": "1:39: modules.m.subscribes: must not be empty",
-    "modules: {m: {subscribes: [a]}}": "1:11: modules.m: image or command is required",
+    "modules: {m: {subscribes: [a]}}": "1:11: modules.m: image, build or command is required",
     "modules: {m: {command: , subscribes: [a]}}": "1:15: modules.m.command: has no value. Give it one",
-    "modules: {m: {image: , subscribes: [a]}}": "1:11: modules.m: image or command is required",
+    "modules: {m: {image: , subscribes: [a]}}": "1:11: modules.m: image, build or command is required",
     "modules: {m: {command: [], subscribes: [a]}}": "1:24: modules.m.command: must not be empty",
     "modules: {m: {command: '', subscribes: [a]}}": "1:24: modules.m.command: must not be empty",
     'modules: {m: {command: "a \'b", subscribes: [a]}}': "1:24: modules.m.command: cannot be split into arguments: "
@@ -200,6 +203,7 @@ def test_problems_come_in_the_order_of_the_file_and_of_the_environment(problems:
 
 def test_the_whole_becomes_frozen_settings(load: Load, tmp_path: Path) -> None:
     (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "Containerfile").touch()
     config = load(
         """
         messaging: {lease: 5s}
@@ -211,6 +215,7 @@ def test_the_whole_becomes_frozen_settings(load: Load, tmp_path: Path) -> None:
         modules:
           m:
             image: img
+            build: code
             command: python3 'a b.py' $HOME
             source: code
             subscribes: [a.b, a.b, c]
@@ -220,7 +225,7 @@ def test_the_whole_becomes_frozen_settings(load: Load, tmp_path: Path) -> None:
             retries: 5
             retry: {initial: 2s, factor: 3, maximum: 1m, jitter: 0}
             concurrency: 7
-            warm: 9
+            warm: 6
             resources: {cpus: 0.5, memory: 2GB, pids: 9, gpus: [a]}
             network: bridge
             env: {A: 1.10, B: true, C: 010, D: "x", E: 2020-01-01, F: ""}
@@ -230,6 +235,7 @@ def test_the_whole_becomes_frozen_settings(load: Load, tmp_path: Path) -> None:
     assert config.modules["m"] == Module(
         name="m",
         image="img",
+        build=tmp_path / "code",
         command=("python3", "a b.py", "$HOME"),
         source=tmp_path / "code",
         subscribes=("a.b", "c"),
@@ -238,7 +244,7 @@ def test_the_whole_becomes_frozen_settings(load: Load, tmp_path: Path) -> None:
         timeout=timedelta(minutes=90),
         retry=RetryPolicy(retries=5, initial=timedelta(seconds=2), factor=3, maximum=timedelta(minutes=1), jitter=0),
         concurrency=7,
-        warm=7,
+        warm=6,
         resources=Resources(cpus=0.5, memory=2_000_000_000, pids=9, gpus=("a",)),
         network="bridge",
         env={"A": "1.10", "B": "true", "C": "010", "D": "x", "E": "2020-01-01", "F": ""},
@@ -253,7 +259,7 @@ def test_the_whole_becomes_frozen_settings(load: Load, tmp_path: Path) -> None:
     assert {name: it.provider.name for name, it in config.runtimes.items()} == {"default": "process", "spare": "memory"}
     assert {name: it.provider.name for name, it in config.services.items()} == {"gate": "gate", "other": "gate"}
     assert config.blobs.where == "ion.yaml:4:29: storage.blobs"
-    assert config.where("modules", "m", "publishes", 0) == "ion.yaml:14:17: modules.m.publishes[0]"
+    assert config.where("modules", "m", "publishes", 0) == "ion.yaml:15:17: modules.m.publishes[0]"
     assert config.where("modules", "m", "nothing") == "ion.yaml:9:3: modules.m.nothing"
 
 
@@ -301,8 +307,14 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("abcAB_-", max_size=5), inner, max_size=3),
 )
 KEYS = [
-    *(f"modules.m.{key}" for key in ("image", "command", "source", "subscribes", "publishes", "runtime", "timeout")),
-    *(f"modules.m.{key}" for key in ("retries", "retry", "concurrency", "resources", "network", "env", "limits")),
+    *(
+        f"modules.m.{key}"
+        for key in ("image", "build", "command", "source", "subscribes", "publishes", "runtime", "timeout")
+    ),
+    *(
+        f"modules.m.{key}"
+        for key in ("retries", "retry", "concurrency", "warm", "resources", "network", "env", "limits")
+    ),
     *("modules", "modules.m", "messaging", "messaging.provider", "storage", "storage.blobs", "runtimes", "services"),
     *("state", "drain_timeout", "plugins", "version", "storage.blobs.port", "storage.blobs.servers", "services.gate"),
 ]

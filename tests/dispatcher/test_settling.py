@@ -603,6 +603,7 @@ async def test_nothing_about_an_event_is_in_a_container_s_metadata(world: World)
     assert set(spec.env) == {"HANDLER_PORT", "MODEL", "SHARED_SECRET"}
     assert spec.env["MODEL"] == "small"
     assert spec.labels == {"ion.state": "ours", "ion.module": "worker"}
+    assert spec.module == "worker"
     assert len(spec.name) <= 63
 
 

@@ -156,6 +156,20 @@ def runs_without_image(self: Any, spec: Any) -> Any:
     return MemoryRuntime._program(self, replace(spec, image=None))
 
 
+RUNTIME.add(
+    "a_directory_that_makes_no_image_is_refused",
+    "runs_the_image_as_it_was",
+    opening(type("Boasting", (MemoryRuntime,), {"capabilities": replace(MemoryRuntime.capabilities, builds=True)})),
+)
+
+
+@runtime("a_directory_that_makes_no_image_is_refused", "_program")
+def refuses_what_it_does_not_offer(self: Any, spec: Any) -> Any:
+    if spec.build is not None:
+        raise PermanentError(f"container {spec.name}: nothing is built here.")
+    return MemoryRuntime._program(self, spec)
+
+
 @runtime("a_missing_source_is_refused", "_program")
 def starts_anywhere(self: Any, spec: Any) -> Any:
     return MemoryRuntime._program(self, replace(spec, source=None))

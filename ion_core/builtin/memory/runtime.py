@@ -164,7 +164,7 @@ class MemoryRuntime:
         pids_limit=False,
         gpus=False,
         handler_api=True,
-        networks=frozenset({"host"}),
+        networks=frozenset({"none", "bridge", "host"}),
         notice="The memory runtime runs modules inside this process and isolates nothing.",
     )
 

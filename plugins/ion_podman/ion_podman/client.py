@@ -90,11 +90,7 @@ class Client:
         timeout: float | None = None,
     ) -> Answer:
         """Raises TransientError when there is no answer in time. A refusal is an answer."""
-        status, raw = await self.raw(method, path, query=query, body=body, headers=headers, timeout=timeout)
-        try:
-            return Answer(status, json.loads(raw) if raw.strip() else None)
-        except ValueError:
-            return Answer(status, raw.decode("utf-8", "replace"))
+        return answer_of(*await self.raw(method, path, query=query, body=body, headers=headers, timeout=timeout))
 
     async def raw(
         self,
@@ -186,6 +182,14 @@ def frames_of(raw: bytes) -> list[tuple[int, bytes]]:
 def in_path(name: str) -> str:
     """A name as part of a path; images have slashes that stay."""
     return quote(name, safe="/:@")
+
+
+def answer_of(status: int, raw: bytes) -> Answer:
+    """With its body decoded, if it is JSON."""
+    try:
+        return Answer(status, json.loads(raw) if raw.strip() else None)
+    except ValueError:
+        return Answer(status, raw.decode("utf-8", "replace"))
 
 
 def _head(

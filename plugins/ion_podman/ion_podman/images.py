@@ -1,4 +1,4 @@
-"""Images: from a name in the configuration to what a container is made of."""
+"""Images: from what the configuration says to what a container is made of."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+from ion_core.contracts.runtime import ContainerSpec
 from ion_core.errors import ImageUnavailable, TransientError
-from ion_podman.build import build
+from ion_podman.build import Builds, Recipe, may_pass
 from ion_podman.client import Answer, Client, in_path
 from ion_podman.settings import PodmanSettings
 
@@ -23,12 +24,10 @@ log = logging.getLogger(__name__)
 _FRESH = 5.0
 """Seconds for which an image found is taken for the one its name stands for."""
 _ID = re.compile(r"(sha256:)?[0-9a-f]{64}")
-_PASSING = re.compile(
-    r"toomanyrequests|too many requests|status code 5\d\d|i/o timeout|tls handshake timeout|connection reset"
-    r"|(?<!53: )(?<!53: read: )connection refused|unexpected eof",
-    re.IGNORECASE,
-)
-"""What a registry's answer has in it when it is worth asking again; a name server that is not there is not."""
+
+
+Wanted = str | Recipe
+"""An image by its name, or what it is built from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,39 +42,58 @@ class Image:
 
 @dataclass
 class Images:
-    """Resolves names, pulling and building as the settings say; each image once at a time."""
+    """Finds the image of a container, pulling or building it first where that is needed; each image once at a time."""
 
     client: Client
     settings: PodmanSettings
-    _locks: dict[str, asyncio.Lock] = field(default_factory=dict)
-    _built: set[str] = field(default_factory=set)
-    _fresh: dict[str, tuple[float, Image]] = field(default_factory=dict)
+    _locks: dict[Wanted, asyncio.Lock] = field(default_factory=dict)
+    _fresh: dict[Wanted, tuple[float, Image]] = field(default_factory=dict)
 
-    async def resolve(self, name: str | None) -> Image:
-        """The image of that name, a few seconds old at most, if it need not be pulled.
+    def __post_init__(self) -> None:
+        limit = self.settings.pull_timeout.total_seconds()
+        self._builds = Builds(self.client, limit, pull=self.settings.pull)
+
+    async def resolve(self, spec: ContainerSpec) -> Image:
+        """The image for that container; which one its name or directory stands for was seen some seconds ago at most.
 
         Raises ImageUnavailable; TransientError when a registry may be back soon.
         """
-        if not name:
-            raise ImageUnavailable("image unavailable: none is named. Give the module an image.")
-        now = time.monotonic()
-        found_at, image = self._fresh.get(name, (now - _FRESH, None))
-        if image is None or now - found_at >= _FRESH or self.settings.pull == "always":
-            image = await self._resolve(name)
-            self._fresh[name] = now, image
+        wanted = _wanted(spec)
+        if (image := self._still_fresh(wanted)) is not None:
+            return image
+        if isinstance(wanted, str):
+            image = await self._resolve(wanted)
+        else:
+            async with self._lock(wanted):
+                image = self._still_fresh(wanted) or await self._build(wanted)  # others may have built it meanwhile
+        self._fresh[wanted] = time.monotonic(), image
         return image
 
-    def forget(self, name: str | None) -> None:
+    def forget(self, spec: ContainerSpec) -> None:
         """It is not what it was: look again, and build again what is built here."""
-        if name:
-            self._fresh.pop(name, None)
-            self._built.discard(name)
+        wanted = _wanted(spec)
+        self._fresh.pop(wanted, None)
+        if isinstance(wanted, Recipe):
+            self._builds.forget(wanted)
+
+    def _still_fresh(self, wanted: Wanted) -> Image | None:
+        found_at, image = self._fresh.get(wanted, (0.0, None))
+        pulled_each_time = isinstance(wanted, str) and self.settings.pull == "always"
+        return None if pulled_each_time or time.monotonic() - found_at >= _FRESH else image
+
+    async def _build(self, recipe: Recipe) -> Image:
+        if recipe.image is not None:
+            _refuse_short(recipe.image)
+        accounts = _accounts(self.settings.authfile, str(recipe.directory))
+        name = await self._builds.name(recipe, accounts)
+        image = await self._found(name)
+        if image is None:  # somebody has removed it since it was built
+            self._builds.forget(recipe)
+            name = await self._builds.name(recipe, accounts)
+            image = await self._found(name)
+        return image or _gone(name)
 
     async def _resolve(self, name: str) -> Image:
-        if name in self.settings.build:
-            if name not in self._built:
-                await self._build(name)
-            return await self._found(name) or await self._gone(name)
         _refuse_short(name)
         if self.settings.pull != "always" and (image := await self._found(name)):
             return image
@@ -85,11 +103,7 @@ class Images:
             if self.settings.pull == "missing" and (image := await self._found(name)):
                 return image  # somebody else has pulled it meanwhile
             await self._pull(name)
-        return await self._found(name) or await self._gone(name)
-
-    async def _gone(self, name: str) -> Image:
-        self.forget(name)
-        raise TransientError(f"image {name}: was removed just now.")
+        return await self._found(name) or _gone(name)
 
     async def _found(self, name: str) -> Image | None:
         answer = await self.client.call("GET", f"/images/{in_path(name)}/json")
@@ -106,19 +120,24 @@ class Images:
         headers = _credentials(self.settings.authfile, name)
         answer = await self.client.call("POST", "/images/pull", query=query, headers=headers, timeout=limit)
         if problem := _pull_problem(answer):
-            if _PASSING.search(problem):
+            if may_pass(problem):
                 raise TransientError(f"image {name}: cannot be pulled now: {problem}")
             raise _unavailable(name, f"{problem}")
 
-    async def _build(self, name: str) -> None:
-        async with self._lock(name):
-            if name not in self._built:
-                limit = self.settings.pull_timeout.total_seconds()
-                await build(self.client.socket, name, self.settings.build[name], timeout=limit)
-                self._built.add(name)
+    def _lock(self, wanted: Wanted) -> asyncio.Lock:
+        return self._locks.setdefault(wanted, asyncio.Lock())
 
-    def _lock(self, name: str) -> asyncio.Lock:
-        return self._locks.setdefault(name, asyncio.Lock())
+
+def _wanted(spec: ContainerSpec) -> Wanted:
+    if spec.build is not None:
+        return Recipe(spec.build, spec.image, spec.module)
+    if not spec.image:
+        raise ImageUnavailable("image unavailable: none is named. Give the module an image, or a build.")
+    return spec.image
+
+
+def _gone(name: str) -> NoReturn:
+    raise TransientError(f"image {name}: was removed just now.")
 
 
 def no_such_image(answer: Answer) -> bool:
@@ -183,14 +202,16 @@ def read_accounts(authfile: Path) -> Mapping[str, tuple[str, str]]:
     return accounts
 
 
-def _credentials(authfile: Path | None, image: str) -> dict[str, str]:
-    """A header with the account for the image's registry, or for the longest path of it."""
-    if authfile is None:
-        return {}
+def _accounts(authfile: Path | None, image: str) -> Mapping[str, tuple[str, str]]:
     try:
-        accounts = read_accounts(authfile)
+        return {} if authfile is None else read_accounts(authfile)
     except ValueError as error:
         raise _unavailable(image, f"authfile: {error}") from error
+
+
+def _credentials(authfile: Path | None, image: str) -> dict[str, str]:
+    """A header with the account for the image's registry, or for the longest path of it."""
+    accounts = _accounts(authfile, image)
     places = [place for place in accounts if image.startswith(f"{place}/")]
     if not places:
         return {}

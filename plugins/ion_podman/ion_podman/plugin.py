@@ -1,4 +1,4 @@
-"""Registers the podman runtime. Its code, and that of Podman's library, is imported when it is opened."""
+"""Registers the podman runtime. Its code is imported when it is opened."""
 
 from __future__ import annotations
 

@@ -72,6 +72,7 @@ class PodmanRuntime:
         controllers = set(host.get("cgroupControllers") or ())
         self._capabilities = RuntimeCapabilities(
             images=True,
+            builds=True,
             isolates=not settings.allow.privileged,
             inputs_read_only=True,
             memory_limit="memory" in controllers,
@@ -79,7 +80,9 @@ class PodmanRuntime:
             pids_limit="pids" in controllers,
             gpus=True,
             handler_api=sys.platform == "linux",
-            networks=frozenset({"none", "bridge", *(["host"] if settings.allow.host_network else [])}),
+            networks=frozenset({"none", "bridge"}),
+            networks_for=dict.fromkeys(settings.allow.host_network, frozenset({"host"})),
+            named_networks=True,
             notice=_notice(settings),
         )
 
@@ -91,12 +94,12 @@ class PodmanRuntime:
         if (ours := self._ours.get(spec.name)) is not None:
             _check_labels(spec, ours.wanted.spec.labels)
             return ours.ref
-        image = await self._images.resolve(spec.image)
+        image = await self._images.resolve(spec)
         wanted = Wanted(spec=spec, image=image, settings=self._settings, own_user=self._own_user)
         answer = await self._post(wanted)
         if no_such_image(answer):  # it was removed a moment ago
-            self._images.forget(spec.image)
-            image = await self._images.resolve(spec.image)
+            self._images.forget(spec)
+            image = await self._images.resolve(spec)
             wanted = replace(wanted, image=image)
             answer = await self._post(wanted)
         if answer.ok:
@@ -222,7 +225,7 @@ class PodmanRuntime:
         ]
 
     async def interactive(self, spec: ContainerSpec, *, terminal: bool) -> Foreground:
-        image = await self._images.resolve(spec.image)
+        image = await self._images.resolve(spec)
         wanted = Wanted(spec=spec, image=image, settings=self._settings, own_user=self._own_user)
         return foreground(wanted, self._client.socket, os.environ, terminal=terminal)
 

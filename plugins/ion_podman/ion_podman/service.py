@@ -52,9 +52,6 @@ async def ask(client: Client) -> Mapping[str, Any]:
 
 
 def check_files(settings: PodmanSettings) -> None:
-    for name, directory in settings.build.items():
-        if not directory.is_dir():
-            raise ConfigError(f"podman: build.{name}: no such directory: {directory}")
     if settings.authfile is not None:
         try:
             read_accounts(settings.authfile)

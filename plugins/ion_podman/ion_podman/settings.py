@@ -61,9 +61,6 @@ class PodmanSettings(Settings):
     authfile: ConfigPath | None = Field(
         None, description="Credentials for registries, as `podman login --authfile` writes them."
     )
-    build: dict[str, ConfigPath] = Field(
-        default={}, description="For an image, the directory with its Containerfile; it is built when first used."
-    )
     allow: AllowSettings = Field(
         default=AllowSettings(mounts={}), description="What loosens the hardening, and for which modules."
     )

@@ -12,9 +12,6 @@ from ion_core.errors import PermanentError
 from ion_podman.images import Image
 from ion_podman.settings import PodmanSettings, mount_parts
 
-MODULE_LABEL = "ion.module"
-"""The label in which the dispatcher says whose container it is."""
-
 NOBODY = "65534:65534"
 _ROOT = {"", "0", "root"}
 CPU_PERIOD = 100_000
@@ -34,7 +31,7 @@ class Wanted:
 
     @property
     def module(self) -> str:
-        return self.spec.labels.get(MODULE_LABEL, "")
+        return self.spec.module or ""
 
     @property
     def memory(self) -> int:

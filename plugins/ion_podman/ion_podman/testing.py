@@ -140,6 +140,9 @@ class PodmanService:
         root = context / "root"
         (root / "bin").mkdir(parents=True, exist_ok=True)
         busybox = shutil.which("busybox") or "/bin/busybox"
+        libraries = subprocess.run(["ldd", busybox], capture_output=True, text=True, check=False).stdout
+        if "=>" in libraries:
+            raise RuntimeError(f"{busybox} needs libraries that an image of it alone lacks. Install busybox-static.")
         shutil.copy2(busybox, root / "bin/busybox")
         listed = subprocess.run([busybox, "--list"], capture_output=True, text=True, check=True)
         for command in set(listed.stdout.split()) - {"busybox"}:

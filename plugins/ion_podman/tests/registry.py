@@ -18,11 +18,15 @@ EXPECTED = "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
 
 @dataclass
 class Registry:
-    """``image`` in ``layout``, an OCI directory, may be pulled with the account; ``pulls`` counts its manifests."""
+    """``image`` in ``layout``, an OCI directory, may be pulled with the account; ``pulls`` counts its manifests.
+
+    While ``ill``, every answer is a 503.
+    """
 
     layout: Path
     address: str = ""
     pulls: int = 0
+    ill: bool = False
     blobs: Mapping[str, bytes] = field(default_factory=dict)
     manifest: str = ""
 
@@ -64,6 +68,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def found(self) -> tuple[int, str, bytes]:
         served = self.served
+        if served.ill:
+            return 503, "application/json", b'{"errors":[{"code":"UNAVAILABLE","message":"not now"}]}'
         if self.headers.get("Authorization") != EXPECTED:
             return 401, "application/json", b'{"errors":[{"code":"UNAUTHORIZED","message":"who are you"}]}'
         *_, what, name = self.path.split("/")

@@ -38,7 +38,8 @@ def spec(tmp_path: Path, script: str, **changes: Any) -> ContainerSpec:
         "image": BUSYBOX,
         "command": ("sh", "-c", script),
         "workspace": workspace,
-        "labels": {"ion.module": "probe", "ion-test": name},
+        "module": "probe",
+        "labels": {"ion-test": name},
     }
     return ContainerSpec(**(given | changes))
 

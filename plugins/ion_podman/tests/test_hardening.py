@@ -108,7 +108,7 @@ async def test_the_hosts_network_must_be_allowed_by_name(
         assert ran.stdout == [str(Path("/proc/self/ns/net").readlink())]  # noqa: ASYNC240
         assert loose.capabilities.notice
         with refused(PermanentError, naming="host"):
-            await loose.create(spec(tmp_path, "true", network="host", labels={"ion.module": "other"}))
+            await loose.create(spec(tmp_path, "true", network="host", module="other"))
 
 
 async def test_mounts_of_the_host_are_given_by_the_configuration_only(service: PodmanService, tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ async def test_mounts_of_the_host_are_given_by_the_configuration_only(service: P
     async with open_podman_runtime(given) as loose:
         ran = await run(loose, tmp_path, script)
         assert ran.stdout == ["weights", "refused"]
-        other = await run(loose, tmp_path, "ls /models", labels={"ion.module": "other"})
+        other = await run(loose, tmp_path, "ls /models", module="other")
         assert other.status.code != 0, "what one module is given, another does not see"
 
 
@@ -159,12 +159,26 @@ async def test_a_container_that_is_not_as_asked_for_is_named(
     ref = await runtime.create(asked)
     try:
         found = await inspect(client, ref)
-        image = await Images(client, settings).resolve(asked.image)
+        image = await Images(client, settings).resolve(asked)
         assert Wanted(spec=asked, image=image, settings=settings).differences(found) == []
         problems = Wanted(spec=replace(asked, **change), image=image, settings=settings).differences(found)
         assert any(problem.startswith(named) for problem in problems), problems
     finally:
         await runtime.remove(ref)
+
+
+async def test_a_network_is_none_a_bridge_or_one_that_somebody_has_made(
+    runtime: ContainerRuntime, service: PodmanService, tmp_path: Path
+) -> None:
+    await asyncio.to_thread(service.podman, "network", "create", "lan")
+    try:
+        for network, interfaces in (("none", ["lo"]), ("bridge", ["eth0", "lo"]), ("lan", ["eth0", "lo"])):
+            ran = await run(runtime, tmp_path, "ls /sys/class/net", network=network)
+            assert sorted(set(ran.stdout) & {"lo", "eth0"}) == interfaces, network
+        with refused(PermanentError, naming="elsewhere"):
+            await runtime.create(spec(tmp_path, "true", network="elsewhere"))
+    finally:
+        await asyncio.to_thread(service.podman, "network", "rm", "--force", "lan")
 
 
 async def test_a_difference_stops_the_job_and_nothing_is_left(

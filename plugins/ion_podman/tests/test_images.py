@@ -85,17 +85,6 @@ async def test_many_that_need_an_image_pull_it_once(service: PodmanService, priv
         assert private.pulls == 2 * once
 
 
-async def test_an_image_that_was_removed_meanwhile_is_had_again(service: PodmanService, tmp_path: Path) -> None:
-    context = tmp_path / "context"
-    context.mkdir()
-    (context / "Containerfile").write_text(f"FROM {BUSYBOX}\nLABEL unlike=others\n")
-    name = "localhost/ion-test/removed:latest"
-    async with open_podman_runtime(settings_for(service, build={name: str(context)})) as runtime:
-        await run(runtime, tmp_path, "true", image=name)
-        await asyncio.to_thread(service.podman, "rmi", "--force", name)
-        assert (await run(runtime, tmp_path, "echo again", image=name)).stdout == ["again"]
-
-
 @pytest.mark.parametrize("password", [None, "wrong"])
 async def test_without_the_right_account_there_is_no_image(
     service: PodmanService, private: Registry, tmp_path: Path, password: str | None
@@ -118,6 +107,23 @@ async def test_what_a_registry_does_not_have_is_no_matter_of_time(
 async def test_a_registry_that_is_down_may_be_back_later(runtime: ContainerRuntime, tmp_path: Path) -> None:
     with refused(TransientError, naming="cannot be pulled now"):
         await runtime.create(spec(tmp_path, "true", image="127.0.0.1:1/acme/tool:1"))
+
+
+async def test_a_registry_that_is_ill_may_be_better_later(
+    service: PodmanService, private: Registry, tmp_path: Path
+) -> None:
+    private.ill = True
+    auth = authfile(tmp_path / "auth.json", private.address)
+    context = tmp_path / "context"
+    context.mkdir()
+    (context / "Containerfile").write_text(f"FROM {private.image}\n", encoding="utf-8")
+    async with open_podman_runtime(settings_for(service, authfile=auth)) as runtime:
+        with refused(TransientError, naming="cannot be pulled now"):
+            await runtime.create(spec(tmp_path, "true", image=private.image))
+        with refused(TransientError, naming="cannot be built"):
+            await runtime.create(spec(tmp_path, "true", image=None, build=context))
+        private.ill = False
+        assert (await run(runtime, tmp_path, "echo better", image=None, build=context)).stdout == ["better"]
 
 
 async def test_nothing_is_pulled_where_that_is_not_wanted(
@@ -152,37 +158,3 @@ async def test_a_file_of_accounts_that_breaks_later_fails_what_needs_it(
         auth.unlink()
         with refused(ImageUnavailable, naming="auth.json"):
             await runtime.create(spec(tmp_path, "true", image=private.image))
-
-
-async def test_an_image_is_built_from_its_containerfile_once(service: PodmanService, tmp_path: Path) -> None:
-    context = tmp_path / "detect"
-    context.mkdir()
-    (context / "Containerfile").write_text(f"FROM {BUSYBOX}\nCOPY greeting /greeting\nUSER 1234:1234\n")
-    (context / "greeting").write_text("built\n")
-    name = "localhost/ion-test/detect:latest"
-    async with open_podman_runtime(settings_for(service, build={name: str(context)})) as runtime:
-        ran = await asyncio.gather(*(run(runtime, tmp_path, "cat /greeting; id -u", image=name) for _ in range(3)))
-        assert [it.stdout for it in ran] == [["built", "1234"]] * 3, "the image's own user, if that is not root"
-    await asyncio.to_thread(service.podman, "rmi", "--force", name)
-
-
-@pytest.mark.parametrize(
-    ("content", "named"), [(None, "no Containerfile"), (f"FROM {BUSYBOX}\nCOPY absent /\n", "cannot be built")]
-)
-async def test_what_cannot_be_built_is_unavailable(
-    service: PodmanService, tmp_path: Path, content: str | None, named: str
-) -> None:
-    context = tmp_path / "detect"
-    context.mkdir()
-    if content is not None:
-        (context / "Containerfile").write_text(content)
-    name = "localhost/ion-test/broken:latest"
-    async with open_podman_runtime(settings_for(service, build={name: str(context)})) as runtime:
-        with refused(ImageUnavailable, naming=named):
-            await runtime.create(spec(tmp_path, "true", image=name))
-
-
-async def test_a_directory_to_build_from_must_exist(service: PodmanService, tmp_path: Path) -> None:
-    with refused(ConfigError, naming="no such directory"):
-        async with open_podman_runtime(settings_for(service, build={"localhost/x:1": str(tmp_path / "absent")})):
-            raise AssertionError("it opened")

@@ -26,7 +26,7 @@ from plugins.ion_podman.tests.running import PATIENCE, spec
 
 
 async def wanted(service: PodmanService, settings: PodmanSettings, made: ContainerSpec) -> Wanted:
-    image = await Images(Client(str(service.socket), PATIENCE), settings).resolve(made.image)
+    image = await Images(Client(str(service.socket), PATIENCE), settings).resolve(made)
     return Wanted(spec=made, image=image, settings=settings)
 
 

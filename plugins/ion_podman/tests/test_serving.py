@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -69,6 +71,24 @@ class Home:
         )
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
+
+    def refused(self, *arguments: str) -> str:
+        """What it says of a configuration that is none."""
+        done = subprocess.run(
+            [ION, *arguments],
+            cwd=self.path,
+            env=self.environ,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=PATIENCE,
+        )
+        assert done.returncode == 78, done.stdout + done.stderr
+        return done.stderr
+
+    def documents(self) -> list[dict[str, Any]]:
+        with closing(sqlite3.connect(self.path / ".ion/documents.sqlite")) as database:
+            return [json.loads(row[0]) for row in database.execute("SELECT body FROM documents")]
 
     def serve(self, *arguments: str) -> subprocess.Popen[bytes]:
         with (self.path / "said").open("ab") as said:
@@ -174,11 +194,52 @@ def test_a_module_without_a_network_calls_its_handler_and_is_given_one_event_aft
         home.ion("event", "publish", "calling.asked", "--file", "note")
     assert home.serve("--until-idle").wait(PATIENCE) == 0
     assert home.service.containers() == []
-    with sqlite3.connect(home.path / ".ion/documents.sqlite") as database:
-        bodies = [json.loads(row[0]) for row in database.execute("SELECT body FROM documents")]
-    database.close()
+    bodies = home.documents()
     commits = [body for body in bodies if body["context"]["documentType"] == "commit"]
     assert [[file["name"] for file in commit["outputs"]] for commit in commits] == [["copy"]] * 3
     lines = "\n".join(body["logs"] for body in bodies if "logs" in body).splitlines()
     assert (lines.count("started"), lines.count("round")) == (1, 3)
     assert "1" in lines, "the loopback interface is the only one"
+
+
+CHECKED = """
+runtimes: {{default: {{provider: podman, url: "{url}", allow: {{host_network: [crawler]}}}}}}
+modules:
+  crawler: {{image: {image}, subscribes: [a], network: host}}
+  other: {{image: {image}, subscribes: [a], network: host}}
+  named: {{image: {image}, subscribes: [a], network: lan}}
+  built: {{build: absent, subscribes: [a]}}
+"""
+
+
+def test_what_podman_does_not_allow_is_refused_before_anything_is_served(home: Home) -> None:
+    text = CHECKED.format(url=home.service.url, image=BUSYBOX)
+    (home.path / "ion.yaml").write_text(text, encoding="utf-8")
+    assert re.findall(r"ion\.yaml:(\d+:\d+: \S+:.*?no such directory)", home.refused("check")) == [
+        "7:18: modules.built.build: no such directory"
+    ]
+    (home.path / "ion.yaml").write_text(text.replace("build: absent", f"image: {BUSYBOX}"), encoding="utf-8")
+    column = text.splitlines()[4].rindex("host") + 1
+    for command in (("check",), ("serve", "--until-idle")):
+        said = home.refused(*command)
+        assert re.findall(r"ion\.yaml:(\d+:\d+: \S+):", said) == [f"5:{column}: modules.other.network"]
+        assert 'network "host"' in said
+
+
+def test_a_module_is_built_when_its_first_event_comes(home: Home) -> None:
+    context = home.path / "module"
+    context.mkdir()
+    (context / "Containerfile").write_text(f'FROM {BUSYBOX}\nCOPY . /module\nCMD ["sh", "/module/run.sh"]\n')
+    (context / "run.sh").write_text("cp /ion/in/data/note /ion/out/data/copy\n")
+    config = f"""
+runtimes: {{default: {{provider: podman, url: "{home.service.url}"}}}}
+modules: {{built: {{build: module, subscribes: [built.asked]}}}}
+"""
+    (home.path / "ion.yaml").write_text(config, encoding="utf-8")
+    home.ion("event", "publish", "built.asked", "--file", "note")
+    assert home.serve("--until-idle").wait(PATIENCE) == 0
+    (commit,) = [it for it in home.documents() if it["context"]["documentType"] == "commit"]
+    images = json.loads(home.service.podman("images", "--format", "json"))
+    (image,) = [it for it in images if any(name.startswith("localhost/ion/built:") for name in it.get("Names") or ())]
+    assert commit["image"] == image["Digest"]
+    home.service.podman("rmi", "--force", image["Id"])
