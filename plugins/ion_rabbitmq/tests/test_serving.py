@@ -92,6 +92,7 @@ def test_two_dispatchers_killed_at_random_lose_and_double_nothing(tmp_path: Path
 
 PUBLISHING = """
 import os
+import shutil
 from pathlib import Path
 
 from ion_core.app import App
@@ -108,12 +109,12 @@ async def publish():
 
 def test_faces_runs_unchanged_and_the_flow_equals_the_embedded_one(tmp_path: Path, environ: dict[str, str]) -> None:
     example = ROOT / "examples" / "faces"
-    text = (example / "ion.yaml").read_text().replace("source: modules", f"source: {example}/modules")
+    text = (example / "ion.yaml").read_text()
     messaging = 'messaging: {provider: rabbitmq, url: "${env:AMQP_URL}", prefix: faces}\n'
     flows = []
     for name, config in (("embedded", text), ("rabbit", messaging + text)):
         home = tmp_path / name
-        home.mkdir()
+        shutil.copytree(example, home, ignore=shutil.ignore_patterns(".ion*"))
         (home / "ion.yaml").write_text(config)
         pipeline = Pipeline(home)
         photo = str(example / "photos" / "collage.jpg")
