@@ -53,10 +53,7 @@ class Container:
 
     async def make_ready(self) -> None:
         """Namespaces made, attached, and found to be as asked for: PermanentError names what is not."""
-        answer = await self._client.call("POST", f"{self._path}/init")
-        if not answer.ok and "already" not in answer.message and "improper" not in answer.message:
-            raise answer.error(self._where)
-        await self._attach()
+        await self._attach()  # which initialises it
         found = await inspect(self._client, self.ref)
         if differences := self.wanted.differences(found):
             raise PermanentError(f"{self._where}: Podman made it otherwise than asked for: {'; '.join(differences)}.")

@@ -158,6 +158,8 @@ class PodmanRuntime:
         if container.wanted.spec.network == "host":
             return None
         try:
+            if self._own_user is None:  # with privileges it is a matter of microseconds
+                return _listen(container, port)
             return await asyncio.to_thread(_listen, container, port)
         except ProcessLookupError:  # it has ended
             return None
