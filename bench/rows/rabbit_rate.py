@@ -16,9 +16,13 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bench.embedded import EVENT_TYPE, at_rest, embedded
 from bench.measure import Benchmark, Pair, Unavailable, at_least
+
+if TYPE_CHECKING:
+    import aio_pika
 
 AT_ONCE = 10
 CHILD = '[{"key":"eventType","value":"bench.child"}]'
@@ -78,31 +82,34 @@ async def _open(events: int, directory: Path) -> AsyncIterator[Pair]:
                     await at_rest(dispatcher)
                 return rate
 
-            async def theirs() -> float:
-                async with connection.channel() as channel, connection.channel() as publishing:
-                    await channel.set_qos(prefetch_count=AT_ONCE)
-                    arguments = {"x-queue-type": "quorum"}
-                    queue = await channel.declare_queue("bare", durable=True, arguments=arguments)
-                    await channel.declare_queue("bare.out", durable=True, arguments=arguments)
-                    exchange = publishing.default_exchange
-                    body = b"x" * 300
-                    message = partial(aio_pika.Message, body, delivery_mode=aio_pika.DeliveryMode.PERSISTENT)
-                    await asyncio.gather(*(exchange.publish(message(), routing_key="bare") for _ in range(events)))
-                    left, done = events, asyncio.Event()
-
-                    async def handle(delivery: aio_pika.abc.AbstractIncomingMessage) -> None:
-                        nonlocal left
-                        await exchange.publish(message(), routing_key="bare.out")
-                        await delivery.ack()
-                        left -= 1
-                        if not left:
-                            done.set()
-
-                    begun = time.perf_counter()
-                    await queue.consume(handle)
-                    await done.wait()
-                    return events / (time.perf_counter() - begun)
-
-            yield Pair(ours, theirs)
+            yield Pair(ours, partial(_bare_loop, connection, events))
     finally:
         await asyncio.to_thread(server.remove)
+
+
+async def _bare_loop(connection: aio_pika.abc.AbstractConnection, events: int) -> float:
+    """Events a second: consume, publish one confirmed, ack, and nothing else."""
+    import aio_pika
+
+    async with connection.channel() as channel, connection.channel() as publishing:
+        await channel.set_qos(prefetch_count=AT_ONCE)
+        arguments = {"x-queue-type": "quorum"}
+        queue = await channel.declare_queue("bare", durable=True, arguments=arguments)
+        await channel.declare_queue("bare.out", durable=True, arguments=arguments)
+        exchange = publishing.default_exchange
+        message = partial(aio_pika.Message, b"x" * 300, delivery_mode=aio_pika.DeliveryMode.PERSISTENT)
+        await asyncio.gather(*(exchange.publish(message(), routing_key="bare") for _ in range(events)))
+        left, done = events, asyncio.Event()
+
+        async def handle(delivery: aio_pika.abc.AbstractIncomingMessage) -> None:
+            nonlocal left
+            await exchange.publish(message(), routing_key="bare.out")
+            await delivery.ack()
+            left -= 1
+            if not left:
+                done.set()
+
+        begun = time.perf_counter()
+        await queue.consume(handle)
+        await done.wait()
+        return events / (time.perf_counter() - begun)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from ion_core.errors import IonError, OutOfTurn
@@ -30,8 +30,7 @@ class AloneCalls:
         if self._is_told:
             raise OutOfTurn("/ready was answered already, for this event")
         if not self._is_prepared:  # else the module hung up before it was told
-            await self._do(self._prepare)
-            self._is_prepared, self._is_committed = True, False
+            await self._do(self._prepare_now)
         self._is_told = True
 
     async def done(self) -> None:
@@ -39,29 +38,30 @@ class AloneCalls:
             raise OutOfTurn("this event is committed already")
         if not self._is_told:
             raise OutOfTurn("no event is prepared: call /ready first")
-        await self._do(self._commit)
+        await self._do(self._commit_now)
+
+    async def _prepare_now(self) -> None:
+        await self._prepare()
+        self._is_prepared, self._is_committed = True, False
+
+    async def _commit_now(self) -> None:
+        await self._commit()
         self._is_prepared, self._is_told, self._is_committed = False, False, True
 
     async def _do(self, step: Step) -> None:
-        """To its end, also when the module hangs up; one at a time."""
+        """One at a time, and to its end, also when the module hangs up."""
         if self._under_way is not None:
             raise OutOfTurn("a call is under way")
         self._under_way = asyncio.create_task(step())
         try:
-            await self._finished(asyncio.shield(self._under_way))
+            await asyncio.wait({self._under_way})
+            await self._under_way
         except asyncio.CancelledError:
-            await self._finished(self._under_way)
-            if step == self._prepare:
-                self._is_prepared, self._is_committed = True, False
+            await asyncio.wait({self._under_way})
             raise
-        finally:
-            self._under_way = None
-
-    @staticmethod
-    async def _finished(work: Awaitable[None]) -> None:
-        try:
-            await work
         except OutOfTurn:
             raise
         except IonError as error:
             raise CallFailed(str(error)) from error
+        finally:
+            self._under_way = None

@@ -80,9 +80,7 @@ class HandlerApi:
             self._conversations.add(conversation)
             try:
                 await self._converse(reader, writer)
-            except (ConnectionError, TimeoutError):
-                writer.transport.abort()
-            except asyncio.CancelledError:  # the server is closing
+            except (ConnectionError, TimeoutError, asyncio.CancelledError):  # cancelled when the server is closing
                 writer.transport.abort()
             finally:
                 open_now -= 1

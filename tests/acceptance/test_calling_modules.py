@@ -10,7 +10,7 @@ import pytest
 from tests.acceptance.pipeline import Pipeline
 
 MODULE = """
-import json, os, pathlib, urllib.error, urllib.request
+import json, os, pathlib, time, urllib.error, urllib.request
 
 base = pathlib.Path(os.environ["HANDLER_BASE_DIR"])
 
@@ -25,8 +25,6 @@ def call(path, secret=os.environ["SHARED_SECRET"]):
         except urllib.error.HTTPError as error:
             return error.code, json.loads(error.read())["message"]
         except urllib.error.URLError:
-            import time
-
             time.sleep(0.1)
     raise SystemExit("there is no handler")
 
