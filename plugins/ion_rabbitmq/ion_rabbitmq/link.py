@@ -79,7 +79,7 @@ class Link:
 
     async def _connected(self) -> AbstractConnection:
         async with self._lock:
-            if self._connection is None or self._connection.is_closed:
+            if self._connection is None or _is_lost(self._connection):
                 try:
                     self._connection = await aio_pika.connect(
                         self._settings.url.get_secret_value(),
@@ -156,6 +156,11 @@ def translated(settings: RabbitSettings) -> Iterator[None]:
         raise TransientError(f"{settings.place()}: RabbitMQ does not answer within {seconds:g} s") from error
     except (*CONNECTION_EXCEPTIONS, ChannelInvalidStateError, asyncio.InvalidStateError) as error:
         raise TransientError(f"{settings.place()}: RabbitMQ: {str(error) or type(error).__name__}") from error
+
+
+def _is_lost(connection: AbstractConnection) -> bool:
+    """Whether nothing can be asked on it any more. Its own ``is_closed`` knows only of our closing it."""
+    return connection.transport is None or connection.transport.connection.is_closed
 
 
 def _version_of(connection: AbstractConnection) -> str:
