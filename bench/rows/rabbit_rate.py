@@ -23,6 +23,7 @@ from bench.measure import Benchmark, Pair, Unavailable, at_least
 
 if TYPE_CHECKING:
     import aio_pika
+    from pamqp.common import FieldTable
 
 AT_ONCE = 10
 CHILD = '[{"key":"eventType","value":"bench.child"}]'
@@ -93,7 +94,7 @@ async def _bare_loop(connection: aio_pika.abc.AbstractConnection, events: int) -
 
     async with connection.channel() as channel, connection.channel() as publishing:
         await channel.set_qos(prefetch_count=AT_ONCE)
-        arguments = {"x-queue-type": "quorum"}
+        arguments: FieldTable = {"x-queue-type": "quorum"}
         queue = await channel.declare_queue("bare", durable=True, arguments=arguments)
         await channel.declare_queue("bare.out", durable=True, arguments=arguments)
         exchange = publishing.default_exchange
