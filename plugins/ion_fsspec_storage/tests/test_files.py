@@ -83,8 +83,9 @@ async def test_what_was_damaged_at_rest_is_found_and_named(anywhere: FsspecBlobs
     assert not (tmp_path / "target").exists()
 
 
-async def test_ten_thousand_files_are_listed_and_fetched(tmp_path: Path) -> None:
-    async with open_fsspec_blobs(FsspecBlobsSettings(url=f"memory://{tmp_path}")) as blobs:
+@pytest.mark.parametrize("protocol", ["memory", "file"])
+async def test_ten_thousand_files_are_listed_and_fetched(protocol: str, tmp_path: Path) -> None:
+    async with open_fsspec_blobs(FsspecBlobsSettings(url=f"{protocol}://{tmp_path}/store")) as blobs:
         await many(blobs, 10_000, tmp_path)
 
 
