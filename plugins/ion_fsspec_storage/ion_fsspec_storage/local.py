@@ -82,7 +82,7 @@ class LocalObjects:
                 path.unlink()
             except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
                 return
-            _flush(path.parent)
+            _flush_nearest(path.parent)
             for parent in path.parents[: len(Path(name).parts) - 1]:
                 with contextlib.suppress(OSError):  # not empty, or somebody was quicker
                     parent.rmdir()
@@ -149,6 +149,17 @@ def _write_all(file: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(file, view) :]
+
+
+def _flush_nearest(directory: Path) -> None:
+    """Flush it, or what it was in: somebody who deleted its last file may have removed it meanwhile."""
+    while True:
+        try:
+            _flush(directory)
+        except FileNotFoundError:
+            directory = directory.parent
+        else:
+            return
 
 
 def _flush(directory: Path) -> None:

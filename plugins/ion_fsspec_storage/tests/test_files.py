@@ -17,7 +17,9 @@ from stored_files import MIB, file, info
 
 from ion_core.contracts.storage import BlobStore, check_key
 from ion_core.errors import BlobCorrupt
+from ion_fsspec_storage import local
 from ion_fsspec_storage.blobs import SMALL, FsspecBlobs, open_fsspec_blobs
+from ion_fsspec_storage.local import LocalObjects
 from ion_fsspec_storage.settings import FsspecBlobsSettings
 
 pytestmark = pytest.mark.filterwarnings("ignore:Sending a large body directly:ResourceWarning")  # gcsfs, adlfs do
@@ -81,6 +83,24 @@ async def test_what_was_damaged_at_rest_is_found_and_named(anywhere: FsspecBlobs
         with pytest.raises(BlobCorrupt, match="some/key"):
             await anywhere.get("some/key", tmp_path / "target", expect=stored)
     assert not (tmp_path / "target").exists()
+
+
+def test_a_directory_that_somebody_else_emptied_at_the_same_time_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objects, flushed, flush = LocalObjects(tmp_path, "here"), [], local._flush
+    objects.write("one/two/file", b"")
+
+    def flush_later(directory: Path) -> None:
+        if directory.name == "two":
+            directory.rmdir()  # by another process, right after our file was gone
+        flush(directory)
+        flushed.append(directory)
+
+    monkeypatch.setattr(local, "_flush", flush_later)
+    objects.delete("one/two/file")
+    assert flushed == [tmp_path / "one"]
+    assert objects.names("one") == []
 
 
 @pytest.mark.parametrize("protocol", ["memory", "file"])
