@@ -131,7 +131,7 @@ class Container:
         try:
             if self._reading is not None:
                 await asyncio.wait({self._reading})
-            code, disturbed = await self._exit_file.soon(), False
+            code, disturbed = self._exit_file.code(), False
             if code is None:
                 code, disturbed = await until_ended(self._client, self.ref)
             if disturbed:  # the streams may have ended because the service did

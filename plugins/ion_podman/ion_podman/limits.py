@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 _CGROUPS = Path("/sys/fs/cgroup")
-_A_MOMENT = (0.001, 0.002, 0.005, 0.01, 0.02)
-"""Seconds between looks at where an exit code is about to be."""
 _UNITS = ((1024**3, "GiB"), (1024**2, "MiB"), (1024, "KiB"))
 
 
@@ -79,15 +76,6 @@ class ExitFile:
         except (OSError, ValueError, IndexError):
             return cls()
         return cls(Path(os.fsdecode(directory)) / container)
-
-    async def soon(self) -> int | None:
-        """As ``code``, where the streams have ended: conmon may be a moment behind. To look is cheaper than to ask."""
-        for seconds in _A_MOMENT:
-            code = self.code()
-            if code is not None or self.path is None:
-                return code
-            await asyncio.sleep(seconds)
-        return self.code()
 
     def code(self) -> int | None:
         """None where there is none, or none to be read."""
