@@ -91,13 +91,13 @@ def test_a_directory_that_somebody_else_emptied_at_the_same_time_is_no_error(
     objects, flushed, flush = LocalObjects(tmp_path, "here"), [], local._flush
     objects.write("one/two/file", b"")
 
-    def flush_later(directory: Path) -> None:
+    def flush_too_late(directory: Path) -> None:
         if directory.name == "two":
             directory.rmdir()  # by another process, right after our file was gone
         flush(directory)
         flushed.append(directory)
 
-    monkeypatch.setattr(local, "_flush", flush_later)
+    monkeypatch.setattr(local, "_flush", flush_too_late)
     objects.delete("one/two/file")
     assert flushed == [tmp_path / "one"]
     assert objects.names("one") == []
