@@ -5,6 +5,12 @@
 PYTHON ?=
 # how many tests run at the same time
 PYTEST_WORKERS ?= 2
+# whose Python test-versions takes: trixie has 3.13, forky 3.14
+SUITE ?= trixie
+# whose RabbitMQ test-rabbitmq takes: trixie has 4.0, sid 4.3 or what is newest by now
+RABBITMQ_SUITE ?= trixie
+# whose Podman test-podman takes: trixie has 5.4
+PODMAN_SUITE ?= trixie
 # more for pytest, as in PYTEST_ARGS='-k dispatcher -x'
 PYTEST_ARGS ?=
 
@@ -15,21 +21,40 @@ RECIPES := scripts/setup pyproject.toml $(wildcard plugins/*/pyproject.toml) exa
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test check format bench clean
+.PHONY: help demo docs test test-user test-versions test-rabbitmq test-cluster test-podman check format bench clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
 
 demo: .venv/ready-for-demo ## run the example in examples/faces and check what comes out
 	$(BIN)/python examples/faces/demo.py
 
-test: check ## everything CI runs: lint, types and all tests
+test: check ## lint, types and all tests; CI runs test-user and test-versions after it
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) $(PYTEST_ARGS)
+
+test-user: .venv/ready-for-test ## the tests for which it matters who runs them, as an ordinary user; root becomes one
+	scripts/test-user -n $(PYTEST_WORKERS) $(PYTEST_ARGS)
+
+test-versions: ## tests under the Python of Debian 13 or of SUITE, in a tree of its own, then the next two; needs root
+	PYTEST_WORKERS=$(PYTEST_WORKERS) scripts/test-versions $(SUITE)
+	$(MAKE) --no-print-directory test-rabbitmq test-podman
+
+test-rabbitmq: .venv/ready-for-test ## the tests of the plugin on RabbitMQ 4 of Debian 13 or of RABBITMQ_SUITE, and a cluster of it; needs root
+	PYTEST_WORKERS=$(PYTEST_WORKERS) scripts/test-versions rabbitmq $(RABBITMQ_SUITE)
+
+test-cluster: .venv/ready-for-test ## a cluster of three nodes of this machine's RabbitMQ, which fail in turn; needs root
+	$(BIN)/python -m pytest -q -m cluster -rP plugins/ion_rabbitmq/tests/test_cluster.py $(PYTEST_ARGS)
+
+test-podman: ## the tests of the plugin on Podman 5 of Debian 13 or of PODMAN_SUITE; needs root
+	PYTEST_WORKERS=$(PYTEST_WORKERS) scripts/test-versions podman $(PODMAN_SUITE)
 
 check: .venv/ready-for-test ## lint, formatting and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+docs: .venv/ready-for-docs ## the documentation as a site, build/site/index.html
+	scripts/site
 
 format: .venv/ready-for-test ## correct what can be corrected: imports, formatting
 	$(BIN)/ruff check --fix

@@ -9,16 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from ion_core.builtin import plugin
 from ion_core.contracts.messaging import MessageBroker
 from ion_core.contracts.provider import Provider
 from ion_core.contracts.runtime import ContainerRuntime
 from ion_core.contracts.storage import DocumentStore
 from ion_core.dataplane import DataPlane
 from ion_core.dispatcher import Dispatcher
+from ion_core.embedded import plugin
 from ion_core.events import Event
 from ion_core.intake import Intake
-from ion_core.jobs import Attempt, Module, Outcome, Verdict
+from ion_core.jobs import Attempt, Outcome, Verdict
+from ion_core.modules import Module
 
 P = TypeVar("P")
 

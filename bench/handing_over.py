@@ -12,7 +12,8 @@ from bench.embedded import EVENT_TYPE, Ion
 from ion_core.commits import Commit
 from ion_core.events import Context, Event
 from ion_core.handler import Handler, Workspace
-from ion_core.jobs import Attempt, Job, Module
+from ion_core.jobs import Attempt, Job
+from ion_core.modules import Module
 
 CHILD_TYPE = "bench.child"
 

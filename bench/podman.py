@@ -13,12 +13,12 @@ from typing import Any
 
 from bench.embedded import EVENT_TYPE, Finished, Ion
 from bench.measure import Unavailable
-from ion_core.builtin import plugin as embedded_plugin
 from ion_core.contracts.messaging import MessageBroker, RetryPolicy
 from ion_core.contracts.provider import Provider
 from ion_core.contracts.runtime import ContainerRuntime, ContainerSpec
 from ion_core.dataplane import DataPlane
-from ion_core.jobs import Module
+from ion_core.embedded import plugin as embedded_plugin
+from ion_core.modules import Module
 
 CHILD_TYPE = "bench.child"
 COMMAND = ("sh", "-c", """echo '[{"key":"eventType","value":"bench.child"}]' > /ion/out/events/1.json""")

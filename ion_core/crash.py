@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from ion_core.errors import UsageError
 
 STEPS = tuple(f"S{n}" for n in range(13))
+FAILED = "failed"
+"""A failed attempt is recorded, and its delivery not settled yet."""
 _armed: str | None = None
 
 
@@ -23,8 +25,8 @@ def arm(environ: Mapping[str, str]) -> None:
     step = environ.get("ION_CRASH_AT") or None
     if step is not None and environ.get("ION_TESTING") != "1":
         raise UsageError("ION_CRASH_AT: crashes on purpose, for tests. Unset it, or set ION_TESTING=1 as well.")
-    if step is not None and step not in STEPS:
-        raise UsageError(f"ION_CRASH_AT: no step {step!r}. Steps are {', '.join(STEPS)}.")
+    if step is not None and step not in (*STEPS, FAILED):
+        raise UsageError(f"ION_CRASH_AT: no step {step!r}. Steps are {', '.join(STEPS)} and {FAILED}.")
     _armed = step
 
 

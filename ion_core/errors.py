@@ -1,7 +1,8 @@
 """Every error a caller can tell apart. A message says where, what is wrong and what would do.
 
-The class carries the decision: a TransientError is tried again without counting, a PermanentError goes to the
-dead letters at once, a ModuleFailed is a counted retry. Anything that is no IonError is a bug.
+The class carries the decision: a TransientError is tried again without counting (for as long as it is not one event's
+own, see ``docs/delivery.md``), a PermanentError goes to the dead letters at once, a ModuleFailed is a counted retry.
+Anything that is no IonError is a bug.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import errno
 from collections.abc import Sequence
 from typing import ClassVar
+
+from ion_core.words import counted
 
 
 class IonError(Exception):
@@ -46,12 +49,24 @@ class StateBusy(IonError):
     exit_code = 75
 
 
+class StillPending(IonError):
+    """What is waited for may come yet, and nobody here can tell when."""
+
+    exit_code = 75
+
+
 class InvalidEvent(IonError):
     """An event, or a document of one, does not have the promised shape. ``problems`` has one line each."""
 
     def __init__(self, problems: str | Sequence[str]) -> None:
         self.problems: tuple[str, ...] = (problems,) if isinstance(problems, str) else tuple(problems)
         super().__init__(shortened(self.problems))
+
+
+class PluginFailed(IonError):
+    """A plugin did what no plugin may: the message names it. Its cause, where there is one, is what it raised."""
+
+    exit_code = 70
 
 
 class OutOfTurn(IonError):
@@ -69,7 +84,11 @@ class ProviderError(IonError):
 
 
 class TransientError(ProviderError):
-    """Worth trying again later: nothing is wrong with the job itself."""
+    """Worth trying again later: nothing is known to be wrong with the job itself.
+
+    A provider raises it alike for a backend that is away and for one thing in it that is not to be had now, such as a
+    file without permission: which of the two it is shows by how others fare meanwhile, and the dispatcher looks.
+    """
 
     exit_code = 69
 
@@ -98,6 +117,10 @@ class QueueNotDeclared(PermanentError):
 
 class Unroutable(PermanentError):
     """No queue takes this topic; nothing was stored by the broker."""
+
+
+class MessageRefused(PermanentError):
+    """The broker takes no such message, however often it is asked: it is larger than may be. Nothing was stored."""
 
 
 class DeadLetterNotFound(PermanentError):
@@ -138,7 +161,7 @@ class OutputRefused(PermanentError):
 
 def shortened(problems: Sequence[str], *, shown: int = 20) -> str:
     """Problems in one line; of many, the first ``shown`` and how many more there are."""
-    more = [f"and {len(problems) - shown:,} more problems"] if len(problems) > shown else []
+    more = [f"and {counted(len(problems) - shown, 'more problem')}"] if len(problems) > shown else []
     return "; ".join([*problems[:shown], *more])
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from ion_core import strict_json
 from ion_core.errors import InvalidEvent
+from ion_core.words import counted
 
 MAX_EVENT_BYTES = 256 * 1024
 """Of an event as a module writes it."""
@@ -28,6 +29,10 @@ EVENT_META = "eventMeta"
 INSIGHT = "insight"
 MODULE_LOGS = "modulelogs"
 COMMIT = "commit"
+FAILURE = "failure"
+"""Of a job whose last attempt failed; gone once it has committed, unless that was the first attempt after a redrive."""
+ROUND = "round"
+"""Which of the messages of an event has failed, and is tried again or is the dead letter."""
 
 Pairs = tuple[tuple[str, str], ...]
 """Key and value, both text, order kept, a key may be there more than once; read as a map the last one wins."""
@@ -36,7 +41,7 @@ Pairs = tuple[tuple[str, str], ...]
 def type_problem(event_type: str) -> str | None:
     """What is wrong with an event type, or None."""
     if len(event_type) > MAX_TYPE_LENGTH:
-        return f"event type is {len(event_type)} characters long, {MAX_TYPE_LENGTH} are allowed"
+        return f"event type is {counted(len(event_type), 'character')} long, {MAX_TYPE_LENGTH} are allowed"
     if not _TYPE.fullmatch(event_type):
         return (
             f"event type {event_type[:80]!r} must be lower-case letters and digits, parts joined by single "
@@ -69,7 +74,8 @@ class Context:
 class Event:
     """A fact: type, context and what is passed on with it. ``files`` are names in the next module's ``in/data``.
 
-    ``hops`` counts the modules between the first event of the flow and this one.
+    ``hops`` counts the modules between the first event of the flow and this one. ``documented`` says that its document
+    was stored before it was published; it says nothing of the event itself, so that equal events may differ in it.
     """
 
     context: Context
@@ -77,6 +83,7 @@ class Event:
     data: Pairs = ()
     files: tuple[str, ...] = field(default=())
     hops: int = 0
+    documented: bool = field(default=False, compare=False)
 
     def to_wire(self) -> dict[str, Any]:
         """The event as it travels: what happened and, of its data, what fits a message."""
@@ -84,6 +91,14 @@ class Event:
         if self.data:
             wire["data"] = pairs_to_json(self.data)
         return wire
+
+
+def file_name(entry: str) -> str:
+    """The name that an entry of ``files`` means: no blanks around it, nor the ``./`` that ``find .`` puts first."""
+    name = entry.strip()
+    while name.startswith("./"):
+        name = name[2:]
+    return name
 
 
 def pairs_to_json(pairs: Iterable[tuple[str, str]]) -> list[dict[str, str]]:
@@ -147,7 +162,9 @@ def parse_context(value: Mapping[str, Any], *, what: str, problems: list[str]) -
         elif name in _REQUIRED and not item:
             problems.append(f"{what}.context.{name}: is required")
         elif len(item) > MAX_ID_LENGTH:
-            problems.append(f"{what}.context.{name}: is {len(item):,} characters long, {MAX_ID_LENGTH:,} are allowed")
+            problems.append(
+                f"{what}.context.{name}: is {counted(len(item), 'character')} long, {MAX_ID_LENGTH:,} are allowed"
+            )
         else:
             found[attribute] = item
     found.setdefault("name", "-")
@@ -157,8 +174,11 @@ def parse_context(value: Mapping[str, Any], *, what: str, problems: list[str]) -
     return Context(**found)
 
 
-def parse_event(raw: bytes, *, what: str = "event", hops: int = 0) -> Event:
-    """An event from the wire. Raises InvalidEvent with every problem and its path in the document."""
+def parse_event(raw: bytes, *, what: str = "event", hops: int = 0, documented: bool = False) -> Event:
+    """An event from the wire. Raises InvalidEvent with every problem and its path in the document.
+
+    ``hops`` and ``documented`` are what its headers say: they travel beside it.
+    """
     value = strict_json.loads(raw, what=what, limit=MAX_MESSAGE_BYTES)
     if not isinstance(value, dict):
         raise InvalidEvent(f'{what}: must be an object {{"context": …, "type": …}} (got {_kind(value)})')
@@ -177,33 +197,75 @@ def parse_event(raw: bytes, *, what: str = "event", hops: int = 0) -> Event:
         data = parse_pairs(value["data"], what=f"{what}.data", problems=problems)
     if problems:
         raise InvalidEvent(problems)
-    return Event(context=context, type=event_type, data=data, hops=hops)
+    return Event(context=context, type=event_type, data=data, hops=hops, documented=documented)
+
+
+def differences(stored: Event, other: Event) -> list[str]:
+    """What ``other`` says otherwise of type and data than ``stored``, in words without any value; empty if nothing."""
+    found = []
+    if stored.type != other.type:
+        found.append(f"its type is {stored.type[:80]!r}, not {other.type[:80]!r}")
+    if stored.data != other.data:
+        before, after = _by_key(stored.data), _by_key(other.data)
+        for key in dict.fromkeys([*before, *after]):
+            if key not in after:
+                found.append(f"data {key[:80]!r} is missing")
+            elif key not in before:
+                found.append(f"data {key[:80]!r} is new")
+            elif before[key] != after[key]:
+                found.append(f"data {key[:80]!r} has another value")
+        if before == after:
+            found.append("its data is in another order")
+    return found
+
+
+def _by_key(pairs: Pairs) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for key, value in pairs:
+        found.setdefault(key, []).append(value)
+    return found
 
 
 def encode_event(event: Event) -> bytes:
     """The event as it travels. Raises InvalidEvent above the size limit."""
     raw = strict_json.dumps(event.to_wire())
     if len(raw) > MAX_MESSAGE_BYTES:
-        size = f"is {len(raw):,} bytes long, the limit is {MAX_MESSAGE_BYTES:,}"
+        size = f"is {counted(len(raw), 'byte')} long, the limit is {MAX_MESSAGE_BYTES:,}"
         raise InvalidEvent(f"event {event.type}: {size}. Pass large data as files.")
     return raw
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoredFile:
-    """A file in the blob store: its ``name`` as modules see it, its key, size in bytes and sha256 in hexadecimal."""
+    """A file in the blob store: its ``name`` as modules see it, its key, size in bytes and sha256 in hexadecimal.
+
+    ``executable`` if whoever made it could execute it: so can whoever is given it.
+    """
 
     name: str
     key: str
     size: int
     sha256: str
+    executable: bool = False
+
+    @property
+    def mode(self) -> int:
+        """Of a copy of it: any user may read it, and execute it if it is for that."""
+        return 0o755 if self.executable else 0o644
 
     def to_json(self) -> dict[str, Any]:
-        return {"name": self.name, "key": self.key, "size": self.size, "sha256": self.sha256}
+        said = {"name": self.name, "key": self.key, "size": self.size, "sha256": self.sha256}
+        return said | {"executable": True} if self.executable else said
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> StoredFile:
-        return cls(name=value["name"], key=value["key"], size=value["size"], sha256=value["sha256"])
+        return cls(
+            name=value["name"],
+            key=value["key"],
+            size=value["size"],
+            sha256=value["sha256"],
+            executable=value.get("executable") is True,
+        )
 
 
 def event_meta(event: Event, blobs: Iterable[StoredFile]) -> dict[str, Any]:

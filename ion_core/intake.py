@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import difflib
+import hashlib
 import os
+import secrets
+import stat
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ion_core.contracts.storage import check_key
 from ion_core.dataplane import MAX_NAME_BYTES, DataPlane
-from ion_core.errors import DocumentExists, InvalidEvent, InvalidKey, Unroutable
-from ion_core.events import MAX_ID_LENGTH, Context, Event, type_problem
-from ion_core.jobs import Module
+from ion_core.errors import (
+    DocumentExists,
+    InvalidEvent,
+    InvalidKey,
+    PermanentError,
+    StorageFull,
+    TransientError,
+    Unroutable,
+    shortened,
+)
+from ion_core.events import MAX_ID_LENGTH, Context, Event, StoredFile, differences, type_problem
+from ion_core.modules import Module
+from ion_core.words import counted
 
 
 class Intake:
@@ -40,9 +54,10 @@ class Intake:
     ) -> Event:
         """Store and publish an event; ``name`` says where it comes from, ids that are not given are made.
 
-        ``files`` maps the name modules see to a local file. An ``event_id`` that was taken in before is that event: it
-        is published once more, and nothing is stored. Raises InvalidEvent with everything that is wrong, Unroutable
-        when no module takes the type, and what the providers raise.
+        ``files`` maps the name modules see to a local file. An ``event_id`` that was taken in before with the same
+        type, data and files is that event: it is published once more, and nothing is stored. With anything else it is
+        refused. Raises InvalidEvent with everything that is wrong or differs, Unroutable when no module takes the type,
+        and what the providers raise.
         """
         files = files or {}
         event = self.checked(
@@ -54,15 +69,41 @@ class Intake:
             correlation_id=correlation_id,
             parent_event_id=parent_event_id,
         )
-        known = None if event_id is None else await self._dataplane.accepted(event_id)
+        known = None if event_id is None else await self._dataplane.accepted_files(event_id)
         if known is None:
-            try:
-                await self._dataplane.accept(event, files)
-            except DocumentExists:  # somebody else was quicker
-                known = await self._dataplane.accepted(event.context.event_id)
+            try:  # an id that was given may be given to somebody else, too, at this moment
+                token = "" if event_id is None else secrets.token_hex(6)
+                stored_now = await self._dataplane.store(event, files, token=token)
+            except DocumentExists:
+                known = await self._dataplane.accepted_files(event.context.event_id)
             else:
+                await self._hand_over(stored_now)
                 return event
-        return await self._publish_again(known, event, correlation_id)
+        if known is None:
+            raise TransientError(f"event id {event.context.event_id[:80]!r}: was removed at this moment. Try again.")
+        stored, stored_files = known
+        differs = [*differences(stored, event), *_other_ids(stored.context, correlation_id, parent_event_id)]
+        differs += await asyncio.to_thread(_other_files, stored_files, files)
+        if differs:
+            raise InvalidEvent(
+                f"event id {stored.context.event_id[:80]!r}: is that of another event: {shortened(differs)}. "
+                "Use a new one."
+            )
+        await self._hand_over(stored)
+        return stored
+
+    async def _hand_over(self, event: Event) -> None:
+        """To the broker. Where it does not answer nobody knows whether it has it: then the id is what is needed."""
+        try:
+            await self._dataplane.publish(event)
+        except StorageFull:
+            raise
+        except TransientError as error:
+            event_id = event.context.event_id
+            raise TransientError(
+                f"{error}. Event id {event_id!r} is stored; whether the broker has its message is unknown. Publish the "
+                "same under that id once more: it is handled once, however often it is published."
+            ) from error
 
     def checked(
         self,
@@ -89,15 +130,6 @@ class Intake:
         )
         return Event(context=context, type=event_type, data=tuple(data), files=tuple(files))
 
-    async def _publish_again(self, known: Event | None, event: Event, correlation_id: str | None) -> Event:
-        context = event.context if known is None else known.context
-        if known is None or (known.type, known.data, known.files) != (event.type, event.data, event.files):
-            raise InvalidEvent(f"event id {context.event_id[:80]!r}: is that of another event. Use a new one.")
-        if correlation_id not in (None, context.correlation_id):
-            raise InvalidEvent(f"event id {context.event_id[:80]!r}: is that of an event of another correlation id.")
-        await self._dataplane.publish(known)
-        return known
-
     def _check_taken(self, event_type: str) -> None:
         taken = sorted({event_type for module in self._modules for event_type in module.subscribes})
         if event_type not in taken:
@@ -106,6 +138,42 @@ class Intake:
             raise Unroutable(
                 f"no module takes events of type {event_type!r}.{hint} Taken: {', '.join(taken) or 'none'}."
             )
+
+
+def _other_ids(stored: Context, correlation_id: str | None, parent_event_id: str) -> Iterable[str]:
+    """Ids that were not given say nothing."""
+    if correlation_id not in (None, stored.correlation_id):
+        yield "its correlation id is another"
+    if parent_event_id not in ("", stored.parent_event_id):
+        yield "its parent event id is another"
+
+
+def _other_files(stored: Sequence[StoredFile], files: Mapping[str, Path]) -> list[str]:
+    """What is otherwise of the files that are given than of those that are stored. Reads them whole if it must."""
+    known = {file.name: file for file in stored}
+    found = [f"file {name[:80]!r} is missing" for name in known if name not in files]
+    for name, path in files.items():
+        if name not in known:
+            found.append(f"file {name[:80]!r} is new")
+        elif differs := _other_content(known[name], path):
+            found.append(f"file {name[:80]!r} {differs}")
+    if known.keys() == files.keys() and [*known] != [*files]:
+        found.append("its files are in another order")
+    return found
+
+
+def _other_content(stored: StoredFile, path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            if status.st_size != stored.size:
+                return f"has {counted(status.st_size, 'byte')}, not {stored.size:,}"
+            if bool(status.st_mode & stat.S_IXUSR) != stored.executable:
+                return f"is {'not ' if stored.executable else ''}executable, other than the stored one"
+            same = hashlib.file_digest(file, "sha256").hexdigest() == stored.sha256
+    except OSError as error:
+        raise PermanentError(f"{path}: cannot be read: {error.strerror}") from error
+    return "" if same else "has other content"
 
 
 def _problems(event_type: str, ids: Mapping[str, str | None], data: Sequence[tuple[str, str]]) -> Iterable[str]:

@@ -5,43 +5,68 @@ flow is only removed when
 
 - every document of it was stored before the cutoff;
 - none of its commits still owes events;
-- no message of it is ready in a queue of our modules or among their dead letters;
+- no message of it is ready in a queue or among its dead letters: of our modules, of others that have worked here, and
+  of queues that the broker lists;
 - and each of its jobs has a commit, or its module's queue holds nothing that cannot be looked at (delivered to
   somebody, or waiting for a retry). A commit that is published and older than the cutoff needs no such check: what
   could still be delivered was acknowledged long ago, or is ready and seen.
 
-Files go first, then documents, commits last: cut short, it is simply run again.
+Modules that the configuration lacks are known by the commits and logs they left, and by the queues that the broker
+lists. What types those took that have worked here is not known, so any job of theirs may be under way.
+
+Files go first, then documents, commits last: cut short, it is simply run again. What cannot be removed is said and
+passed over, with the rest of its flow, which would otherwise never be found again.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import secrets
+import tempfile
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import TypeVar
 
 from ion_core.commits import Commit
 from ion_core.contracts.messaging import MessageBroker
 from ion_core.contracts.storage import Document, DocumentStore
-from ion_core.dataplane import DataPlane, for_each, key_segment
-from ion_core.errors import InvalidEvent, QueueNotDeclared
-from ion_core.events import COMMIT, EVENT_META, Context, Event, parse_event
-from ion_core.jobs import Job, Module
+from ion_core.dataplane import DataPlane, key_segment, try_each
+from ion_core.errors import InvalidEvent, ProviderError, QueueNotDeclared, TransientError
+from ion_core.events import COMMIT, EVENT_META, MODULE_LOGS, Context, Event, parse_context, parse_event
+from ion_core.jobs import Job
+from ion_core.modules import MODULE_NAME, Module
+
+log = logging.getLogger(__name__)
 
 _SPARE = 1_000
 """How many messages more than were counted are looked at: others arrive meanwhile."""
+_DOUBTFUL = 16
+"""After how many failures in a row the stores are asked whether they are there at all."""
+_PART = 64
+"""How many are tried before that is asked."""
+_SAID = 20
+"""How many of those that cannot be removed are named."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Removed:
-    """What was removed, or would be. ``kept`` counts the flows that are old enough, and not over."""
+    """What was removed, or would be.
+
+    ``kept`` counts the flows that are old enough, and not over; ``failed`` the files and documents that could not be
+    removed, whose flows stay.
+    """
 
     flows: int = 0
     documents: int = 0
     files: int = 0
     uncommitted_files: int = 0
     kept: int = 0
+    failed: int = 0
 
     def __add__(self, other: Removed) -> Removed:
         return Removed(**{name: value + getattr(other, name) for name, value in vars(self).items()})
@@ -49,8 +74,13 @@ class Removed:
 
 @dataclass(frozen=True, kw_only=True)
 class Queue:
-    """What waits for one module: flows seen in its queue and dead letters, and whether there is what nobody sees."""
+    """What waits for one module: flows seen in its queue and dead letters, and whether there is what nobody sees.
 
+    ``exists`` is False of a queue that the broker does not know. What others may hold, where a broker cannot tell, is
+    what nobody sees.
+    """
+
+    exists: bool = False
     flows: frozenset[str] = frozenset()
     hides: bool = False
 
@@ -58,20 +88,35 @@ class Queue:
 async def collect(
     dataplane: DataPlane, modules: Iterable[Module], *, before: datetime, dry_run: bool = False
 ) -> Removed:
-    """Remove what was over ``before`` then. Safe beside running dispatchers, and to repeat. Raises as the stores do.
+    """Remove what was over ``before`` then. Safe beside running dispatchers, and to repeat.
 
-    ``modules`` are all that work on these stores: what waits for one that is not named is not seen.
+    A file or document that cannot be removed keeps its flow and nothing else. Raises as the stores do where they do not
+    answer for what is their own either.
+
+    ``modules`` are those we know. What waits for others is seen where the broker lists their queues, or they have left
+    a commit or a log by then: modules that were removed or renamed, or another configuration's. A warning names them.
     """
-    queues = {module.name: await _queue(dataplane.broker, module.name) for module in modules}
     takers = {module.name: frozenset(module.subscribes) for module in modules}
-    removed = Removed()
-    for correlation_id, count in (await _old_flows(dataplane.documents, before)).items():
+    old = await _old_flows(dataplane.documents, before)
+    listed = {queue.name: queue.topics for queue in await dataplane.broker.queues()}
+    found = {name: await _queue(dataplane.broker, name) for name in {*takers, *old.workers, *listed}}
+    queues = {name: queue for name, queue in found.items() if name in takers or queue.exists}
+    if others := sorted(queues.keys() - takers.keys()):
+        log.warning(
+            "not in this configuration, but they have a queue: %s. What waits for them is kept, and what they may be "
+            "working at. Give `gc` a configuration that names all modules.",
+            ", ".join(others),
+        )
+    # What a module that has worked here was given earlier, nobody knows; one that never has was given what it collects.
+    strangers = {name: topics for name, topics in listed.items() if name not in old.workers}
+    removed, deletions = Removed(), _Deletions(dataplane)
+    for correlation_id, count in old.flows.items():
         documents = [it async for it in dataplane.documents.find(correlation_id=correlation_id)]
         times = [time for document in documents if (time := _time_of(document)) is not None]
         if len(documents) != count or any(time > before for time in times):
             continue  # something of it is younger
-        flow = _Flow(correlation_id, documents, queues, takers)
-        removed += await _remove(dataplane, flow, dry_run=dry_run)
+        flow = _Flow(correlation_id, documents, queues, takers, strangers)
+        removed += await _remove(dataplane, flow, None if dry_run else deletions)
     return removed
 
 
@@ -82,8 +127,8 @@ async def _queue(broker: MessageBroker, name: str) -> Queue:
         bodies = [it.body for it in messages] + [it.body for it in await broker.dead_letters(name)]
     except QueueNotDeclared:
         return Queue()
-    hides = stats.delayed + stats.unsettled > 0 or len(messages) < stats.ready
-    return Queue(flows=frozenset(await asyncio.to_thread(_flows_of, bodies)), hides=hides)
+    hides = stats.unsettled is None or stats.delayed + stats.unsettled > 0 or len(messages) < stats.ready
+    return Queue(exists=True, flows=frozenset(await asyncio.to_thread(_flows_of, bodies)), hides=hides)
 
 
 def _flows_of(bodies: Sequence[bytes]) -> set[str]:
@@ -96,16 +141,28 @@ def _flows_of(bodies: Sequence[bytes]) -> set[str]:
     return found
 
 
-async def _old_flows(documents: DocumentStore, before: datetime) -> Mapping[str, int]:
-    """Flows with documents stored before then, and how many of them. Only what is old is read, and one more.
+@dataclass(frozen=True, kw_only=True)
+class _Old:
+    """Flows with documents that are old, and how many of them each has; the modules that committed or logged there."""
+
+    flows: Mapping[str, int]
+    workers: frozenset[str]
+
+
+async def _old_flows(documents: DocumentStore, before: datetime) -> _Old:
+    """What was stored before then. Only what is old is read, and one more.
 
     Documents without a time are as old as the commit that tells of them, or at least as the next one that has a time.
     """
     old: Counter[str] = Counter()
     undated: Counter[str] = Counter()
     told: set[tuple[str, str]] = set()
+    workers: set[str] = set()
     async for document in documents.find():
         time = _time_of(document)
+        if document.kind in (COMMIT, MODULE_LOGS):
+            name = parse_context(document.body, what=document.kind, problems=[]).name
+            workers |= {name} if MODULE_NAME.fullmatch(name) else set()
         if (document.kind, document.id) in told:
             told.discard((document.kind, document.id))
             old[document.correlation_id] += 1
@@ -119,7 +176,7 @@ async def _old_flows(documents: DocumentStore, before: datetime) -> Mapping[str,
             undated.clear()
             if document.kind == COMMIT:
                 told |= {(it.kind, it.id) for it in Commit.from_document(document).documents()}
-    return old
+    return _Old(flows=old, workers=frozenset(workers))
 
 
 def _time_of(document: Document) -> datetime | None:
@@ -140,6 +197,7 @@ class _Flow:
     documents: Sequence[Document]
     queues: Mapping[str, Queue]
     takers: Mapping[str, frozenset[str]]
+    strangers: Mapping[str, frozenset[str]]
     commits: dict[str, Document] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -150,14 +208,15 @@ class _Flow:
             return False
         if any(self.correlation_id in queue.flows for queue in self.queues.values()):
             return False
-        return not any(self._may_run(event, module) for event in self._events() for module in self.takers)
+        return not any(self._may_run(event, module) for event in self._events() for module in self.queues)
 
     def _events(self) -> list[Document]:
         return [document for document in self.documents if document.kind == EVENT_META]
 
     def _may_run(self, event: Document, module: str) -> bool:
         """Whether an attempt at that job may be under way, or about to be."""
-        if event.body.get("type") not in self.takers[module]:
+        takes = self.takers.get(module, self.strangers.get(module))
+        if takes is not None and event.body.get("type") not in takes:
             return False
         return self._commit_of(event.id, module) is None and self.queues[module].hides
 
@@ -185,20 +244,63 @@ class _Flow:
         return bool(events) and not any(self._may_run(event, module) for event in events)
 
 
-async def _remove(dataplane: DataPlane, flow: _Flow, *, dry_run: bool) -> Removed:
+class _Deletions:
+    """Deletes what can be deleted, and says what cannot."""
+
+    def __init__(self, dataplane: DataPlane) -> None:
+        self._dataplane = dataplane
+        self._said = 0
+        self._in_a_row = 0
+
+    async def all(self, delete: Callable[[T], Awaitable[object]], items: Sequence[T]) -> list[T]:
+        """Those that stay. Raises TransientError once the store answers for nothing."""
+        stay: list[T] = []
+        for start in range(0, len(items), _PART):
+            part = items[start : start + _PART]
+            failed = await try_each(delete, part)
+            for _, error in failed:
+                self._say(error)
+            stay += [item for item, _ in failed]
+            self._in_a_row = self._in_a_row + len(failed) if len(failed) == len(part) else 0
+            if self._in_a_row >= _DOUBTFUL and isinstance(failed[-1][1], TransientError):
+                await self._check_stores()
+                self._in_a_row = 0
+        return stay
+
+    def _say(self, error: ProviderError) -> None:
+        self._said += 1
+        if self._said <= _SAID:
+            log.warning("cannot be removed, so its flow stays: %s", error)
+        elif self._said == _SAID + 1:
+            log.warning("and more that cannot be removed")
+
+    async def _check_stores(self) -> None:
+        with tempfile.TemporaryDirectory(prefix="ion-gc-") as scratch:
+            await self._dataplane.answers(scratch=Path(scratch), name=f"gc-{secrets.token_hex(8)}")
+
+
+async def _remove(dataplane: DataPlane, flow: _Flow, deletions: _Deletions | None) -> Removed:
+    """Without ``deletions`` nothing is removed, and counted all the same."""
     keys = [key for prefix in flow.prefixes() async for key in dataplane.blobs.list(prefix)]
-    counted = flow.counted()
-    left_over = [key for key in keys if key not in counted and flow.is_left_over(key)]
-    removed = Removed(uncommitted_files=len(left_over), kept=1)
-    gone, first, last = left_over, list[Document](), list[Document]()
-    if flow.is_over():
-        first = [document for document in flow.documents if document.kind != COMMIT]
-        last = list(flow.commits.values())
-        gone = keys
-        files = len(keys) - len(left_over)
-        removed = replace(removed, kept=0, flows=1, documents=len(flow.documents), files=files)
-    if not dry_run:
-        await for_each(dataplane.blobs.delete, gone)
-        for documents in (first, last):
-            await for_each(lambda document: dataplane.documents.delete(document.kind, document.id), documents)
-    return removed
+    counted, over = flow.counted(), flow.is_over()
+    left_over = {key for key in keys if key not in counted and flow.is_left_over(key)}
+    gone = keys if over else sorted(left_over)
+    stay = [] if deletions is None else await deletions.all(dataplane.blobs.delete, gone)
+    away = set(gone) - set(stay)
+    removed = Removed(
+        uncommitted_files=len(away & left_over),
+        files=len(away - left_over),
+        failed=len(stay),
+        kept=0 if over else 1,
+    )
+    if not over or stay:
+        return removed
+    if deletions is None:
+        return replace(removed, flows=1, documents=len(flow.documents))
+    commits = list(flow.commits.values())
+    for documents in ([it for it in flow.documents if it.kind != COMMIT], commits):
+        failed = await deletions.all(lambda it: dataplane.documents.delete(it.kind, it.id), documents)
+        removed = replace(removed, documents=removed.documents + len(documents) - len(failed), failed=len(failed))
+        if failed:
+            return removed
+    return replace(removed, flows=1)

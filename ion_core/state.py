@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import pwd
 import re
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from ion_core.errors import StateBusy, StateError, storage_error
+from ion_core.regular import open_regular, read_regular, write_new
 
 _ID = re.compile(r"[0-9a-f]{16}")
 
@@ -24,17 +27,52 @@ class State:
 
     @classmethod
     def open(cls, path: Path) -> State:
-        """Make the directory if it is missing. Raises StateError when that fails."""
+        """Make the directory if it is missing. Raises StateError when that fails, or when it is another user's."""
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            ignore = path / ".gitignore"
-            if not ignore.exists():
-                ignore.write_text("# Ion's state does not belong into version control.\n*\n", encoding="utf-8")
+            _refuse_foreign(path)
+            with suppress(FileExistsError):
+                write_new(path / ".gitignore", b"# Ion's state does not belong into version control.\n*\n", 0o644)
         except OSError as error:
             raise StateError(
                 f"{path}: cannot be the state directory: {error.strerror}. Set `state:` or --state-dir to another one."
             ) from error
         return cls(path)
+
+    @staticmethod
+    def exists(path: Path) -> bool:
+        """Whether there is something at ``path``, be it closed to us."""
+        try:
+            path.stat()
+        except FileNotFoundError:
+            return False
+        except OSError:
+            pass  # for ``looking`` to say
+        return True
+
+    @classmethod
+    @contextmanager
+    def looking(cls, path: Path) -> Iterator[State]:
+        """The directory, which exists, for somebody who only reads: the owner, or root.
+
+        Should root bring about a file all the same, as readers of a database do, it is the owner's in the end. Raises
+        StateError when it is another user's.
+        """
+        try:
+            owner = path.stat()
+            if os.geteuid() != 0:
+                _refuse_foreign(path)
+            next(path.iterdir(), None)
+        except OSError as error:
+            raise StateError(f"{path}: cannot be read: {error.strerror}. Is it yours?") from error
+        try:
+            yield cls(path)
+        finally:
+            if owner.st_uid != os.geteuid():
+                for made in (*path.glob("*"), *path.glob("*/*")):
+                    with suppress(FileNotFoundError):
+                        if made.lstat().st_uid == os.geteuid():
+                            os.lchown(made, owner.st_uid, owner.st_gid)
 
     @property
     def work(self) -> Path:
@@ -48,7 +86,7 @@ class State:
         """
         file = self.path / "id"
         try:
-            found = file.read_text(encoding="ascii", errors="replace").strip()
+            found = read_regular(file, 64).decode("ascii", "replace").strip()
             if not _ID.fullmatch(found):
                 raise StateError(
                     f"{file}: is damaged. Remove containers of this directory's last `serve` by hand, then this file."
@@ -56,13 +94,15 @@ class State:
             return found
         except FileNotFoundError:
             made = uuid.uuid4().hex[:16]
-            temporary = self.path / f".id-{os.getpid()}"
+            temporary = self.path / f".id-{made}"
             try:
-                temporary.write_text(made + "\n", encoding="ascii")
+                write_new(temporary, f"{made}\n".encode("ascii"), 0o666)
                 temporary.replace(file)
             except OSError as error:
                 raise storage_error(str(file), error) from error
             return made
+        except OSError as error:
+            raise StateError(f"{file}: cannot be read: {error.strerror}. Move it aside, if it is not Ion's.") from error
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -74,7 +114,7 @@ class State:
         """
         file = self.path / "serve.lock"
         try:
-            descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            descriptor, _ = open_regular(file, os.O_RDWR | os.O_CREAT)
         except OSError as error:
             raise StateError(f"{file}: cannot be opened: {error.strerror}. Is the directory yours?") from error
         try:
@@ -88,7 +128,33 @@ class State:
                 ) from None
             os.ftruncate(descriptor, 0)
             os.write(descriptor, f"{os.getpid()}\n".encode("ascii"))
-            self.work.mkdir(mode=0o700, exist_ok=True)
+            self._make_work()
             yield
         finally:
             os.close(descriptor)
+
+    def _make_work(self) -> None:
+        try:
+            self.work.mkdir(mode=0o700, exist_ok=True)
+            if self.work.is_symlink():
+                raise NotADirectoryError(errno.ENOTDIR, "is a link")
+        except OSError as error:
+            raise StateError(f"{self.work}: cannot be used for workspaces: {error.strerror}. Move it aside.") from error
+
+
+def _refuse_foreign(path: Path) -> None:
+    """What we made there would be closed to its owner. That holds for root, too, and for root's to others."""
+    uid, ours = path.stat().st_uid, os.geteuid()
+    if uid != ours:
+        owner, we = _name(uid), _name(ours)
+        raise StateError(
+            f"{path}: is the state directory of {owner}, and this runs as {we}. Run it as {owner}; or name another "
+            f"directory with --state-dir; or, if it is {we} who is to use it, chown it, with all that is in it."
+        )
+
+
+def _name(uid: int) -> str:
+    try:
+        return f"{pwd.getpwuid(uid).pw_name} (uid {uid})"
+    except KeyError:
+        return f"uid {uid}"

@@ -4,10 +4,35 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
+from itertools import accumulate
 from typing import Any, NoReturn
 
 from ion_core.errors import InvalidEvent
+from ion_core.words import counted
+
+MOST_LEVELS = 64
+"""How deep arrays and objects may be nested. The interpreter's own limit is another one in each version of Python."""
+
+_STEPS = {"[": 1, "{": 1, "]": -1, "}": -1}
+_NO_BRACKETS = re.compile("[^][{}]+")
+
+
+class _TooDeep(ValueError):
+    pass
+
+
+def _check_depth(text: str) -> None:
+    """Raises _TooDeep. Before parsing, which in a text that ends early may be stopped by the one or by the other."""
+    if text.count("[") + text.count("{") <= MOST_LEVELS:
+        return
+    if "\\" in text:  # so that every quotation mark begins or ends a string
+        text = text.replace("\\\\", "").replace('\\"', "")
+    outside = "".join(text.split('"')[::2]).replace(",", "").replace(":", "")
+    brackets = _NO_BRACKETS.sub("", outside)
+    if max(accumulate(map(_STEPS.__getitem__, brackets)), default=0) > MOST_LEVELS:
+        raise _TooDeep(f"nested too deeply, {MOST_LEVELS} levels are allowed")
 
 
 def _no_constant(name: str) -> NoReturn:
@@ -38,7 +63,9 @@ def loads(raw: bytes, *, what: str, limit: int) -> Any:
     Raises InvalidEvent whose message starts with ``what`` and names position or limit.
     """
     if len(raw) > limit:
-        raise InvalidEvent(f"{what}: is {len(raw):,} bytes long, the limit is {limit:,}. Pass large data as files.")
+        raise InvalidEvent(
+            f"{what}: is {counted(len(raw), 'byte')} long, the limit is {limit:,}. Pass large data as files."
+        )
     if not raw.strip():
         raise InvalidEvent(f"{what}: is empty, not JSON")
     try:
@@ -48,6 +75,7 @@ def loads(raw: bytes, *, what: str, limit: int) -> Any:
     if text.startswith("\ufeff"):
         raise InvalidEvent(f"{what}: starts with a byte order mark. Write it as UTF-8 without one.")
     try:
+        _check_depth(text)
         value = _DECODER.decode(text)
         if "\\u" in text:
             json.dumps(value, ensure_ascii=False).encode("utf-8")
@@ -57,11 +85,21 @@ def loads(raw: bytes, *, what: str, limit: int) -> Any:
         raise InvalidEvent(
             f"{what}: has half of a surrogate pair in a string (an unpaired \\ud800 to \\udfff)"
         ) from None
-    except RecursionError:
-        raise InvalidEvent(f"{what}: is nested too deeply. A few levels are enough for anything here.") from None
+    except _TooDeep as error:
+        raise InvalidEvent(f"{what}: is {error}. A few are enough for anything here.") from None
     except ValueError as error:
         raise InvalidEvent(f"{what}: is not JSON: {error}") from None
     return value
+
+
+def loads_any(raw: str | bytes) -> Any:
+    """JSON as ``json`` has it, NaN and duplicate keys included: for files of others that are only compared.
+
+    Raises ValueError for what is none, and for what is nested in more than MOST_LEVELS.
+    """
+    text = raw if isinstance(raw, str) else raw.decode(json.detect_encoding(raw), "surrogatepass")
+    _check_depth(text)
+    return json.loads(text)
 
 
 def dumps(value: Any) -> bytes:

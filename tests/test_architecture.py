@@ -1,190 +1,240 @@
-"""The rooms of the house, and who may enter whom (``docs/``: the picture): held by reading the imports.
-
-What stands under ``if TYPE_CHECKING`` is for annotations only and enters nothing.
-"""
+"""The rooms of the house, their doors, and who may enter whom: ``docs/architecture.md``, held against the code."""
 
 from __future__ import annotations
 
-import ast
 import subprocess
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-import ion_core.handler
+from tests.support.house import PAGE, House
 
-ROOT = Path(__file__).parent.parent
-MOST_LINES = 300
-MOST_LINES_OF_A_FUNCTION = 50
-LONGER_FOR_A_REASON: dict[str, str] = {}
-
-_CONTRACT = {"errors", "strict_json", "events", "contracts"}
-_JOB = _CONTRACT | {"jobs"}
-_HANDLER = _JOB | {"commits", "crash", "dataplane"}
-_ALL = _HANDLER | {"handler", "dispatcher", "hookspecs", "plugins", "config", "state", "intake", "retention", "app"}
-_ALL |= {"live", "development", "rehearsal", "cli"}
-_ALL |= {"module_library", "scaffold", "cases"}
-MAY_ENTER: dict[str, set[str]] = {
-    "__init__": set(),
-    "errors": set(),
-    "strict_json": {"errors"},
-    "events": {"errors", "strict_json"},
-    "contracts": {"errors", "events", "strict_json"},
-    "jobs": _CONTRACT,
-    "crash": {"errors"},
-    "commits": _JOB,
-    "dataplane": _JOB | {"commits", "crash"},
-    "hookspecs": _JOB,
-    "plugins": _JOB | {"hookspecs"},
-    "handler": _HANDLER,
-    "dispatcher": _HANDLER | {"handler"},
-    "development": _HANDLER | {"handler"},
-    "intake": _HANDLER - {"crash"},
-    "retention": _HANDLER - {"crash"},
-    "state": {"errors"},
-    "live": set(),
-    "rehearsal": _HANDLER | {"handler", "dispatcher", "state"},
-    "cases": _HANDLER | {"config", "rehearsal"},
-    "module_library": set(),
-    "scaffold": _JOB | {"config", "module_library"},
-    "config": _JOB | {"hookspecs", "plugins"},
-    "builtin": _JOB | {"hookspecs"},
-    "testing": _JOB,
-    "app": _ALL - {"cli", "development"},
-    "cli": _ALL,
-    "__main__": {"cli"},
-}
-PLUGINS_MAY_ENTER = {"contracts", "errors", "events", "hookspecs"}
-THEIR_TESTS_MAY_ENTER = PLUGINS_MAY_ENTER | {"testing", "plugins"}
+HOUSE = House.as_it_stands()
 BACKENDS = {"aio_pika", "aiormq", "podman", "fsspec", "s3fs", "ion_rabbitmq", "ion_podman", "ion_fsspec_storage"}
-HEAVY = {"pydantic", "ruamel", "sqlite3", "aiohttp", "ion_core.app", "ion_core.config", "ion_core.builtin", *BACKENDS}
+HEAVY = {"pydantic", "ruamel", "sqlite3", "aiohttp", "ion_core.app", "ion_core.config", "ion_core.embedded", *BACKENDS}
 
 
-def imports(tree: ast.AST) -> Iterator[str]:
-    """The full name of everything imported anywhere, but for annotations."""
-    for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            continue
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            module = "." * node.level + (node.module or "")
-            yield from (f"{module}.{alias.name}" for alias in node.names)
-        yield from imports(node)
+def test_the_house_is_as_the_page_says() -> None:
+    assert HOUSE.problems() == []
 
 
-def problems(path: str, source: str) -> list[str]:
-    """What is wrong with the file, ``path`` being relative to the root."""
-    tree, parts = ast.parse(source), path.removesuffix(".py").split("/")
-    found = [f"imports {name}" for name in imports(tree) if _is_forbidden(parts, name)]
-    lines = source.count("\n")
-    if lines > MOST_LINES and path not in LONGER_FOR_A_REASON:
-        found.append(f"has {lines} lines")
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            assert node.end_lineno is not None
-            lines = node.end_lineno - node.lineno + 1
-            if lines > MOST_LINES_OF_A_FUNCTION and f"{path}:{node.name}" not in LONGER_FOR_A_REASON:
-                found.append(f"{node.name} has {lines} lines")
-    return found
+TYPES = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    "
+ADDED_TO_A_FILE = [
+    # A circle, of whatever kind of import
+    ("ion_core/embedded/sqlite/queue.py", "import ion_core.embedded.sqlite.broker", "a circle: "),
+    (
+        "ion_core/embedded/sqlite/delivery.py",
+        f"{TYPES}from ion_core.embedded.sqlite.broker import SqliteBroker",
+        "a circle: ion_core/embedded/sqlite/broker.py → ion_core/embedded/sqlite/delivery.py",
+    ),
+    (
+        "plugins/ion_rabbitmq/ion_rabbitmq/holding.py",
+        f"{TYPES}from ion_rabbitmq.settings import RabbitSettings",
+        "a circle: plugins/ion_rabbitmq/ion_rabbitmq/holding.py → plugins/ion_rabbitmq/ion_rabbitmq/settings.py",
+    ),
+    (
+        "ion_core/dispatcher/slot.py",
+        "def f():\n    from ion_core.dispatcher import dispatcher",
+        "a circle: ion_core/dispatcher/dispatcher.py",
+    ),
+    ("bench/measure.py", "from bench.rows.help import x", "a circle: bench/measure.py → bench/rows/help.py"),
+    # An arrow that goes up
+    ("ion_core/errors.py", "import ion_core.strict_json", "ion_core/errors: enters strict_json"),
+    (
+        "ion_core/contracts/observer.py",
+        f"{TYPES}from ion_core.commits import Commit",
+        "ion_core/contracts: enters commits",
+    ),
+    ("ion_core/jobs.py", "from ion_core.contracts.runtime import Resources", "ion_core/jobs: enters contracts"),
+    (
+        "ion_core/handler/handler.py",
+        "from ion_core.dispatcher import Dispatcher",
+        "ion_core/handler: enters dispatcher",
+    ),
+    ("ion_core/handler/handler.py", "from ion_core.config import Config", "ion_core/handler: enters config"),
+    ("ion_core/dispatcher/hold.py", "from ion_core.registry import Registry", "ion_core/dispatcher: enters registry"),
+    ("ion_core/development/steps.py", "from ion_core.app import App", "ion_core/development: enters app"),
+    ("ion_core/testing/kit.py", "import ion_core.embedded.plugin", "ion_core/testing: enters embedded"),
+    ("ion_core/app/opening.py", "def f():\n    import ion_core.cli", "ion_core/app: enters cli"),
+    # An inner room that is not for the other
+    ("ion_core/cli/event/dlq.py", "from ion_core.cli.flow.logs import logs_of", "ion_core/cli/event: enters flow"),
+    ("ion_core/cli/options.py", "from ion_core.cli.event import given", "ion_core/cli/options.py: what others share"),
+    ("ion_core/embedded/local/blobs.py", "import ion_core.embedded.sqlite.database", "ion_core/embedded/local: enters"),
+    # Past the doors
+    (
+        "ion_core/dispatcher/hold.py",
+        "import ion_core.handler.output",
+        "ion_core/dispatcher/hold.py: imports ion_core.handler.output, which is inside",
+    ),
+    ("ion_core/cli/session.py", "from ion_core.registry.verify import load", "ion_core/registry: is entered by verify"),
+    ("ion_core/app/serving.py", "from .opening import App", "ion_core/app/serving.py: imports .opening.App, which is"),
+    (
+        "ion_core/dispatcher/hold.py",
+        "from ion_core import handler\nx = handler.committer.make_record",
+        "ion_core/dispatcher/hold.py: imports ion_core.handler.committer.make_record, which is inside",
+    ),
+    ("ion_core/app/services.py", "import ion_core\nx = ion_core.cli.main", "ion_core/app: enters cli"),
+    ("ion_core/contracts/service.py", "import_module('ion_core.app')", "ion_core/contracts: enters app"),
+    ("ion_core/__init__.py", "from ion_core.dispatcher import Dispatcher", "ion_core/__init__.py: enters a room"),
+    # What is for some only
+    (
+        "ion_core/dispatcher/hold.py",
+        "import bench.measure",
+        "ion_core/dispatcher/hold.py: imports bench.measure, which",
+    ),
+    ("bench/measure.py", "from tests.support import worlds", "bench/measure.py: imports tests.support.worlds, which"),
+    (
+        "plugins/ion_rabbitmq/ion_rabbitmq/tls.py",
+        "import ion_podman.spec",
+        "plugins/ion_rabbitmq/ion_rabbitmq/tls.py: imports ion_podman.spec, which is not its own",
+    ),
+    (
+        "plugins/ion_podman/tests/running.py",
+        "from plugins.ion_podman.tests import test_images",
+        "a circle: plugins/ion_podman/tests/running.py",
+    ),
+    (
+        "plugins/ion_fsspec_storage/tests/object_stores.py",
+        "from test_files import x",
+        "a circle: plugins/ion_fsspec_storage/tests/object_stores.py",
+    ),
+    ("ion_core/embedded/plugin.py", "import aio_pika", "ion_core/embedded/plugin.py: imports aio_pika, which ion-core"),
+    (
+        "ion_core/cli/options.py",
+        "try:\n    from fsspec.implementations import local\nexcept ImportError:\n    pass",
+        "ion_core/cli/options.py: imports fsspec.implementations.local, which ion-core",
+    ),
+    (
+        "plugins/ion_podman/ion_podman/spec.py",
+        "from ion_core.modules import Module",
+        "plugins/ion_podman/ion_podman/spec.py: imports ion_core.modules.Module, which is not for plugins",
+    ),
+    (
+        "plugins/ion_podman/ion_podman/spec.py",
+        "from ion_core.testing import kit",
+        "plugins/ion_podman/ion_podman/spec.py: imports ion_core.testing.kit, which is not for plugins",
+    ),
+    (
+        "plugins/ion_podman/tests/conftest.py",
+        "from ion_core.embedded import plugin",
+        "plugins/ion_podman/tests/conftest.py: imports ion_core.embedded.plugin, which is not for plugins",
+    ),
+    # What belongs elsewhere
+    (
+        "ion_core/app/opening.py",
+        "@command.command('foo')\ndef foo() -> None: ...",
+        "ion_core/app/opening.py: has a command, which belongs",
+    ),
+    (
+        "ion_core/embedded/settings.py",
+        "@hookspecs.hookimpl\ndef ion_services(): ...",
+        "ion_core/embedded/settings.py: has a hook's implementation",
+    ),
+    (
+        "ion_core/contracts/service.py",
+        "@hookspec(firstresult=True)\ndef ion_foo(): ...",
+        "ion_core/contracts/service.py: has a hook, which",
+    ),
+    ("ion_core/contracts/service.py", "def test_it(): ...", "ion_core/contracts/service.py: has a test, which"),
+]
 
 
-def _is_forbidden(importer: list[str], name: str) -> bool:
-    top, *rest = name.split(".")
-    if top != "ion_core":
-        return top == "" or (importer[0] == "ion_core" and top in BACKENDS)
-    if not rest or rest == ["__version__"]:
-        return False
-    if importer[0] == "plugins":
-        return rest[0] not in (THEIR_TESTS_MAY_ENTER if "tests" in importer else PLUGINS_MAY_ENTER)
-    room = importer[1]
-    if room == "dispatcher" and rest[0] == "handler":
-        return rest[1] not in ion_core.handler.__all__
-    return rest[0] not in {room, *MAY_ENTER[room]}
+A_NEW_FILE = [
+    ("ion_core/helpers.py", "", "ion_core/helpers.py: is in no room"),
+    ("ion_core/cli/more/foo.py", "", "ion_core/cli/more/foo.py: is in no room"),
+    ("ion_core/embedded/redis/broker.py", "", "ion_core/embedded/redis/broker.py: is in no room"),
+    ("ion_core/dispatcher/tests/fake.py", "import ion_core.cli", "ion_core/dispatcher: enters cli"),
+    ("plugins/ion_podman/more.py", "", "plugins/ion_podman/more.py: belongs into"),
+    ("plugins/ion-kafka/ion_kafka/plugin.py", "", "plugins/ion-kafka/ion_kafka/plugin.py: belongs into"),
+    ("plugins/ion_kafka/ion_kafka/plugin.py", "", "plugins/ion_kafka/ion_kafka: has no settings.py"),
+    (
+        "ion_core/cli/event/foo.py",
+        "@click.command('foo')\ndef command(): ...",
+        "ion_core/cli/event/foo.py: has a command that",
+    ),
+    ("ion_core/cli/foo.py", "@click.command('foo')\ndef command() -> None: ...", "ion_core/cli/foo.py: has a command"),
+]
 
 
-def files(*patterns: str) -> list[str]:
-    return sorted(str(path.relative_to(ROOT)) for pattern in patterns for path in ROOT.glob(pattern))
+def with_(path: str, source: str) -> House:
+    return House({**HOUSE.sources, path: source}, HOUSE.page)
 
 
-@pytest.mark.parametrize("path", files("ion_core/**/*.py", "plugins/*/ion_*/**/*.py", "plugins/*/tests/**/*.py"))
-def test_everybody_stays_in_the_rooms_they_may_enter(path: str) -> None:
-    assert problems(path, (ROOT / path).read_text(encoding="utf-8")) == []
+@pytest.mark.parametrize(("path", "added", "said"), ADDED_TO_A_FILE)
+def test_what_is_out_of_place_is_seen(path: str, added: str, said: str) -> None:
+    problems = with_(path, f"{HOUSE.sources[path]}\n{added}\n").problems()
+    assert any(problem.startswith(said) for problem in problems), problems
 
 
-def test_every_exception_is_still_needed() -> None:
-    for name in LONGER_FOR_A_REASON:
-        assert (ROOT / name.split(":")[0]).exists()
+@pytest.mark.parametrize(("path", "source", "said"), A_NEW_FILE)
+def test_a_file_in_the_wrong_room_is_seen(path: str, source: str, said: str) -> None:
+    assert path not in HOUSE.sources
+    problems = with_(path, source).problems()
+    assert any(problem.startswith(said) for problem in problems), problems
 
 
 @pytest.mark.parametrize(
-    ("path", "source", "said"),
+    ("path", "added"),
     [
-        ("ion_core/errors.py", "import ion_core.events", "imports ion_core.events"),
-        ("ion_core/events.py", "from ion_core import jobs", "imports ion_core.jobs"),
-        ("ion_core/contracts/x.py", "from ion_core.jobs import Job", "imports ion_core.jobs.Job"),
-        ("ion_core/jobs.py", "def f():\n    from ion_core.handler import Handler", "imports ion_core.handler.Handler"),
+        ("ion_core/contracts/observer.py", "from ion_core.jobs import Job"),
+        ("ion_core/dispatcher/hold.py", "from ion_core.handler import Handler"),
+        ("ion_core/cli/module/run.py", "from ion_core.cli.flow.logs import logs_of"),
         (
-            "ion_core/handler/x.py",
-            "from ion_core.dispatcher import Dispatcher",
-            "imports ion_core.dispatcher.Dispatcher",
+            "plugins/ion_podman/ion_podman/spec.py",
+            "import podman\nfrom ion_core.contracts.runtime import ContainerSpec",
         ),
-        ("ion_core/handler/x.py", "from ion_core.config import Config", "imports ion_core.config.Config"),
-        ("ion_core/dispatcher/x.py", "from ion_core.plugins import Registry", "imports ion_core.plugins.Registry"),
-        ("ion_core/dispatcher/x.py", "import ion_core.handler.output", "imports ion_core.handler.output"),
-        (
-            "ion_core/dispatcher/x.py",
-            "from ion_core.handler.output import read_output",
-            "imports ion_core.handler.output",
-        ),
-        ("ion_core/handler/x.py", "import ion_core.development.layout", "imports ion_core.development.layout"),
-        ("ion_core/development/x.py", "from ion_core.app import App", "imports ion_core.app.App"),
-        ("ion_core/development/x.py", "import ion_core.builtin.sqlite", "imports ion_core.builtin.sqlite"),
-        ("ion_core/builtin/x.py", "from ion_core.dataplane import DataPlane", "imports ion_core.dataplane"),
-        ("ion_core/testing/x.py", "from ion_core.builtin.sqlite import Sqlite", "imports ion_core.builtin"),
-        ("ion_core/app.py", "import ion_core.cli", "imports ion_core.cli"),
-        ("ion_core/builtin/x.py", "import aio_pika", "imports aio_pika"),
-        ("ion_core/app.py", "from fsspec.implementations import local", "imports fsspec.implementations.local"),
-        ("ion_core/cli/x.py", "try:\n    import podman\nexcept ImportError:\n    pass", "imports podman"),
-        ("ion_core/app.py", "from .state import State", "imports .state.State"),
-        ("plugins/ion_podman/ion_podman/x.py", "from ion_core.jobs import Module", "imports ion_core.jobs.Module"),
-        ("plugins/ion_podman/ion_podman/x.py", "from ion_core.testing import x", "imports ion_core.testing.x"),
-        ("plugins/ion_podman/tests/test_x.py", "from ion_core.builtin import x", "imports ion_core.builtin.x"),
-        ("ion_core/app.py", "x = 1\n" * 301, "has 301 lines"),
-        ("ion_core/app.py", "def f():\n" + "    x = 1\n" * 50, "f has 51 lines"),
-        ("ion_core/app.py", "class A:\n    async def f(self):\n" + "        x = 1\n" * 50, "f has 51 lines"),
+        ("plugins/ion_podman/tests/conftest.py", "from ion_core.testing import kit"),
+        ("ion_core/cli/event/foo.py", "@click.command('foo')\ndef foo() -> None: ..."),
     ],
 )
-def test_bad_files_are_seen(path: str, source: str, said: str) -> None:
-    [problem] = problems(path, source)
-    assert problem.startswith(said)
+def test_what_is_in_its_place_is_left_alone(path: str, added: str) -> None:
+    assert with_(path, f"{HOUSE.sources.get(path, '')}\n{added}\n").problems() == []
 
 
 @pytest.mark.parametrize(
-    ("path", "source"),
+    ("was", "is_", "said"),
     [
-        ("ion_core/contracts/x.py", "if TYPE_CHECKING:\n    from ion_core.jobs import Job"),
-        ("ion_core/dispatcher/x.py", "from ion_core.handler import Handler"),
-        ("plugins/ion_podman/ion_podman/x.py", "import podman\nfrom ion_core.contracts.runtime import ContainerSpec"),
-        ("plugins/ion_podman/tests/test_x.py", "from ion_core.testing import x"),
-        ("ion_core/app.py", "def f():\n" + "    x = 1\n" * 49),
+        (
+            "| contracts | |\n| `hookspecs`",
+            "| – | |\n| `hookspecs`",
+            "ion_core/modules: enters contracts, which it may not",
+        ),
+        ("| – | |\n| `events`", "| errors | |\n| `events`", "ion_core/live: does not enter errors"),
+        (
+            "| – | |\n| `events`",
+            "| events | |\n| `events`",
+            f"{PAGE}: ion_core/live enters events, which does not stand",
+        ),
+        ("| layout, steps |", "| layout, steps, names |", "ion_core/development: nobody enters by names"),
+        ("| layout, steps |", "| layout |", "ion_core/development: is entered by steps"),
+        ("| `live` |", "| `alive` |", "ion_core/live.py: is in no room"),
+        ("`JobRunner._decide`", "`JobRunner._judge`", f"{PAGE}: names JobRunner._judge, which is not in"),
+        ("`ion_core/intake.py`", "`ion_core/in.py`", f"{PAGE}: names ion_core/in.py, which is not there"),
     ],
 )
-def test_good_files_are_left_alone(path: str, source: str) -> None:
-    assert problems(path, source) == []
+def test_a_page_that_is_wrong_is_seen(was: str, is_: str, said: str) -> None:
+    assert was in HOUSE.page
+    problems = House(HOUSE.sources, HOUSE.page.replace(was, is_)).problems()
+    assert any(problem.startswith(said) for problem in problems), problems
+
+
+@pytest.mark.parametrize("gone", ["plugins/ion_podman/ion_podman/runtime.py", "ion_core/embedded/local/blobs.py"])
+def test_a_provider_without_its_file_is_seen(gone: str) -> None:
+    package, _, name = gone.rpartition("/")
+    without = {path: source for path, source in HOUSE.sources.items() if path != gone}
+    assert any(it.startswith(f"{package}: has none of ") for it in House(without, HOUSE.page).problems()), name
 
 
 def test_no_module_of_the_command_line_imports_anything_heavy_at_its_top() -> None:
-    modules = [path.removesuffix(".py").replace("/", ".") for path in files("ion_core/cli/*.py")]
+    paths = [path for path in HOUSE.sources if path.startswith("ion_core/cli/")]
+    modules = [path.removesuffix(".py").replace("/", ".") for path in paths]
     code = f"import sys, importlib; [importlib.import_module(name) for name in {modules}]; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert HEAVY & set(done.stdout.split()) == set()
 
 
 def test_the_embedded_providers_are_registered_without_importing_one() -> None:
-    code = "import sys, ion_core.builtin.plugin; print(*sys.modules)"
+    code = "import sys, ion_core.embedded.plugin; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    loaded = {name for name in done.stdout.split() if name.startswith("ion_core.builtin.")}
-    assert loaded <= {"ion_core.builtin.plugin", "ion_core.builtin.settings"}
+    loaded = {name for name in done.stdout.split() if name.startswith("ion_core.embedded.")}
+    assert loaded <= {"ion_core.embedded.plugin", "ion_core.embedded.settings"}

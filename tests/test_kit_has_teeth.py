@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from ion_core.errors import IonError
-from tests.teeth import settling as settling  # adds to MESSAGING
+from tests.teeth import queues as queues  # adds to MESSAGING, as the next one does
+from tests.teeth import settling as settling
 from tests.teeth.blobs import BLOBS
 from tests.teeth.documents import DOCUMENTS
 from tests.teeth.harness import Mutant, Mutants

@@ -106,7 +106,7 @@ def _documents(event: Event) -> list[Document]:
         committed_at=TIME,
     )
     log = {
-        "id": f"module:{job.module}-event:{where.event_id}-attempt:1",
+        "id": f"module:{job.module}-event:{where.event_id}-attempt:1-0123456789ab",
         "context": replace(where, name=job.module, document_type=MODULE_LOGS).to_json(),
         "desc": "attempt 1: committed",
         "logs": "Preparer logs\nevent\n0 files and 1 pairs prepared\n\nWorker logs\n\nCommitter logs\n0 files\n",

@@ -30,15 +30,15 @@ async def _open(directory: Path) -> AsyncIterator[Pair]:
         raise Unavailable(f"{script.name} is not installed beside {Path(sys.executable).name}")
 
     async def ours() -> float:
-        return await _milliseconds([str(script), "--help"])
+        return await milliseconds([str(script), "--help"])
 
     async def theirs() -> float:
-        return await _milliseconds([sys.executable, "-c", "import click"])
+        return await milliseconds([sys.executable, "-c", "import click"])
 
     yield Pair(ours, theirs)
 
 
-async def _milliseconds(command: Sequence[str]) -> float:
+async def milliseconds(command: Sequence[str]) -> float:
     def run() -> float:
         begun = time.perf_counter()
         subprocess.run(command, check=True, stdout=subprocess.PIPE)

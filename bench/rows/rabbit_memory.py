@@ -15,7 +15,7 @@ from bench.embedded import EVENT_TYPE
 from bench.measure import Benchmark, Pair
 from bench.podman import CHILD_TYPE, ion, rabbit
 from bench.rows.memory import FEW, resident, waiting_events
-from ion_core.jobs import Module
+from ion_core.modules import Module
 
 CONFIG = """
 messaging: {{provider: rabbitmq, url: "{rabbit}"}}

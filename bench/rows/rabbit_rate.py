@@ -48,8 +48,8 @@ async def _open(events: int, directory: Path) -> AsyncIterator[Pair]:
         from ion_rabbitmq.testing import RabbitServer
     except ImportError as error:
         raise Unavailable(f"ion-rabbitmq is not installed ({error})") from error
-    from ion_core.builtin.memory.runtime import MemoryRuntime
-    from ion_core.jobs import Module
+    from ion_core.embedded.memory.runtime import MemoryRuntime
+    from ion_core.modules import Module
 
     server = RabbitServer(directory / "rabbitmq")
     try:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from bench.embedded import EVENT_TYPE, at_rest, embedded, process_runtime
 from bench.measure import Benchmark, Pair
-from ion_core.jobs import Module
+from ion_core.modules import Module
 
 ROOT = Path(__file__).parent.parent.parent
 FACES = ROOT / "examples" / "faces"

@@ -26,7 +26,7 @@ from ion_core.config.tree import Problems, parse
 from ion_core.contracts.storage import check_key
 from ion_core.errors import ConfigError, InvalidEvent, InvalidKey
 from ion_core.events import Pairs, parse_pairs, type_problem
-from ion_core.jobs import Module
+from ion_core.modules import Module
 
 DIRECTORY = "cases"
 """Beside the configuration."""

@@ -14,7 +14,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
+from ion_core import strict_json
 from ion_core.events import Pairs
+from ion_core.words import counted
 
 By = Literal["bytes", "json", "any"]
 BY: tuple[By, ...] = ("bytes", "json", "any")
@@ -64,7 +66,7 @@ def compare_files(
         if name not in left:
             yield Difference(where, "is missing")
         elif name not in expected:
-            yield Difference(where, f"is not expected ({left[name].stat().st_size:,} bytes)")
+            yield Difference(where, f"is not expected ({counted(left[name].stat().st_size, 'byte')})")
         else:
             rule = rule_for(where, rules)
             if rule.by != "any" and not _same_content(expected[name], left[name]):
@@ -82,7 +84,7 @@ def compare_pairs(where: str, expected: Pairs, left: Pairs, rules: Sequence[Rule
         elif not values:
             yield Difference(name, f"is not expected: {_shown(theirs)}")
         elif len(values) != len(theirs):
-            yield Difference(name, f"is there {len(theirs)} times, expected {len(values)} times")
+            yield Difference(name, f"is there {counted(len(theirs), 'time')}, expected {counted(len(values), 'time')}")
         else:
             rule = rule_for(name, rules)
             for value, other in zip(values, theirs, strict=True):
@@ -110,7 +112,7 @@ def _text_differences(where: str, expected: str, left: str, rule: Rule) -> Itera
         return
     if rule.by == "json":
         try:
-            value, other = json.loads(expected), json.loads(left)
+            value, other = strict_json.loads_any(expected), strict_json.loads_any(left)
         except ValueError:
             pass  # then it is text
         else:
@@ -134,7 +136,7 @@ def _file_differences(where: str, expected: Path, left: Path, rule: Rule) -> Ite
         values = []
         for path, what in ((expected, "what is expected"), (left, "what was left")):
             try:
-                values.append(json.loads(path.read_bytes()))
+                values.append(strict_json.loads_any(path.read_bytes()))
             except ValueError as error:
                 yield Difference(where, f"{what} is not JSON: {error}")
         if len(values) == 2:
@@ -153,9 +155,9 @@ def _difference_in_words(expected: Path, left: Path) -> str:
             texts = []
         if len(texts) == 2 and texts[0] != texts[1]:
             lines = list(difflib.unified_diff(texts[0], texts[1], "expected", "left", lineterm=""))
-            more = [f"… {len(lines) - _MOST_DIFF_LINES} more lines"] if len(lines) > _MOST_DIFF_LINES else []
+            more = [f"… {counted(len(lines) - _MOST_DIFF_LINES, 'more line')}"] if len(lines) > _MOST_DIFF_LINES else []
             return "\n".join(["differs", *lines[:_MOST_DIFF_LINES], *more])
-    sizes = f"is {left.stat().st_size:,} bytes, expected {expected.stat().st_size:,}"
+    sizes = f"is {counted(left.stat().st_size, 'byte')}, expected {expected.stat().st_size:,}"
     return f"{sizes}; the first difference is at byte {_first_difference(expected, left):,}"
 
 
@@ -193,7 +195,7 @@ def _unlike(path: str, expected: Any, left: Any, rule: Rule) -> Iterator[str]:
                 yield from _unlike(f"{path}.{key}", expected[key], left[key], rule)
     elif isinstance(expected, list) and isinstance(left, list):
         if len(expected) != len(left):
-            yield f"{path} has {len(left)} elements, expected {len(expected)}"
+            yield f"{path} has {counted(len(left), 'element')}, expected {len(expected)}"
         for n, (value, other) in enumerate(zip(expected, left, strict=False)):
             yield from _unlike(f"{path}[{n}]", value, other, rule)
     elif type(expected) is not type(left) or expected != left:

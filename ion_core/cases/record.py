@@ -94,6 +94,6 @@ async def _fetch(files: Sequence[StoredFile], data: Path, dataplane: DataPlane) 
         target = data / file.name
         await asyncio.to_thread(target.parent.mkdir, parents=True, exist_ok=True)
         await dataplane.blobs.get(file.key, target, expect=BlobInfo(size=file.size, sha256=file.sha256))
-        await asyncio.to_thread(target.chmod, 0o644)
+        await asyncio.to_thread(target.chmod, file.mode)
 
     await for_each(fetch, files)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import shutil
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -18,7 +19,7 @@ from ion_core.contracts.runtime import ContainerRuntime
 from ion_core.dataplane import DataPlane
 from ion_core.errors import storage_error
 from ion_core.events import Context, Event
-from ion_core.jobs import Module
+from ion_core.modules import Module
 from ion_core.rehearsal import Rehearsal, rehearse
 
 
@@ -120,6 +121,8 @@ def rewrite(case: Case, rehearsal: Rehearsal) -> None:
         for name, path in _left(rehearsal).items():
             (made / "data" / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, made / "data" / name, follow_symlinks=False)
+            if path.lstat().st_mode & stat.S_IXUSR:
+                (made / "data" / name).chmod(0o755)
         write_expected(made, rehearsal.insights, rehearsal.events)
         remove(case.path / "expected")
         if any(made.iterdir()):

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import sys
+import textwrap
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from ion_core.cli.output import plain
+from ion_core.cli.output import LEAST, RED, YELLOW, coloured, hidden, hidden_in, plain, short_id, shortened
 
 _USUAL = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 """Attributes that every record has; all others are fields given by ``extra=``."""
+
+_SHORT = ("eventId", "correlationId", "module", "attempt", "seconds")
+COLOURS = {logging.WARNING: YELLOW, logging.ERROR: RED, logging.CRITICAL: RED}
 
 _ours: list[logging.Handler] = []
 
@@ -26,21 +32,59 @@ class TextFormatter(logging.Formatter):
     """``2026-03-01T12:00:00.123Z INFO job committed module=detect attempt=1``."""
 
     def format(self, record: logging.LogRecord) -> str:
-        said = [_time(record), record.levelname, plain(record.getMessage())]
+        said = [_time(record), record.levelname, plain(hidden(record.getMessage()))]
         said += [f"{name}={_value(value)}" for name, value in fields(record).items()]
         return "\n".join([" ".join(said), *self._traceback(record)])
 
     def _traceback(self, record: logging.LogRecord) -> list[str]:
         if not record.exc_info:
             return []
-        return [plain(line) for line in self.formatException(record.exc_info).splitlines()]
+        return [plain(line) for line in hidden(self.formatException(record.exc_info)).splitlines()]
+
+
+class TerminalFormatter(TextFormatter):
+    """For a terminal: short ids, and no line wider than it. Warnings and errors in colour.
+
+    What becomes of a job is one line, cut if need be, but for dead letters; everything else is wrapped.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        width = shutil.get_terminal_size().columns - 1
+        begin, message, said = f"{_time(record)[11:19]}Z", plain(hidden(record.getMessage())), fields(record)
+        is_of_job = "eventId" in said and "module" in said
+        end = _whose(said) if is_of_job else " ".join(f"{name}={_value(value)}" for name, value in said.items())
+        if is_of_job and message.startswith("job ") and record.levelno < logging.ERROR:
+            lines = [f"{begin} {shortened(message, max(width - len(begin) - len(end) - 3, LEAST))}  {end}"]
+        else:
+            level = "" if record.levelno < logging.WARNING or message.startswith("job ") else f"{record.levelname} "
+            text = f"{begin} {level}{message} {end}".rstrip()
+            lines = textwrap.wrap(text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+        colour = COLOURS.get(record.levelno)
+        return "\n".join([*(coloured(line, colour, sys.stderr) for line in lines), *self._traceback(record)])
+
+
+def _whose(said: Mapping[str, Any]) -> str:
+    """Of a record about a job: its module, its event, which attempt if not the first, and how long it took.
+
+    What else was said of it stands behind.
+    """
+    attempt, seconds = said.get("attempt", 1), said.get("seconds")
+    return " ".join(
+        [
+            shortened(str(said["module"]), 24),
+            short_id(str(said["eventId"])),
+            *([f"attempt {attempt}"] if attempt != 1 else []),
+            *([f"{seconds:.3g} s"] if isinstance(seconds, int | float) else []),
+            *(f"{name}={_value(value)}" for name, value in said.items() if name not in _SHORT),
+        ]
+    )
 
 
 class WarningFormatter(TextFormatter):
     """For commands that end at once: who says it matters, when does not."""
 
     def format(self, record: logging.LogRecord) -> str:
-        said = [f"ion-core: {record.levelname.lower()}: {plain(record.getMessage())}"]
+        said = [f"ion-core: {record.levelname.lower()}: {plain(hidden(record.getMessage()))}"]
         said += [f"{name}={_value(value)}" for name, value in fields(record).items()]
         return "\n".join([" ".join(said), *self._traceback(record)])
 
@@ -50,16 +94,18 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
-            **fields(record),
+            **{name: hidden_in(value) for name, value in fields(record).items()},
             "time": _time(record),
             "level": record.levelname,
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": hidden(record.getMessage()),
         }
         if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
+            line["exception"] = hidden(self.formatException(record.exc_info))
         first = ("time", "level", "logger", "message")
-        return json.dumps({name: line[name] for name in first} | line, default=str, ensure_ascii=True)
+        return json.dumps(
+            {name: line[name] for name in first} | line, default=lambda value: hidden(str(value)), ensure_ascii=True
+        )
 
 
 def log_warnings() -> None:
@@ -73,7 +119,9 @@ def log_to(handler: logging.Handler, level: int) -> None:
     """Print what is logged at ``level`` and above through ``handler`` and no other of ours."""
     top = logging.getLogger()
     while _ours:
-        top.removeHandler(_ours.pop())
+        old = _ours.pop()
+        top.removeHandler(old)
+        old.close()
     _ours.append(handler)
     top.addHandler(handler)
     top.setLevel(level)
@@ -87,7 +135,7 @@ def _value(value: Any) -> str:
     """A field's value; quoted where a space or a quotation mark would make it ambiguous. A list is joined by commas."""
     if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
         value = ",".join(value)
-    text = value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
+    text = hidden(value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False))
     if not text or any(character in text for character in ' "=\n'):
         text = json.dumps(text, ensure_ascii=False)
     return plain(text)

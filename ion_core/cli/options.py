@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
-from typing import Any, TypeVar
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from ion_core.words import counted
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -20,6 +27,10 @@ class Options:
         self.config: str | None = None
         self.state_dir: str | None = None
         self.verbose = verbose
+        self.told = False
+        """Whether it was said by now which configuration that is, where that may surprise."""
+        self.done = ""
+        """What has been done by now, for whom it could not be printed: a sentence."""
 
     def flags(self) -> str:
         """Those that were given, as one would type them again: for commands that we suggest."""
@@ -27,6 +38,15 @@ class Options:
 
         given = (("--config", self.config), ("--state-dir", self.state_dir))
         return "".join(f" {flag} {shlex.quote(value)}" for flag, value in given if value)
+
+
+yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
+
+
+def check_can_ask(ctx: click.Context, otherwise: str = "say --yes to do it") -> None:
+    """Raises click.UsageError, which says what would do, where there is nobody at a terminal to answer."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise click.UsageError(f"there is no terminal to ask on: {otherwise}.", ctx)
 
 
 class Text(click.ParamType):  # type: ignore[type-arg]
@@ -44,7 +64,7 @@ class Text(click.ParamType):  # type: ignore[type-arg]
         if "\0" in text:
             self.fail(f"{_short(text)} has a NUL character. Remove it.", param, ctx)
         if self._limit is not None and len(text) > self._limit:
-            self.fail(f"{_short(text)} has {len(text):,} characters, {self._limit:,} are allowed.", param, ctx)
+            self.fail(f"{_short(text)} has {counted(len(text), 'character')}, {self._limit:,} are allowed.", param, ctx)
         try:
             text.encode("utf-8")
         except UnicodeEncodeError:
@@ -64,6 +84,36 @@ class PathText(click.ParamType):  # type: ignore[type-arg]
         if "\0" in text:
             self.fail(f"{_short(text)} has a NUL character. Remove it.", param, ctx)
         return text
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        from click.shell_completion import CompletionItem
+
+        return [CompletionItem(incomplete, type="dir" if param.metavar == "DIR" else "file")]
+
+
+class Age(click.ParamType):  # type: ignore[type-arg]
+    """A length of time, written as in the configuration."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
+        from ion_core.contracts.settings import parse_duration
+
+        try:
+            age: timedelta = parse_duration(value)
+        except ValueError as error:
+            self.fail(f"{error}.", param, ctx)
+        return age
+
+
+def before(age: timedelta, now: datetime, *, option: str) -> datetime:
+    """The moment so long ago. Raises UsageError naming the option for one that is before all dates."""
+    from ion_core.errors import UsageError
+
+    try:
+        return now - age
+    except OverflowError:
+        raise UsageError(f"{option}: is longer ago than there are dates.") from None
 
 
 def _short(text: str) -> str:

@@ -2,25 +2,123 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
+import shutil
 import sys
-from collections.abc import AsyncIterable, Iterable, Sequence
-from typing import Any
+from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Sequence
+from typing import Any, TextIO
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _CONTROL_IN_LINES = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _CONTROL_IN_JSON = re.compile("[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
+LEAST = 16
+"""Characters of the last column of a table that are shown, however narrow the terminal."""
+
+_UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+
+_hide: Callable[[str], str] = str
+
+
+def hide_with(hide: Callable[[str], str]) -> None:
+    """Let everything that is printed for people from now on go through ``hide``."""
+    global _hide
+    _hide = hide
+
+
+def hidden(text: str) -> str:
+    """``text`` without what must not be shown."""
+    return _hide(text)
+
+
+def hidden_in(value: Any) -> Any:
+    """A JSON value without what must not be shown. Events and documents, which are what was asked for, need no such."""
+    if isinstance(value, str):
+        return _hide(value)
+    if isinstance(value, dict):
+        return {key: hidden_in(below) for key, below in value.items()}
+    return [hidden_in(below) for below in value] if isinstance(value, list | tuple) else value
+
+
+_ours: TextIO | None = None
+"""Standard output, while a command runs; None where there is none."""
+
+
+def results() -> TextIO:
+    """Standard output, where results go and nothing else does."""
+    return sys.stdout if _ours is None else _ours
+
+
+@contextlib.contextmanager
+def apart() -> Iterator[None]:
+    """While a command runs: within, standard output can be kept for its results."""
+    global _ours
+    before, _ours = _ours, sys.stdout
+    try:
+        yield
+    finally:
+        give_back()
+        _ours = before
+
+
+def keep_for_results() -> None:
+    """From now on what plugins and libraries print goes to standard error: they may do so any time, on any thread."""
+    if _ours is not None:
+        sys.stdout = sys.stderr
+
+
+def give_back() -> None:
+    """Everybody may print to standard output again, as the command of a plugin does."""
+    if _ours is not None:
+        sys.stdout = _ours
+
+
+@contextlib.contextmanager
+def led_to_stderr() -> Iterator[None]:
+    """Meanwhile what goes past ``sys.stdout``, as programs that are started do, goes to standard error as well.
+
+    Where standard output is no file of its own, as under a test, there is nothing to lead anywhere.
+    """
+    stdout = results()
+    try:
+        number, target = stdout.fileno(), sys.stderr.fileno()
+        stdout.flush()
+        kept = os.dup(number)
+    except (OSError, ValueError, AttributeError):
+        yield
+        return
+    try:
+        os.dup2(target, number)
+        yield
+    finally:
+        os.dup2(kept, number)
+        os.close(kept)
+
+
+RED, YELLOW = "31", "33"
+"""Of what was given up, and of what failed and is to be tried again."""
+
+
+def coloured(text: str, colour: str | None, stream: TextIO | None = None) -> str:
+    """``text`` in that colour where ``stream`` (standard output) is a terminal that may have some: see NO_COLOR."""
+    shown_on = results() if stream is None else stream
+    if colour is None or not shown_on.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return text
+    return f"\x1b[{colour}m{text}\x1b[0m"
+
+
 def say(text: str) -> None:
     """A line for people."""
-    sys.stderr.write(text + "\n")
+    sys.stderr.write(_hide(text) + "\n")
     sys.stderr.flush()
 
 
-def out(text: str) -> None:
-    """A line of the result."""
-    sys.stdout.write(text + "\n")
+def out(text: str, *, whole: bool = False) -> None:
+    """A line of the result. ``whole``: it is the place where what was asked for is to be found."""
+    results().write((text if whole else _hide(text)) + "\n")
 
 
 def plain(text: str) -> str:
@@ -43,10 +141,20 @@ def shortened(text: str, width: int) -> str:
     return text if len(text) <= width else text[: max(width - 1, 0)] + mark("…", ".")
 
 
+def short_id(id: str) -> str:
+    """Enough of an id to tell it from others: every command takes it. Of one that is no UUID the end may matter."""
+    return id[:8] if _UUID.fullmatch(id) else shortened(id, 36)
+
+
+def shown_id(id: str, *, whole: bool = False) -> str:
+    """An id in a table: short on a terminal, where people read it; whole where it is piped, or ``whole`` is wanted."""
+    return short_id(id) if results().isatty() and not whole else plain(id)
+
+
 def encodes(text: str) -> bool:
     """Whether standard output can show ``text``."""
     try:
-        text.encode(sys.stdout.encoding or "ascii")
+        text.encode(results().encoding or "ascii")
     except (UnicodeEncodeError, LookupError):
         return False
     return True
@@ -67,8 +175,8 @@ def to_json(value: Any, *, indent: int | None = None) -> str:
 
 
 def out_json(value: Any, *, indent: int | None = None) -> None:
-    """One JSON value and a newline."""
-    out(to_json(value, indent=indent))
+    """One JSON value and a newline. It is for programs, and as it is: see ``hidden_in``."""
+    out(to_json(value, indent=indent), whole=True)
 
 
 def out_array(values: Iterable[Any]) -> None:
@@ -94,19 +202,33 @@ class JsonArray:
         self._count = 0
 
     def add(self, value: Any) -> None:
-        sys.stdout.write((",\n" if self._count else "[\n") + to_json(value))
+        results().write((",\n" if self._count else "[\n") + to_json(value))
         self._count += 1
 
     def end(self) -> None:
-        sys.stdout.write("\n]\n" if self._count else "[]\n")
+        results().write("\n]\n" if self._count else "[]\n")
 
 
-def out_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Columns as wide as they need to be; the last one is not padded. Nothing for no rows."""
+def cut(text: str, width: int | None) -> str:
+    """``text`` in one line, of at most ``width`` characters if there is a width."""
+    return plain(text) if width is None else shortened(text, width)
+
+
+def out_table(
+    headers: Sequence[str], rows: Sequence[Sequence[str]], *, fit: bool = False, colours: Sequence[str | None] = ()
+) -> None:
+    """Columns as wide as they need to be; the last one is not padded. Nothing for no rows.
+
+    ``fit``: on a terminal what does not fit its width is cut off the last column. ``colours`` are those of the rows.
+    """
     if not rows:
         return
+    of_lines = [None, *colours, *[None] * (len(rows) - len(colours))]
     lines = [list(headers), *([plain(cell) for cell in row] for row in rows)]
     widths = [max(len(line[n]) for line in lines) for n in range(len(headers) - 1)]
-    for line in lines:
-        padded = [cell.ljust(width) for cell, width in zip(line, [*widths, 0], strict=True)]
-        out("  ".join(padded).rstrip())
+    room = None
+    if fit and results().isatty():
+        room = max(shutil.get_terminal_size().columns - sum(widths) - 2 * len(widths), LEAST)
+    for line, colour in zip(lines, of_lines, strict=True):
+        padded = [cell.ljust(width) for cell, width in zip(line[:-1], widths, strict=True)]
+        out(coloured("  ".join([*padded, cut(line[-1], room)]).rstrip(), colour))

@@ -1,9 +1,10 @@
-"""The reference of every command as Markdown: ``python -m ion_core.cli.reference > docs/cli.md``."""
+"""The reference of every command as Markdown: ``python -m ion_core.cli.reference docs/cli.md``."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 
@@ -12,15 +13,16 @@ from ion_core.cli.root import PROGRAM, root
 HEAD = """\
 # Command line
 
-Made by `python -m ion_core.cli.reference > docs/cli.md`; a test compares it with the program.
+Made by `python -m ion_core.cli.reference docs/cli.md`; a test compares it with the program.
 
-Results are on stdout, everything said to people on stderr, and there is no colour; so output can be piped as it is.
+Results are on stdout, everything said to people on stderr; colour, and lines cut to fit, are for terminals
+alone, so output can be piped as it is. The beginning of an id stands for it, where only one begins so.
 `--json` prints data for programs: one object, or an array with one element a line. A mistake in the configuration is
 a line `file:line:column: key: what is wrong`. What an exit code means is in [Operating](operating.md).
 
 Environment: `ION_CONFIG` names the configuration, `ION_STATE` the state directory, `ION_PLUGINS=off` leaves installed
 plugins out, `ION_DEBUG=1` shows tracebacks, and `ION_<SECTION>__<KEY>` sets one key of the configuration, such as
-`ION_MESSAGING__PROVIDER`.
+`ION_MESSAGING__PROVIDER`. `NO_COLOR` leaves colour out.
 """
 
 
@@ -48,4 +50,4 @@ def _context(command: click.Command, name: str, parent: click.Context | None) ->
 
 
 if __name__ == "__main__":
-    sys.stdout.write(reference())
+    Path(sys.argv[1]).write_text(reference(), encoding="utf-8")

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import click
 
 import ion_core
+from ion_core.cli.group import Group
+from ion_core.cli.output import give_back
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 PROGRAM = "ion-core"
 
@@ -23,59 +29,68 @@ class Listed:
 
 SECTIONS = {
     "Run a pipeline": (
-        Listed("init", "init", "Start a project: a configuration with one module, and a recorded case."),
-        Listed("serve", "serve", "Run the modules: take events, run jobs, commit what they leave."),
-        Listed("check", "check", "Check a configuration: mistakes, the graph of its modules, its runtimes."),
-        Listed("config", "config", "Show the configuration in force, or its JSON Schema."),
+        Listed("init", "pipeline.init", "Start a project: a configuration with one module, and a recorded case."),
+        Listed("serve", "pipeline.serve", "Run the modules: take events, run jobs, commit what they leave."),
+        Listed("check", "pipeline.check", "Check a configuration: mistakes, the graph of its modules, its runtimes."),
+        Listed("config", "pipeline.config", "Show the configuration in force, or its JSON Schema."),
     ),
     "Events and what became of them": (
-        Listed("event", "event", "Publish events; look at those that wait."),
-        Listed("trace", "trace", "Follow events through the pipeline."),
-        Listed("logs", "logs", "Print the log of every attempt for an event."),
-        Listed("dlq", "dlq", "Dead letters: list, show, redrive or purge them."),
-        Listed("gc", "gc", "Remove old flows, and files of attempts that never committed."),
+        Listed("event", "event.commands", "Publish events; look at those that wait."),
+        Listed("trace", "flow.trace", "Follow events through the pipeline."),
+        Listed("files", "flow.files", "List the files of a flow, or fetch them into a directory."),
+        Listed("logs", "flow.logs", "Print the log of every attempt for an event."),
+        Listed("dlq", "event.dlq", "Dead letters: list, show, redrive or purge them."),
+        Listed("gc", "flow.gc", "Remove old flows, and files of attempts that never committed."),
     ),
     "Write modules": (
-        Listed("dev", "dev", "Run a pipeline on this machine alone, or modules one by one in a directory."),
-        Listed("debug", "debug", "Open the workspace of an attempt, or a shell in it."),
-        Listed("replay", "replay", "Run a past event again and compare with what was committed."),
-        Listed("handler", "handler", "Prepare and commit a workspace without a dispatcher, by command or by HTTP."),
+        Listed("dev", "alone.dev", "Run a pipeline on this machine alone, or modules one by one in a directory."),
+        Listed("debug", "module.debug", "Open the workspace of an attempt, or a shell in it."),
+        Listed("replay", "module.replay", "Run a past event again and compare with what was committed."),
+        Listed(
+            "handler", "alone.handler", "Prepare and commit a workspace without a dispatcher, by command or by HTTP."
+        ),
     ),
     "What there is": (
-        Listed("module", "module", "List the modules; start, run, record and test one."),
-        Listed("plugins", "plugins", "List the installed plugins and what they provide."),
-        Listed("version", "version", "Print the version."),
+        Listed(
+            "module",
+            "module.commands",
+            "List the modules; start, run, test, rename or remove one; drain, move or drop queues.",
+        ),
+        Listed("plugins", "installed.plugins", "List the installed plugins and what they provide."),
+        Listed("docs", "installed.docs", "Read the documentation that came with this version."),
+        Listed("completion", "installed.completion", "Print what has bash, zsh or fish complete the command line."),
+        Listed("version", "installed.version", "Print the version."),
     ),
 }
 
 COMMANDS = {listed.name: listed for section in SECTIONS.values() for listed in section}
 
 
-class Root(click.Group):
+class Root(Group):
     """Knows its commands by heart; those of plugins are looked for when a name is not among them."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of that name. One of a plugin finds in its context what is configured."""
         if (listed := COMMANDS.get(cmd_name)) is not None:
             command: click.Command = importlib.import_module(f"ion_core.cli.{listed.module}").command
             return command
+        from ion_core.cli.session import ConfiguredHere
+        from ion_core.contracts.command import ASKED
+
+        ctx.meta[ASKED] = ConfiguredHere()
         return _plugin_command(cmd_name)
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        name = args[0]
-        if name.startswith("-"):
-            return super().resolve_command(ctx, args)
-        if (command := self.get_command(ctx, name)) is None:
-            import difflib
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Without importing any command; those of plugins where none of ours begins so."""
+        from click.shell_completion import CompletionItem
 
-            near = difflib.get_close_matches(name, COMMANDS, n=1)
-            hint = f' Did you mean "{near[0]}"?' if near else ""
-            raise click.UsageError(f'no command "{name[:80]}".{hint}', ctx)
-        return name, command, args[1:]
+        ours = [
+            CompletionItem(it.name, help=it.short_help) for it in COMMANDS.values() if it.name.startswith(incomplete)
+        ]
+        return ours or click.Command.shell_complete(self, ctx, incomplete) or _plugin_commands(incomplete)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         width = max(map(len, COMMANDS))
@@ -88,7 +103,19 @@ def _plugin_command(name: str) -> click.Command | None:
     """The command of that name that a plugin brings, of the plugins that the configuration allows."""
     from ion_core.cli.session import plugins_allowed
 
-    return plugins_allowed(None).commands(taken=COMMANDS).get(name)
+    command = plugins_allowed(None).commands(taken=COMMANDS).get(name)
+    give_back()  # what it prints is the result
+    return command
+
+
+def _plugin_commands(incomplete: str) -> list[CompletionItem]:
+    from click.shell_completion import CompletionItem
+
+    from ion_core.cli.session import plugins_allowed
+
+    found = plugins_allowed(None).commands(taken=COMMANDS)
+    give_back()
+    return [CompletionItem(name) for name in found if name.startswith(incomplete)]
 
 
 def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, TypeVar
+import os
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ion_core.cli.options import Options
+from ion_core.cli.output import give_back, keep_for_results, led_to_stderr, plain, say
 from ion_core.errors import ConfigError
 
 if TYPE_CHECKING:
     from ion_core.app import App
     from ion_core.config import Config, Replacements
-    from ion_core.plugins import Registry
+    from ion_core.registry import Registry
 
 T = TypeVar("T")
 
@@ -22,46 +25,85 @@ def load(options: Options, *, logs_already: bool = False, replacements: Replacem
     Raises ConfigError with everything that is wrong.
     """
     from ion_core.cli.logging_setup import log_warnings
-    from ion_core.config import find_config, load_config
+    from ion_core.cli.output import hide_with
+    from ion_core.config import find_config, load_config, passed_over
 
     if not logs_already:
         log_warnings()
     overrides = {"state": options.state_dir} if options.state_dir else {}
-    return load_config(find_config(options.config), overrides=overrides, replacements=replacements)
+    path = find_config(options.config)
+    if not options.told and (other := passed_over(options.config)) is not None:
+        options.told = True
+        say(plain(f"The configuration is {path}, by $ION_CONFIG, not {other} of this directory."))
+    try:
+        with _plugins_come_in():
+            config = load_config(path, overrides=overrides, replacements=replacements)
+    except ConfigError as error:
+        if options.config or not os.environ.get("ION_CONFIG"):
+            raise
+        raise ConfigError([*error.problems, f"{path}: is the configuration by $ION_CONFIG."]) from error
+    hide_with(config.hidden.masked)
+    return config
 
 
-def run(config: Config, work: Callable[[App], Awaitable[T]]) -> T:
-    """``work`` with the App of ``config``, which opens a provider when it is first asked for."""
-    import asyncio
+def run(config: Config, work: Callable[[App], Awaitable[T]], *, reading: bool = False) -> T:
+    """``work`` with the App of ``config``, which opens a provider when it is first asked for.
 
+    ``reading``: it changes nothing, and so no state directory is made for it.
+
+    A signal cancels it, so that it ends what it started; Interrupted is raised then.
+    """
+    from ion_core import ending
     from ion_core.app import App
 
     async def with_app() -> T:
-        async with App.open(config) as app:
-            return await work(app)
+        async with App.open(config, reading=reading) as app:
+            done = await work(app)
+            ending.within(ending.CLOSE_WITHIN)
+            return done
 
-    return asyncio.run(with_app())
+    return ending.run(with_app())
+
+
+class ConfiguredHere:
+    """What commands of plugins may ask: ``contracts.command.Configured``."""
+
+    def services(self, provider: str, *, config: str | None = None) -> Mapping[str, Any]:
+        options = Options()
+        options.config = config
+        chosen = load(options).services
+        give_back()  # what the command prints is the result
+        return {name: it.settings for name, it in chosen.items() if it.provider.name == provider}
 
 
 def plugins_allowed(flag: str | None) -> Registry:
     """The plugins that the configuration allows, even if it has other problems; all that are installed without one."""
     from ion_core.cli.logging_setup import log_warnings
     from ion_core.config import find_config, load_config
-    from ion_core.plugins import load_plugins, unknown_distributions
+    from ion_core.registry import load_plugins, unknown_distributions
 
     log_warnings()
-    try:
-        path = find_config(flag)
-    except ConfigError:
-        return load_plugins()
-    try:
-        return load_config(path).registry
-    except ConfigError:
-        if not path.is_file():
-            raise
-        names = _plugins_in(path.read_bytes())
-    missing = set(unknown_distributions(names or ()))
-    return load_plugins(allow=None if names is None else [name for name in names if name not in missing])
+    with _plugins_come_in():
+        try:
+            path = find_config(flag)
+        except ConfigError:
+            return load_plugins()
+        try:
+            return load_config(path).registry
+        except ConfigError:
+            if not path.is_file():
+                raise
+            names = _plugins_in(path.read_bytes())
+        missing = set(unknown_distributions(names or ()))
+        return load_plugins(allow=None if names is None else [name for name in names if name not in missing])
+
+
+@contextmanager
+def _plugins_come_in() -> Iterator[None]:
+    """While they are imported, and from then on: standard output is ours alone."""
+    keep_for_results()
+    with led_to_stderr():
+        yield
 
 
 def _plugins_in(raw: bytes) -> list[str] | None:

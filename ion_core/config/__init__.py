@@ -1,7 +1,17 @@
 """The configuration: a YAML file, environment variables and flags become frozen settings, or all that is wrong."""
 
-from ion_core.config.check import Finding, check_graph, check_holding, check_runtimes, fit_runtimes, told_limit
-from ion_core.config.load import Config, find_config, load_config
+from ion_core.config.check import (
+    Finding,
+    check_graph,
+    check_holding,
+    check_reach,
+    check_runtimes,
+    fit_runtimes,
+    told_limit,
+)
+from ion_core.config.hidden import Hidden
+from ion_core.config.load import Config, find_config, load_config, passed_over
+from ion_core.config.programs import check_programs, check_python, environments_directory, python_environments
 from ion_core.config.replace import Instead, Replacements, embedded, unpublished
 from ion_core.config.schema import json_schema
 from ion_core.config.sections import Chosen
@@ -11,17 +21,24 @@ __all__ = [
     "Chosen",
     "Config",
     "Finding",
+    "Hidden",
     "Instead",
     "Replacements",
     "check_graph",
     "check_holding",
+    "check_programs",
+    "check_python",
+    "check_reach",
     "check_runtimes",
     "dump",
     "embedded",
+    "environments_directory",
     "find_config",
     "fit_runtimes",
     "json_schema",
     "load_config",
+    "passed_over",
+    "python_environments",
     "told_limit",
     "unpublished",
 ]

@@ -10,9 +10,10 @@ from typing import Any, Literal
 from ion_core.config.load import Config
 from ion_core.config.text import duration_text
 from ion_core.contracts.messaging import HoldLimit
+from ion_core.contracts.provider import Reach
 from ion_core.contracts.runtime import RuntimeCapabilities
 from ion_core.events import MAX_HOPS
-from ion_core.jobs import Module
+from ion_core.modules import Module
 
 _MODES = ("none", "bridge", "host")
 """What ``network`` of a module may be that is not the name of one."""
@@ -35,6 +36,7 @@ def check_graph(config: Config) -> list[Finding]:
     return [
         *_without_modules(config),
         *_taken_by_nobody(config),
+        *_refused_when_published(config),
         *_emitted_by_nobody(config),
         *_cycles(config),
     ]
@@ -118,8 +120,35 @@ def check_holding(config: Config, limit: HoldLimit | None) -> list[Finding]:
 def told_limit(config: Config) -> HoldLimit | None:
     """What the settings of the message broker say about ``max_hold``, without asking the broker."""
     told = getattr(config.messaging.settings, "max_hold", None)
-    limit = told() if callable(told) else None
+    try:
+        limit = told() if callable(told) else None
+    except Exception as error:  # code of a plugin
+        did = f"raised {type(error).__name__} when its settings were asked for max_hold"
+        raise config.messaging.fault(did) from error
     return limit if isinstance(limit, HoldLimit) else None
+
+
+_SHARED_BY = {Reach.MACHINE: "other processes of this machine", Reach.NETWORK: "other machines"}
+_KEPT_FOR = {Reach.PROCESS: "this process", Reach.MACHINE: "this machine"}
+
+
+def check_reach(config: Config) -> list[Finding]:
+    """Stores that not everybody reaches who reaches the message broker: warnings, as all may use one by agreement."""
+    broker = config.messaging.location
+    if broker is None or broker.reach is None:
+        return []
+    return [
+        Finding(
+            severity="warning",
+            where=config.where("storage", key),
+            text=f"{chosen.provider.name} keeps {what} for {_KEPT_FOR[store.reach]} alone ({store.where}), but "
+            f"{config.messaging.provider.name} ({broker.where}) serves {_SHARED_BY[broker.reach]}, too. An event that "
+            f"is published there does not find its {what} here, and becomes a dead letter. Use a store that all of "
+            "them reach. If all of them use this one, all is well.",
+        )
+        for key, chosen, what in (("documents", config.documents, "documents"), ("blobs", config.blobs, "files"))
+        if (store := chosen.location) is not None and store.reach is not None and store.reach < broker.reach
+    ]
 
 
 def _runtime_name(config: Config, module: Module) -> str:
@@ -141,6 +170,7 @@ def _not_offered(
         ("cpus", asked.cpus is not None, offered.cpu_limit),
         ("memory", asked.memory is not None, offered.memory_limit),
         ("pids", asked.pids is not None, offered.pids_limit),
+        ("shm", asked.shm is not None, offered.shm_size),
         ("gpus", bool(asked.gpus), offered.gpus),
     ):
         if wanted and not given:
@@ -199,8 +229,20 @@ def _taken_by_nobody(config: Config) -> Iterator[Finding]:
                 yield Finding(severity="info", where=where, text=f'nobody takes "{event_type}": flows end there')
 
 
+def _refused_when_published(config: Config) -> Iterator[Finding]:
+    taken = {it for module in config.modules.values() for it in module.subscribes}
+    for service in config.services.values():
+        for key, event_type in service.publishes.items():
+            if event_type not in taken:
+                near = difflib.get_close_matches(event_type, taken, n=1)
+                hint = f'Did you mean "{near[0]}"?' if near else f"Taken: {', '.join(sorted(taken)) or 'none'}."
+                text = f'no module takes "{event_type}", so it would be refused. {hint}'
+                yield Finding(severity="error", where=service.section.where(key), text=text)
+
+
 def _emitted_by_nobody(config: Config) -> Iterator[Finding]:
     emitted = {it for module in config.modules.values() for it in module.publishes}
+    emitted |= {it for service in config.services.values() for it in service.publishes.values()}
     seen: set[str] = set()
     for module in config.modules.values():
         for n, event_type in enumerate(module.subscribes):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ion_core.config.reading import read_regular, reason
@@ -24,15 +25,26 @@ def interpolate(root: Node, *, base: Path, environ: Mapping[str, str], problems:
     for path, node in root.walk():
         if isinstance(node.value, str) and "${" in node.value and node.place.line < AFTER_THE_FILE:
             try:
-                node.value, node.secret = resolve(node.value, base=base, environ=environ)
+                found = resolve(node.value, base=base, environ=environ)
+                node.value, node.secret, node.hidden = found.text, " ".join(found.sources), tuple(found.values)
             except NotResolved as error:
                 problems.add(node.place, path, str(error))
             node.text = node.value
 
 
-def resolve(text: str, *, base: Path, environ: Mapping[str, str]) -> tuple[str, str]:
-    """The text with every ``${…}`` replaced, and those that brought something that must not be printed."""
+@dataclass(frozen=True)
+class Resolved:
+    """A text with every ``${…}`` replaced; those that brought something that must not be printed, and what."""
+
+    text: str
+    sources: Sequence[str]
+    values: Sequence[str] = field(repr=False)
+
+
+def resolve(text: str, *, base: Path, environ: Mapping[str, str]) -> Resolved:
+    """Raises NotResolved."""
     sources: list[str] = []
+    values: list[str] = []
 
     def replace(match: re.Match[str]) -> str:
         if match[0] == "$${":
@@ -42,9 +54,10 @@ def resolve(text: str, *, base: Path, environ: Mapping[str, str]) -> tuple[str, 
         value, secret = _value(match[1], base, environ)
         if secret:
             sources.append(match[0])
+            values.append(value)
         return value
 
-    return _TOKEN.sub(replace, text), " ".join(sources)
+    return Resolved(_TOKEN.sub(replace, text), sources, values)
 
 
 def escape(text: str) -> str:

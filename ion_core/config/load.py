@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 
+from ion_core.config.hidden import Hidden
 from ion_core.config.interpolation import interpolate
 from ion_core.config.messages import not_shown
 from ion_core.config.model import FileSettings
@@ -24,8 +25,8 @@ from ion_core.config.sections import (
 )
 from ion_core.config.tree import AFTER_THE_FILE, MAX_BYTES, Node, Problems, dotted, parse
 from ion_core.errors import ConfigError
-from ion_core.jobs import Module
-from ion_core.plugins import Registry, load_plugins, not_installed, unknown_distributions
+from ion_core.modules import Module
+from ion_core.registry import Registry, load_plugins, not_installed, unknown_distributions
 
 DEFAULT_FILE = "ion.yaml"
 DEFAULT_STATE = ".ion"
@@ -36,6 +37,7 @@ class Config:
     """The whole configuration. ``path`` and ``state`` are absolute; ``plugins`` is None when all may be loaded.
 
     ``registry`` is what the providers were chosen from. ``tree`` knows where everything was written; it has secrets.
+    ``hidden`` knows what came from outside of the file: what is printed or stored goes through it.
     """
 
     path: Path
@@ -50,10 +52,28 @@ class Config:
     plugins: tuple[str, ...] | None
     registry: Registry = field(repr=False, compare=False)
     tree: Node = field(repr=False, compare=False)
+    hidden: Hidden = field(repr=False, compare=False)
 
     def only(self, module: Module) -> Config:
         """The same with this module and no other."""
         return replace(self, modules={module.name: module})
+
+    def with_state(self, state: Path) -> Config:
+        """The same with another state directory, and with it the places of the providers that keep something there."""
+
+        def again(chosen: Chosen, *keys: str) -> Chosen:
+            context = {"base": self.path.parent, "state": state}
+            return choose(self.tree, keys, self.registry, context, Problems()) or chosen
+
+        return replace(
+            self,
+            state=state,
+            messaging=again(self.messaging, "messaging"),
+            runtimes={name: again(it, "runtimes", name) for name, it in self.runtimes.items()},
+            blobs=again(self.blobs, "storage", "blobs"),
+            documents=again(self.documents, "storage", "documents"),
+            services={name: again(it, "services", name) for name, it in self.services.items()},
+        )
 
     def where(self, *keys: str | int) -> str:
         """``ion.yaml:14:7: modules.detect.timeout`` for a value that is set, or the nearest around it that is."""
@@ -66,15 +86,31 @@ class Config:
 
 def find_config(flag: str | None, environ: Mapping[str, str] = os.environ) -> Path:
     """The file to read: ``flag``, else ``$ION_CONFIG``, else ``ion.yaml`` in the working directory, if it exists."""
-    given = flag or environ.get("ION_CONFIG")
-    if given:
-        return Path(given)
+    if flag:
+        return Path(flag)
+    if named := environ.get("ION_CONFIG"):
+        if not Path(named).exists():
+            raise ConfigError(
+                f"$ION_CONFIG: {named}: no such file. Unset it (unset ION_CONFIG), or name one that is there."
+            )
+        return Path(named)
     if not Path(DEFAULT_FILE).exists():
         raise ConfigError(
             f"{DEFAULT_FILE}: no such file in {Path.cwd()}. Name a configuration with --config or in $ION_CONFIG, "
             f"or write ./{DEFAULT_FILE}."
         )
     return Path(DEFAULT_FILE)
+
+
+def passed_over(flag: str | None, environ: Mapping[str, str] = os.environ) -> Path | None:
+    """What is not read because of ``$ION_CONFIG``: another file, of the working directory, where people look first."""
+    named, here = environ.get("ION_CONFIG"), Path(DEFAULT_FILE)
+    if flag or not named or not here.is_file():
+        return None
+    try:
+        return None if here.samefile(named) else here
+    except OSError:
+        return None
 
 
 def load_config(
@@ -125,6 +161,7 @@ def load_config(
         plugins=settings.plugins,
         registry=registry,
         tree=root,
+        hidden=Hidden(value for _, node in root.walk() for value in node.hidden),
     )
 
 
@@ -160,5 +197,5 @@ def _state(root: Node, base: Path) -> Path:
     start = base if node.place.line < AFTER_THE_FILE else Path.cwd()
     try:
         return start / Path(node.value).expanduser()
-    except RuntimeError:
+    except (RuntimeError, ValueError):
         return base / DEFAULT_STATE  # reported when the settings are validated

@@ -15,6 +15,9 @@ from ion_core.config.tree import Node, Path, Place, Problems, kind
 
 _GOT = re.compile(r"\s*\(got .*\)\Z", re.DOTALL)
 
+_OUR_WORDS = ("must be a duration", "must be a size", "must be true or false")
+"""Beginnings of what our own validators say: what they got stands in brackets at its end."""
+
 _MUST: Sequence[tuple[str, str]] = (
     (r"int_.*", "must be a whole number"),
     (r"float_.*|decimal_.*", "must be a number"),
@@ -40,10 +43,19 @@ _BOUNDS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
 }
 
 
-def explain(error: ValidationError, model: type[BaseModel], root: Node, section: Path, problems: Problems) -> None:
+def explain(
+    error: ValidationError,
+    model: type[BaseModel],
+    root: Node,
+    section: Path,
+    problems: Problems,
+    *,
+    beside: Sequence[str] = (),
+) -> None:
     """Add what is wrong with the value at ``section``, validated into ``model``, to ``problems``.
 
-    A value that is among them already, such as a ``${…}`` without a value, is not found fault with again.
+    ``beside`` are keys that may stand there too. A value that is among the problems already, such as a ``${…}``
+    without a value, is not found fault with again.
     """
     found: dict[tuple[Place, Path], list[str]] = {}
     for item in error.errors(include_url=False):
@@ -52,7 +64,9 @@ def explain(error: ValidationError, model: type[BaseModel], root: Node, section:
             place, text = _nearest_place(root, path), "is required"
             path = (*path, *(part for part in rest[-1:]))
         elif item["type"] == "extra_forbidden" and node is not None:
-            place, text = node.key_place, _unknown(str(path[-1]), known_keys(model, path[len(section) : -1]))
+            within = path[len(section) : -1]
+            known = [*known_keys(model, within), *(() if within else beside)]
+            place, text = node.key_place, _unknown(str(path[-1]), known)
         elif "[key]" in rest and node is not None:
             place, text = node.key_place, _text(item, Node(path[-1], node.key_place, node.key_place, str(path[-1])))
         elif node is None:
@@ -83,7 +97,7 @@ def _without_secrets(text: str, type_: str, node: Node, section: Node | None) ->
     if node.secret:
         text = _GOT.sub("", text)
         # The words of others may show any part of the value.
-        ours = section is None or _is_ours(type_) or text.startswith(("must be a duration", "must be a size"))
+        ours = section is None or _is_ours(type_) or text.startswith(_OUR_WORDS)
         return ("is not valid" if _shows(text, node) or not ours else text) + not_shown(node)
     if section is not None and any(below.secret and _shows(text, below) for _, below in section.walk()):
         return "is not valid (a value that is not shown is part of why)"

@@ -11,10 +11,10 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, WithJsonSchema, field_validator
 
 from ion_core.contracts.messaging import RetryPolicy
-from ion_core.contracts.runtime import Resources
+from ion_core.contracts.runtime import PythonEnvironment, Resources
 from ion_core.contracts.settings import ByteSize, ConfigPath, Duration, Settings
 from ion_core.events import type_problem
-from ion_core.jobs import MODULE_NAME, Module, OutputLimits
+from ion_core.modules import MODULE_NAME, Module, OutputLimits
 
 RESERVED_ENV = ("SHARED_SECRET", "HANDLER_PORT", "HANDLER_BASE_DIR")
 """What the handler itself tells a module through its environment."""
@@ -63,13 +63,18 @@ def _no_bool(value: Any) -> Any:
     return value
 
 
-def _argv(value: Any) -> Any:
-    """A command as one text is split as a shell would; nothing in it is expanded."""
+def _arguments(value: Any) -> Any:
+    """What is one text is split as a shell would; nothing in it is expanded."""
     if isinstance(value, str):
         try:
-            value = shlex.split(value)
+            return shlex.split(value)
         except ValueError as error:
             raise ValueError(f"cannot be split into arguments: {error}. Write it as a list.") from None
+    return value
+
+
+def _argv(value: Any) -> Any:
+    value = _arguments(value)
     if isinstance(value, list) and (not value or value[0] == ""):
         raise ValueError("must not be empty; it starts with the program to run")
     return value
@@ -82,6 +87,16 @@ def _directory(path: Path) -> Path:
         found = False
     if not found:
         raise ValueError(f'no such directory (got "{path}")')
+    return path
+
+
+def _file(path: Path) -> Path:
+    try:
+        found = path.is_file()
+    except (OSError, ValueError):
+        found = False
+    if not found:
+        raise ValueError(f'no such file (got "{path}")')
     return path
 
 
@@ -108,6 +123,11 @@ Command = Annotated[
     BeforeValidator(_argv),
     WithJsonSchema({"type": ["array", "string"], "items": {"type": ["string", "number", "boolean"]}, "minItems": 1}),
 ]
+Arguments = Annotated[
+    tuple[Annotated[str, AfterValidator(_env_value)], ...],
+    BeforeValidator(_arguments),
+    WithJsonSchema({"type": ["array", "string"], "items": {"type": ["string", "number", "boolean"]}}),
+]
 ProviderSection = Annotated[dict[str, Any], WithJsonSchema({"type": "object"})]
 """``provider`` and that provider's own settings; validated into the settings model that it brings."""
 
@@ -118,6 +138,7 @@ class ResourcesSettings(Settings):
     cpus: Number | None = Field(default=None, gt=0, le=4096, description="Processors, such as 0.5 or 2.")
     memory: ByteSize | None = Field(default=None, gt=0, description="Memory, such as 512MiB.")
     pids: Whole | None = Field(default=None, gt=0, le=2**22, description="Processes and threads.")
+    shm: ByteSize | None = Field(default=None, gt=0, description="Size of /dev/shm, such as 1GiB; it counts as memory.")
     gpus: tuple[str, ...] = Field(default=(), description="GPUs by their CDI names, such as nvidia.com/gpu=0.")
 
 
@@ -149,6 +170,30 @@ class LimitsSettings(Settings):
     max_insights: ByteSize = Field(default=OutputLimits.max_insights, gt=0, description="Size of out/insights.json.")
 
 
+class PythonSettings(Settings):
+    """Which python3 a module finds, where it runs as a plain process. In an image it is the image's."""
+
+    requirements: Annotated[ConfigPath, AfterValidator(_file)] | None = Field(
+        default=None,
+        description="A requirements.txt: its packages are installed into an environment of the module's own, made when "
+        "it first runs and kept until the file changes.",
+    )
+    environment: Literal["own", "ion"] = Field(
+        default="own",
+        description="own: an environment of the module's own. ion: the one that Ion is installed in.",
+    )
+
+    @field_validator("environment")
+    @classmethod
+    def _own_where_something_is_installed(cls, environment: str, info: ValidationInfo) -> str:
+        if environment == "ion" and info.data.get("requirements") is not None:
+            raise ValueError("nothing is installed into Ion's own environment: remove this, or requirements")
+        return environment
+
+    def to_environment(self) -> PythonEnvironment:
+        return PythonEnvironment(requirements=self.requirements, ion=self.environment == "ion")
+
+
 class ModuleSettings(Settings):
     """A container image (or command) with the event types it takes and may emit."""
 
@@ -160,10 +205,20 @@ class ModuleSettings(Settings):
         description="Directory with a Containerfile: the image is built from it, for runtimes that run images.",
     )
     command: Command = Field(
-        default=(), description="Program and arguments, as a list or as one text that is split like a shell would."
+        default=(),
+        description="Program and arguments, as a list or as one text that is split like a shell would. With an image, "
+        "in place of its ENTRYPOINT and CMD.",
+    )
+    args: Arguments = Field(
+        default=(),
+        description="Arguments behind command; without it, for the image's ENTRYPOINT in place of its CMD.",
     )
     source: Annotated[ConfigPath, AfterValidator(_directory)] | None = Field(
         default=None, description="Directory with the module's files: where command starts in a runtime without images."
+    )
+    python: PythonSettings | None = Field(
+        default=None,
+        description="Which python3 it finds as a plain process. Default: the one on the PATH, without Ion's packages.",
     )
     subscribes: tuple[EventType, ...] = Field(min_length=1, description="Event types that start this module.")
     publishes: tuple[EventType, ...] = Field(
@@ -192,6 +247,10 @@ class ModuleSettings(Settings):
         le=1000,
         description="Workspaces of failed attempts that are kept to be looked at, the newest ones.",
     )
+    oom: Literal["fail", "warn"] = Field(
+        default=Module.oom,
+        description="What becomes of an attempt that exits with 0 though a process of it was killed for memory.",
+    )
     resources: ResourcesSettings = Field(default=ResourcesSettings(), description="Limits of its container.")
     network: str = Field(default="none", min_length=1, description="none, bridge, host or the name of a network.")
     env: dict[EnvName, EnvValue] = Field(default={}, description="Environment variables.")
@@ -212,7 +271,9 @@ class ModuleSettings(Settings):
             image=self.image,
             build=self.build,
             command=self.command,
+            args=self.args,
             source=self.source,
+            python=self.python.to_environment() if self.python else None,
             subscribes=tuple(dict.fromkeys(self.subscribes)),
             publishes=tuple(dict.fromkeys(self.publishes)),
             runtime=self.runtime,
@@ -222,11 +283,28 @@ class ModuleSettings(Settings):
             warm=self.warm,
             reuse=self.reuse,
             keep_failed=self.keep_failed,
+            oom=self.oom,
             resources=Resources(**dict(resources)),
             network=self.network,
             env=self.env,
             limits=OutputLimits(**dict(limits)),
         )
+
+
+class OwnSettings(Settings):
+    """What Ion itself reads in a section that chooses a provider; the rest is that provider's."""
+
+    provider: str | None = Field(default=None, description="Which provider; the section says of what kind.")
+
+
+class ServiceOwnSettings(OwnSettings):
+    """The same of a service."""
+
+    on_failure: Literal["stop", "restart"] = Field(
+        default="stop",
+        description="What becomes of one that fails while it serves. stop: running jobs are drained, then serve ends. "
+        "restart: it is started again, later each time.",
+    )
 
 
 class StorageSettings(Settings):

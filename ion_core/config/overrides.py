@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 from ion_core.config.messages import nearest
@@ -14,6 +15,9 @@ ALONE = ("state", "drain_timeout")
 
 FLAGS = {"state": "--state-dir"}
 """Flags of the command line that are not called like the key they set."""
+
+_WORD = re.compile(r"[a-z]+(-[a-z]+)*")
+"""What may be the name of a provider or a choice, such as ``bubblewrap``: it is no secret in other texts."""
 
 SECTIONS = tuple(name for name in FileSettings.model_fields if name not in ("version", "plugins"))
 
@@ -38,6 +42,11 @@ def _set(root: Node, parts: Sequence[str], value: str, place: Place, secret: str
     if not all(parts):
         problems.add(place, (), "has an empty part. Write the keys between one separator each.")
         return
+    if parts[0] == "modules" and len(parts) > 1 and not _is_module(root, parts[1]):
+        modules = _modules(root)
+        text = f'there is no module "{parts[1]}" to set.{nearest(parts[1], modules)} '
+        problems.add(place, (), text + f"Modules: {', '.join(modules) or 'none'}.")
+        return
     node = root
     path: Path = ()
     for part in parts[:-1]:
@@ -50,7 +59,19 @@ def _set(root: Node, parts: Sequence[str], value: str, place: Place, secret: str
             problems.add(place, path, f"has no keys, so {dotted((*path, *parts[len(path) :]))} cannot be set")
             return
         node = below
-    node.value[_key(node, parts[-1])] = Node(value, place, place, text=value, secret=secret)
+    hidden = (value,) if secret and (list(parts[-2:-1]) == ["env"] or not _WORD.fullmatch(value)) else ()
+    node.value[_key(node, parts[-1])] = Node(value, place, place, text=value, secret=secret, hidden=hidden)
+
+
+def _modules(root: Node) -> Mapping[str, Node]:
+    node = root.at(("modules",))
+    return node.value if node is not None and isinstance(node.value, dict) else {}
+
+
+def _is_module(root: Node, part: str) -> bool:
+    """Whether the file has it: one made of variables alone would have no event types, which are a list."""
+    node = root.at(("modules",))
+    return node is not None and (not isinstance(node.value, dict) or _key(node, part) in node.value)
 
 
 def _parts(name: str) -> Sequence[str]:

@@ -9,9 +9,9 @@ from typing import Any
 from pydantic.errors import PydanticInvalidForJsonSchema, PydanticSchemaGenerationError
 
 from ion_core.config.model import FileSettings
-from ion_core.config.sections import PLACES
+from ion_core.config.sections import OWN_SETTINGS, PLACES
 from ion_core.contracts.provider import Provider
-from ion_core.plugins import Kind, Registry
+from ion_core.registry import Kind, Registry
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +88,8 @@ def _settings(provider: Provider[Any], kind: Kind, required: bool, definitions: 
     definitions |= {f"{prefix}{name}": inner for name, inner in model.pop("$defs", {}).items()}
     named = {"const": provider.name, "description": f"Use {provider.name}."}
     model["title"] = provider.name
-    model["properties"] = {"provider": named, **model.get("properties", {})}
+    own: Schema = OWN_SETTINGS[kind].model_json_schema()["properties"] if kind in OWN_SETTINGS else {}
+    model["properties"] = {**own, "provider": named, **model.get("properties", {})}
     if required:
         model["required"] = ["provider", *model.get("required", [])]
     return dict(model)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from ion_core.config.messages import explain, nearest, not_shown
-from ion_core.config.tree import Node, Place, Problems, dotted
+from ion_core.config.model import OwnSettings, ServiceOwnSettings
+from ion_core.config.tree import Node, Place, Problems, dotted, from_outside
 from ion_core.config.tree import Path as Keys
-from ion_core.contracts.provider import Provider
-from ion_core.plugins import Kind, Registry
+from ion_core.contracts.provider import Location, Provider
+from ion_core.contracts.settings import Section, TextFromOutside
+from ion_core.errors import PluginFailed
+from ion_core.registry import Kind, Registry
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -25,17 +29,57 @@ PLACES: Mapping[Keys, tuple[Kind, str]] = {
 }
 """Where providers are chosen, of which kind, and which one without a choice; of a service the one of its own name."""
 
+OWN_SETTINGS: Mapping[Kind, type[OwnSettings]] = {Kind.SERVICE: ServiceOwnSettings}
+"""What stands beside the provider's own settings, where that is more than ``provider``."""
+
 NAMED = ("runtimes", "services")
 """Sections that hold one provider under each name."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chosen:
-    """A provider and its validated settings: ``provider.open(settings)``. ``where`` starts a message about them."""
+    """A provider and its validated settings: ``provider.open(settings)``.
+
+    ``plugin``      the distribution that brings it, with its version.
+    ``section``     where it is chosen.
+    ``on_failure``  of a service: whether one that fails ends ``serve`` or is started again.
+    """
 
     provider: Provider[Any]
     settings: BaseModel = field(repr=False)
-    where: str
+    plugin: str
+    section: Section
+    on_failure: Literal["stop", "restart"] = "stop"
+
+    @property
+    def where(self) -> str:
+        """Starts a message about them."""
+        return self.section.where()
+
+    def fault(self, did: str) -> PluginFailed:
+        """The error that says what the plugin ``did``, and that it is the plugin's."""
+        return PluginFailed(
+            f'{self.where}: the plugin {self.plugin} failed: its "{self.provider.name}" {did}. '
+            "Please report it to its author."
+        )
+
+    @property
+    def location(self) -> Location | None:
+        """Where it keeps what it is given, as far as its settings tell."""
+        told = getattr(self.settings, "location", None)
+        found = told() if callable(told) else None
+        return found if isinstance(found, Location) else None
+
+    @property
+    def publishes(self) -> Mapping[str, str]:
+        """The types of the events that a service will publish, as far as its settings tell, each by its key in them."""
+        told = getattr(self.settings, "publishes", None)
+        return told() if callable(told) else {}
+
+    def named(self, section: str) -> str:
+        """The section with the provider's name and, if known, its place: ``storage.blobs (local, /srv/blobs)``."""
+        where = f", {self.location.where}" if self.location is not None else ""
+        return f"{section} ({self.provider.name}{where})"
 
 
 def fill_empty_sections(root: Node) -> None:
@@ -77,24 +121,54 @@ def choose(root: Node, keys: Keys, registry: Registry, context: Mapping[str, Any
             problems.add(place, path, why_not)
         return None
     provider = registry.choose(kind, name, where=dotted(path))
-    settings = validated(provider.settings, root, keys, context, problems)
-    return None if settings is None else Chosen(provider=provider, settings=settings, where=f"{place}: {dotted(keys)}")
+    section = Section(key=dotted(keys), places={**_places(root, keys), "": str(place)})
+    context = {**context, "section": section}
+    if kind is Kind.SERVICE:  # there may be others of the same provider: what one keeps is no other's
+        context["state"] = Path(context["state"], "services", str(keys[-1]))
+    own = OWN_SETTINGS.get(kind, OwnSettings)
+    ours = validated(own, root, keys, context, problems, only=own.model_fields)
+    settings = validated(provider.settings, root, keys, context, problems, beside=own.model_fields)
+    if ours is None or settings is None:
+        return None
+    plugin = registry.plugin_of(kind, name)
+    return Chosen(
+        provider=provider, settings=settings, plugin=plugin, section=section, **ours.model_dump(exclude={"provider"})
+    )
 
 
-def validated(model: type[M], root: Node, keys: Keys, context: Mapping[str, Any], problems: Problems) -> M | None:
-    """The section at ``keys`` as ``model``; None if something is wrong, which is then among the problems."""
+def validated(
+    model: type[M],
+    root: Node,
+    keys: Keys,
+    context: Mapping[str, Any],
+    problems: Problems,
+    *,
+    only: Collection[str] | None = None,
+    beside: Collection[str] = (),
+) -> M | None:
+    """The section at ``keys`` as ``model``; None if something is wrong, which is then among the problems.
+
+    ``only`` is what of the section it is about, all if not given, and ``beside`` what there is that it is not about.
+    """
     node = root.at(keys)
     value = _plain(node, keys) if node is not None else {}
-    if keys:
-        value.pop("provider", None)
+    if only is not None or beside:
+        value = {key: it for key, it in value.items() if key not in beside and (only is None or key in only)}
     try:
         return model.model_validate(value, context=dict(context))
     except ValidationError as error:
-        explain(error, model, root, keys, problems)
+        explain(error, model, root, keys, problems, beside=[key for key in beside if key != "provider"])
     except Exception as error:  # a validator of a plugin may raise anything; what it says may show a secret
         what = f"{model.__module__}.{model.__qualname__} raised {type(error).__name__} instead of ValueError"
         problems.add(_place(root, keys), keys, f"cannot be validated: {what}. This is a fault of the plugin.")
     return None
+
+
+def _places(root: Node, keys: Keys) -> Mapping[str, str]:
+    """Where everything in the section was written, by key."""
+    node = root.at(keys)
+    found = () if node is None else node.walk()
+    return {dotted(path): str(it.key_place if isinstance(it.value, dict) else it.place) for path, it in found}
 
 
 def check_modules(root: Node, problems: Problems) -> None:
@@ -144,11 +218,17 @@ def _place(root: Node, keys: Keys) -> Place:
     return node.key_place
 
 
+_AS_WRITTEN = (("env",), ("command",), ("args",))
+
+
 def _plain(node: Node, path: Keys) -> Any:
     """The value without its places. Where text is wanted ``1.10`` is the text that was written."""
     if isinstance(node.value, dict):
         return {key: _plain(below, (*path, key)) for key, below in node.value.items()}
     if isinstance(node.value, list):
         return [_plain(below, (*path, n)) for n, below in enumerate(node.value)]
-    as_written = path[:1] == ("modules",) and path[2:3] in (("env",), ("command",)) and node.value is not None
-    return node.text if as_written else node.value
+    if path[:1] == ("modules",) and path[2:3] in _AS_WRITTEN and node.value is not None:
+        return node.text
+    return (
+        TextFromOutside(node.value, from_outside(node)) if node.secret and isinstance(node.value, str) else node.value
+    )

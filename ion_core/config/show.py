@@ -11,15 +11,14 @@ from typing import Any
 
 from pydantic import BaseModel, SecretBytes, SecretStr
 
+from ion_core.config.hidden import MASK
 from ion_core.config.interpolation import escape
 from ion_core.config.load import Config
 from ion_core.config.sections import Chosen
 from ion_core.config.text import duration_text, size_text
 from ion_core.config.tree import Node
 from ion_core.config.tree import Path as Keys
-from ion_core.jobs import Module
-
-MASK = "********"
+from ion_core.modules import Module
 
 _PASSWORD = re.compile(r"(?<=://)([^/@\s:]*):[^/@\s]*@")
 
@@ -41,22 +40,30 @@ def dump(config: Config) -> dict[str, Any]:
             "blobs": show.chosen(config.blobs, ("storage", "blobs")),
             "documents": show.chosen(config.documents, ("storage", "documents")),
         },
-        "services": {name: show.chosen(it, ("services", name)) for name, it in config.services.items()},
+        "services": {name: show.service(it, ("services", name)) for name, it in config.services.items()},
         "modules": {name: show.value(_module(it), ("modules", name)) for name, it in config.modules.items()},
     }
 
 
 def _module(module: Module) -> dict[str, Any]:
     shown = {key: value for key, value in vars(module).items() if key not in ("name", "retry")}
-    for key in ("image", "build", "command", "source"):
+    for key in ("image", "build", "command", "args", "source", "python"):
         if not shown[key]:
             del shown[key]  # the module has none: no value stands for that
+    if module.python is not None:
+        own = {"requirements": module.python.requirements} if module.python.requirements else {}
+        shown["python"] = {**own, "environment": "ion" if module.python.ion else "own"}
     retry = dict(vars(module.retry))
     shown["retries"] = retry.pop("retries")
     shown["retry"] = retry
     shown["resources"] = {**vars(module.resources)}
     shown["limits"] = {**vars(module.limits)}
-    for section, key in (("resources", "memory"), ("limits", "max_output"), ("limits", "max_insights")):
+    for section, key in (
+        ("resources", "memory"),
+        ("resources", "shm"),
+        ("limits", "max_output"),
+        ("limits", "max_insights"),
+    ):
         if shown[section][key] is not None:
             shown[section][key] = size_text(shown[section][key])
     return shown
@@ -71,6 +78,10 @@ class _Shown:
 
     def chosen(self, chosen: Chosen, keys: Keys) -> dict[str, Any]:
         return {"provider": chosen.provider.name, **self._model(chosen.settings, keys)}
+
+    def service(self, chosen: Chosen, keys: Keys) -> dict[str, Any]:
+        own = {"provider": chosen.provider.name, "on_failure": chosen.on_failure}
+        return {**own, **self._model(chosen.settings, keys)}
 
     def _model(self, model: BaseModel, keys: Keys) -> dict[str, Any]:
         fields = {field.alias or name: getattr(model, name) for name, field in type(model).model_fields.items()}

@@ -45,13 +45,17 @@ def outside(name: str) -> Place:
 
 @dataclass(slots=True)
 class Node:
-    """A value. ``text`` is a scalar as written. ``secret`` says what it came from if that must not be printed."""
+    """A value. ``text`` is a scalar as written. ``secret`` says what it came from if that must not be printed.
+
+    ``hidden`` is what came from there: the value, or parts of it.
+    """
 
     value: Any = field(repr=False)
     place: Place
     key_place: Place
     text: str = field(default="", repr=False)
     secret: str = ""
+    hidden: tuple[str, ...] = field(default=(), repr=False)
 
     def at(self, path: Path) -> Node | None:
         """The value at ``path`` below this one."""
@@ -135,6 +139,24 @@ def kind(value: Any) -> str:
         return "nothing"
     names = {dict: "a mapping", list: "a list", str: "text", bool: "a boolean", int: "a number", float: "a number"}
     return names.get(type(value), type(value).__name__)
+
+
+def from_outside(node: Node) -> Any:
+    """What the text of ``node``, which a variable or a file brought, means where any value may stand.
+
+    A variable that sets the value sets a YAML scalar: text that looks otherwise is in quotes. What ``${…}`` stands for
+    is text, such as a password of digits, but for ``true`` and ``false``.
+    """
+    text: str = node.value
+    if node.place.line < AFTER_THE_FILE:
+        return {"true": True, "false": False}.get(text, text)
+    try:
+        composed = _compose(text, "")
+    except ConfigError:
+        return text
+    problems = Problems()
+    found = _Reader("", problems).read(composed, node.place, ()).value if composed is not None else None
+    return text if problems.found or found is None or isinstance(found, dict | list) else found
 
 
 def _decode(raw: bytes, name: str) -> str:

@@ -14,11 +14,14 @@ from pathlib import Path
 _CLONE_NEWNET = 0x40000000
 _PATIENCE = 20.0
 
-_IN_ITS_USER_NAMESPACE = """
-import ctypes, os, socket, sys
-pid, port, channel = map(int, sys.argv[1:])
-kinds = {kind: os.open(f"/proc/{pid}/ns/{kind}", os.O_RDONLY) for kind in ("user", "net")}
-for descriptor in kinds.values():
+_NS_GET_USERNS = 0xB701
+
+_IN_ITS_USER_NAMESPACE = f"""
+import ctypes, fcntl, os, socket, sys
+network, port, channel = map(int, sys.argv[1:])
+owner = fcntl.ioctl(network, {_NS_GET_USERNS})
+ours = os.stat("/proc/self/ns/user")
+for descriptor in (network,) if os.path.samestat(os.fstat(owner), ours) else (owner, network):
     if ctypes.CDLL(None, use_errno=True).setns(descriptor, 0):
         sys.exit(os.strerror(ctypes.get_errno()))
 listening = socket.socket()
@@ -27,7 +30,8 @@ listening.bind(("127.0.0.1", port))
 listening.listen()
 socket.send_fds(socket.socket(fileno=channel), [b"x"], [listening.fileno()])
 """
-"""Only a process of a single thread may enter a user namespace."""
+"""Only a process of a single thread may enter a user namespace. Which one that is the kernel says: the owner of the
+network namespace, which need not be that of the process. Bubblewrap nests two of them to mount devices."""
 
 
 def listen_inside(pid: int, port: int) -> socket.socket | None:
@@ -46,7 +50,7 @@ def listen_inside(pid: int, port: int) -> socket.socket | None:
         try:
             return _in_a_thread_of_there(theirs, port)
         except PermissionError:
-            return _by_a_process_of_there(pid, port)
+            return _by_a_process_of_there(theirs, port)
     finally:
         os.close(theirs)
 
@@ -72,12 +76,12 @@ def _in_a_thread_of_there(namespace: int, port: int) -> socket.socket:
     return found[0]
 
 
-def _by_a_process_of_there(pid: int, port: int) -> socket.socket:
+def _by_a_process_of_there(namespace: int, port: int) -> socket.socket:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ran = subprocess.run(
-            [sys.executable, "-I", "-S", "-c", _IN_ITS_USER_NAMESPACE, str(pid), str(port), str(theirs.fileno())],
-            pass_fds=[theirs.fileno()],
+            [sys.executable, "-I", "-S", "-c", _IN_ITS_USER_NAMESPACE, *map(str, (namespace, port, theirs.fileno()))],
+            pass_fds=[namespace, theirs.fileno()],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=_PATIENCE,
@@ -85,6 +89,6 @@ def _by_a_process_of_there(pid: int, port: int) -> socket.socket:
         )
         if ran.returncode:
             said = ran.stderr.decode(errors="replace").strip().splitlines() or [f"exit code {ran.returncode}"]
-            raise PermissionError(errno.EPERM, f"the network namespace of process {pid} cannot be entered: {said[-1]}")
+            raise PermissionError(errno.EPERM, f"its network namespace cannot be entered: {said[-1]}")
         _, descriptors, _, _ = socket.recv_fds(ours, 1, 1)
         return socket.socket(fileno=descriptors[0])

@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
 
+MESSAGE_HEADER = "ion-message"
+"""The header by which Ion tells messages of one event apart: unlike that of any other call of ``publish``."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RetryPolicy:
@@ -42,18 +45,26 @@ class QueueStats:
     """Counts of one queue, taken at one moment where the broker can.
 
     ``ready`` waiting to be delivered · ``delayed`` waiting for a retry's delay · ``unsettled`` delivered and held by
-    some subscriber · ``dead`` dead letters kept.
+    some subscriber, whichever process that is in, and None where that cannot be known · ``dead`` dead letters kept.
     """
 
     ready: int
     delayed: int
-    unsettled: int
+    unsettled: int | None
     dead: int
 
     @property
     def pending(self) -> int:
-        """What is still to be settled."""
-        return self.ready + self.delayed + self.unsettled
+        """What is still to be settled, as far as it is known: what others hold may come on top (``unsettled``)."""
+        return self.ready + self.delayed + (self.unsettled or 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeclaredQueue:
+    """A queue that exists, whoever declared it, and the topics that it goes on receiving."""
+
+    name: str
+    topics: frozenset[str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +78,10 @@ class Message:
 
 @dataclass(frozen=True, kw_only=True)
 class DeadLetter:
-    """A message kept aside. ``attempts`` is how many were made; ``log_tail`` the last lines of the last one's log."""
+    """A message kept aside. ``attempts`` is how many were made; ``log_tail`` the last lines of the last one's log.
+
+    ``died_at`` is when ``dead_letter`` was called, in UTC and aware of it, the same whenever it is asked for.
+    """
 
     id: str
     queue: str
@@ -92,14 +106,17 @@ class HoldLimit:
 
 
 class Delivery(Protocol):
-    """One message, held by us until exactly one of ``ack``, ``retry``, ``release``, ``dead_letter`` settles it.
+    """One message, held until exactly one of ``ack``, ``retry``, ``release``, ``postpone``, ``dead_letter`` settles it.
 
     Delivery is at least once. A second verb raises AlreadySettled; any verb after ``lost`` is set raises DeliveryLost.
-    Cancellation settles nothing. A verb that raised TransientError did not settle: it may be called again.
+    Cancelling who holds it settles nothing. A verb that is cancelled has settled as it was asked, or not at all: the
+    next one says which. A verb that raised TransientError did not settle: it may be called again. One that raises
+    anything else did neither, and calling it again does not help: the message comes back by itself.
     """
 
     @property
-    def body(self) -> bytes: ...
+    def body(self) -> bytes:
+        """Raises PermanentError, with the reason, where what others published cannot be read; it is settled as any."""
 
     @property
     def headers(self) -> Mapping[str, str]:
@@ -115,16 +132,27 @@ class Delivery(Protocol):
 
     @property
     def lost(self) -> asyncio.Event:
-        """Set when the broker has taken it back; somebody, perhaps we, will be given it again."""
+        """Set when the broker has taken it back; somebody, perhaps we, will be given it again.
+
+        It is set by the time that the context of its subscription has been left, whatever state the backend is in, and
+        by the time that a verb has raised DeliveryLost. Otherwise within seconds of the broker's taking it back, though
+        no verb is called.
+        """
 
     async def ack(self) -> None:
         """Done: it never comes back."""
 
     async def retry(self, *, delay: timedelta) -> None:
-        """Failed: it comes back, no earlier than ``delay``, with ``attempt`` one higher. Survives a crash."""
+        """Failed: it comes back, no earlier than ``delay``, with ``attempt`` one higher. Survives a crash.
+
+        It stands behind every message that was there when it was retried.
+        """
 
     async def release(self) -> None:
-        """Not the job's fault (shutdown, no capacity): it comes back at once, ``attempt`` unchanged."""
+        """Not the job's fault (shutdown, no capacity): it comes back at once, in its old place, uncounted."""
+
+    async def postpone(self, *, delay: timedelta) -> None:
+        """Not now (what it needs is not to be had): as ``retry``, but ``attempt`` is unchanged. Survives a crash."""
 
     async def dead_letter(self, reason: str, *, log_tail: Sequence[str] = ()) -> None:
         """Kept aside with body, headers, reason, attempts and log tail until redriven or purged. Survives a crash."""
@@ -136,8 +164,9 @@ class Delivery(Protocol):
 class MessageBroker(Protocol):
     """Carries messages from topics to queues. Safe for concurrent use by the tasks of one event loop.
 
-    Every method may raise TransientError when the broker does not answer in time; nothing else of the backend's own
-    exceptions leaves it. Queue names, topics, header names and values are text of at most 255 bytes.
+    Every method may raise TransientError when the broker does not answer in time, which is half a minute at most;
+    nothing else of the backend's own exceptions leaves it. Queue names, topics, header names and values are text of at
+    most 255 bytes.
     """
 
     @property
@@ -151,27 +180,61 @@ class MessageBroker(Protocol):
     async def declare(self, queue: str, *, topics: Sequence[str], retry: RetryPolicy) -> None:
         """Make ``queue`` exist and receive what is published to any of ``topics`` from now on.
 
-        Idempotent. Called again with other topics it binds to the new ones, and lets go of those no longer named
-        where the broker can tell which they are. Raises ConfigError if the queue exists in a form it cannot use.
+        Idempotent. Called again with other topics it binds to the new ones, and lets go of those no longer named,
+        whoever bound it to them, where the broker can tell which they are; without any it goes on holding what it has,
+        and receives nothing. Raises ConfigError if the queue exists in a form it cannot use.
+        """
+
+    async def queues(self) -> Sequence[DeclaredQueue]:
+        """Every queue that was declared and not dropped since, by name: also those of other processes, now ended.
+
+        Where the broker cannot tell of queues that an older version of its provider declared, its page says so.
+        """
+
+    async def move(self, queue: str, to: str) -> int:
+        """Put what is ready, delayed or dead in ``queue`` into ``to``, another queue; returns how much that was.
+
+        Each with body, headers and attempt, dead letters with all they keep; a delay may start anew and is never cut.
+        Each moves whole or not at all; after an error the rest is still in ``queue``: move again. A crash may leave one
+        in both. What somebody holds stays where it is, and both keep their topics. Raises QueueNotDeclared for either,
+        and then nothing has moved.
+        """
+
+    async def drop(self, queue: str) -> None:
+        """Delete ``queue`` for good: what waits in it, its dead letters, its topics. Idempotent; other queues stay.
+
+        What somebody holds of it is lost to them and does not come back. Iterating over its deliveries raises
+        TransientError: whoever serves it declares it anew, empty.
         """
 
     async def publish(self, topic: str, body: bytes, *, headers: Mapping[str, str]) -> None:
         """Put a copy into every queue bound to ``topic``; returns only once the broker has them all durably.
 
-        All copies or none. Raises Unroutable when no queue is bound. After TransientError the message may or may
-        not be stored: publish again.
+        All copies or none. Raises Unroutable when no queue is bound, and MessageRefused for what the broker will never
+        take, such as what is larger than its limit. After TransientError the message may or may not be stored: publish
+        again. Where the provider then waits for the answer to what it has sent already, it goes by everything but
+        ``MESSAGE_HEADER``; what it sends anew has the headers given last.
         """
 
     def subscribe(self, queue: str, *, prefetch: int) -> AbstractAsyncContextManager[AsyncIterator[Delivery]]:
         """Be given deliveries of ``queue``, at most ``prefetch`` unsettled at a time, ready ones oldest first.
 
         Any number of subscribers, in any number of processes, share a queue: each message goes to one of them.
-        Messages held by a subscriber that died come back. Leaving the context releases whatever is unsettled.
+        Messages held by a subscriber that died come back. Leaving the context releases whatever is unsettled, which is
+        lost to us by then: ``lost`` is set, and verbs raise DeliveryLost. That holds where the backend is away, too;
+        the messages come back when it does. Leaving raises nothing of its own.
         Raises QueueNotDeclared on entry. One task iterates; verbs may be called from any task.
+
+        The iteration has no end. It raises TransientError while the backend is away and QueueNotDeclared when the queue
+        was deleted meanwhile: then the caller may iterate on, or leave, declare and subscribe anew. StateError and
+        ConfigError it raises for what no waiting mends.
         """
 
     async def stats(self, queue: str) -> QueueStats:
-        """Counts of ``queue``. Raises QueueNotDeclared."""
+        """Counts of ``queue``. Raises QueueNotDeclared.
+
+        What a subscriber of this broker was given, and has not been handed out to whoever iterates, counts as ready.
+        """
 
     async def peek(self, queue: str, *, limit: int) -> Sequence[Message]:
         """Up to ``limit`` ready messages, oldest first, without taking them or counting anything."""
@@ -182,7 +245,8 @@ class MessageBroker(Protocol):
     async def redrive(self, queue: str, ids: Sequence[str]) -> int:
         """Put these dead letters back into ``queue``, attempts starting again at 1. Each moves whole or not at all.
 
-        Returns how many moved. Raises DeadLetterNotFound, naming them, if any is not there; then none has moved.
+        They stand behind what is there. Returns how many moved; an id that is named twice is one. Raises
+        DeadLetterNotFound, naming them, if any is not there; then none has moved.
         """
 
     async def purge(self, queue: str, ids: Sequence[str]) -> int:

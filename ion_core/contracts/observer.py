@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from ion_core.events import Event
-    from ion_core.jobs import Attempt, Outcome
+from ion_core.events import Event
+from ion_core.jobs import Attempt, Outcome
 
 
 class Observer(Protocol):

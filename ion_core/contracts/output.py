@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ion_core.contracts.runtime import LogLine
+from ion_core.words import counted
 
 Stream = Literal["stdout", "stderr"]
 
@@ -170,7 +171,7 @@ class _Reader:
                 gap += len(partial)
             partial.clear()
             self.torn.add(stream)
-        yield LogLine(stream="stderr", text=f"[… some {gap:,} bytes of output are not kept …]", at=self.at)
+        yield LogLine(stream="stderr", text=f"[… some {counted(gap, 'byte')} of output are not kept …]", at=self.at)
 
 
 def _line(stream: Stream, line: bytes, at: float) -> LogLine:

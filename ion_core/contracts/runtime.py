@@ -16,12 +16,28 @@ from typing import Literal, Protocol, runtime_checkable
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """Limits of one container; None is the runtime's own default. ``memory`` in bytes, ``gpus`` as CDI names."""
+    """Limits of one container; None is the runtime's own default. ``memory`` in bytes, ``gpus`` as CDI names.
+
+    ``shm`` is the size of ``/dev/shm`` in bytes; what is in it counts as memory.
+    """
 
     cpus: float | None = None
     memory: int | None = None
     pids: int | None = None
+    shm: int | None = None
     gpus: Sequence[str] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PythonEnvironment:
+    """Which ``python3`` a module finds in a runtime without images; where images run it is the image's.
+
+    ``requirements`` is a file of pip's, for an environment of the module's own: made before the first container, and
+    another one when the file says something else. With ``ion`` it is what Ion itself is installed in.
+    """
+
+    requirements: Path | None = None
+    ion: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +49,11 @@ class ContainerSpec:
     ``image``      what to run, for runtimes that take images; with ``command`` empty, the image's own command.
     ``build``      directory that ``image`` is made from, or an image without a name of its own where that is None:
                    before the first container, and again when something in it has changed.
-    ``command``    argv; under a runtime without images the program and its arguments.
+    ``command``    argv, in place of the image's ENTRYPOINT and CMD; under a runtime without images the program and its
+                   arguments.
+    ``args``       arguments behind ``command``; without one, for the image's ENTRYPOINT, in place of its CMD.
     ``source``     directory of the module's own files, for runtimes without images: where ``command`` starts.
+    ``python``     which Python it finds, for runtimes without images; without it, one with no packages of ours.
     ``workspace``  directory the module sees as ``/ion`` (or finds through ``HANDLER_BASE_DIR``).
     ``network``    ``none``, ``bridge``, ``host`` or a network's name.
     ``log_limit``  bytes of output kept; the middle of what is more is dropped and said to be.
@@ -45,13 +64,20 @@ class ContainerSpec:
     image: str | None = None
     build: Path | None = None
     command: Sequence[str] = ()
+    args: Sequence[str] = ()
     source: Path | None = None
+    python: PythonEnvironment | None = None
     workspace: Path
     env: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
     resources: Resources = Resources()
     network: str = "none"
     log_limit: int = 1 << 20
+
+    @property
+    def argv(self) -> Sequence[str]:
+        """``command`` with its arguments; empty where the image says what runs."""
+        return (*self.command, *self.args) if self.command else ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +94,7 @@ class ExitStatus:
     """How it ended. ``code`` as a shell gives it: 128 + signal for a death by signal, which is in ``signal`` too.
 
     ``limit`` names the limit that ended it, such as ``memory 512 MiB``, where the runtime knows or strongly suspects.
+    Beside code 0 too: then a process of it was killed for that limit, and the first one took no notice.
     """
 
     code: int
@@ -109,6 +136,7 @@ class RuntimeCapabilities:
     ``builds``              makes images from ``build``; a runtime without images ignores ``image`` and ``build``.
     ``isolates``            a module cannot reach the host's files, processes and network beyond what it was given.
     ``inputs_read_only``    the module cannot write to ``in/``, not even as root: inputs may be hard links.
+    ``shm_size``            gives a ``/dev/shm`` of the size that is asked for.
     ``shares_workspace``    sees the dispatcher's directories (else the three steps run inside it).
     ``handler_api``         a module can call its handler at ``localhost:$HANDLER_PORT``; see ``listen``.
     ``networks``            network modes a module may ask for; a restriction it cannot enforce is in its ``notice``.
@@ -130,6 +158,7 @@ class RuntimeCapabilities:
     networks: frozenset[str]
     networks_for: Mapping[str, frozenset[str]] = field(default_factory=dict)
     named_networks: bool = False
+    shm_size: bool = False
     notice: str = ""
 
 
@@ -162,7 +191,8 @@ class ContainerRuntime(Protocol):
 
         Whoever is given it serves and closes it. May be called once after ``create``, before ``start`` or after; waits
         for the start where the container has no network before. None too where ``handler_api`` is not offered, or the
-        container has ended. Raises ContainerNotFound; PermanentError when the container's network cannot be entered.
+        container has ended. Raises ContainerNotFound; PermanentError when the container's network cannot be entered:
+        the attempt fails at once then, as a failed module.
         """
 
     async def wait(self, ref: ContainerRef) -> ExitStatus:
@@ -176,7 +206,7 @@ class ContainerRuntime(Protocol):
         """What it printed so far, from the start, in order of arrival; with ``follow`` until it has ended."""
 
     async def stop(self, ref: ContainerRef, *, grace: timedelta) -> None:
-        """SIGTERM, and SIGKILL after ``grace``; returns once it has ended.
+        """SIGTERM, or the signal that its image names instead, and SIGKILL after ``grace``; returns once it has ended.
 
         This call is idempotent, and must not raise if the container has ended, was never started, or is gone.
         """

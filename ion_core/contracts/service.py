@@ -24,9 +24,12 @@ class ServiceHost(Protocol):
     ) -> Event:
         """Accept an event from outside: files and document stored, then the message, durably.
 
-        ``files`` maps the name the next module sees in ``in/data`` to a local file. The same ``event_id`` again is the
-        same event: nothing is stored twice and the jobs it starts commit once. Raises InvalidEvent, and Unroutable
-        when no module takes the type.
+        Its context has the name that the service has in the configuration.
+
+        ``files`` maps the name the next module sees in ``in/data`` to a local file. The same ``event_id`` again, with
+        the same type, data and files, is the same event: nothing is stored twice and the jobs it starts commit once.
+        Raises InvalidEvent, which says what differs where an id was used for anything else, and Unroutable when no
+        module takes the type.
         """
 
     def problems(self) -> Sequence[str]:
@@ -39,5 +42,7 @@ class Service(Protocol):
     async def run(self, host: ServiceHost, stop: asyncio.Event, ready: asyncio.Event) -> None:
         """Serve until ``stop`` is set, then finish what is under way and return within a few seconds.
 
-        Sets ``ready`` once it serves. Raising ends the process with that error; returning before ``stop`` is one too.
+        Sets ``ready`` once it serves. Raising is a failure, returning before ``stop`` too: it ends the process after a
+        drain, or the service is opened anew and run again, as the configuration says. What is no IonError is reported
+        as a fault of the plugin.
         """

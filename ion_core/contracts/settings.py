@@ -1,4 +1,4 @@
-"""Field types for providers' settings: durations, sizes, paths and secrets, validated alike everywhere.
+"""Providers' settings: where they stand, and durations, sizes, paths and secrets, validated alike everywhere.
 
 Import this where the settings model is defined; it imports pydantic, which takes a moment.
 """
@@ -6,11 +6,25 @@ Import this where the settings model is defined; it imports pydantic, which take
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from types import NoneType
+from typing import Annotated, Any, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, SecretStr, ValidationInfo, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    PrivateAttr,
+    SecretStr,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -20,10 +34,98 @@ for _power, _letter in enumerate("KMGT", 1):
     _BYTES |= {_letter: 1000**_power, f"{_letter}i": 1024**_power}
 
 
+class TextFromOutside(str):
+    """Text that a variable or a file brought, where YAML cannot say of what type it is; ``scalar`` is what it may mean.
+
+    A field that wants text has it as it is; one that wants a boolean, or takes anything, has the scalar.
+    """
+
+    scalar: Any
+
+    def __new__(cls, text: str, scalar: Any) -> TextFromOutside:
+        made = super().__new__(cls, text)
+        made.scalar = scalar
+        return made
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """Where in a configuration settings stand: for errors about them, and for what a provider calls after itself.
+
+    ``key``     of the section, such as ``storage.blobs`` or ``services.gateway``; '' for settings of no configuration.
+    ``places``  file, line and column of what was given there, by key from the section on; under '' of the section.
+    """
+
+    key: str = ""
+    places: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def name(self) -> str:
+        """What the configuration calls this one among others of its provider: ``gateway``, of ``services.gateway``."""
+        return self.key.rpartition(".")[2]
+
+    def dotted(self, key: str = "") -> str:
+        """``storage.blobs.path``, for the ``key`` ``path``: how one would name it to somebody who is to set it."""
+        return ".".join(part for part in (self.key, key) if part)
+
+    def where(self, key: str = "") -> str:
+        """``ion.yaml:9:13: storage.blobs.path``: how an error about ``key`` begins, whether it was given or not."""
+        above = key
+        while above and above not in self.places:
+            above = above.rpartition(".")[0]
+        place = self.places.get(above, "")
+        return ": ".join(part for part in (place, self.dotted(key)) if part)
+
+
 class Settings(BaseModel):
-    """Base of settings models: frozen, unknown keys refused, defaults validated like given values."""
+    """Base of settings models: frozen, unknown keys refused, defaults validated like given values.
+
+    Only ``true`` and ``false`` are booleans, as in YAML 1.2: a field that is one takes nothing else for it.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, hide_input_in_errors=True)
+
+    _section: Section = PrivateAttr(default_factory=Section)
+
+    @property
+    def section(self) -> Section:
+        """Where they stand. Of a model within settings, where those stand as a whole."""
+        return self._section
+
+    @model_validator(mode="after")
+    def _stand_in_their_section(self, info: ValidationInfo) -> Any:
+        section = (info.context or {}).get("section")
+        if section is not None:
+            self._section = section
+        return self
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _meant(cls, value: Any, info: ValidationInfo) -> Any:
+        wanted = _types(cls.model_fields[info.field_name or ""].annotation)
+        if Any in wanted:
+            return _scalars(value)
+        if bool in wanted and str not in wanted:
+            value = value.scalar if isinstance(value, TextFromOutside) else value
+            if not isinstance(value, bool) and wanted <= {bool, NoneType} and (value is not None or wanted == {bool}):
+                raise ValueError(f'must be true or false (got "{value}")')
+        return value
+
+
+def _types(annotation: Any) -> set[Any]:
+    """What a field may be, with what is in it."""
+    below = get_args(annotation)
+    if get_origin(annotation) is Annotated:
+        below = below[:1]
+    return {found for it in below for found in _types(it)} if below else {annotation}
+
+
+def _scalars(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _scalars(below) for key, below in value.items()}
+    if isinstance(value, list):
+        return [_scalars(below) for below in value]
+    return value.scalar if isinstance(value, TextFromOutside) else value
 
 
 def parse_duration(value: Any) -> Any:
@@ -52,6 +154,8 @@ def parse_size(value: Any) -> Any:
 
 def _expanded(path: Path, info: ValidationInfo, start: str) -> Path:
     base: Path | None = (info.context or {}).get(start)
+    if "\0" in str(path):
+        raise ValueError("must not contain a NUL character")
     try:
         path = path.expanduser()
     except RuntimeError as error:  # "~name" of nobody

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ion_core.errors import InvalidKey
+from ion_core.words import counted
 
 MAX_KEY_BYTES = 1024
 MAX_SEGMENT_BYTES = 255
@@ -32,7 +33,7 @@ def check_key(key: str) -> str:
     if not key:
         problem = "is empty"
     elif size > MAX_KEY_BYTES:
-        problem = f"is {size} bytes long, {MAX_KEY_BYTES} are allowed"
+        problem = f"is {counted(size, 'byte')} long, {MAX_KEY_BYTES} are allowed"
     elif _CONTROL.search(key) or "\\" in key:
         problem = "has a backslash or a control character"
     else:
@@ -77,7 +78,10 @@ class BlobStore(Protocol):
         """
 
     def list(self, prefix: str) -> AsyncIterator[str]:
-        """Keys under ``prefix`` by whole segments (``a/b`` has ``a/b/c``, not ``a/bc``), sorted; '' for all."""
+        """Keys under ``prefix`` by whole segments (``a/b`` has ``a/b/c``, not ``a/bc``), sorted; '' for all.
+
+        What others left there and no valid key names, such as folder markers of a console, is passed over.
+        """
 
     async def delete(self, key: str) -> None:
         """Remove it. Idempotent; fine if gone."""

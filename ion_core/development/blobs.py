@@ -15,8 +15,10 @@ from urllib.parse import quote
 from ion_core.contracts.storage import BlobInfo, check_key
 from ion_core.development.layout import NEW, Place
 from ion_core.errors import BlobNotFound, PermanentError, storage_error
+from ion_core.regular import open_regular
 
 _CHUNK = 1 << 20
+_ZEROS = bytes(_CHUNK)
 
 
 class PlaceBlobs:
@@ -78,13 +80,17 @@ class PlaceBlobs:
 
 def _copy(source: Path, target: Path) -> BlobInfo:
     """A new file ``target`` with the content of the regular file ``source``; nothing is followed, nothing blocks."""
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     digest, size = hashlib.sha256(), 0
-    with os.fdopen(os.open(source, flags), "rb") as reading:
-        if not stat.S_ISREG(os.fstat(reading.fileno()).st_mode):
-            raise PermanentError(f"{source}: is not a regular file")
-        with target.open("xb") as writing:
-            while chunk := reading.read(_CHUNK):
-                digest.update(chunk)
-                size += writing.write(chunk)
+    descriptor, status = open_regular(source)
+    with os.fdopen(descriptor, "rb") as reading, target.open("xb") as writing:
+        if status.st_mode & stat.S_IXUSR:
+            os.fchmod(writing.fileno(), 0o755)
+        while chunk := reading.read(_CHUNK):
+            digest.update(chunk)
+            size += len(chunk)
+            if chunk == _ZEROS:  # a hole stays one
+                writing.seek(len(chunk), os.SEEK_CUR)
+            else:
+                writing.write(chunk)
+        writing.truncate()
     return BlobInfo(size=size, sha256=digest.hexdigest())

@@ -27,6 +27,7 @@ from typing import Any
 from ion_core import strict_json
 from ion_core.development.names import MARKERS, directory_name, event_id_of
 from ion_core.errors import InvalidEvent, StateBusy, StateError, StorageFull, UsageError, storage_error
+from ion_core.regular import read_regular
 
 _DIRECTORIES = ("_blobs", "_events", "_metadata", "_insights")
 NEW = "_new-"
@@ -59,7 +60,19 @@ class Place:
 
     @property
     def is_root(self) -> bool:
-        return (self.path / "_root.json").is_file()
+        return (self.path / "_root.json").is_file() or self._is_old_root
+
+    @property
+    def _is_old_root(self) -> bool:
+        """Whether the predecessor made it: files, and no more."""
+        return self.blobs.is_dir() and not self.is_prepared and not self.metadata.exists()
+
+    def root(self) -> dict[str, Any] | None:
+        """Where a flow starts, as a document: its files are those of whatever is prepared below."""
+        if not self._is_old_root:
+            return self.read("_root.json")
+        files = sorted(str(path.relative_to(self.blobs)) for path in self.blobs.rglob("*") if path.is_file())
+        return {"id": id_of(self), "context": {}, "files": files}
 
     @property
     def is_prepared(self) -> bool:
@@ -96,12 +109,17 @@ class Place:
         write_whole(self.path / marker, b"{}")
 
     def read(self, name: str) -> dict[str, Any] | None:
-        """The document of that name; None if there is none. Raises InvalidEvent where it is no JSON object."""
+        """The document of that name; None if there is none. Raises InvalidEvent where it is no JSON object.
+
+        Raises StateError where it is no file.
+        """
         path = self.path / name
         try:
-            raw = path.read_bytes()
+            raw = read_regular(path, _MOST_BYTES + 1)
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise StateError(f"{path}: cannot be read: {error.strerror}. Remove it to begin again.") from error
         value = strict_json.loads(raw, what=str(path), limit=_MOST_BYTES)
         if not isinstance(value, dict):
             raise InvalidEvent(f"{path}: must be a JSON object")
@@ -189,22 +207,21 @@ class Layout:
         return next((place for place in self.places() if place.path.name == name), None)
 
     def place_for(self, event_id: str, parent_event_id: str) -> Place:
-        """The place of that event, made or not; below its parent's."""
+        """The place of that event, made or not; below its parent's, or at the top where nobody knows that."""
         found = self.find(event_id)
         if found is not None:
             return found
-        if not parent_event_id:
-            return Place(self.base / directory_name(event_id))
-        parent = self.find(parent_event_id)
-        above = self.base / directory_name(parent_event_id) if parent is None else parent.path
-        return Place(above / directory_name(event_id))
+        above = self.find(parent_event_id) if parent_event_id else None
+        if above is None and parent_event_id and (published := self.published(parent_event_id)) is not None:
+            above = Place(published.place.path / directory_name(parent_event_id))
+        return Place((self.base if above is None else above.path) / directory_name(event_id))
 
     def published(self, event_id: str) -> Published | None:
         """The event of that id that some job here published."""
         for place in self.places():
             if place.is_committed:
                 for document in published_by(place):
-                    if document.get("id") == event_id:
+                    if published_id(document) == event_id:
                         return Published(place, document)
         return None
 
@@ -225,15 +242,39 @@ def published_by(place: Place) -> list[dict[str, Any]]:
     return [place.read(f"_metadata/{name}") or {} for name in place.names("_metadata")]
 
 
+def published_id(document: Mapping[str, Any]) -> str:
+    """The id of the event that an eventMeta document tells of: the predecessor's have none but in their context."""
+    event_id = document.get("id", _nested(document).get("eventId"))
+    return event_id if isinstance(event_id, str) else ""
+
+
+def event_files(place: Place) -> list[str]:
+    """The names in ``_events`` of what the job at ``place`` published, in lexical order.
+
+    The predecessor wrote one event twice, the second time as ``event0.json``, which has no document of that name.
+    """
+    names, documents = place.names("_events"), set(place.names("_metadata"))
+    return [name for name in names if name in documents] or names
+
+
+def _nested(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The context of a document, nested or flat."""
+    context = document.get("context", document)
+    return context if isinstance(context, dict) else {}
+
+
 def damaged(place: Place, name: str) -> StateError:
     """For a note of ours that somebody changed."""
     return StateError(f"{place.path / name}: is damaged. Remove {place.path} to begin again.")
 
 
 def _context_of(place: Place) -> Mapping[str, Any]:
-    found = place.read("_job.json") or place.read("_root.json") or {}
-    context = found.get("context")
-    return context if isinstance(context, dict) else {}
+    """As prepare noted it; of a place that the predecessor made, as the documents that lie there have it."""
+    found = place.read("_job.json") or place.read("_root.json") or place.read("_insights/insights.json")
+    if found is not None:
+        return _nested(found)
+    published = _nested(next(iter(published_by(place)), {}))
+    return {name: published[name] for name in ("name", "correlationId") if name in published}
 
 
 def id_of(place: Place) -> str:
@@ -258,7 +299,7 @@ def described(layout: Layout, place: Place) -> dict[str, Any]:
         "correlationId": context.get("correlationId"),
         "module": context.get("name"),
         "state": next((state for state, holds in states.items() if holds), None),
-        "events": len(place.names("_events")),
+        "events": len(event_files(place)),
         "path": str(place.path),
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,7 +12,7 @@ from ion_core import crash
 from ion_core.commits import Commit
 from ion_core.contracts.storage import Document, check_key
 from ion_core.development.blobs import PlaceBlobs
-from ion_core.development.layout import Place, damaged, write_whole
+from ion_core.development.layout import Place, damaged, published_id, write_whole
 from ion_core.errors import BlobNotFound, InvalidEvent
 from ion_core.events import (
     COMMIT,
@@ -21,6 +22,7 @@ from ion_core.events import (
     Pairs,
     StoredFile,
     encode_event,
+    file_name,
     parse_context,
     parse_pairs,
 )
@@ -43,9 +45,7 @@ class PlaceInputs:
             event_type = self._document.get("type")
             known = replace(event.context, name=context.name)
             event = replace(event, context=known, type=event_type if isinstance(event_type, str) else event.type)
-        files = tuple(
-            StoredFile(name=name, key=f"_blobs/{name}", size=_size(self._place, name), sha256="") for name in names
-        )
+        files = tuple(_stored(self._place, name) for name in names)
         return replace(event, data=data, files=tuple(names)), files
 
     def check(self) -> tuple[list[str], Pairs]:
@@ -55,25 +55,30 @@ class PlaceInputs:
         """
         if self._document is None:
             return [], ()
-        what = f"event {str(self._document.get('id'))[:80]!r}"
+        what = f"event {published_id(self._document)[:80]!r}"
         problems: list[str] = []
         data = parse_pairs(self._document.get("data") or [], what=f"{what}.data", problems=problems)
         names = self._document.get("files") or []
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             problems.append(f"{what}.files: must be an array of names")
+            names = []
         if problems:
             raise InvalidEvent(problems)
+        names = [file_name(name) for name in names if name]  # the predecessor's have '' for none, and ./a
         for name in names:
-            _size(self._place, check_key(name))
+            _stored(self._place, check_key(name))
         return list(dict.fromkeys(names)), data
 
 
-def _size(place: Place, name: str) -> int:
+def _stored(place: Place, name: str) -> StoredFile:
+    """The file as it is now: a developer may have put another in its place."""
     path = place.blobs / name
     try:
-        return path.lstat().st_size
+        status = path.lstat()
     except OSError as error:
         raise BlobNotFound(f"{path}: {error.strerror}, though an event names it. Put it back.") from error
+    executable = bool(status.st_mode & stat.S_IXUSR)
+    return StoredFile(name=name, key=f"_blobs/{name}", size=status.st_size, sha256="", executable=executable)
 
 
 class PlaceOutputs:

@@ -16,15 +16,16 @@ from pathlib import Path
 from ion_core.commits import Commit
 from ion_core.contracts.storage import check_key
 from ion_core.development.blobs import PlaceBlobs
-from ion_core.development.layout import Layout, Place, damaged, id_of, published_by
+from ion_core.development.layout import Layout, Place, damaged, id_of, published_by, published_id
 from ion_core.development.plane import PlaceInputs, PlaceOutputs
-from ion_core.errors import InvalidKey, OutOfTurn, UsageError
+from ion_core.errors import InvalidKey, IonError, OutOfTurn, UsageError
 from ion_core.events import Context, Event, StoredFile, event_meta, parse_context
 from ion_core.handler.alone import check_ids
 from ion_core.handler.committer import Committer
 from ion_core.handler.given import GivenWorkspace
 from ion_core.handler.preparer import Preparer
-from ion_core.jobs import Attempt, Job, Module
+from ion_core.jobs import Attempt, Job
+from ion_core.modules import Module
 
 FLOW = "dev"
 """The correlation id of what says none."""
@@ -78,7 +79,8 @@ def prepare(layout: Layout, asked: Context, types: Sequence[str], workspace: Giv
     """Fill ``workspace`` with what the event ``asked.event_id`` brings; ``asked.name`` is the module.
 
     An event that a job of the layout published brings what was published, whatever parent is named or not; one below
-    a root brings the root's files; any other starts a flow and brings nothing. ``types`` are remembered for commit.
+    a root brings the root's files; a new one whose parent was published brings what that one does, so that several
+    modules may take it; any other starts a flow and brings nothing. ``types`` are remembered for commit.
 
     Raises OutOfTurn when the event was prepared before, UsageError when ids contradict what is known, and what
     GivenWorkspace.clear and Preparer.prepare raise; nothing is changed then, but for an error of the disk.
@@ -86,12 +88,9 @@ def prepare(layout: Layout, asked: Context, types: Sequence[str], workspace: Giv
     with layout.locked():
         found = layout.find(asked.event_id)
         if found is not None:
-            _refuse_again(found, asked, layout.base)
-        asked, inputs = _inputs(layout, asked)
+            _refuse_again(found, asked, layout)
+        asked, inputs, lines = _inputs(layout, asked)
         inputs.check()
-        lines = []
-        if asked.parent_event_id and _known_parent(layout, asked) is None:
-            lines.append(f"there is no event {asked.parent_event_id} in {layout.base}: this one starts a flow")
         workspace.clear()
         lines += _take_over(layout, workspace, asked.event_id)
         place = layout.place_for(asked.event_id, asked.parent_event_id)
@@ -109,7 +108,7 @@ def prepare(layout: Layout, asked: Context, types: Sequence[str], workspace: Giv
     return Prepared(asked, place, lines)
 
 
-def _refuse_again(place: Place, asked: Context, base: Path) -> None:
+def _refuse_again(place: Place, asked: Context, layout: Layout) -> None:
     what = f"event {asked.event_id[:80]!r}"
     if place.is_root:
         raise UsageError(
@@ -121,33 +120,55 @@ def _refuse_again(place: Place, asked: Context, base: Path) -> None:
         is_ = "committed" if place.is_committed else "prepared"
         begin = f"emove {place.path} to begin again, with all that followed from it"
         do = f"R{begin}" if place.is_committed else f"Run the module and commit it, or r{begin}"
-        copy = f". For another module work in a copy of {base}" if module != asked.name else ""
-        raise OutOfTurn(f"{what}: is {is_} already, for module {module}. {do}{copy}.")
+        other = ""
+        if module != asked.name:
+            below = ", and this one as its parent" if layout.published(asked.event_id) else ""
+            other = f". For another module pass a new event id{below}"
+        raise OutOfTurn(f"{what}: is {is_} already, for module {module}. {do}{other}.")
 
 
-def _inputs(layout: Layout, asked: Context) -> tuple[Context, PlaceInputs]:
-    """What the event brings, and ``asked`` with what is known of it. Raises UsageError when they contradict."""
+def _inputs(layout: Layout, asked: Context) -> tuple[Context, PlaceInputs, list[str]]:
+    """What the event brings, ``asked`` with what is known of it, and what is to be said of that.
+
+    Raises UsageError when they contradict.
+    """
     published = layout.published(asked.event_id)
     if published is not None:
         known = parse_context(published.document, what=str(published.place.path), problems=[])
         check_ids(known, asked)
         asked = replace(asked, correlation_id=known.correlation_id, parent_event_id=known.parent_event_id)
-        return asked, PlaceInputs(published.place, published.document)
+        return asked, PlaceInputs(published.place, published.document), []
     if asked.event_id == asked.parent_event_id:
         raise UsageError(
             f"event {asked.event_id[:80]!r}: cannot be its own parent. Pass the event that caused it, or none."
         )
-    asked = replace(asked, correlation_id=asked.correlation_id or FLOW)
     parent = _known_parent(layout, asked)
-    if parent is None:
-        return asked, PlaceInputs(Place(layout.base), None)
-    if parent.is_root:
-        return asked, PlaceInputs(parent, parent.read("_root.json"))
+    if parent is not None and parent.is_root:
+        return _in_flow(asked, FLOW), PlaceInputs(parent, parent.root()), []
+    cause = layout.published(asked.parent_event_id) if asked.parent_event_id else None
+    if cause is not None:
+        flow = parse_context(cause.document, what="", problems=[]).correlation_id
+        said = f"nobody published event {asked.event_id}: it is given what {asked.parent_event_id} brings"
+        return _in_flow(asked, flow), PlaceInputs(cause.place, cause.document), [said]
+    if parent is not None:
+        raise _not_published(asked, parent)
+    said = f"there is no event {asked.parent_event_id} in {layout.base}: this one starts a flow"
+    return _in_flow(asked, FLOW), PlaceInputs(Place(layout.base), None), [said] if asked.parent_event_id else []
+
+
+def _in_flow(asked: Context, correlation_id: str) -> Context:
+    return replace(asked, correlation_id=asked.correlation_id or correlation_id)
+
+
+def _not_published(asked: Context, parent: Place) -> IonError:
     what = f"event {asked.event_id[:80]!r}: was not published by {asked.parent_event_id[:80]!r}"
     if not parent.is_committed:
-        raise OutOfTurn(f"{what}, which is not committed yet. Commit that first.")
-    ids = [str(document.get("id")) for document in published_by(parent)]
-    raise UsageError(f"{what}. It published: {', '.join(ids) or 'nothing'}. `dev event list` shows them.")
+        return OutOfTurn(f"{what}, which is not committed yet. Commit that first.")
+    ids = [published_id(document) for document in published_by(parent)]
+    return UsageError(
+        f"{what}. It published: {', '.join(ids) or 'nothing'}. Pass one of these as the event id, or as the parent of "
+        "a new one; `dev event list` shows them."
+    )
 
 
 def _known_parent(layout: Layout, asked: Context) -> Place | None:

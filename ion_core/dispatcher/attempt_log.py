@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 from ion_core.contracts.storage import Document, DocumentStore
-from ion_core.errors import ProviderError
-from ion_core.events import MODULE_LOGS
+from ion_core.dispatcher.trouble import Progress
+from ion_core.errors import DocumentNotFound, ProviderError
+from ion_core.events import FAILURE, MODULE_LOGS
 from ion_core.jobs import Attempt, Outcome, Verdict
 
 log = logging.getLogger(__name__)
@@ -26,16 +27,27 @@ STORE_WITHIN = 10.0
 class AttemptLog:
     """Collects lines by section and seconds by step."""
 
-    def __init__(self, attempt: Attempt) -> None:
+    def __init__(self, attempt: Attempt, *, hide: Callable[[str], str] = str) -> None:
+        """``hide`` is what a line goes through before it is kept."""
         self._attempt = attempt
+        self._hide = hide
         self._begun = time.monotonic()
         self.started_at = now()
         self.committed = False
-        """Whether the job has a commit, and with it the log of the attempt that made it: to be left as it is."""
+        """Whether the job has a commit: a log that is worth keeping is stored by then."""
         self.preparer: list[str] = []
         self.worker: list[str] = []
         self.committer: list[str] = []
         self.seconds: dict[str, float] = {}
+        self.progress = Progress()
+        context = attempt.job.event.context
+        self.fields: Mapping[str, Any] = {
+            "eventId": context.event_id,
+            "correlationId": context.correlation_id,
+            "moduleName": attempt.job.module,  # ``module`` is logging's own
+            "attempt": attempt.number,
+        }
+        """For log lines about this attempt."""
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
@@ -54,7 +66,7 @@ class AttemptLog:
         lines: list[str] = []
         room = TAIL_CHARACTERS
         for line in reversed(self.worker[-TAIL_LINES:]):
-            line = line[:room]
+            line = self._hide(line)[:room]
             room -= len(line)
             lines.append(line)
             if room <= 0:
@@ -67,41 +79,65 @@ class AttemptLog:
         succeeded = outcome.verdict in (Verdict.COMMITTED, Verdict.ALREADY_COMMITTED)
         said = f"attempt {self._attempt.number}: {outcome.verdict.value}"
         body: dict[str, Any] = {
-            "id": f"module:{context.name}-event:{event_id}-attempt:{self._attempt.number}",
+            "id": f"module:{context.name}-event:{event_id}-attempt:{self._which(outcome)}",
             "context": context.to_json(),
-            "desc": f"{said}: {outcome.reason}" if outcome.reason else said,
-            "logs": self._text(),
+            "desc": self._hide(f"{said}: {outcome.reason}" if outcome.reason else said),
+            "logs": self._hide(self._text()),
             "succeeded": succeeded,
             "attempt": self._attempt.number,
+            "token": self._attempt.token,
             "outcome": outcome.verdict.value,
-            "reason": outcome.reason,
+            "reason": self._hide(outcome.reason),
             "startedAt": self.started_at,
             "finishedAt": now(),
             "seconds": {**self.seconds, "all": round(self.elapsed(), 6)},
         }
         return Document(kind=MODULE_LOGS, id=body["id"], correlation_id=context.correlation_id, body=body)
 
+    def failure(self, outcome: Outcome) -> Document:
+        """What tells that the job has failed, by its id: so those that have are found without reading all logs."""
+        job = self._attempt.job
+        context = replace(job.event.context, name=job.module, document_type=FAILURE)
+        body: dict[str, Any] = {
+            "id": job.id,
+            "context": context.to_json(),
+            "attempt": self._attempt.number,
+            "outcome": outcome.verdict.value,
+            "reason": self._hide(outcome.reason),
+            "finishedAt": now(),
+        }
+        return Document(kind=FAILURE, id=job.id, correlation_id=context.correlation_id, body=body)
+
+    def _which(self, outcome: Outcome) -> str:
+        """Unlike that of any other attempt: numbers begin again after a redrive."""
+        return f"{self._attempt.number}-{'waits' if self._is_none(outcome) else self._attempt.token}"
+
+    def _is_none(self, outcome: Outcome) -> bool:
+        """What was given back before its module ran is no attempt. The last such is kept: why the event waits."""
+        return outcome.verdict is Verdict.RELEASED and "module" not in self.seconds
+
+    def is_of_no_run(self, outcome: Outcome) -> bool:
+        """A duplicate whose module did not run tells nothing, and would hide what became of the other message."""
+        return outcome.verdict is Verdict.DUPLICATE and "module" not in self.seconds
+
     async def store(self, documents: DocumentStore, outcome: Outcome) -> None:
         """Keep it; failing to never changes a job's result."""
         try:
             async with asyncio.timeout(STORE_WITHIN):
-                await documents.put(self.document(outcome))
+                if outcome.verdict in (Verdict.RETRIED, Verdict.DEAD_LETTERED):
+                    await documents.put(self.failure(outcome))
+                elif self.committed and self._attempt.number > 1:
+                    await documents.delete(FAILURE, self._attempt.job.id)
+                document = self.document(outcome)
+                if self._is_none(outcome):
+                    document = await _began_with_the_first(document, documents)
+                await documents.put(document)
         except TimeoutError:
-            log.warning("log of an attempt was not stored in %.0f s", STORE_WITHIN, extra=self.fields())
+            log.warning("log of an attempt was not stored in %.0f s", STORE_WITHIN, extra=self.fields)
         except ProviderError as error:
-            log.warning("log of an attempt was not stored: %s", error, extra=self.fields())
+            log.warning("log of an attempt was not stored: %s", error, extra=self.fields)
         except Exception:
-            log.exception("log of an attempt was not stored by a bug", extra=self.fields())
-
-    def fields(self) -> dict[str, Any]:
-        """Fields for log lines about this attempt (``module`` is logging's own)."""
-        context = self._attempt.job.event.context
-        return {
-            "eventId": context.event_id,
-            "correlationId": context.correlation_id,
-            "moduleName": self._attempt.job.module,
-            "attempt": self._attempt.number,
-        }
+            log.exception("log of an attempt was not stored by a bug", extra=self.fields)
 
     def _text(self) -> str:
         sections = (
@@ -110,6 +146,14 @@ class AttemptLog:
             ("Committer logs", self.committer),
         )
         return "\n".join(line for title, lines in sections for line in (title, *lines, ""))
+
+
+async def _began_with_the_first(log: Document, documents: DocumentStore) -> Document:
+    try:
+        first = await documents.get(log.kind, log.id)
+    except DocumentNotFound:
+        return log
+    return replace(log, body={**log.body, "startedAt": first.body["startedAt"]})
 
 
 def now() -> str:

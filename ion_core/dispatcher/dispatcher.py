@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -20,9 +20,11 @@ from ion_core.dispatcher.outbox import Outbox
 from ion_core.dispatcher.recovery import remove_orphans
 from ion_core.dispatcher.running import RunningAttempts
 from ion_core.dispatcher.slots import Slots
-from ion_core.errors import StorageFull, TransientError
+from ion_core.dispatcher.trouble import StoreWitness
+from ion_core.errors import QueueNotDeclared, StorageFull, TransientError
 from ion_core.handler import Handler, HandlerApi
-from ion_core.jobs import Module, Verdict
+from ion_core.jobs import Verdict
+from ion_core.modules import Module
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +36,8 @@ class Dispatcher:
     """Serves modules until told to stop.
 
     ``work`` is a directory for workspaces, ours alone; ``state_id`` marks our containers, so that those of an earlier
-    life are known; ``drain_timeout`` is how long running jobs may go on after ``stop``.
+    life are known; ``drain_timeout`` is how long running jobs may go on after ``stop``. ``hide`` is what reasons and
+    logs go through before they are kept.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class Dispatcher:
         drain_timeout: timedelta = timedelta(seconds=30),
         grace: timedelta = timedelta(seconds=10),
         probe_every: float = 2.0,
+        hide: Callable[[str], str] = str,
     ) -> None:
         self.health = Health(lambda: write_probe(work))
         self._broker = broker
@@ -71,7 +75,9 @@ class Dispatcher:
             health=self.health,
             leases=self._leases,
             running=self.attempts,
+            stores=StoreWitness(lambda: dataplane.answers(scratch=work, name=state_id)),
             grace=grace,
+            hide=hide,
         )
         self._api = HandlerApi()
         self._slots = [
@@ -94,8 +100,10 @@ class Dispatcher:
         return sum(slots.warm.ready for slots in self._slots)
 
     def counts(self) -> Mapping[Verdict, int]:
-        """How many attempts ended how, since the start."""
-        return {verdict: sum(runner.counts[verdict] for runner in self._runners) for verdict in Verdict}
+        """How many attempts ended how, since the start; what we lost and is a dead letter elsewhere counts as one."""
+        counts = {verdict: sum(runner.counts[verdict] for runner in self._runners) for verdict in Verdict}
+        counts[Verdict.DEAD_LETTERED] += sum(runner.lost.died for runner in self._runners)
+        return counts
 
     async def waiting(self) -> int:
         """How many messages wait in the queues of our modules, retries that wait for their delay included."""
@@ -103,13 +111,24 @@ class Dispatcher:
         return sum(queue.ready + queue.delayed for queue in stats)
 
     async def idle(self) -> bool:
-        """Whether nothing is pending anywhere: no job here, no message in any queue of our modules."""
+        """Whether nothing is pending anywhere: no job here, no message in any queue of our modules, and none we lost.
+
+        Raises StillPending where what we lost does not come back.
+        """
         if self._jobs:
             return False
+        awaited = []
         for runner in self._runners:
-            if (await self._broker.stats(runner.module.name)).pending:
+            stats = await self._broker.stats(runner.module.name)
+            if stats.pending:
                 return False
-        return not self._jobs
+            if await runner.lost.pending(stats.dead):
+                awaited.append(runner.lost)
+        if self._jobs:
+            return False
+        for lost in awaited:
+            lost.give_up()
+        return not awaited
 
     async def recover(self) -> None:
         """Declare every queue; put an end to what an earlier life left: containers, workspaces, unpublished commits.
@@ -121,7 +140,12 @@ class Dispatcher:
         await remove_orphans(self._runtimes, self._state_id)
         await self._handler.sweep()
         await self._handler.failed.trim({runner.module.name: runner.module.keep_failed for runner in self._runners})
-        await self._outbox.sweep(older_than=timedelta(0))
+        try:
+            await self._outbox.sweep(older_than=timedelta(0))
+        except StorageFull:
+            raise
+        except TransientError as error:  # what is owed is tried again while we serve
+            log.warning("what earlier commits owe could not be published yet: %s", error)
 
     async def _declare(self, module: Module) -> None:
         await self._broker.declare(module.name, topics=module.subscribes, retry=module.retry)
@@ -172,7 +196,7 @@ class Dispatcher:
                 except StorageFull as error:
                     self.health.storage_full(str(error))
                     await wait_for_any(self.health.room, stop)
-                except TransientError as error:
+                except (TransientError, QueueNotDeclared) as error:  # of a queue deleted meanwhile: declared anew
                     self.health.red(f"queue {name}", str(error))
                     await wait_for_any(stop, timeout=backoff.next())
             await self._drain(jobs, hurry)  # where the broker was away when the stop came

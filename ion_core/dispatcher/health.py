@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import secrets
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -72,9 +73,9 @@ class Health:
 
 def write_probe(directory: Path) -> None:
     """Write, flush and remove 1 MiB in ``directory``. Raises OSError when it does not fit."""
-    probe = directory / f".probe-{os.getpid()}"
+    probe = directory / f".probe-{os.getpid()}-{secrets.token_hex(4)}"
     try:
-        with probe.open("wb") as file:
+        with probe.open("xb") as file:
             file.write(b"\0" * PROBE_BYTES)
             file.flush()
             os.fsync(file.fileno())

@@ -10,12 +10,14 @@ from contextlib import contextmanager
 from ion_core.contracts.messaging import Delivery
 from ion_core.dispatcher.bounded import Backoff
 from ion_core.dispatcher.health import Health
-from ion_core.errors import AlreadySettled, DeliveryLost, ProviderError, StorageFull, TransientError
+from ion_core.errors import AlreadySettled, DeliveryLost, IonError, ProviderError, StorageFull, TransientError
 
 log = logging.getLogger(__name__)
 
 SETTLE_WITHIN = 20.0
-"""Seconds for one settlement, its tries included; after that the broker's own lease decides."""
+"""Seconds for one settlement, its tries included; after that the delivery is given back as it came."""
+GIVE_BACK_WITHIN = 10.0
+"""Seconds to give back what could not be settled. Not every broker has a lease that would end."""
 
 Verb = Callable[[Delivery], Awaitable[None]]
 
@@ -41,10 +43,17 @@ class Hold:
         return True
 
     async def settle(self, verb: Verb) -> bool:
-        """Apply ``verb``; tried again while the broker does not answer. False if the delivery is lost, or seems so.
+        """Apply ``verb``; tried again while the broker does not answer. False if the delivery is lost, or given back.
 
-        An unsettled delivery comes back: nothing is lost by giving up.
+        What cannot be settled is given back, whatever the reason: held for nobody, it would take a place for ever where
+        the broker has no lease. It comes again: nothing is lost by giving up.
         """
+        try:
+            return await self._settled(verb) or await self._given_back()
+        finally:
+            self.over = True
+
+    async def _settled(self, verb: Verb) -> bool:
         backoff = Backoff(first=0.1, most=5.0)
         try:
             async with asyncio.timeout(SETTLE_WITHIN):
@@ -60,13 +69,32 @@ class Hold:
                             self._health.storage_full(str(error))
                         log.warning("broker does not settle, trying again: %s", error)
                         await asyncio.sleep(backoff.next())
+                    except IonError as error:  # no further try helps: it is no longer ours, or the broker is at fault
+                        log.error("delivery cannot be settled; it is given back: %s", error)
+                        return False
+                    except Exception:
+                        log.exception("delivery cannot be settled by a bug; it is given back")
+                        return False
                     else:
                         return True
         except TimeoutError:
-            log.error("delivery could not be settled in %.0f s; the broker will give it out again", SETTLE_WITHIN)
+            log.error("delivery could not be settled in %.0f s; it is given back", SETTLE_WITHIN)
             return False
-        finally:
-            self.over = True
+
+    async def _given_back(self) -> bool:
+        """Whether a verb that was given up turns out to have settled it after all."""
+        if self.lost:
+            return False
+        try:
+            async with asyncio.timeout(GIVE_BACK_WITHIN):
+                await self.delivery.release()
+        except AlreadySettled:
+            return True
+        except DeliveryLost:
+            return False
+        except (IonError, TimeoutError) as error:
+            log.error("delivery could not be given back; its lease decides, where it has one: %s", error)
+        return False
 
 
 class Leases:

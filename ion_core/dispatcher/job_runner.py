@@ -1,48 +1,87 @@
-"""JobRunner: one delivery from receipt to settlement, steps S0 to S12 of ``docs/delivery.md``."""
+"""One delivery from receipt to settlement: steps S0 to S12 of ``docs/delivery.md``, read from top to bottom.
+
+    receive    S0 S1      JobRunner.handle, _receive: whose job it is, or a dead letter
+    decide     S2         JobRunner._decide: whether there is anything to run
+    run        S3 to S7   JobRunner._in_a_slot, then ModuleRun: prepare, start, wait
+    commit     S8 to S11  ModuleRun._commit, JobRunner._pay: the record, then what it owes
+    conclude   S12        JobRunner._conclude: the delivery is settled; the slot is given up
+
+Each step hands on what the next one needs. What goes wrong is an exception, whose class decides in ``_outcome`` what
+becomes of the delivery.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import random
+import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from ion_core import crash
 from ion_core.commits import Commit
-from ion_core.contracts.messaging import Delivery
+from ion_core.contracts.messaging import MESSAGE_HEADER, Delivery
 from ion_core.contracts.observer import Observer
-from ion_core.dataplane import HOPS_HEADER, DataPlane
+from ion_core.contracts.runtime import ExitStatus
+from ion_core.dataplane import DOCUMENT_HEADER, DOCUMENT_STORED, HOPS_HEADER, DataPlane
 from ion_core.dispatcher.attempt_log import STORE_WITHIN, AttemptLog
-from ion_core.dispatcher.bounded import Backoff, together, uninterrupted, wait_for_any
+from ion_core.dispatcher.bounded import together, uninterrupted, wait_for_any
+from ion_core.dispatcher.doubles import Doubles
 from ion_core.dispatcher.health import Health
-from ion_core.dispatcher.hold import SETTLE_WITHIN, Hold, Leases
-from ion_core.dispatcher.module_run import ModuleRun
+from ion_core.dispatcher.hold import GIVE_BACK_WITHIN, SETTLE_WITHIN, Hold, Leases, Verb
+from ion_core.dispatcher.lost import LostEvents
 from ion_core.dispatcher.running import RunningAttempts
-from ion_core.dispatcher.slot import Failed
+from ion_core.dispatcher.slot import Failed, Slot
 from ion_core.dispatcher.slots import Slots
+from ion_core.dispatcher.trouble import Stage, StoreWitness, Troubles
 from ion_core.errors import (
+    ContainerNotFound,
     InvalidEvent,
     IonError,
+    MessageRefused,
     ModuleFailed,
+    OutputRefused,
     PermanentError,
     StorageFull,
     TransientError,
 )
 from ion_core.events import MAX_HOPS, parse_event
 from ion_core.handler import Committed, Handler
-from ion_core.jobs import Attempt, Job, Module, Outcome, Verdict
+from ion_core.jobs import Attempt, Job, Outcome, Verdict
+from ion_core.modules import Module
+from ion_core.rounds import Round
+from ion_core.words import counted
 
 log = logging.getLogger(__name__)
 
-CONCLUDE_WITHIN = SETTLE_WITHIN + STORE_WITHIN + 5.0
-"""Seconds to store a log and settle, which each have a bound of their own."""
+CONCLUDE_WITHIN = SETTLE_WITHIN + GIVE_BACK_WITHIN + STORE_WITHIN + 5.0
+"""Seconds to store a log, to settle and to give back, which each have a bound of their own."""
+
+AT_ONCE = 0.001
+"""Seconds that a store takes which has its documents in reach."""
+
+NOT_WORTH_RETRYING = {126: "the command cannot be executed", 127: "the command was not found"}
+
+COMMITS = {Verdict.COMMITTED, Verdict.ALREADY_COMMITTED}
+
+LEVELS = {
+    Verdict.DEAD_LETTERED: logging.ERROR,
+    Verdict.RETRIED: logging.WARNING,
+    Verdict.DUPLICATE: logging.WARNING,
+    Verdict.LOST: logging.WARNING,
+}
+"""Of the line that says how an attempt ended; INFO otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Surroundings:
-    """What every job runner of a dispatcher shares. ``grace`` is between SIGTERM and SIGKILL."""
+    """What every job runner of a dispatcher shares.
+
+    ``grace`` is between SIGTERM and SIGKILL; ``hide`` is what a text goes through before it is kept.
+    """
 
     handler: Handler
     dataplane: DataPlane
@@ -50,10 +89,12 @@ class Surroundings:
     health: Health
     leases: Leases
     running: RunningAttempts
+    stores: StoreWitness
     grace: timedelta = timedelta(seconds=10)
+    hide: Callable[[str], str] = str
 
 
-class _Running:
+class _UnderWay:
     """A job under way here: its hold, and when it has ended."""
 
     def __init__(self, hold: Hold) -> None:
@@ -70,9 +111,15 @@ class JobRunner:
         self._slots = slots
         self._around = around
         self._stopping = stopping
-        self._running: dict[str, _Running] = {}
+        self._under_way: dict[str, _UnderWay] = {}
         self._capacity = asyncio.Semaphore(module.concurrency)
-        self._backoff = Backoff()
+        self.troubles = Troubles(around.stores)
+        self._doubles = Doubles(module, around.dataplane)
+        self._store_takes = 0.0
+        """Seconds, for what it was asked last."""
+        self.lost = LostEvents(module.name, around.dataplane)
+
+    # Receive
 
     async def handle(self, delivery: Delivery) -> None:
         """From here to settlement. Raises nothing but cancellation; then too the delivery is given back first."""
@@ -80,51 +127,72 @@ class JobRunner:
         crash.reached("S0")
         with self._around.leases.keep(hold):
             try:
-                attempt = self._parse(delivery)
+                attempt = self._receive(delivery)
             except (InvalidEvent, PermanentError) as error:
                 await self._refuse(hold, error)
                 return
             crash.reached("S1")
-            await self._alone(attempt, hold)
+            try:
+                await self._alone(attempt, hold)
+            except Exception:  # a bug of ours: it is told by whoever awaits this; the delivery takes no place meanwhile
+                if not hold.over:
+                    await uninterrupted(hold.settle(lambda delivery: delivery.release()), within=CONCLUDE_WITHIN)
+                raise
 
-    def _parse(self, delivery: Delivery) -> Attempt:
-        hops = delivery.headers.get(HOPS_HEADER, "0")
-        event = parse_event(delivery.body, hops=int(hops) if hops.isdecimal() and len(hops) < 9 else 0)
+    def _receive(self, delivery: Delivery) -> Attempt:
+        """S1. Raises InvalidEvent for what is no event, PermanentError for one that is not for us."""
+        headers = delivery.headers
+        hops = headers.get(HOPS_HEADER, "0")
+        event = parse_event(
+            delivery.body,
+            hops=int(hops) if hops.isdecimal() and len(hops) < 9 else 0,
+            documented=headers.get(DOCUMENT_HEADER) == DOCUMENT_STORED,
+        )
         if event.hops >= MAX_HOPS:
-            raise PermanentError(f"is {event.hops} modules from the start of its flow, {MAX_HOPS} are allowed: a loop?")
+            raise PermanentError(
+                f"is {counted(event.hops, 'module')} from the start of its flow, {MAX_HOPS} are allowed: a loop?"
+            )
         if event.type not in self.module.subscribes:
             raise PermanentError(f"module {self.module.name} takes no events of type {event.type!r}")
-        return Attempt(job=Job(event=event, module=self.module.name), number=delivery.attempt)
+        job = Job(event=event, module=self.module.name)
+        return Attempt(job=job, number=delivery.attempt, message=headers.get(MESSAGE_HEADER, ""))
 
     async def _refuse(self, hold: Hold, error: IonError) -> None:
         """Poison: kept aside at once, so that the next one is handled."""
         reason = f"unreadable event: {error}" if isinstance(error, InvalidEvent) else f"refused event: {error}"
+        reason = self._around.hide(reason)
         log.error("dead letter: %s", reason, extra={"moduleName": self.module.name})
+        self.lost.seen(reason)
         settling = hold.settle(lambda delivery: delivery.dead_letter(reason))
         if await uninterrupted(settling, within=CONCLUDE_WITHIN):
             self.counts[Verdict.DEAD_LETTERED] += 1
+        elif hold.lost:
+            self.lost.add_unreadable(reason)
 
     async def _alone(self, attempt: Attempt, hold: Hold) -> None:
         """One delivery of a job at a time: a redelivery is adopted, a duplicate waits and finds the commit."""
         job_id = attempt.job.id
         try:
-            while running := self._running.get(job_id):
-                if running.hold.adopt(hold.delivery):
+            while other := self._under_way.get(job_id):
+                if other.hold.adopt(hold.delivery):
                     return
-                await running.ended.wait()
+                await other.ended.wait()
         except asyncio.CancelledError:
             await uninterrupted(hold.settle(lambda delivery: delivery.release()), within=CONCLUDE_WITHIN)
             raise
-        running = self._running[job_id] = _Running(hold)
+        self.lost.seen(job_id)
+        ours = self._under_way[job_id] = _UnderWay(hold)
         try:
             await self._attempt(attempt, hold)
         finally:
-            del self._running[job_id]
-            running.ended.set()
+            del self._under_way[job_id]
+            ours.ended.set()
+
+    # From decide to conclude
 
     async def _attempt(self, attempt: Attempt, hold: Hold) -> None:
-        """The slot outlives the settlement: removing it takes time that nobody has to wait for."""
-        record = AttemptLog(attempt)
+        """S2 to S12. The slot outlives the settlement: removing it takes time that nobody has to wait for."""
+        record = AttemptLog(attempt, hide=self._around.hide)
         async with AsyncExitStack() as slot:
             try:
                 outcome = await self._outcome(attempt, record, slot)
@@ -135,52 +203,104 @@ class JobRunner:
             await uninterrupted(self._conclude(attempt, hold, record, outcome), within=CONCLUDE_WITHIN)
 
     async def _outcome(self, attempt: Attempt, record: AttemptLog, slot: AsyncExitStack) -> Outcome:
-        """Do the work; what went wrong decides what becomes of the delivery."""
+        """Do the work; what went wrong decides what becomes of the delivery. A failure is recorded before that."""
+        if self.troubles.is_paused and not await self.troubles.pause(self._stopping):
+            return Outcome(verdict=Verdict.RELEASED, reason="shutting down")
+        begun = self.troubles.begins()
+        by_a_bug = False
         try:
-            outcome = await self._work(attempt, record, slot)
+            try:
+                outcome = await self._work(attempt, record, slot)
+            except (StorageFull, TransientError):
+                raise
+            except (PermanentError, InvalidEvent) as error:
+                outcome = Outcome(verdict=Verdict.DEAD_LETTERED, reason=str(error))
+            except ModuleFailed as error:
+                outcome = self._retry_or_not(attempt, str(error))
+            except Exception as error:
+                # A bug, ours or a provider's. This job fails, with the traceback in the log; the others go on.
+                log.exception("job failed by a bug", extra=record.fields)
+                outcome = self._retry_or_not(attempt, f"bug: {type(error).__name__}: {error}")
+                by_a_bug = True
+            outcome = await self._recorded(attempt, record, outcome)
         except StorageFull as error:
             self._around.health.storage_full(str(error))
             return Outcome(verdict=Verdict.RELEASED, reason=str(error))
         except TransientError as error:
-            return await self._later(str(error))
-        except (PermanentError, InvalidEvent) as error:
-            return Outcome(verdict=Verdict.DEAD_LETTERED, reason=str(error))
-        except ModuleFailed as error:
-            return self._retry_or_not(attempt, str(error))
-        except Exception as error:
-            # A bug, ours or a provider's. This job fails, with the traceback in the log; the others go on.
-            log.exception("job failed by a bug", extra=record.fields())
-            return self._retry_or_not(attempt, f"bug: {type(error).__name__}: {error}")
-        self._backoff.reset()
+            return await self._later(attempt, begun, record, str(error))
+        if outcome.verdict is not Verdict.RELEASED and not by_a_bug:
+            committed = outcome.verdict is Verdict.COMMITTED
+            self.troubles.passed(attempt.job.id, begun, record.progress, all_of_it=committed)
         return outcome
 
-    async def _later(self, reason: str) -> Outcome:
-        """A provider is down: hold the delivery for a while, so that neither it nor the next is tried in a hurry."""
-        seconds = self._backoff.next()
-        fields = {"moduleName": self.module.name}
-        log.warning("provider unavailable, next try in %.1f s: %s", seconds, reason, extra=fields)
+    async def _recorded(self, attempt: Attempt, record: AttemptLog, outcome: Outcome) -> Outcome:
+        """A failure in its record; of several messages of one event only one comes to be tried again or kept aside."""
+        if outcome.verdict not in (Verdict.RETRIED, Verdict.DEAD_LETTERED):
+            return outcome
         try:
-            async with asyncio.timeout(seconds):
-                await self._stopping.wait()
-        except TimeoutError:
-            pass
-        return Outcome(verdict=Verdict.RELEASED, reason=reason)
+            outcome = await self._doubles.failed(attempt, replace(outcome, reason=self._around.hide(outcome.reason)))
+        except TransientError:
+            if record.progress.stage is not Stage.PUBLISH:  # there it is the commit that waits
+                record.progress.stage = Stage.COMMIT  # it is a store that does not answer
+            raise
+        except Exception:
+            log.exception("a failed attempt could not be recorded", extra=record.fields)
+        crash.reached(crash.FAILED)
+        return outcome
+
+    async def _later(self, attempt: Attempt, begun: int, record: AttemptLog, reason: str) -> Outcome:
+        """Something was not to be had: the event makes room for the others; a failure only if it is its own trouble."""
+        ruling = await self.troubles.failed(attempt.job.id, begun, record.progress)
+        if ruling.counted:
+            outcome = self._retry_or_not(attempt, reason)
+            if outcome.verdict is Verdict.DEAD_LETTERED:
+                self.troubles.forget(attempt.job.id)
+            try:
+                return await self._recorded(attempt, record, outcome)
+            except TransientError as error:  # that may be its trouble: then it comes to an end all the same
+                log.warning("a failed attempt could not be recorded: %s", error, extra=record.fields)
+                return outcome
+        whose = "this event's own trouble" if ruling.own else "provider unavailable"
+        seconds = ruling.delay.total_seconds()
+        log.warning("%s, next try in %.1f s: %s", whose, seconds, reason, extra=record.fields)
+        return Outcome(verdict=Verdict.RELEASED, reason=reason, delay=ruling.delay)
 
     def _retry_or_not(self, attempt: Attempt, reason: str) -> Outcome:
         if attempt.number <= self.module.retry.retries:
             return Outcome(verdict=Verdict.RETRIED, reason=reason)
         return Outcome(verdict=Verdict.DEAD_LETTERED, reason=f"{reason} (attempt {attempt.number}, the last)")
 
-    async def _work(self, attempt: Attempt, record: AttemptLog, stack: AsyncExitStack) -> Outcome:
+    async def _work(self, attempt: Attempt, record: AttemptLog, slot: AsyncExitStack) -> Outcome:
         """S2 to S11 without settling. What goes wrong is the exception's class."""
-        found = await self._around.dataplane.committed(attempt.job.id)
+        decided = await self._decide(attempt, record)
+        if decided is not None:
+            return decided
+        async with self._capacity:  # a lost delivery makes room at the broker while its job still runs here
+            committed = await self._in_a_slot(attempt, record, slot)
+        return await self._pay(record, committed)
+
+    # Decide
+
+    async def _decide(self, attempt: Attempt, record: AttemptLog) -> Outcome | None:
+        """S2. The outcome where there is nothing to run; None where the module is to run now."""
+        found, round = await self._records_of(attempt.job.id)
         crash.reached("S2")
         if found is not None:
             record.committed = True
+            record.progress.reaches(Stage.PUBLISH)  # whatever fails from here on: the job is done
             commit, pending = found
+            if differs := await self._around.dataplane.contradictions(attempt.job.event):
+                log.warning(
+                    "this event has been committed, and a message says otherwise than it did: %s. What it says is not "
+                    "done: publish it under an event id of its own",
+                    differs,
+                    extra=record.fields,
+                )
             if pending:
                 await self._publish(commit)
             return Outcome(verdict=Verdict.ALREADY_COMMITTED, children=len(commit.events))
+        if (double := await self._doubles.outcome(attempt, round)) is not None:
+            return double
         most = self.module.retry.retries + 1
         if attempt.number > most:  # the limit was lowered meanwhile
             raise PermanentError(
@@ -191,31 +311,28 @@ class JobRunner:
             await wait_for_any(room, self._stopping)
         if not room.is_set():
             return Outcome(verdict=Verdict.RELEASED, reason="shutting down, no space left")
-        async with self._capacity:  # a lost delivery makes room at the broker while its job still runs here
-            committed = await self._run_in_a_slot(attempt, record, stack)
-        record.committed = True
-        verdict = Verdict.COMMITTED if committed.ours else Verdict.ALREADY_COMMITTED
-        outcome = Outcome(verdict=verdict, children=len(committed.commit.events))
-        owed = [self._publish(committed.commit)] if committed.commit.owes else []
-        if committed.ours or committed.commit.attempt != attempt.number:  # never over the log of the one that won
-            owed.append(record.store(self._around.dataplane.documents, outcome))
-        await together(owed)
-        crash.reached("S11")
-        return outcome
+        return None
 
-    async def _publish(self, commit: Commit) -> None:
-        """Pay what a commit owes. Its job is done: whatever fails here is tried later, and is no failed attempt."""
-        try:
-            await self._around.dataplane.publish_commit(commit)
-        except TransientError:
-            raise
-        except Exception as error:
-            log.exception("a commit could not be published", extra={"job": commit.job_id})
-            raise TransientError(f"commit {commit.job_id} could not be published: {error}") from error
+    async def _records_of(self, job_id: str) -> tuple[tuple[Commit, bool] | None, Round | None]:
+        """What is known of a job: its commit and whether that owes something, and which message of it has failed.
 
-    async def _run_in_a_slot(self, attempt: Attempt, record: AttemptLog, stack: AsyncExitStack) -> Committed:
-        log.info("job started", extra=record.fields())
+        Asked at the same time, unless the store answers at once: then a task costs more than the answer.
+        """
+        dataplane, begun = self._around.dataplane, time.monotonic()
+        if self._store_takes < AT_ONCE:
+            commit, round = await dataplane.committed(job_id), await dataplane.round(job_id)
+        else:
+            commit, round = await asyncio.gather(dataplane.committed(job_id), dataplane.round(job_id))
+        self._store_takes = time.monotonic() - begun
+        return commit, round
+
+    # Run and commit
+
+    async def _in_a_slot(self, attempt: Attempt, record: AttemptLog, stack: AsyncExitStack) -> Committed:
+        """S3 to S9. ``stack`` keeps the slot, which is gone once that is closed."""
+        log.info("job started", extra=record.fields)
         self._around.observer.job_started(attempt)
+        record.progress.reaches(Stage.SLOT)
         slot = await stack.enter_async_context(self._slots.take())
         crash.reached("S3")
         try:
@@ -232,7 +349,7 @@ class JobRunner:
             committed = await run.committed()
         except BaseException as error:
             if isinstance(error, Exception) and not isinstance(error, TransientError):
-                slot.failed = Failed(attempt, str(error))
+                slot.failed = Failed(attempt, self._around.hide(str(error)))
             await stack.aclose()  # gone before anybody can be given the event again
             record.committer += slot.log
             raise
@@ -240,31 +357,213 @@ class JobRunner:
             await stack.aclose()  # to be found by the next event
         return committed
 
+    async def _pay(self, record: AttemptLog, committed: Committed) -> Outcome:
+        """S10 and S11: publish what the commit owes, and mark it published; keep the attempt's log."""
+        record.committed = True
+        record.progress.reaches(Stage.PUBLISH)
+        verdict = Verdict.COMMITTED if committed.ours else Verdict.ALREADY_COMMITTED
+        outcome = Outcome(verdict=verdict, children=len(committed.commit.events))
+        owed = [self._publish(committed.commit)] if committed.commit.owes else []
+        await together([*owed, record.store(self._around.dataplane.documents, outcome)])
+        crash.reached("S11")
+        return outcome
+
+    async def _publish(self, commit: Commit) -> None:
+        """Pay what a commit owes. Its job is done: whatever fails here is tried later, and is no failed attempt.
+
+        But for what the broker will never take: MessageRefused. Its event is kept aside, for people to see and redrive.
+        """
+        try:
+            await self._around.dataplane.publish_commit(commit)
+        except TransientError:
+            raise
+        except MessageRefused as error:
+            raise MessageRefused(f"it has committed, and what it emitted cannot be published: {error}") from error
+        except Exception as error:
+            log.exception("a commit could not be published", extra={"job": commit.job_id})
+            raise TransientError(f"commit {commit.job_id} could not be published: {error}") from error
+
+    # Conclude
+
     async def _conclude(self, attempt: Attempt, hold: Hold, record: AttemptLog, outcome: Outcome) -> None:
         """Keep the log, settle, tell. A commit's log is stored already."""
-        if not record.committed and outcome.verdict is not Verdict.ALREADY_COMMITTED:
+        outcome = replace(outcome, reason=self._around.hide(outcome.reason))
+        nothing_new = outcome.verdict is Verdict.ALREADY_COMMITTED or record.is_of_no_run(outcome)
+        if not record.committed and not nothing_new:
             record.committer.append(f"{outcome.verdict.value}: {outcome.reason}")
             await record.store(self._around.dataplane.documents, outcome)
-        settled = await self._settle(attempt, hold, record, outcome)
+        settled = await hold.settle(self._verb(attempt, record, outcome))
         verdict = outcome.verdict if settled else Verdict.LOST
+        if hold.lost and not settled and outcome.verdict not in COMMITS:
+            self.lost.add(attempt.job)
         outcome = Outcome(verdict=verdict, reason=outcome.reason, seconds=record.elapsed(), children=outcome.children)
         self.counts[verdict] += 1
-        level = {Verdict.DEAD_LETTERED: logging.ERROR, Verdict.RETRIED: logging.WARNING, Verdict.LOST: logging.WARNING}
         log.log(
-            level.get(verdict, logging.INFO),
+            LEVELS.get(verdict, logging.INFO),
             "job %s%s",
             verdict.value,
             f": {outcome.reason}" if outcome.reason else "",
-            extra={**record.fields(), "seconds": round(outcome.seconds, 3)},
+            extra={**record.fields, "seconds": round(outcome.seconds, 3)},
         )
         self._around.observer.job_finished(attempt, outcome)
 
-    async def _settle(self, attempt: Attempt, hold: Hold, record: AttemptLog, outcome: Outcome) -> bool:
+    def _verb(self, attempt: Attempt, record: AttemptLog, outcome: Outcome) -> Verb:
+        """What settles the delivery of an attempt that ended so."""
         if outcome.verdict is Verdict.DEAD_LETTERED:
-            return await hold.settle(lambda delivery: delivery.dead_letter(outcome.reason, log_tail=record.tail()))
+            return lambda delivery: delivery.dead_letter(outcome.reason, log_tail=record.tail())
         if outcome.verdict is Verdict.RETRIED:
             delay = self.module.retry.delay(attempt.number, random.uniform(-1, 1))
-            return await hold.settle(lambda delivery: delivery.retry(delay=delay))
-        if outcome.verdict is Verdict.RELEASED:
-            return await hold.settle(lambda delivery: delivery.release())
-        return await hold.settle(lambda delivery: delivery.ack())
+            return lambda delivery: delivery.retry(delay=delay)
+        if outcome.verdict is Verdict.RELEASED or outcome.delay is not None:
+            later = outcome.delay
+            if later is not None:
+                return lambda delivery: delivery.postpone(delay=later)
+            return lambda delivery: delivery.release()
+        return lambda delivery: delivery.ack()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModuleRun:
+    """S4 to S9: one attempt in its slot. ``record`` is told what happens; ``grace`` is between SIGTERM and SIGKILL."""
+
+    attempt: Attempt
+    module: Module
+    slot: Slot
+    record: AttemptLog
+    handler: Handler
+    health: Health
+    running: RunningAttempts
+    grace: timedelta
+
+    async def committed(self) -> Committed:
+        """Prepare, run, commit. What goes wrong is the exception's class."""
+        await self._prepare()
+        with self.record.step("module"), self.running.running(self.attempt, self.slot):
+            ended = await self._run()
+        if isinstance(ended, Committed):
+            return ended
+        if ended is not None:
+            await self.health.check_space()  # then it was no fault of the module
+            raise ended
+        with self.record.step("commit"):
+            return await self._commit()
+
+    async def _prepare(self) -> None:
+        """S4: inputs into the workspace."""
+        slot, record = self.slot, self.record
+        record.progress.reaches(Stage.PREPARE)
+        with record.step("prepare"):
+            record.preparer += await self.handler.prepare(self.attempt, slot.workspace, link=slot.inputs_read_only)
+        slot.session.prepared()
+
+    async def _run(self) -> Committed | ModuleFailed | PermanentError | None:
+        """S5 to S7; returns what is wrong with how the module ended, or the commit that it asked for itself.
+
+        Nothing of it runs when this returns, unless the slot is kept.
+        """
+        slot, record = self.slot, self.record
+        record.progress.reaches(Stage.MODULE)
+        timeout = self.module.timeout.total_seconds()
+        goes_on = slot.is_started
+        await slot.start()
+        crash.reached("S5")
+        status: ExitStatus | None = None
+        committed: Committed | None = None
+        unreachable: ModuleFailed | None = None
+        try:
+            async with asyncio.timeout(timeout) as limit:
+                while status is None and not slot.is_kept:
+                    status = await slot.until_end_or_call()
+                    if status is None:
+                        until = limit.when()
+                        limit.reschedule(None)  # a commit is not cut short, it decides by itself
+                        if slot.session.filling:
+                            await self._fill_when_asked()
+                        else:
+                            committed = await self._commit_when_asked()
+                        limit.reschedule(until)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            await slot.stop(grace=self.grace)
+        except ModuleFailed as error:  # it runs, and waits for its handler in vain
+            unreachable = error
+            await slot.stop(grace=self.grace)
+        except ContainerNotFound as error:  # somebody has removed it, which says nothing of the event
+            if goes_on and committed is None and not slot.session.taken:
+                raise TransientError(f"the module that was given a further event is gone: {error}") from error
+            unreachable = ModuleFailed(f"its container was removed while it ran: {error}")
+        if goes_on and status is not None and committed is None and (status.code == 0 or not slot.session.taken):
+            # Whether it ever heard of this event nobody can know: its connection may have ended with the answer.
+            raise TransientError("the module that was given a further event ended without /done")
+        crash.reached("S6")
+        record.worker += await slot.output()
+        crash.reached("S7")
+        timed_out = f"timed out after {timeout:g} s (modules.{self.module.name}.timeout)"
+        failure = unreachable or (ModuleFailed(timed_out) if status is None else _judge(status, self.module))
+        if status is not None and status.code == 0 and status.limit is not None:
+            log.warning("a process of the module was killed (limit: %s)", status.limit, extra=record.fields)
+            if failure is None:
+                record.committer.append(f"a process of the module was killed (limit: {status.limit}); it exited with 0")
+        if committed is None:
+            return failure
+        if failure is not None and not slot.is_kept:
+            record.committer.append(f"after its commit the module did not end well: {failure}")
+        return committed
+
+    async def _fill_when_asked(self) -> None:
+        """S4 once more, for a module that waits in ``/ready`` and may have cleared its workspace before."""
+        slot, record = self.slot, self.record
+        why_not = ""
+        try:
+            record.preparer += await self.handler.put_back(self.attempt, slot.workspace, link=slot.inputs_read_only)
+        except OutputRefused as error:
+            why_not = str(error)
+            record.preparer.append(f"/ready was refused: {error}")
+        slot.session.answer_filled(why_not)
+
+    async def _commit(self) -> Committed:
+        """S8 and S9, once nothing of the module runs."""
+        slot, record = self.slot, self.record
+        record.progress.reaches(Stage.COMMIT)
+        committed = await self.handler.commit(
+            self.attempt, self.module, slot.workspace, image=slot.ref.image_digest, started_at=record.started_at
+        )
+        record.committer += committed.lines
+        return committed
+
+    async def _commit_when_asked(self) -> Committed | None:
+        """S8 and S9, while the module waits in ``/done``; None if what it left is refused, which it is told."""
+        attempt, slot, record = self.attempt, self.slot, self.record
+        record.progress.reaches(Stage.COMMIT)
+        try:
+            committed = await self.handler.commit_running(
+                attempt, self.module, slot.workspace, image=slot.ref.image_digest, started_at=record.started_at
+            )
+        except OutputRefused as error:
+            record.committer.append(f"/done was refused: {error}")
+            slot.session.answer_failed(str(error))
+            record.progress.reaches(Stage.MODULE)
+            return None
+        record.progress.reaches(Stage.MODULE)
+        record.committer += committed.lines
+        slot.is_kept = self.module.reuse
+        slot.session.answer_committed(more=slot.is_kept)
+        return committed
+
+
+def _judge(status: ExitStatus, module: Module) -> ModuleFailed | PermanentError | None:
+    """What an exit status means for the job."""
+    if status.code == 0:
+        if status.limit is None or module.oom == "warn":
+            return None
+        return ModuleFailed(
+            f"a process of it was killed (limit: {status.limit}), though it exited with 0. Raise "
+            f"modules.{module.name}.resources.memory; with modules.{module.name}.oom: warn what it left is committed"
+        )
+    limit = f" (limit: {status.limit})" if status.limit else ""
+    if status.signal is not None:
+        return ModuleFailed(f"killed by signal {status.signal}{limit}")
+    if status.code in NOT_WORTH_RETRYING:
+        return PermanentError(f"exit code {status.code}: {NOT_WORTH_RETRYING[status.code]}")
+    return ModuleFailed(f"exit code {status.code}{limit}")

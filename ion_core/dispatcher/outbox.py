@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
 from ion_core.commits import Commit
 from ion_core.dataplane import DataPlane
-from ion_core.errors import PermanentError, ProviderError
+from ion_core.errors import PermanentError, ProviderError, StorageFull, TransientError
 from ion_core.events import COMMIT
 
 log = logging.getLogger(__name__)
+
+IN_A_ROW = 3
+"""Commits that cannot be published one after the other before it is taken for everybody's trouble."""
 
 
 class Outbox:
@@ -20,26 +24,57 @@ class Outbox:
     def __init__(self, dataplane: DataPlane, *, older_than: timedelta = timedelta(minutes=1)) -> None:
         self._dataplane = dataplane
         self._older_than = older_than
+        self._last: set[str] = set()
+        """Jobs whose commits could not be published when it was last tried."""
+        self._told: dict[str, str] = {}
+        """Why a commit can never be published, by job: said once, though it is tried at every sweep."""
 
     async def sweep(self, *, older_than: timedelta | None = None) -> int:
         """Publish every commit that owes events since longer than ``older_than``; returns how many.
 
-        Harmless where somebody else publishes the same at this moment: ids and bodies are the record's.
+        Harmless where somebody else publishes the same at this moment: ids and bodies are the record's. Raises what the
+        document store raises, StorageFull, and TransientError when several in a row could not be published.
         """
         before = datetime.now(UTC) - (self._older_than if older_than is None else older_than)
-        count = 0
-        async for document in self._dataplane.documents.find(COMMIT, pending=True):
-            commit = Commit.from_document(document)
-            if datetime.fromisoformat(commit.committed_at) <= before:
-                try:
-                    await self._dataplane.publish_commit(commit)
-                except PermanentError as error:
-                    log.error("a commit cannot be published: %s", error, extra={"job": commit.job_id})
-                else:
-                    count += 1
+        count, in_a_row = 0, 0
+        async for commit in self._owing():
+            if datetime.fromisoformat(commit.committed_at) > before:
+                continue
+            try:
+                await self._dataplane.publish_commit(commit)
+            except PermanentError as error:
+                level = logging.DEBUG if self._told.get(commit.job_id) == str(error) else logging.ERROR
+                self._told[commit.job_id] = str(error)
+                log.log(level, "a commit cannot be published: %s", error, extra={"job": commit.job_id})
+            except StorageFull:
+                raise
+            except TransientError as error:  # its own trouble, or everybody's: the next ones tell
+                self._last.add(commit.job_id)
+                in_a_row += 1
+                if in_a_row == IN_A_ROW:
+                    raise
+                log.warning("a commit could not be published, trying again: %s", error, extra={"job": commit.job_id})
+            else:
+                self._last.discard(commit.job_id)
+                self._told.pop(commit.job_id, None)
+                count, in_a_row = count + 1, 0
         if count:
             log.info("published what earlier commits owed", extra={"commits": count})
         return count
+
+    async def _owing(self) -> AsyncIterator[Commit]:
+        """Those that could not be published before come last: nobody waits for them."""
+        failed, late = set(self._last), list[str]()
+        async for document in self._dataplane.documents.find(COMMIT, pending=True):
+            if document.id in failed:
+                late.append(document.id)
+            else:
+                yield Commit.from_document(document)
+        self._last -= failed.difference(late)
+        for job_id in late:
+            found = await self._dataplane.committed(job_id)
+            if found is not None and found[1]:
+                yield found[0]
 
     async def run(self, *, every: float = 30.0) -> None:
         """For ever; a provider that is down is tried again at the next round."""

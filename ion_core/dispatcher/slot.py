@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 from ion_core.contracts.runtime import ContainerRef, ContainerRuntime, ExitStatus
-from ion_core.errors import ContainerNotFound, ProviderError, TransientError
+from ion_core.errors import ContainerNotFound, IonError, ModuleFailed, PermanentError, ProviderError, TransientError
 from ion_core.handler import HandlerApi, Session, Workspace
 from ion_core.jobs import Attempt
 
@@ -18,6 +18,9 @@ log = logging.getLogger(__name__)
 
 NEXT_WITHIN = 30.0
 """Seconds in which a module that committed has to ask for its next event, once there is one."""
+
+GONE_BEFORE = "a container is gone before it ran"
+"""Somebody has removed it: that says nothing of the event, which is given out again."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class Slot:
         self._api = api
         self._listening: asyncio.Task[asyncio.Server | None] | None = None
         self._ending: asyncio.Task[ExitStatus] | None = None
+        self._unreachable: asyncio.Future[IonError] = asyncio.get_running_loop().create_future()
         self._told = 0
         self.printed = 0
         """Characters that its module has printed so far, as far as ``output`` saw them."""
@@ -72,17 +76,22 @@ class Slot:
         try:
             await self._runtime.start(self.ref)
         except ContainerNotFound as error:
-            if not self.is_warm:
-                raise
-            raise TransientError(f"a container made ahead is gone: {error}") from error
+            raise TransientError(f"{GONE_BEFORE}: {error}") from error
         self._ending = asyncio.create_task(self._runtime.wait(self.ref), name=f"end of {self.ref.name}")
 
-    async def until_end_or_done(self) -> ExitStatus | None:
-        """How it ended; None once its module has called ``/done`` and waits for the answer."""
+    async def until_end_or_call(self) -> ExitStatus | None:
+        """How it ended; None once its module has called ``/ready`` or ``/done`` and waits for the answer.
+
+        Raises ModuleFailed where the module could not call its handler, TransientError where that is not known yet,
+        ContainerNotFound where somebody has removed its container.
+        """
         assert self._ending is not None, "start it first"
-        while not self._ending.done() and not self.session.committing:
+        session = self.session
+        while not self._ending.done() and not session.filling and not session.committing:
+            if self._unreachable.done():
+                raise self._unreachable.result()
             await self._something()
-        return None if self.session.committing else self._ending.result()
+        return None if session.filling or session.committing else self._ending.result()
 
     async def until_waiting(self) -> bool:
         """Whether its module waits for another event, as it should before long."""
@@ -101,6 +110,8 @@ class Slot:
         happening: set[asyncio.Future[Any]] = {self.session.change()}
         if self._ending is not None:
             happening.add(self._ending)
+        if not self._unreachable.done():
+            happening.add(self._unreachable)
         await asyncio.wait(happening, return_when=asyncio.FIRST_COMPLETED)
 
     async def dismiss(self, *, within: timedelta) -> None:
@@ -115,7 +126,10 @@ class Slot:
 
     async def output(self) -> list[str]:
         """What the module printed since this was asked last, without the slot's secret should it have printed that."""
-        lines = [line.text async for line in self._runtime.logs(self.ref)]
+        try:
+            lines = [line.text async for line in self._runtime.logs(self.ref)]
+        except ContainerNotFound as error:
+            return [f"[… output is lost from here on: {error} …]"]
         new, self._told = lines[self._told :], len(lines)
         self.printed += sum(len(line) + 1 for line in new)
         return [self._without_secret(line) for line in new]
@@ -149,12 +163,19 @@ class Slot:
         await self._runtime.remove(self.ref)
 
     async def _listen(self) -> asyncio.Server | None:
-        """Where the container has a loopback interface of its own: be there."""
+        """Where the container has a loopback interface of its own: be there.
+
+        Whether a module is about to call cannot be known, and one that waits for its handler in vain would wait until
+        its timeout. So where that cannot be reached the attempt has failed.
+        """
         try:
             inside = await self._runtime.listen(self.ref, self._api.port)
         except ContainerNotFound:
             return None
+        except PermanentError as error:
+            self._unreachable.set_result(ModuleFailed(f"a module cannot call its handler: {error}"))
+            return None
         except ProviderError as error:
-            log.warning("a module cannot call its handler: %s", error, extra={"slot": self.ref.name})
+            self._unreachable.set_result(error)
             return None
         return None if inside is None else await self._api.serve(inside)

@@ -13,14 +13,14 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
-from ion_core.contracts.runtime import ContainerRuntime, ContainerSpec
+from ion_core.contracts.runtime import ContainerRef, ContainerRuntime, ContainerSpec
 from ion_core.dispatcher.bounded import uninterrupted
 from ion_core.dispatcher.idle import IdleSlots
-from ion_core.dispatcher.slot import Slot
+from ion_core.dispatcher.slot import GONE_BEFORE, Slot
 from ion_core.dispatcher.warm import OLDEST, WarmSlots
-from ion_core.errors import ProviderError, TransientError
+from ion_core.errors import ContainerNotFound, ProviderError, TransientError
 from ion_core.handler import Handler, HandlerApi, Workspace
-from ion_core.jobs import Module
+from ion_core.modules import Module
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +33,9 @@ END_WITHIN = timedelta(seconds=5)
 LABEL_STATE = "ion.state"
 LABEL_MODULE = "ion.module"
 
+_ENV = {"PYTHONUNBUFFERED": "1"}
+"""What every module is given: what one in Python printed is there also when it is stopped."""
+
 
 def container_spec(
     module: Module, name: str, workspace: Workspace, *, calls: Mapping[str, str], labels: Mapping[str, str]
@@ -44,9 +47,11 @@ def container_spec(
         image=module.image,
         build=module.build,
         command=module.command,
+        args=module.args,
         source=module.source,
+        python=module.python,
         workspace=workspace.root,
-        env={**module.env, **calls},
+        env={**_ENV, **module.env, **calls},
         labels=labels,
         resources=module.resources,
         network=module.network,
@@ -108,10 +113,16 @@ class Slots:
         calls = {"SHARED_SECRET": secret, "HANDLER_PORT": str(self._api.port)}
         spec = container_spec(module, name, workspace, calls=calls, labels=self._labels)
         try:
-            return Slot(self._runtime, await self._runtime.create(spec), workspace, secret=secret, api=self._api)
+            return Slot(self._runtime, await self._create(spec), workspace, secret=secret, api=self._api)
         except BaseException:
             await uninterrupted(self._clean(None, name, workspace), within=CLEAN_WITHIN + 5.0)
             raise
+
+    async def _create(self, spec: ContainerSpec) -> ContainerRef:
+        try:
+            return await self._runtime.create(spec)
+        except ContainerNotFound as error:  # somebody has removed it in the midst of this
+            raise TransientError(f"{GONE_BEFORE}: {error}") from error
 
     async def _end(self, slot: Slot) -> None:
         """Of one whose module waits: it is told, and may end by itself."""

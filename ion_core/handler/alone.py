@@ -13,7 +13,8 @@ from ion_core.events import Context, Event
 from ion_core.handler.committer import Committed, Committer
 from ion_core.handler.given import GivenWorkspace
 from ion_core.handler.preparer import Preparer
-from ion_core.jobs import Attempt, Job, Module
+from ion_core.jobs import Attempt, Job
+from ion_core.modules import Module
 
 
 async def prepare_alone(dataplane: DataPlane, asked: Context, workspace: GivenWorkspace) -> list[str]:
@@ -54,10 +55,11 @@ async def commit_alone(
 async def _event(dataplane: DataPlane, asked: Context) -> Event:
     event = await dataplane.accepted(asked.event_id)
     if event is None:
-        raise UsageError(
-            f"no event {asked.event_id[:80]!r} is stored. Publish it first, or name one that is: "
-            "`ion-core trace list` shows the flows."
-        )
+        what = f"no event {asked.event_id[:80]!r} is stored."
+        parent = asked.parent_event_id
+        if parent and await dataplane.accepted(parent) is not None:
+            raise UsageError(f"{what} Event {parent[:80]!r} is: pass it as the event id, and no parent.")
+        raise UsageError(f"{what} Publish it first, or name one that is: `ion-core trace list` shows the flows.")
     check_ids(event.context, asked)
     return event
 

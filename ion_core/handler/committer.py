@@ -15,7 +15,9 @@ from ion_core.dataplane import for_each, job_prefix
 from ion_core.events import COMMIT, StoredFile
 from ion_core.handler.output import Output, read_output
 from ion_core.handler.workspace import FEW, TooMuch, World
-from ion_core.jobs import Attempt, Module
+from ion_core.jobs import Attempt
+from ion_core.modules import Module
+from ion_core.words import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +87,7 @@ class Committer:
         prefix = self._prefix(attempt)
         keys = {name: check_key(f"{prefix}/{name}") for name in output.files}
         try:
-            stored = await self._upload(keys, workspace)
+            stored = await self._upload(keys, workspace, output)
         except BaseException:
             await asyncio.shield(self._dataplane.discard(list(keys.values())))
             raise
@@ -94,8 +96,10 @@ class Committer:
         ours = await self._dataplane.commit(commit)
         crash.reached("S9")
         lines = [
-            f"{len(stored)} files, {sum(file.size for file in stored):,} bytes, {len(output.events)} events, "
-            f"{len(output.insights)} insights"
+            f"{counted(len(stored), 'file')}, {counted(sum(file.size for file in stored), 'byte')}, "
+            f"{counted(len(output.events), 'event')}, "
+            f"{counted(len(output.insights), 'insight')}",
+            *output.remarks,
         ]
         if not ours:
             await self._dataplane.discard(list(keys.values()))
@@ -105,12 +109,18 @@ class Committer:
             lines.append(f"attempt {commit.attempt} had committed already: this one changes nothing")
         return Committed(commit=commit, ours=ours, lines=lines)
 
-    async def _upload(self, keys: Mapping[str, str], workspace: World) -> tuple[StoredFile, ...]:
+    async def _upload(self, keys: Mapping[str, str], workspace: World, output: Output) -> tuple[StoredFile, ...]:
         async def upload(name: str) -> StoredFile:
             source = workspace.out / "data" / name
             info = await self._dataplane.blobs.put(keys[name], source, consume=self._consume)
             crash.reached("S8")
-            return StoredFile(name=name, key=keys[name], size=info.size, sha256=info.sha256)
+            return StoredFile(
+                name=name,
+                key=keys[name],
+                size=info.size,
+                sha256=info.sha256,
+                executable=name in output.executable,
+            )
 
         stored = await for_each(upload, list(keys))
         crash.reached("S8")

@@ -22,8 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from ion_core.dataplane import key_segment
+from ion_core.handler.aside import Aside
 from ion_core.handler.workspace import Workspace
 from ion_core.jobs import Attempt
+from ion_core.regular import read_regular, write_new
 
 log = logging.getLogger(__name__)
 
@@ -34,16 +36,21 @@ LEAST_FREE = 0.1
 """Share of the file system that must be free, or none is kept."""
 
 _NOTE = "attempt.json"
+_LONGEST_NOTE = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kept:
-    """One that is kept: where, and of which attempt. ``kept_at`` is ISO 8601 in UTC."""
+    """One that is kept: where, and of which attempt. ``kept_at`` is ISO 8601 in UTC.
+
+    ``token`` tells the attempt from that of the same number after a redrive.
+    """
 
     workspace: Workspace
     module: str
     event_id: str
     attempt: int
+    token: str
     reason: str
     kept_at: str
 
@@ -61,16 +68,21 @@ def own_inputs(workspace: Workspace) -> None:
                 copy = path.with_name(f".{secrets.token_hex(8)}")
                 try:
                     shutil.copyfile(path, copy)
+                    copy.chmod(stat.S_IMODE(status.st_mode) | 0o644)  # open to a container's user as before
                     copy.replace(path)
                 finally:
                     copy.unlink(missing_ok=True)
 
 
 class FailedWorkspaces:
-    """Keeps up to so many for each module, the newest ones. ``base`` must be on the file system of the workspaces."""
+    """Keeps up to so many for each module, the newest ones. ``base`` must be on the file system of the workspaces.
+
+    What of them cannot be removed is set aside: it is none of those that are kept any more.
+    """
 
     def __init__(self, base: Path) -> None:
         self._base = base
+        self._aside = Aside(base.parent)
         self._alone = asyncio.Lock()
 
     async def keep(self, workspace: Workspace, attempt: Attempt, reason: str, *, most: int) -> tuple[Path | None, str]:
@@ -114,10 +126,12 @@ class FailedWorkspaces:
             "module": attempt.job.module,
             "eventId": event_id,
             "attempt": attempt.number,
+            "token": attempt.token,
             "reason": reason,
             "keptAt": now.isoformat(timespec="milliseconds"),
         }
-        (workspace.home / _NOTE).write_text(json.dumps(note), encoding="utf-8")
+        (workspace.home / _NOTE).unlink(missing_ok=True)
+        write_new(workspace.home / _NOTE, json.dumps(note).encode(), 0o666)
         name = f"{now:%Y%m%dT%H%M%S.%f}-{key_segment(event_id)[:40]}-{attempt.number}-{attempt.token}"
         home = self._base / attempt.job.module / name
         home.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -128,13 +142,13 @@ class FailedWorkspaces:
     def _trim(self, most: Mapping[str, int]) -> None:
         for module in _directories(self._base):
             self._remove_oldest(module, leave=most.get(module.name, 0))
-            if module.name not in most:
+            if module.name not in most and not any(module.iterdir()):
                 module.rmdir()
 
     def _remove_oldest(self, module: Path, *, leave: int) -> None:
         homes = list(_directories(module))
         for home in homes[: max(0, len(homes) - leave)]:
-            Workspace(home).remove()
+            self._aside.remove(Workspace(home))
 
 
 def _directories(base: Path) -> Iterator[Path]:
@@ -145,12 +159,13 @@ def _directories(base: Path) -> Iterator[Path]:
 
 def _read(home: Path) -> Kept | None:
     try:
-        note: Any = json.loads((home / _NOTE).read_text(encoding="utf-8"))
+        note: Any = json.loads(read_regular(home / _NOTE, _LONGEST_NOTE))
         return Kept(
             workspace=Workspace(home),
             module=str(note["module"]),
             event_id=str(note["eventId"]),
             attempt=int(note["attempt"]),
+            token=str(note["token"]),
             reason=str(note["reason"]),
             kept_at=str(note["keptAt"]),
         )

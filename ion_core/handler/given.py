@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from pathlib import Path
 
 from ion_core.errors import OutOfTurn, StorageFull, UsageError, storage_error
 from ion_core.handler.workspace import Workspace, lay_out
+
+log = logging.getLogger(__name__)
 
 _PARTS = {"in": {"data", "eventmeta.json"}, "out": {"data", "events", "insights.json"}}
 _ASIDE = ".ion-old-"
@@ -38,7 +41,9 @@ class GivenWorkspace:
         Raises UsageError, nothing changed, where ``in`` or ``out`` is something else's or ``root`` cannot be written.
         """
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
+            if not self.root.is_dir():
+                self.root.mkdir(parents=True)
+                self.root.chmod(0o755)  # a container's user is not ours
             self._refuse_what_is_not_ours()
             self._clear()
         except OSError as error:
@@ -69,7 +74,11 @@ class GivenWorkspace:
                 os.rename(self.root / part, aside / part)
         lay_out(self.root)
         for left in self.root.glob(f"{_ASIDE}*"):  # ours, and of those who were interrupted here
-            Workspace(left).remove()
+            try:
+                Workspace(left).remove()
+            except OSError as error:
+                why = f"{error.filename or left}: {error.strerror or error}"
+                log.warning("%s, of an earlier job, cannot be removed (%s): remove it by hand", left, why)
 
     def check(self) -> None:
         """Raises OutOfTurn when it is no workspace that was prepared."""

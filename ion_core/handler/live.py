@@ -9,21 +9,21 @@ from __future__ import annotations
 import errno
 import os
 import secrets
-import shutil
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from ion_core.errors import OutputRefused
 from ion_core.handler.output import kind_of, over_limit
 from ion_core.handler.workspace import FIXED, INSIGHTS, Workspace
-from ion_core.jobs import Module
+from ion_core.modules import Module
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _BLOCK = 1 << 20
-_ITS_DOING = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES, errno.EPERM}
+_ZEROS = bytes(_BLOCK)
+ITS_DOING = {errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.ELOOP, errno.EACCES, errno.EPERM}
 """What a module brings about by changing or closing its directories meanwhile."""
 
 
@@ -36,7 +36,7 @@ def snapshot(workspace: Workspace, copy: Workspace, module: Module) -> None:
         with _open(str(workspace.root)) as root, _open("out", root) as out:
             _copy_tree(out, "out", copy.out, _Room(module))
     except OSError as error:
-        if error.errno not in _ITS_DOING:
+        if error.errno not in ITS_DOING:
             raise
         raise OutputRefused(
             f"out: {error.filename or ''} cannot be taken while the module runs: {error.strerror}"
@@ -56,9 +56,41 @@ def clear(workspace: Workspace) -> bool:
                     _empty(directory, name, workspace.home)
             with _open_below(home, "ion/out") as out:
                 _renew_insights(out)
-    except OSError:
+    except (OSError, RecursionError):  # or nested so deep that only one who need not fear the module can remove it
         return False
     return True
+
+
+def restore(workspace: Workspace) -> None:
+    """Make what is missing of the directories that were there from the start, and of ``out/insights.json``.
+
+    Raises OSError with the name of what the module has made something else of.
+    """
+    with _open(str(workspace.home)) as home:
+        for name, mode in FIXED.items():
+            above, _, last = name.rpartition("/")
+            try:
+                with _open_below(home, above) if above else nullcontext(home) as directory:
+                    _have_directory(last, mode, directory)
+            except OSError as error:
+                error.filename = name.removeprefix("ion/")
+                raise
+        with _open_below(home, "ion/out") as out:
+            try:
+                os.stat(INSIGHTS.rpartition("/")[2], dir_fd=out, follow_symlinks=False)
+            except FileNotFoundError:
+                _renew_insights(out)
+
+
+def _have_directory(name: str, mode: int, parent: int) -> None:
+    made = True
+    try:
+        os.mkdir(name, dir_fd=parent)
+    except FileExistsError:
+        made = False
+    with _open(name, parent) as directory:
+        if made:
+            os.fchmod(directory, mode)
 
 
 class _Room:
@@ -104,9 +136,15 @@ def _copy_file(directory: int, name: str, where: str, target: Path, room: _Room)
         status = os.fstat(source.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise OutputRefused(f"{where}: is {kind_of(status.st_mode)}; only files and directories are taken")
+        if status.st_mode & stat.S_IXUSR:
+            os.fchmod(copy.fileno(), 0o755)
         while data := source.read(_BLOCK):
             room.take_bytes(where, len(data))
-            copy.write(data)
+            if data == _ZEROS:  # a hole stays one
+                copy.seek(len(data), os.SEEK_CUR)
+            else:
+                copy.write(data)
+        copy.truncate()
 
 
 def _empty(directory: int, name: str, home: Path) -> None:
@@ -118,12 +156,31 @@ def _empty(directory: int, name: str, home: Path) -> None:
         try:
             os.unlink(entry, dir_fd=directory)
         except (IsADirectoryError, PermissionError):
+            _open_up(entry, directory)
             aside = home.with_name(f"{home.name}-{secrets.token_hex(6)}")
             os.rename(entry, aside, src_dir_fd=directory)
-            if aside.is_symlink() or not aside.is_dir():
-                aside.unlink()
-            else:
-                shutil.rmtree(aside)
+            with _open(str(aside.parent)) as parent:
+                _remove(aside.name, parent)
+
+
+def _open_up(name: str, directory: int) -> None:
+    """A closed directory can be neither read nor, by others than root, moved."""
+    descriptor = os.open(name, getattr(os, "O_PATH", 0) | _DIRECTORY, dir_fd=directory)
+    try:
+        os.chmod(f"/proc/self/fd/{descriptor}", 0o700)  # that very directory, whatever its name means by now
+    finally:
+        os.close(descriptor)
+
+
+def _remove(name: str, directory: int) -> None:
+    _open_up(name, directory)
+    with _open(name, directory) as inner:
+        for entry in os.listdir(inner):
+            try:
+                os.unlink(entry, dir_fd=inner)
+            except (IsADirectoryError, PermissionError):
+                _remove(entry, inner)
+    os.rmdir(name, dir_fd=directory)
 
 
 def _renew_insights(out: int) -> None:

@@ -14,13 +14,16 @@ from itertools import islice
 from ion_core.contracts.storage import check_key
 from ion_core.dataplane import MAX_NAME_BYTES
 from ion_core.errors import InvalidEvent, InvalidKey, OutputRefused, shortened
-from ion_core.events import MAX_EVENT_BYTES, Pairs, read_pairs, type_problem
+from ion_core.events import MAX_EVENT_BYTES, Pairs, file_name, read_pairs, type_problem
 from ion_core.handler.workspace import TooMuch, World
-from ion_core.jobs import Module
+from ion_core.modules import Module
+from ion_core.words import counted
 
 MAX_ALL_EVENTS_BYTES = 16 * 1024**2
 """Of all events of one job: they end in one commit record."""
 _PIECE = 16 * 1024
+_MEANT = {"data", "events", "insights.json"}
+_MOST_NAMED = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +41,12 @@ class Output:
     """Everything of one attempt: ``files`` are names in ``out/data`` with their sizes in bytes."""
 
     files: dict[str, int]
+    executable: frozenset[str] = frozenset()
+    """Those of ``files`` that their owner may execute."""
     insights: Pairs
     events: tuple[EventFile, ...]
+    remarks: tuple[str, ...] = ()
+    """For the attempt's log: what lies where nothing is kept from."""
 
 
 class _Problems(list[str]):
@@ -70,20 +77,39 @@ def read_output(workspace: World, module: Module, *, most: int | None = None) ->
         if not _is_directory(directory, what, problems):
             problems.raise_if_any()
             return Output(files={}, insights=(), events=())
-    files = _data_files(f"{out}/data", module, problems)
+    executable: set[str] = set()
+    files = _data_files(f"{out}/data", module, problems, executable)
     insights = _insights(f"{out}/insights.json", module, problems)
     events = _events(f"{out}/events", module, files, problems)
     problems.raise_if_any()
-    return Output(files=files, insights=insights, events=events)
+    return Output(
+        files=files, executable=frozenset(executable), insights=insights, events=events, remarks=_remarks(out)
+    )
 
 
-def _data_files(data: str, module: Module, problems: _Problems) -> dict[str, int]:
+def _remarks(out: str) -> tuple[str, ...]:
+    """Names the first entries of ``out/`` that mean nothing: a module that left them there meant something."""
+    with os.scandir(out) as entries:
+        first = islice(entries, len(_MEANT) + _MOST_NAMED + 1)
+        others = sorted(repr(entry.name[:80]) for entry in first if entry.name not in _MEANT)
+    if not others:
+        return ()
+    named = ", ".join(others[:_MOST_NAMED]) + (" and more" if len(others) > _MOST_NAMED else "")
+    return (
+        f"out: {named} not kept: only out/data, out/events and out/insights.json are looked at. Files to keep "
+        "belong in out/data, facts in out/insights.json, events in out/events",
+    )
+
+
+def _data_files(data: str, module: Module, problems: _Problems, executable: set[str]) -> dict[str, int]:
     limits = module.limits
     found: dict[str, int] = {}
     total = 0
     for name, status, depth in _walk(data, "", 1, module, problems):
         if len(found) >= limits.max_files:
-            problems.append(over_limit(module, "out/data", f"holds more than {limits.max_files:,} files", "max_files"))
+            problems.append(
+                over_limit(module, "out/data", f"holds more than {counted(limits.max_files, 'file')}", "max_files")
+            )
             break
         if depth > limits.max_depth:
             problems.append(
@@ -91,10 +117,14 @@ def _data_files(data: str, module: Module, problems: _Problems) -> dict[str, int
             )
             break
         found[name] = status.st_size
+        if status.st_mode & stat.S_IXUSR:
+            executable.add(name)
         total += status.st_size
     if total > limits.max_output:
         problems.append(
-            over_limit(module, "out/data", f"holds {total:,} bytes, {limits.max_output:,} are allowed", "max_output")
+            over_limit(
+                module, "out/data", f"holds {counted(total, 'byte')}, {limits.max_output:,} are allowed", "max_output"
+            )
         )
     return dict(sorted(found.items()))
 
@@ -113,7 +143,7 @@ def _walk(
     most = 2 * module.limits.max_files  # as many directories as files
     entries = _entries(directory, most, problems)
     if len(entries) > most:
-        problems.append(over_limit(module, what, f"holds more than {most:,} files and directories", "max_files"))
+        problems.append(over_limit(module, what, f"holds more files and directories than {most:,}", "max_files"))
         return
     for entry in entries:
         name = f"{prefix}/{entry.name}" if prefix else entry.name
@@ -203,7 +233,7 @@ def _read(path: str, what: str, limit: int, problems: _Problems) -> bytes | None
         problems.look_at(status.st_size // _PIECE)
         if status.st_size > limit:
             problems.append(
-                f"{what}: is {status.st_size:,} bytes long, the limit is {limit:,}. Pass large data as files"
+                f"{what}: is {counted(status.st_size, 'byte')} long, the limit is {limit:,}. Pass large data as files"
             )
             return None
         return file.read(limit + 1)
@@ -212,7 +242,7 @@ def _read(path: str, what: str, limit: int, problems: _Problems) -> bytes | None
 def _insights(path: str, module: Module, problems: _Problems) -> Pairs:
     limit = module.limits.max_insights
     raw = _read(path, "out/insights.json", limit, problems)
-    if raw is None or not raw.strip():
+    if raw is None or raw.strip() in (b"", b"null"):  # Go's encoder writes null for a list that nothing was added to
         return ()
     try:
         return read_pairs(raw, what="out/insights.json", limit=limit)
@@ -227,7 +257,7 @@ def _events(directory: str, module: Module, files: dict[str, int], problems: _Pr
     most = module.limits.max_events
     names = [entry.name for entry in _entries(directory, most, problems)]
     if len(names) > most:
-        problems.append(over_limit(module, "out/events", f"holds more than {most:,} events", "max_events"))
+        problems.append(over_limit(module, "out/events", f"holds more than {counted(most, 'event')}", "max_events"))
         return ()
     events = []
     room = MAX_ALL_EVENTS_BYTES
@@ -275,10 +305,11 @@ def _event(raw: bytes, name: str, module: Module, files: dict[str, int], problem
 
 
 def _named_files(text: str, what: str, files: dict[str, int], problems: _Problems) -> tuple[str, ...]:
-    """The entries of ``files``: comma-separated, blanks around them ignored, as is one comma at the end."""
-    entries = [entry.strip() for entry in text.split(",")]
-    if entries[-1] == "":
-        entries.pop()
+    """The entries of ``files``: comma-separated, each as ``file_name`` reads it; one comma at the end is ignored."""
+    parts = text.split(",")
+    if not parts[-1].strip():
+        parts.pop()
+    entries = [file_name(part) for part in parts]
     for entry in entries:
         try:
             if check_key(entry) and entry not in files:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
+import os
+import shutil
+import stat
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from ion_core import crash, strict_json
@@ -11,6 +15,12 @@ from ion_core.contracts.storage import BlobInfo, BlobStore, check_key
 from ion_core.dataplane import for_each
 from ion_core.events import Event, StoredFile, pairs_to_json
 from ion_core.handler.workspace import FEW, World
+from ion_core.regular import write_new
+from ion_core.words import counted
+
+_DIRECTORY = 0o755
+_EVENTMETA = 0o644
+"""Modes of what is made for a module, which may run as any user: set, and so neither the umask's nor the store's."""
 
 
 class Inputs(Protocol):
@@ -42,27 +52,100 @@ class Preparer:
         elif files:
             await asyncio.to_thread(_make_directories, workspace.in_data, files)
 
+        await self._fetch(files, workspace, link=link)
+        crash.reached("S4")
+        lines.extend(f"input {file.name}, {counted(file.size, 'byte')}" for file in files[:100])
+        if len(files) > 100:
+            lines.append(f"and {counted(len(files) - 100, 'more input')}")
+        pairs = await self._write_pairs(event, files, workspace)
+        lines.append(f"{counted(len(files), 'file')} and {counted(pairs, 'pair')} prepared")
+        return lines
+
+    async def put_back(self, event: Event, workspace: World) -> list[str]:
+        """Prepare again what the module has removed, or made of another size; returns log lines.
+
+        Raises as ``prepare``; OSError where it made something else of the directories.
+        """
+        event, files = await self._dataplane.stored_files(event)
+        gone, pairs_gone = await asyncio.to_thread(_make_way, workspace, files)
+        await self._fetch(gone, workspace, link=False)
+        if pairs_gone:
+            await self._write_pairs(event, files, workspace)
+        return [f"{len(gone)} of {counted(len(files), 'input')} were gone at /ready: prepared again"] if gone else []
+
+    async def _fetch(self, files: Sequence[StoredFile], workspace: World, *, link: bool) -> None:
         async def fetch(file: StoredFile) -> None:
             expect = BlobInfo(size=file.size, sha256=file.sha256)
-            await self._dataplane.blobs.get(file.key, workspace.in_data / file.name, expect=expect, link=link)
+            may_link = link and not file.executable  # the stored file's mode is its own
+            await self._dataplane.blobs.get(file.key, workspace.in_data / file.name, expect=expect, link=may_link)
             crash.reached("S4")
 
+        await for_each(fetch, files)
+        if len(files) <= FEW:
+            _open_to_any_user(workspace.in_data, files)
+        else:
+            await asyncio.to_thread(_open_to_any_user, workspace.in_data, files)
+
+    async def _write_pairs(self, event: Event, files: Sequence[StoredFile], workspace: World) -> int:
         async def locate(file: StoredFile) -> tuple[str, str]:
             return file.name, await self._dataplane.blobs.url(file.key)
 
-        await for_each(fetch, files)
-        crash.reached("S4")
-        lines.extend(f"input {file.name}, {file.size:,} bytes" for file in files[:100])
-        if len(files) > 100:
-            lines.append(f"and {len(files) - 100:,} more inputs")
         pairs = [*event.data, *await for_each(locate, files)]
         if pairs:
-            workspace.eventmeta.write_bytes(strict_json.dumps(pairs_to_json(pairs)))
-        lines.append(f"{len(files)} files and {len(pairs)} pairs prepared")
-        return lines
+            workspace.eventmeta.unlink(missing_ok=True)  # put there by a module that goes on
+            write_new(workspace.eventmeta, strict_json.dumps(pairs_to_json(pairs)))
+            workspace.eventmeta.chmod(_EVENTMETA)
+        return len(pairs)
 
 
-def _make_directories(in_data: Path, files: tuple[StoredFile, ...]) -> None:
+def _make_way(workspace: World, files: Sequence[StoredFile]) -> tuple[list[StoredFile], bool]:
+    """The files that are not there as they were prepared, and whether the pairs are not: nothing is in their place."""
+    gone = []
+    for file in files:
+        target = workspace.in_data / check_key(file.name)
+        if not _is_file(target, file.size):
+            _remove(target)
+            gone.append(file)
+    _make_directories(workspace.in_data, gone)
+    pairs_gone = not _is_file(workspace.eventmeta)
+    if pairs_gone:
+        _remove(workspace.eventmeta)
+    return gone, pairs_gone
+
+
+def _is_file(path: Path, size: int | None = None) -> bool:
+    try:
+        status = path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return stat.S_ISREG(status.st_mode) and size in (None, status.st_size)
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink()
+    except IsADirectoryError:
+        shutil.rmtree(path)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+
+
+def _make_directories(in_data: Path, files: Sequence[StoredFile]) -> None:
     """The sub-directories of the inputs. Names were checked when they were stored, and are once more here."""
-    for parent in {(in_data / check_key(file.name)).parent for file in files}:
-        parent.mkdir(parents=True, exist_ok=True)
+    wanted = {parent for file in files for parent in PurePosixPath(check_key(file.name)).parents[:-1]}
+    for directory in sorted(in_data / parent for parent in wanted):  # outer ones first
+        directory.mkdir(exist_ok=True)
+        directory.chmod(_DIRECTORY)
+
+
+def _open_to_any_user(in_data: Path, files: Sequence[StoredFile]) -> None:
+    """Let any user read them, and execute what is for that.
+
+    One that shares its inode with the stored file keeps what else that has for a mode.
+    """
+    for file in files:
+        path = f"{in_data}/{file.name}"
+        status = os.lstat(path)
+        mode = file.mode if status.st_nlink == 1 else stat.S_IMODE(status.st_mode) | 0o444
+        if stat.S_IMODE(status.st_mode) != mode:
+            os.chmod(path, mode)

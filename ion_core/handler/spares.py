@@ -1,14 +1,15 @@
-"""Workspaces of one handler, used again while there is work."""
+"""Workspaces of one handler: a new one for every job, and while there is work some that are made ahead."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from ion_core.handler.workspace import FEW, TooMuch, Workspace
+from ion_core.handler.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
@@ -19,23 +20,24 @@ _MOST_SPARES = 16
 class Workspaces:
     """Opens and closes workspaces under ``base``.
 
-    Making and removing directories is most of what a short job costs a file system. So one that is closed is emptied
-    and kept for the next, if nothing but files has to go for that: while others are open, and as long as ``keep``
-    runs. Otherwise none is kept.
+    One that was used is removed, never used again: a process that got away from its job may still hold a directory or
+    a file of it. Making one is most of what a short job costs a file system before its module starts. So, as long as
+    ``keep`` runs, one is made for each that is closed, when nobody waits for it.
     """
 
     def __init__(self, base: Path) -> None:
         self._base = base
         self._open: set[Workspace] = set()
         self._spare: list[Workspace] = []
+        self._making = 0
         self._kept = False
         self._used = False
 
     async def open(self, name: str) -> Workspace:
-        """A clean one of that name. Raises OSError when the disk does not take it."""
-        spare = self._spare.pop() if self._spare else None
-        workspace = Workspace(self._base / name, {} if spare is None else spare.untouched)
-        _rename_or_make(spare, workspace)
+        """A new one of that name. Raises OSError when the disk does not take it."""
+        workspace = Workspace(self._base / name)
+        if not self._take_spare(workspace):
+            Workspace.make(self._base, name)
         self._open.add(workspace)
         return workspace
 
@@ -44,13 +46,21 @@ class Workspaces:
         self._used = True
         was_open = workspace in self._open
         self._open.discard(workspace)
-        if not (was_open and self._has_use() and await self._put_aside(workspace)):
+        if not (was_open and self._kept and len(self._spare) + self._making < _MOST_SPARES):
             await asyncio.to_thread(workspace.remove)
-        if not self._open and not self._kept:
-            await self._remove_spares()
+            return
+        spare = Workspace(self._base / f"{_SPARE}{secrets.token_hex(6)}")
+        self._making += 1
+        try:
+            if await asyncio.to_thread(_remove_and_make, workspace, spare):
+                self._spare.append(spare)
+        finally:
+            self._making -= 1
+        if not self._kept:
+            await self._let_go()
 
     async def keep(self, *, unused: float = 10.0) -> None:
-        """Until cancelled: keep spares also while nothing is open, until they have had no use for so many seconds."""
+        """Until cancelled: make workspaces ahead, and let go of those that have had no use for so many seconds."""
         self._kept = True
         try:
             while True:
@@ -60,50 +70,34 @@ class Workspaces:
                     await self._let_go()
         finally:
             self._kept = False
-            if not self._open:
-                await self._let_go()
+            await self._let_go()
 
     async def _let_go(self) -> None:
+        leaving, self._spare = self._spare, []
+        if not leaving:
+            return
         try:
-            await self._remove_spares()
+            await asyncio.to_thread(_remove, leaving)
         except OSError as error:
             log.warning("an unused workspace is left behind until the next start: %s", error)
 
-    def _has_use(self) -> bool:
-        return len(self._spare) < (_MOST_SPARES if self._kept else len(self._open))
-
-    async def _put_aside(self, workspace: Workspace) -> bool:
-        spare = Workspace(self._base / f"{_SPARE}{workspace.home.name}", workspace.untouched)
+    def _take_spare(self, workspace: Workspace) -> bool:
+        if not self._spare:
+            return False
         try:
-            put = _empty_and_rename(workspace, spare, most=FEW)
-        except TooMuch:
-            put = await asyncio.to_thread(_empty_and_rename, workspace, spare)
-        if put:
-            self._spare.append(spare)
-        return put
-
-    async def _remove_spares(self) -> None:
-        leaving, self._spare = self._spare, []
-        if leaving:
-            await asyncio.to_thread(_remove, leaving)
+            self._spare.pop().home.rename(workspace.home)
+        except FileNotFoundError:  # somebody removed it
+            return False
+        return True
 
 
-def _empty_and_rename(workspace: Workspace, spare: Workspace, most: int | None = None) -> bool:
-    try:
-        if workspace.empty(most=most):
-            workspace.home.rename(spare.home)
-            return True
-    except OSError:
-        pass  # then it has to be removed, which says what is wrong
+def _remove_and_make(leaving: Workspace, spare: Workspace) -> bool:
+    """Whether ``spare`` was made; ``leaving`` is gone in any case."""
+    leaving.remove()
+    with suppress(OSError):  # whoever opens the next one makes it, and says what is wrong
+        Workspace.make(spare.home.parent, spare.home.name)
+        return True
     return False
-
-
-def _rename_or_make(spare: Workspace | None, workspace: Workspace) -> None:
-    if spare is not None:
-        with suppress(FileNotFoundError):
-            spare.home.rename(workspace.home)
-            return
-    Workspace.make(workspace.home.parent, workspace.home.name)
 
 
 def _remove(leaving: Sequence[Workspace]) -> None:

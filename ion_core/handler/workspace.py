@@ -14,19 +14,17 @@ import itertools
 import json
 import os
 import secrets
-import stat
-import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
+from ion_core.regular import open_regular, read_regular
+
 FEW = 8
 """Files in a directory up to which looking at them takes no longer than having a thread do it."""
-_SMALL = 1 << 20
-"""Bytes of a file up to which removing it takes no longer than that."""
 
 _OURS = 0o755
 _OPEN_TO_ANY_UID = 0o777
@@ -41,6 +39,7 @@ FIXED = {
 """What there is from the start, outer ones first, and its modes."""
 
 INSIGHTS = "ion/out/insights.json"
+_Inner = dict[str, "_Inner"]
 
 
 class World(Protocol):
@@ -76,8 +75,7 @@ def lay_out(root: Path) -> None:
 _NOTE = 512
 """Bytes of a note, with the blanks after it, unless it is longer."""
 _LONGEST_NOTE = 1 << 16
-_LONG_AGO = 100_000_000
-"""Nanoseconds."""
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class TooMuch(Exception):
@@ -86,13 +84,9 @@ class TooMuch(Exception):
 
 @dataclass(frozen=True)
 class Workspace:
-    """Paths of one workspace. ``root`` is what the module sees; ``home`` is ours around it.
-
-    ``untouched`` has for each directory how its status was when it was found clean.
-    """
+    """Paths of one workspace. ``root`` is what the module sees; ``home`` is ours around it."""
 
     home: Path
-    untouched: dict[str, tuple[int, int]] = field(default_factory=dict, compare=False, repr=False)
 
     @cached_property
     def root(self) -> Path:
@@ -135,14 +129,10 @@ class Workspace:
 
         Written over what is there: to truncate a file and to fill it again costs a file system several times that.
         """
-        self._write_note(json.dumps(note).encode(), os.O_CREAT)
-
-    def _write_note(self, text: bytes, how: int) -> None:
-        path = f"{self.home}/job.json"
-        descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | how, 0o600)
+        text, path = json.dumps(note).encode(), f"{self.home}/job.json"
+        descriptor, status = open_regular(path, os.O_WRONLY | os.O_CREAT)
         try:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode) or status.st_size > _LONGEST_NOTE:
+            if status.st_size > _LONGEST_NOTE:
                 raise OSError(errno.EINVAL, "Is not a note of ours", path)
             os.write(descriptor, text.ljust(max(_NOTE, status.st_size)))
         finally:
@@ -151,104 +141,79 @@ class Workspace:
     def read_note(self) -> dict[str, Any] | None:
         """What ``note_job`` wrote; None if it never got that far or is torn."""
         try:
-            note = json.loads((self.home / "job.json").read_text(encoding="utf-8"))
+            note = json.loads(read_regular(self.home / "job.json", _LONGEST_NOTE))
         except (OSError, ValueError):
             return None
         return note if isinstance(note, dict) else None
 
-    def empty(self, *, most: int | None = None) -> bool:
-        """Make it as it was at first by removing files. False if that is not enough: then it is fit for removal only.
-
-        That is so when the module added, replaced or removed a directory, or gave one attributes. Raises TooMuch when
-        a directory holds more than ``most`` files, or a large one; call it again then, where it may take its time.
-        """
-        home = str(self.home)
-        try:
-            for name, mode in FIXED.items():
-                directory = f"{home}/{name}"
-                status = os.lstat(directory)
-                seen = (status.st_ino, status.st_ctime_ns)
-                if self.untouched.get(name) == seen:
-                    continue
-                if not _emptied(directory, status, name, mode, most):
-                    return False
-                if _shows_changes(status):
-                    self.untouched[name] = seen
-            insights = f"{home}/{INSIGHTS}"
-            status = os.lstat(insights)
-            if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1 or status.st_uid != os.geteuid():
-                return False
-            if stat.S_IMODE(status.st_mode) != 0o666:
-                os.chmod(insights, 0o666)
-            if status.st_size:
-                os.truncate(insights, 0)
-            with suppress(FileNotFoundError):
-                self._write_note(b"", 0)
-        except OSError:
-            return False
-        return True
-
     def remove(self) -> None:
         """Remove it, whatever the module made of it: closed directories, or more levels than a path can name.
 
-        Fine if gone. Directories that hold others are emptied by moving those up, so that no path grows long.
+        Fine if gone. Directories that hold others are emptied by moving those up, so that no path grows long. Raises
+        the first OSError once all that can be removed is; what is left then is in ``home``. Blocks.
         """
-        if not self.home.is_dir():
-            return
-        aside = (f"{self.home}-{secrets.token_hex(4)}-{n}" for n in itertools.count())
-        left = [str(self.home)]
-        while left:
-            directory = left.pop()
+        if self.home.is_symlink():
+            self.home.unlink()
+        elif self.home.is_dir():
+            with suppress(OSError):  # then it takes more, or is told there
+                if _removed(str(self.home), _LAID_OUT):
+                    return
+            _remove(str(self.home))
+
+
+def _remove(home: str) -> None:
+    moved = (f"{home}/.moved-{secrets.token_hex(4)}-{n}" for n in itertools.count())
+    first: OSError | None = None
+    waiting = [home]
+    while waiting:
+        directory = waiting.pop()
+        try:
             with os.scandir(directory) as entries:
                 for entry in entries:
-                    if entry.is_dir(follow_symlinks=False):
+                    try:
+                        if not entry.is_dir(follow_symlinks=False):
+                            os.unlink(entry.path)
+                            continue
                         os.chmod(entry.path, 0o700)  # else it could be neither moved nor read
-                        left.append(next(aside))
-                        os.rename(entry.path, left[-1])
-                    else:
-                        os.unlink(entry.path)
-            os.rmdir(directory)
-
-
-def _shows_changes(status: os.stat_result) -> bool:
-    """Whether any change to this directory from now on gives it another time of change, which nobody can set.
-
-    Adding and removing names, modes, owners and attributes are such changes. That time advances in steps, of up to ten
-    milliseconds on Linux; a file system that counts whole seconds is not trusted.
-    """
-    return status.st_ctime_ns % 1_000_000_000 != 0 and time.time_ns() - status.st_ctime_ns > _LONG_AGO
-
-
-def _emptied(directory: str, status: os.stat_result, name: str, mode: int, most: int | None) -> bool:
-    """Whether it is the directory that was made, holding what was made in it and no more, once its files are gone."""
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or _has_attributes(directory):
-        return False
-    if stat.S_IMODE(status.st_mode) != mode:
-        os.chmod(directory, mode)
-    with os.scandir(directory) as entries:
-        for number, entry in enumerate(entries):
-            inner = f"{name}/{entry.name}"
-            if inner in FIXED or inner == INSIGHTS:
-                continue
-            if entry.is_dir(follow_symlinks=False):
-                return False
-            if most is not None and (number >= most or entry.stat(follow_symlinks=False).st_size > _SMALL):
-                raise TooMuch
-            os.unlink(entry.path)
-    return True
-
-
-def _has_attributes(directory: str) -> bool:
-    """Access lists and the like, which modes do not show."""
-    if not hasattr(os, "listxattr"):
-        return False
+                        if directory == home:
+                            waiting.append(entry.path)
+                        else:
+                            place = next(moved)
+                            os.rename(entry.path, place)
+                            waiting.append(place)
+                    except OSError as error:
+                        first = first or error
+            if directory != home:
+                os.rmdir(directory)
+        except OSError as error:
+            first = first or error
     try:
-        return bool(os.listxattr(directory, follow_symlinks=False))
-    except OSError:  # the file system has none
-        return False
+        os.rmdir(home)  # the last: whatever could not be removed is in it
+    except OSError as error:
+        raise first or error from None
+
+
+_LAID_OUT: _Inner = {"ion": {"in": {"data": {}}, "out": {"data": {}, "events": {}}}}
+
+
+def _removed(name: str, inner: _Inner, parent: int | None = None) -> bool:
+    """Whether the directory is gone, which held ``inner`` and no other directory. Follows no link. Raises OSError."""
+    directory = os.open(name, _DIRECTORY, dir_fd=parent)
+    try:
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                if not entry.is_dir(follow_symlinks=False):
+                    os.unlink(entry.name, dir_fd=directory)
+                elif entry.name not in inner or not _removed(entry.name, inner[entry.name], directory):
+                    return False
+    finally:
+        os.close(directory)
+    os.rmdir(name, dir_fd=parent)
+    return True
 
 
 def workspaces(base: Path) -> Iterator[Workspace]:
     """Those that lie under ``base``."""
     if base.is_dir():
-        yield from (Workspace(home) for home in sorted(base.iterdir()) if home.is_dir())
+        homes = sorted(home for home in base.iterdir() if home.is_dir() and not home.is_symlink())
+        yield from (Workspace(home) for home in homes)

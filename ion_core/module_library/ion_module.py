@@ -134,7 +134,7 @@ def insights(pairs: Pairs) -> None:
     """Add pairs to out/insights.json. Raises TypeError for a value that is neither text nor a number."""
     path = base() / "out" / "insights.json"
     text = path.read_text(encoding="utf-8") if path.exists() else ""
-    known = [(pair["key"], pair["value"]) for pair in json.loads(text)] if text.strip() else []
+    known = [(pair["key"], pair["value"]) for pair in (json.loads(text) if text.strip() else None) or []]
     path.write_text(_to_json([*known, *_items(pairs)]), encoding="utf-8")
 
 

@@ -167,6 +167,7 @@ ion_insight() {
     ion__event=$([ ! -s "$ion__file" ] || LC_ALL=C awk '
         { text = NR > 1 ? text "\n" $0 : $0 }
         END {
+            sub(/^[ \t\r\n]*null[ \t\r\n]*$/, "", text)
             sub(/[ \t\r\n]*\][ \t\r\n]*$/, "", text)
             sub(/^[ \t\r\n]*\[[ \t\r\n]*/, "", text)
             printf "%s", text

@@ -17,7 +17,10 @@ from ion_core.events import COMMIT, MODULE_LOGS, StoredFile, pairs_to_json, pars
 
 @dataclass(kw_only=True)
 class JobResult:
-    """What one module made of one event. ``commit`` is None if it came to none; ``logs`` of its attempts, in order."""
+    """What one module made of one event. ``commit`` is None if it came to none.
+
+    ``logs`` are those of its attempts, in the order in which they ended.
+    """
 
     directory: Path
     commit: Commit | None = None
@@ -36,6 +39,7 @@ async def copy_results(correlation_id: str, target: Path, *, blobs: BlobStore, d
     the directory cannot be written.
     """
     jobs: dict[tuple[str, str], JobResult] = {}
+    logs: list[tuple[str, int, JobResult, str]] = []
     async for document in documents.find(correlation_id=correlation_id):
         if document.kind not in (COMMIT, MODULE_LOGS):
             continue
@@ -45,7 +49,10 @@ async def copy_results(correlation_id: str, target: Path, *, blobs: BlobStore, d
         if document.kind == COMMIT:
             job.commit = Commit.from_document(document)
         else:
-            job.logs.append(f"== {document.body.get('desc', '')}\n{document.body.get('logs', '')}")
+            text = f"== {document.body.get('desc', '')}\n{document.body.get('logs', '')}"
+            logs.append((str(document.body.get("finishedAt", "")), len(logs), job, text))
+    for _, _, job, text in sorted(logs, key=lambda it: it[:2]):
+        job.logs.append(text)
     try:
         await asyncio.to_thread(_make, target)
         for job in jobs.values():
@@ -86,5 +93,7 @@ def _write_json(path: Path, value: object) -> None:
 async def _fetch(files: tuple[StoredFile, ...], data: Path, blobs: BlobStore) -> None:
     async def fetch(file: StoredFile) -> None:
         await blobs.get(file.key, data / file.name, expect=BlobInfo(size=file.size, sha256=file.sha256))
+        if file.executable:
+            await asyncio.to_thread((data / file.name).chmod, file.mode)
 
     await for_each(fetch, files)

@@ -14,8 +14,9 @@ from pathlib import Path
 
 from ion_core.contracts.runtime import ContainerRuntime
 from ion_core.dispatcher.recovery import remove_orphans
-from ion_core.errors import storage_error
+from ion_core.errors import ProviderError, storage_error
 from ion_core.handler import Workspace
+from ion_core.handler.aside import Aside
 from ion_core.state import State
 
 log = logging.getLogger(__name__)
@@ -43,18 +44,18 @@ async def scratch(state: State, name: str, runtime: ContainerRuntime) -> AsyncIt
     Raises TransientError or StorageFull.
     """
     base = state.path / "rehearsals"
+    aside = Aside(state.path)
     with _errors(base):
         base.mkdir(mode=0o700, exist_ok=True)
         for left in sorted(base.glob(f"{name}.*")):  # only this runtime knows of their containers
-            await _sweep(left, _mark(state, left), {name: runtime})
+            await _sweep(left, _mark(state, left), {name: runtime}, aside)
         path = base / f"{name}.{secrets.token_hex(6)}"
         lock = _make_locked(path)
     try:
         yield Scratch(path, _mark(state, path))
     finally:
         try:
-            with _errors(base):
-                await asyncio.to_thread(Workspace(path).remove)
+            await _leave_nothing(path, _mark(state, path), {name: runtime}, aside)
         finally:
             os.close(lock)
 
@@ -78,10 +79,20 @@ def _make_locked(path: Path) -> int:
     return lock
 
 
-async def _sweep(left: Path, mark: str, runtimes: Mapping[str, ContainerRuntime]) -> None:
+async def _leave_nothing(path: Path, mark: str, runtimes: Mapping[str, ContainerRuntime], aside: Aside) -> None:
+    """Also no container: that of a shell may outlive the program that stood before it."""
     try:
-        lock = os.open(left, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except FileNotFoundError:
+        await remove_orphans(runtimes, mark)
+    except ProviderError as error:
+        log.warning("what a rehearsal left is removed by the next one: %s", error, extra={"directory": str(path)})
+    else:
+        await asyncio.to_thread(aside.remove, Workspace(path))
+
+
+async def _sweep(left: Path, mark: str, runtimes: Mapping[str, ContainerRuntime], aside: Aside) -> None:
+    try:
+        lock = os.open(left, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
         return
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -89,7 +100,7 @@ async def _sweep(left: Path, mark: str, runtimes: Mapping[str, ContainerRuntime]
         return
     else:
         await remove_orphans(runtimes, mark)
-        await asyncio.to_thread(Workspace(left).remove)
+        await asyncio.to_thread(aside.remove, Workspace(left))
         log.info("removed what a rehearsal left that died", extra={"directory": str(left)})
     finally:
         os.close(lock)

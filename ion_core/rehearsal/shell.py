@@ -6,17 +6,18 @@ import asyncio
 import os
 import secrets
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 
+from ion_core import ending
 from ion_core.contracts.runtime import ContainerRuntime, InteractiveRuntime
 from ion_core.dispatcher.slots import LABEL_MODULE, LABEL_STATE, container_spec
-from ion_core.errors import OutputRefused, PermanentError
+from ion_core.errors import IonError, OutputRefused, PermanentError
 from ion_core.handler import HandlerApi, Workspace
 from ion_core.handler.output import read_output
 from ion_core.handler.session import CallFailed
-from ion_core.jobs import Module
+from ion_core.modules import Module
+from ion_core.words import counted
 
 
 async def run_shell(
@@ -27,12 +28,13 @@ async def run_shell(
     mark: str,
     terminal: bool,
     said: Callable[[str], None],
+    put_back: Callable[[], Awaitable[object]],
 ) -> int:
     """Run a shell there until it ends; its exit code. Standard input, output and error are ours.
 
-    Where the runtime isolates nothing, what runs in it may call its handler: ``/ready`` is answered, ``/done`` checks
-    the output and ``said`` is told; nothing is committed. Raises PermanentError where the runtime has no terminals, and
-    what ``interactive`` raises.
+    Where the runtime isolates nothing, what runs in it may call its handler: at ``/ready`` ``put_back`` puts inputs
+    there again that are gone, ``/done`` checks the output and ``said`` is told; nothing is committed. Raises
+    PermanentError where the runtime has no terminals, and what ``interactive`` raises.
     """
     if not isinstance(runtime, InteractiveRuntime):
         raise PermanentError(
@@ -40,7 +42,7 @@ async def run_shell(
             "--runtime names another."
         )
     api, secret = HandlerApi(), secrets.token_urlsafe(32)
-    api.register(secret, _Calls(workspace, module, said))
+    api.register(secret, _Calls(workspace, module, said, put_back))
     async with api.listening():
         reachable = not runtime.capabilities.isolates
         calls = {"SHARED_SECRET": secret, "HANDLER_PORT": str(api.port)} if reachable else {}
@@ -59,42 +61,44 @@ def _shell(runtime: ContainerRuntime, terminal: bool) -> tuple[str, ...]:
 
 
 async def _in_front(argv: Sequence[str], env: Mapping[str, str], cwd: str) -> int:
-    process = await asyncio.create_subprocess_exec(*argv, env=dict(env), cwd=cwd)
-    with _signals_for(process):
+    """Ctrl-C is the shell's: it gets it from the terminal, as we do. What else ends us ends it."""
+    ended_by: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    def on_signal(number: int) -> None:
+        if number != signal.SIGINT and not ended_by.done():
+            ended_by.set_result(number)
+
+    with ending.on_signals(on_signal):
+        process = await asyncio.create_subprocess_exec(*argv, env=dict(env), cwd=cwd)
+        waiting = asyncio.create_task(process.wait())
         try:
-            code = await process.wait()
-        except BaseException:
-            process.kill()
-            raise
+            await asyncio.wait({waiting, ended_by}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if process.returncode is None:
+                process.kill()
+            code = await waiting
+    if ended_by.done():
+        return 128 + ended_by.result()
     return code if code >= 0 else 128 - code
-
-
-@contextmanager
-def _signals_for(process: asyncio.subprocess.Process) -> Iterator[None]:
-    """Ctrl-C is the shell's: it gets it from the terminal, as we do. SIGTERM ends it, and so us."""
-    loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGINT, lambda: None)
-    loop.add_signal_handler(signal.SIGTERM, _end, process)
-    try:
-        yield
-    finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)
-
-
-def _end(process: asyncio.subprocess.Process) -> None:
-    if process.returncode is None:
-        process.kill()
 
 
 class _Calls:
     """What a module in the shell may ask of its handler, as often as it is run."""
 
-    def __init__(self, workspace: Workspace, module: Module, said: Callable[[str], None]) -> None:
-        self._workspace, self._module, self._said = workspace, module, said
+    def __init__(
+        self,
+        workspace: Workspace,
+        module: Module,
+        said: Callable[[str], None],
+        put_back: Callable[[], Awaitable[object]],
+    ) -> None:
+        self._workspace, self._module, self._said, self._put_back = workspace, module, said, put_back
 
     async def ready(self) -> None:
-        """It is filled already."""
+        try:
+            await self._put_back()
+        except IonError as error:
+            raise CallFailed(str(error)) from error
 
     async def done(self) -> None:
         try:
@@ -102,5 +106,8 @@ class _Calls:
         except OutputRefused as error:
             self._said(f"/done: nothing would be committed: {error}")
             raise CallFailed(str(error)) from error
-        counts = f"{len(output.files)} files, {len(output.insights)} insights and {len(output.events)} events"
+        counts = (
+            f"{counted(len(output.files), 'file')}, {counted(len(output.insights), 'insight')} and "
+            f"{counted(len(output.events), 'event')}"
+        )
         self._said(f"/done: {counts} would be committed")

@@ -16,7 +16,7 @@ from ion_core.contracts.runtime import ContainerRuntime
 from ion_core.dataplane import DataPlane
 from ion_core.dispatcher.attempt_log import AttemptLog
 from ion_core.dispatcher.health import Health, write_probe
-from ion_core.dispatcher.module_run import ModuleRun
+from ion_core.dispatcher.job_runner import ModuleRun
 from ion_core.dispatcher.running import RunningAttempts
 from ion_core.dispatcher.slots import Slots
 from ion_core.errors import IonError, ModuleFailed, PermanentError
@@ -25,7 +25,9 @@ from ion_core.handler import Committed, Handler, HandlerApi, Workspace
 from ion_core.handler.committer import make_record
 from ion_core.handler.output import Output, read_output
 from ion_core.handler.workspace import World
-from ion_core.jobs import Attempt, Job, Module
+from ion_core.jobs import Attempt, Job
+from ion_core.modules import Module
+from ion_core.regular import open_regular
 
 GRACE = timedelta(seconds=10)
 """Between SIGTERM and SIGKILL for a module that took too long."""
@@ -47,7 +49,7 @@ class Rehearsal:
     ``failure``    why nothing would be: how the module ended, or what is wrong with its output. None for a success.
     ``files``      what is in ``out/data``, ``insights`` and ``events`` as a commit would hold them, ids included;
                    all empty after a failure.
-    ``lines``      what the module printed; ``prepared`` what the preparer said.
+    ``lines``      what the module printed; ``prepared`` what the preparer said, ``committing`` the committer.
     ``workspace``  as the module left it, there until the rehearsal is over.
     ``image``      digest of the image that ran, None where it was none.
     """
@@ -59,6 +61,7 @@ class Rehearsal:
     insights: Pairs = ()
     events: tuple[Event, ...] = ()
     prepared: Sequence[str] = ()
+    committing: Sequence[str] = ()
     lines: Sequence[str] = ()
     seconds: float
     workspace: Workspace
@@ -118,6 +121,7 @@ def _rehearsal(run: ModuleRun, module: Module, commit: Commit | None, failure: I
         insights=commit.insights if commit else (),
         events=commit.events if commit else (),
         prepared=run.record.preparer,
+        committing=run.record.committer,
         lines=run.record.worker,
         seconds=run.record.seconds["module"],
         workspace=run.slot.workspace,
@@ -157,17 +161,18 @@ class NoCommit:
         output = await asyncio.to_thread(read_output, workspace, module)
         files = await asyncio.to_thread(_files, workspace, output)
         commit = make_record(attempt, output, files, image=image, started_at=started_at)
-        return Committed(commit=commit, ours=True, lines=[])
+        return Committed(commit=commit, ours=True, lines=list(output.remarks))
 
 
 def _files(workspace: World, output: Output) -> tuple[StoredFile, ...]:
     data = workspace.out / "data"
     return tuple(
-        StoredFile(name=name, key="", size=size, sha256=_sha256(data / name)) for name, size in output.files.items()
+        StoredFile(name=name, key="", size=size, sha256=_sha256(data / name), executable=name in output.executable)
+        for name, size in output.files.items()
     )
 
 
 def _sha256(path: Path) -> str:
     """Of a file that was seen to be one, and is not followed should it have become a link."""
-    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK)) as file:
+    with os.fdopen(open_regular(path)[0], "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -57,10 +57,12 @@ def module_files(language: str, names: ModuleNames) -> dict[str, NewFile]:
 
 def module_entry(language: str, names: ModuleNames) -> dict[str, Any]:
     """What the configuration says of the module."""
+    own = {"python": {"requirements": f"modules/{names.name}/requirements.txt"}} if language == "python" else {}
     return {
         "image": f"localhost/{names.name}:latest",
         "command": list(COMMANDS[language]),
         "source": f"modules/{names.name}",
+        **own,
         "subscribes": list(names.subscribes),
         "publishes": list(names.publishes),
     }

@@ -57,8 +57,12 @@ def replace_text(path: Path, content: bytes) -> None:
     path = path.resolve()
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        beside.write_bytes(content)
-        beside.chmod(path.stat().st_mode & 0o7777)
+        mode = path.stat().st_mode & 0o7777
+        with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(content)  # what was closed to others is so at every moment
+            os.fchmod(file.fileno(), mode)
+            file.flush()
+            os.fsync(file.fileno())
         beside.replace(path)
     except OSError as error:
         beside.unlink(missing_ok=True)

@@ -9,6 +9,9 @@ from ion_core.errors import DeadLetterNotFound
 from ion_core.testing.kit import only, refused
 from ion_core.testing.subscriber import BODY, HEADERS, BrokerKit
 
+CLOCKS = timedelta(milliseconds=50)
+"""How far a backend's clock may be from ours, here."""
+
 
 class DeadLetterRules(BrokerKit):
     """Keeping, listing, redriving and purging."""
@@ -23,6 +26,18 @@ class DeadLetterRules(BrokerKit):
         assert (letter.queue, letter.body, dict(letter.headers)) == (held.queue, BODY, HEADERS)
         assert (letter.reason, letter.attempts, tuple(letter.log_tail)) == (reason, 2, tail)
         assert before <= letter.died_at <= datetime.now(UTC) + timedelta(seconds=2)
+
+    async def test_it_died_when_it_was_made_a_dead_letter(self, broker: MessageBroker) -> None:
+        async with self.holding(broker) as held:
+            before = datetime.now(UTC)
+            await held.delivery.dead_letter("of age")
+            after = datetime.now(UTC)
+            first = only(await broker.dead_letters(held.queue))
+            await self.a_while()
+            again = only(await broker.dead_letters(held.queue))
+        assert first.died_at.utcoffset() == timedelta(0), f"{first.died_at!r} is not in UTC"
+        assert before - CLOCKS <= first.died_at <= after + CLOCKS
+        assert again.died_at == first.died_at, "it has died once"
 
     async def test_a_dead_letter_is_not_delivered(self, broker: MessageBroker) -> None:
         async with self.dead(broker, b"dead") as held:
@@ -65,6 +80,23 @@ class DeadLetterRules(BrokerKit):
             assert {d.body for d in await held.subscriber.take_all(2)} == {b"1", b"3"}
             await self.counts(broker, held.queue, unsettled=2, dead=1)
             await self.counts(broker, neighbour)
+
+    async def test_what_is_redriven_stands_behind_the_others(self, broker: MessageBroker) -> None:
+        async with self.dead(broker, b"dead") as held:
+            letter = only(await broker.dead_letters(held.queue))
+        await self.publish(broker, held.topic, b"1", b"2")
+        await broker.redrive(held.queue, [letter.id])
+        await self.publish(broker, held.topic, b"3")
+        assert [message.body for message in await broker.peek(held.queue, limit=9)] == [b"1", b"2", b"dead", b"3"]
+
+    async def test_an_id_that_is_repeated_is_one(self, broker: MessageBroker) -> None:
+        async with self.dead(broker, b"1", b"2", b"3") as held:
+            one, two, three = [letter.id for letter in await broker.dead_letters(held.queue)]
+            assert await broker.redrive(held.queue, [one, two, one]) == 2
+            assert {d.body for d in await held.subscriber.take_all(2)} == {b"1", b"2"}
+            assert await broker.purge(held.queue, [three, three]) == 1
+            await held.subscriber.nothing_comes()
+            await self.counts(broker, held.queue, unsettled=2)
 
     async def test_redrive_of_an_unknown_id_moves_nothing(self, broker: MessageBroker) -> None:
         async with self.dead(broker, b"1") as held:

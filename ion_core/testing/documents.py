@@ -37,7 +37,7 @@ IDS = [
     "%_*?[a]{b}",
     "a\\b",
     ".",
-    "module:m-event:e-attempt:1",
+    "module:m-event:e-attempt:1-0a1b2c3d4e5f",
     "n" * 1024,
     "n" * 1023,
     "🙂" * 1024,

@@ -8,6 +8,7 @@ from ion_core.contracts.messaging import Delivery, MessageBroker
 from ion_core.errors import QueueNotDeclared, Unroutable
 from ion_core.testing.dead_letters import DeadLetterRules
 from ion_core.testing.kit import in_brief, needs, only, refused
+from ion_core.testing.queues import QueueRules
 from ion_core.testing.settling import SettlingRules
 from ion_core.testing.subscriber import BODY, HEADERS, BrokerKit
 
@@ -162,6 +163,16 @@ class PublishingRules(BrokerKit):
             await self.counts(broker, queue, ready=3, delayed=1, unsettled=4, dead=1)
         await self.counts(broker, queue, ready=7, delayed=1, dead=1)
 
+    @needs("reopen")
+    async def test_what_others_hold_is_counted_or_not_known(self, broker: MessageBroker) -> None:
+        assert self.reopen is not None
+        async with self.holding(broker) as held, self.reopen() as second:
+            await self.eventually(
+                lambda: second.stats(held.queue),
+                lambda stats: (stats.ready, stats.delayed, stats.dead) == (0, 0, 0) and stats.unsettled in (1, None),
+                f"counts of {held.queue} for another process: one is held, or that is not known",
+            )
+
     async def test_counts_of_an_undeclared_queue_are_refused(self, broker: MessageBroker) -> None:
         queue = self.fresh("queue")
         with refused(QueueNotDeclared, naming=queue):
@@ -204,7 +215,7 @@ class PublishingRules(BrokerKit):
             assert (again.attempt, again.body) == (2, BODY)
 
 
-class MessageBrokerConformance(PublishingRules, SettlingRules, DeadLetterRules):
+class MessageBrokerConformance(PublishingRules, QueueRules, SettlingRules, DeadLetterRules):
     """Every rule of the messaging contract. Subclass it, give it the fixture and the hooks::
 
         class TestMyBroker(MessageBrokerConformance):

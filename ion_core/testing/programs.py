@@ -32,6 +32,7 @@ class Commands:
     """What the kit's containers do. A runtime without ``/bin/sh`` overrides these, all of them."""
 
     def exits_with(self, code: int) -> Command:
+        """A program and one argument or more."""
         return _sh(f"exit {code}")
 
     def dies_by(self, signal: int) -> Command:

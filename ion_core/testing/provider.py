@@ -6,13 +6,17 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, SecretStr, ValidationError
 
 from ion_core.contracts import CONTRACT_VERSION
-from ion_core.contracts.provider import Provider
+from ion_core.contracts.provider import Location, Provider, Reach
+from ion_core.contracts.settings import Section, Settings
 from ion_core.errors import ConfigError, StateError, TransientError
 from ion_core.testing.kit import Conformance, needs, refused, undeclared
+
+SECTION = Section(key="kit.of-providers")
 
 
 class ProviderConformance(Conformance):
@@ -51,6 +55,10 @@ class ProviderConformance(Conformance):
         assert re.fullmatch(r"\d+\.\d+", provider.contract)
         assert provider.contract.split(".")[0] == CONTRACT_VERSION.split(".")[0]
 
+    async def test_the_contract_is_no_newer_than_ours(self, provider: Provider[Any]) -> None:
+        wanted, ours = [[int(part) for part in it.split(".")] for it in (provider.contract, CONTRACT_VERSION)]
+        assert wanted <= ours, f"is written for contract {provider.contract}, this ion-core has {CONTRACT_VERSION}"
+
     async def test_unknown_settings_are_refused(self, provider: Provider[Any], tmp_path: Path) -> None:
         self.settings(provider, tmp_path)
         with refused(ValidationError, naming="no_such_setting"):
@@ -61,6 +69,24 @@ class ProviderConformance(Conformance):
         assert schema["additionalProperties"] is False
         undescribed = [name for name, item in schema.get("properties", {}).items() if not item.get("description")]
         assert not undescribed, f"settings without a description: {undescribed}"
+
+    async def test_a_location_is_told_without_secrets(self, provider: Provider[Any], tmp_path: Path) -> None:
+        settings = self.settings(provider, tmp_path)
+        tell = getattr(settings, "location", None)
+        if not callable(tell):
+            return  # then nothing is told of it
+        told = tell()
+        assert isinstance(told, Location), "location() returns an ion_core.contracts.provider.Location"
+        assert told.where.strip(), "where it is, in words"
+        assert told.reach is None or isinstance(told.reach, Reach)
+        shown = [name for name, secret in _secrets(settings) if secret in told.where]
+        assert not shown, f"where it is shows what is secret: {shown}"
+
+    async def test_settings_know_their_section(self, provider: Provider[Any], tmp_path: Path) -> None:
+        assert self.section is not None
+        settings = provider.settings.model_validate(self.section(tmp_path), context={"section": SECTION})
+        assert isinstance(settings, Settings), "settings derive from ion_core.contracts.settings.Settings"
+        assert settings.section == SECTION
 
     async def test_it_opens_again_after_closing(self, provider: Provider[Any], tmp_path: Path) -> None:
         settings = self.settings(provider, tmp_path)
@@ -76,3 +102,29 @@ class ProviderConformance(Conformance):
         settings = provider.settings.model_validate(self.unusable(tmp_path))
         with refused((ConfigError, TransientError, StateError), of="opening"):
             await self.within(provider.open(settings).__aenter__(), "refusing to open")
+
+    @needs("unusable")
+    async def test_a_refusal_names_its_section(self, provider: Provider[Any], tmp_path: Path) -> None:
+        assert self.unusable is not None
+        settings = provider.settings.model_validate(self.unusable(tmp_path), context={"section": SECTION})
+        try:
+            await self.within(provider.open(settings).__aenter__(), "refusing to open")
+        except ConfigError as error:
+            unnamed = [problem for problem in error.problems if SECTION.key not in problem]
+            assert not unnamed, f"begin with settings.section.where(key): {unnamed}"
+        except (TransientError, StateError):
+            return  # these are about what is out there
+        else:
+            raise AssertionError("it opened")
+
+
+def _secrets(settings: BaseModel) -> list[tuple[str, str]]:
+    """Secrets of the settings by name, and passwords in them that are addresses."""
+    found = []
+    for name, value in settings:
+        if isinstance(value, SecretStr) and (secret := value.get_secret_value()):
+            password = urlsplit(secret).password if "://" in secret else None
+            found += [(name, secret), *([(name, password)] if password else [])]
+        elif isinstance(value, BaseModel):
+            found += [(f"{name}.{inner}", secret) for inner, secret in _secrets(value)]
+    return found

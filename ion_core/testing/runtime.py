@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import time
 from datetime import timedelta
 from pathlib import Path
 from signal import SIGKILL, SIGSEGV
+from subprocess import PIPE
 
 import pytest
 
-from ion_core.contracts.runtime import ContainerRef, ContainerRuntime, ContainerState, ExitStatus
+from ion_core.contracts.runtime import ContainerRef, ContainerRuntime, ContainerState, ExitStatus, InteractiveRuntime
 from ion_core.errors import ContainerNotFound, ImageUnavailable, IonError, PermanentError
 from ion_core.testing.kit import needs, refused
 from ion_core.testing.programs import RuntimeKit
-from ion_core.testing.runtime_handler import HandlerRules
-from ion_core.testing.runtime_interactive import InteractiveRules
-from ion_core.testing.runtime_logs import LogRules
 
 NOTHING = timedelta(0)
 LONG = timedelta(minutes=10)
+ODD = """two  words, "quotes", 'more', $HOME and a\ttab"""
 
 
 class LifeRules(RuntimeKit):
@@ -183,6 +184,116 @@ class LifeRules(RuntimeKit):
         assert not path.exists(), f"a process of the container still writes {path.name}"  # noqa: ASYNC240
 
 
+class LogRules(RuntimeKit):
+    """What is kept of what a container prints."""
+
+    async def test_logs_are_complete_and_in_order(self, runtime: ContainerRuntime, tmp_path: Path) -> None:
+        ran = await self.run(runtime, tmp_path, self.prints_lines(3000))
+        assert ran.text("stdout") == [f"line {n}" for n in range(3000)]
+        assert ran.text("stderr") == []
+
+    async def test_both_streams_are_told_apart(self, runtime: ContainerRuntime, tmp_path: Path) -> None:
+        ran = await self.run(
+            runtime, tmp_path, self.prints(stdout=b"out\n\n  out again\t\n", stderr=b"err\nerr again\n")
+        )
+        assert ran.text("stdout") == ["out", "", "  out again\t"]
+        assert ran.text("stderr") == ["err", "err again"]
+
+    async def test_a_last_line_needs_no_newline(self, runtime: ContainerRuntime, tmp_path: Path) -> None:
+        ran = await self.run(runtime, tmp_path, self.prints(stdout=b"one\ntwo", stderr=b"three"))
+        assert (ran.text("stdout"), ran.text("stderr")) == (["one", "two"], ["three"])
+
+    async def test_bytes_that_are_no_utf8_are_replaced(self, runtime: ContainerRuntime, tmp_path: Path) -> None:
+        ran = await self.run(runtime, tmp_path, self.prints(stdout="grüß 🙂 ".encode() + b"\xff\xfe|\ngood\n"))
+        lines = ran.text("stdout")
+        assert lines[1:] == ["good"]
+        assert re.fullmatch("grüß 🙂 \ufffd+\\|", lines[0]), lines[0]
+
+    async def test_a_long_line_stays_one_line(self, runtime: ContainerRuntime, tmp_path: Path) -> None:
+        ran = await self.run(runtime, tmp_path, self.prints_long_line(300_000))
+        assert [len(text) for text in ran.text("stdout")] == [300_000]
+        assert set(ran.text("stdout")[0]) == {"x"}
+
+    async def test_output_beyond_the_limit_loses_its_middle(self, runtime: ContainerRuntime, tmp_path: Path) -> None:
+        limit, printed = 4096, [f"line {n}" for n in range(3000)]
+        ran = await self.run(runtime, tmp_path, self.prints_lines(3000), log_limit=limit)
+        texts = [line.text for line in ran.lines]
+        kept = [text for text in texts if text in set(printed)]
+        assert kept == sorted(kept, key=printed.index), "what is kept stays in order"
+        assert (texts[0], texts[-1]) == (printed[0], printed[-1])
+        size = sum(len(text) + 1 for text in kept)
+        assert limit // 2 <= size <= limit, f"{size} bytes are kept of a limit of {limit}"
+        cut = next(n for n, text in enumerate(texts) if text != printed[n])
+        assert texts[cut] not in printed, "where lines were dropped a line must say so"
+        assert texts[cut + 1 :] == printed[-len(texts) + cut + 1 :], "one piece is dropped, no more"
+
+    async def test_following_shows_lines_as_they_come(self, runtime: ContainerRuntime, tmp_path: Path) -> None:
+        spec = self.spec(tmp_path, self.hangs(on_term=0))
+        async with self.running(runtime, spec) as ref:  # which follows until the first line
+            assert [line.text for line in await self.lines(runtime, ref)] == ["ready"], "what it printed so far"
+
+    async def test_following_ends_with_the_container(self, runtime: ContainerRuntime, tmp_path: Path) -> None:
+        async with self.made(runtime, self.spec(tmp_path, self.prints_lines(100))) as ref:
+            following = asyncio.create_task(self.lines(runtime, ref, follow=True))
+            await asyncio.sleep(0)  # it follows before the start
+            await runtime.start(ref)
+            await self.ended(runtime, ref)
+            expected = [f"line {n}" for n in range(100)]
+            assert [line.text for line in await self.within(following, "the end of the log")] == expected
+            assert [line.text for line in await self.lines(runtime, ref, follow=True)] == expected
+
+    async def test_each_line_tells_its_time(self, runtime: ContainerRuntime, tmp_path: Path) -> None:
+        before = time.time()
+        ran = await self.run(runtime, tmp_path, self.prints_lines(3))
+        times = [line.at for line in ran.lines]
+        assert times == sorted(times)
+        assert before - 1 <= times[0] <= times[-1] <= time.time() + 1
+
+
+class HandlerRules(RuntimeKit):
+    """Listening where the program calls."""
+
+    async def test_a_program_reaches_its_handler(self, runtime: ContainerRuntime, tmp_path: Path) -> None:
+        async with self.handler_api() as (port, serve):
+            spec = self.spec(tmp_path, self.calls(port))
+            async with self.made(runtime, spec) as ref:
+                listening = asyncio.create_task(runtime.listen(ref, port))
+                await self.within(runtime.start(ref), "start")
+                if (inside := await self.within(listening, "listen")) is not None:
+                    await serve(inside)
+                status = await self.ended(runtime, ref)
+                if runtime.capabilities.handler_api:
+                    assert status.code == 0, "the program could not call its handler"
+                    assert [line.text for line in await self.lines(runtime, ref)] == ["called"]
+                else:
+                    assert status.code != 0, "the program called its handler, and handler_api is not offered"
+
+
+class InteractiveRules(RuntimeKit):
+    """Kept by runtimes that have ``interactive``; for others there is nothing to keep."""
+
+    async def test_what_is_interactive_is_the_same_container(self, runtime: ContainerRuntime, tmp_path: Path) -> None:
+        if not isinstance(runtime, InteractiveRuntime):
+            return
+        spec = self.spec(tmp_path, self.listens("in/data/there", "out/data/heard", code=5), env={"ODD": ODD})
+        (spec.workspace / "in/data/there").write_text("was there\n")
+        foreground = await self.within(runtime.interactive(spec, terminal=False), "interactive")
+        assert not any(ODD in argument for argument in foreground.argv), "its environment is for all to see in argv"
+        assert not (spec.workspace / "out/data/heard").exists(), "it ran already"
+        process = await asyncio.create_subprocess_exec(
+            *foreground.argv, env=dict(foreground.env), cwd=foreground.cwd, stdin=PIPE, stdout=PIPE
+        )
+        try:
+            said, _ = await self.within(process.communicate(b"hello\n"), "the end of it")
+        finally:
+            if process.returncode is None:
+                process.kill()
+        assert said.decode() == f"was there\n{ODD}\n"
+        assert (spec.workspace / "out/data/heard").read_text() == "hello\n"
+        assert process.returncode == 5
+        assert await self.state(runtime, spec) is None, "it is left behind"
+
+
 class ContainerRuntimeConformance(LifeRules, HandlerRules, InteractiveRules, LogRules):
     """Every rule of the runtime contract. Subclass it, give it the fixture and the hooks::
 
@@ -228,6 +339,11 @@ class ContainerRuntimeConformance(LifeRules, HandlerRules, InteractiveRules, Log
             await runtime.start(ref)
             assert (await self.ended(runtime, ref)).code == 0
             assert (spec.workspace / "out/data/made").read_bytes() == b"\x00content\xff"
+
+    async def test_arguments_stand_behind_the_command(self, runtime: ContainerRuntime, tmp_path: Path) -> None:
+        *command, last = self.exits_with(7)
+        ran = await self.run(runtime, tmp_path, command, args=(last,))
+        assert ran.status.code == 7
 
     @needs("takes_source")
     async def test_a_command_starts_in_its_source(self, runtime: ContainerRuntime, tmp_path: Path) -> None:

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
 from datetime import timedelta
 
 from ion_core.contracts.messaging import Delivery, MessageBroker
 from ion_core.errors import AlreadySettled, DeliveryLost, IonError, QueueNotDeclared
 from ion_core.testing.kit import needs, refused
-from ion_core.testing.subscriber import BODY, HEADERS, BrokerKit
+from ion_core.testing.subscriber import BODY, HEADERS, BrokerKit, Held
 
 VERBS: dict[str, Callable[[Delivery], Awaitable[None]]] = {
     "ack": lambda delivery: delivery.ack(),
     "retry": lambda delivery: delivery.retry(delay=timedelta(0)),
     "release": lambda delivery: delivery.release(),
+    "postpone": lambda delivery: delivery.postpone(delay=timedelta(0)),
     "dead_letter": lambda delivery: delivery.dead_letter("settled by a test"),
 }
+
+
+async def _renew(delivery: Delivery) -> None:
+    await delivery.renew()
+
+
+COMES_BACK = {"retry": 2, "release": 1, "postpone": 1}
+"""The verbs that give it back, and its attempt then."""
 
 
 class SubscribingRules(BrokerKit):
@@ -96,6 +106,62 @@ class SubscribingRules(BrokerKit):
         async with self.subscribed(broker, queue) as staying:
             taken = await staying.take_all(2)
             assert {d.body: d.attempt for d in taken} == {b"held": 1, b"waiting": 1}
+
+    async def test_what_was_held_is_lost_once_its_subscription_is_left(self, broker: MessageBroker) -> None:
+        topic = self.fresh("topic")
+        queue = await self.declared(broker, topic)
+        await self.publish(broker, topic, *(verb.encode() for verb in VERBS), b"renew", b"settled")
+        async with self.subscribed(broker, queue) as leaving:
+            *taken, settled = await leaving.take_all(len(VERBS) + 2)
+            await settled.ack()
+        assert [d.body for d in taken if not d.lost.is_set()] == [], "these were held, and are not lost"
+        for settle, delivery in zip([*VERBS.values(), _renew], taken, strict=True):
+            with refused(DeliveryLost, of=f"a verb on {delivery.body!r}"):
+                await self.within(settle(delivery), "a verb after leaving")
+        await self.counts(broker, queue, ready=len(taken))
+
+    @needs("outage")
+    async def test_leaving_while_the_backend_is_away_is_leaving(self, broker: MessageBroker) -> None:
+        assert self.outage is not None
+        async with AsyncExitStack() as away:
+            async with self.holding(broker) as held:
+                await away.enter_async_context(self.outage(broker))
+            assert held.delivery.lost.is_set(), "it was held, and is not lost"
+            for settle in VERBS.values():
+                with refused(DeliveryLost):
+                    await self.within(settle(held.delivery), "a verb after leaving")
+        async with self.subscribed(broker, held.queue) as subscriber:
+            again = await subscriber.take()
+            assert (again.body, again.attempt) == (BODY, 1)
+            await again.ack()
+        await self.counts(broker, held.queue)
+
+    @needs("outage")
+    async def test_a_subscription_outlives_an_outage(self, broker: MessageBroker) -> None:
+        assert self.outage is not None
+        topic = self.fresh("topic")
+        queue = await self.declared(broker, topic)
+        async with broker.subscribe(queue, prefetch=1) as deliveries:
+            await self.publish(broker, topic, b"before")
+            await (await self.within(anext(deliveries), "a delivery")).ack()
+            async with self.outage(broker):
+                coming = asyncio.ensure_future(anext(deliveries))
+                await asyncio.wait({coming}, timeout=self.quiet)
+            await self.publish(broker, topic, b"after")
+            found = await self.within(self._iterated_on(coming, deliveries), "a delivery after an outage")
+            assert found.body == b"after"
+            await found.ack()
+        await self.counts(broker, queue)
+
+    async def _iterated_on(self, coming: asyncio.Future[Delivery], deliveries: AsyncIterator[Delivery]) -> Delivery:
+        while True:
+            try:
+                return await coming
+            except IonError:
+                await asyncio.sleep(0.01)
+                coming = asyncio.ensure_future(anext(deliveries))
+            except (Exception, StopAsyncIteration) as error:
+                raise AssertionError(f"the iteration raised {type(error).__name__}: {error}") from error
 
     async def test_a_cancelled_holder_settles_nothing(self, broker: MessageBroker) -> None:
         async with self.holding(broker) as held:
@@ -182,6 +248,90 @@ class SettlingRules(SubscribingRules):
             await second.release()
             assert (await held.subscriber.take()).attempt == 2
 
+    async def test_postpone_comes_back_uncounted(self, broker: MessageBroker) -> None:
+        async with self.holding(broker) as held:
+            await held.delivery.retry(delay=timedelta(0))
+            delivery = await held.subscriber.take()
+            for delay in (timedelta(0), self.retry.delays()[0]):
+                await delivery.postpone(delay=delay)
+                delivery = await held.subscriber.take()
+                assert (delivery.attempt, delivery.body, dict(delivery.headers)) == (2, BODY, HEADERS)
+            await delivery.retry(delay=timedelta(0))
+            assert (await held.subscriber.take()).attempt == 3
+
+    async def test_postpone_waits_for_its_delay(self, broker: MessageBroker) -> None:
+        loop, delay = asyncio.get_running_loop(), self.retry.delays()[0]
+        async with self.holding(broker) as held:
+            asked = loop.time()
+            await held.delivery.postpone(delay=delay)
+            await self.counts(broker, held.queue, delayed=1)
+            await held.subscriber.take()
+            waited = timedelta(seconds=loop.time() - asked + 0.005)  # the backend's clock may differ a little
+            assert waited >= delay, f"came back after {waited}, asked for {delay}"
+
+    async def test_a_released_message_keeps_its_place(self, broker: MessageBroker) -> None:
+        topic = self.fresh("topic")
+        queue = await self.declared(broker, topic)
+        await self.publish(broker, topic, b"first", b"second", b"third")
+        async with self.subscribed(broker, queue, prefetch=1) as subscriber:
+            for _ in range(3):
+                delivery = await subscriber.take()
+                assert delivery.body == b"first"
+                await delivery.release()
+            found = []
+            for _ in range(3):
+                delivery = await subscriber.take()
+                found.append(delivery.body)
+                await delivery.ack()
+            assert found == [b"first", b"second", b"third"]
+
+    async def test_what_is_retried_or_postponed_stands_behind_the_others(self, broker: MessageBroker) -> None:
+        for verb in ("retry", "postpone"):
+            for delay in (timedelta(0), self.retry.delays()[0]):
+                await self._stands_behind(broker, verb, delay)
+
+    async def _stands_behind(self, broker: MessageBroker, verb: str, delay: timedelta) -> None:
+        topic = self.fresh("topic")
+        queue = await self.declared(broker, topic)
+        await self.publish(broker, topic, b"first", b"second", b"third")
+        async with self.subscribed(broker, queue, prefetch=1) as subscriber:
+            first = await subscriber.take()
+            await (first.retry(delay=delay) if verb == "retry" else first.postpone(delay=delay))
+            second = await subscriber.take()
+            await self.counts(broker, queue, ready=2, unsettled=1)  # it is back before the next one is asked for
+            found = [second.body]
+            await second.ack()
+            for _ in range(2):
+                delivery = await subscriber.take()
+                found.append(delivery.body)
+                await delivery.ack()
+            assert found == [b"second", b"third", b"first"], f"after {verb} with a delay of {delay}"
+
+    async def test_a_cancelled_verb_has_settled_or_not(self, broker: MessageBroker) -> None:
+        for verb, settle in VERBS.items():
+            for turns in (0, 1, 2, 3, 5, 8):
+                async with self.holding(broker) as held:
+                    settling = asyncio.ensure_future(settle(held.delivery))
+                    for _ in range(turns):
+                        await asyncio.sleep(0)  # a little further each time
+                    settling.cancel()
+                    await self.within(asyncio.wait({settling}), "the end of a cancelled verb")
+                    await self._is_whole(broker, held, verb)
+
+    async def _is_whole(self, broker: MessageBroker, held: Held, verb: str) -> None:
+        """Another verb works, and then the first did nothing; or it is refused, and then the first did all of it."""
+        try:
+            await self.within(held.delivery.ack(), "a verb after a cancelled one")
+            settled = False
+        except AlreadySettled:
+            settled = True
+        if settled and verb in COMES_BACK:
+            again = await held.subscriber.take()
+            assert (again.body, again.attempt) == (BODY, COMES_BACK[verb])
+            await again.ack()
+        await held.subscriber.nothing_comes()
+        await self.counts(broker, held.queue, dead=1 if settled and verb == "dead_letter" else 0)
+
     async def test_a_second_verb_is_refused(self, broker: MessageBroker) -> None:
         for first, settle in VERBS.items():
             async with self.holding(broker) as held:
@@ -189,7 +339,7 @@ class SettlingRules(SubscribingRules):
                 for again in VERBS.values():
                     with refused(AlreadySettled):
                         await again(held.delivery)
-                if first in ("retry", "release"):
+                if first in COMES_BACK:
                     await (await held.subscriber.take()).ack()
                 await held.subscriber.nothing_comes()
                 await self.counts(broker, held.queue, dead=1 if first == "dead_letter" else 0)
@@ -197,13 +347,14 @@ class SettlingRules(SubscribingRules):
     async def test_any_task_may_settle(self, broker: MessageBroker) -> None:
         topic = self.fresh("topic")
         queue = await self.declared(broker, topic)
-        await self.publish(broker, topic, *(b"%d" % n for n in range(4)))
+        await self.publish(broker, topic, *(verb.encode() for verb in VERBS))
         async with self.subscribed(broker, queue) as subscriber:
-            taken = await subscriber.take_all(4)
+            taken = await subscriber.take_all(len(VERBS))
             settling = (settle(d) for settle, d in zip(VERBS.values(), taken, strict=True))
-            await self.within(asyncio.gather(*settling), "four verbs by four tasks")
-            assert {d.body: d.attempt for d in await subscriber.take_all(2)} == {b"1": 2, b"2": 1}
-            await self.counts(broker, queue, unsettled=2, dead=1)
+            await self.within(asyncio.gather(*settling), "verbs by as many tasks")
+            back = await subscriber.take_all(len(COMES_BACK))
+            assert {d.body.decode(): d.attempt for d in back} == COMES_BACK
+            await self.counts(broker, queue, unsettled=len(COMES_BACK), dead=1)
 
     async def test_renewing_holds_it(self, broker: MessageBroker) -> None:
         async with self.holding(broker) as held:
@@ -246,6 +397,22 @@ class SettlingRules(SubscribingRules):
             assert not again.lost.is_set()
             await again.ack()
             await self.counts(broker, held.queue)
+
+    @needs("take_back")
+    async def test_whoever_is_told_that_it_is_lost_finds_lost_set(self, broker: MessageBroker) -> None:
+        assert self.take_back is not None
+        async with self.holding(broker) as held:
+            await self.within(self.take_back(broker, held.delivery), "take_back")
+
+            async def told() -> None:
+                while True:
+                    await held.delivery.renew()
+                    await asyncio.sleep(0.01)
+
+            with refused(DeliveryLost, of="renewing what was taken back"):
+                await self.within(told(), "DeliveryLost")
+            assert held.delivery.lost.is_set()
+            await (await held.subscriber.take()).ack()
 
     @needs("take_back")
     async def test_no_verb_works_on_a_lost_delivery(self, broker: MessageBroker) -> None:

@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -182,6 +183,15 @@ class Served:
             assert chunk, f"ended before {text!r} appeared in its log:\n{self.log}"
             self.log += chunk.decode("utf-8", "replace")
         return self.log
+
+    def lasts(self, seconds: float) -> None:
+        """Read the log for that long, for what is a matter of time; fails when the process ends meanwhile."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            if select.select([self._stderr], [], [], left)[0]:
+                chunk = self._stderr.read()
+                assert chunk, f"ended:\n{self.log}"
+                self.log += chunk.decode("utf-8", "replace")
 
     def send(self, number: signal.Signals) -> None:
         self.process.send_signal(number)

@@ -124,8 +124,9 @@ def test_a_full_disk_stops_the_work_and_room_resumes_it(small: OnSmallDisk) -> N
         assert served.ended() == 0, served.log
     pipeline = small.look_inside()
     assert_invariants(pipeline, events=1, committed={"split": 1, "join": 1})
-    [log, _] = pipeline.documents("modulelogs")
-    assert log["attempt"] == 1, "a full disk is not the module's fault"
+    # The log of the run that could not be committed is there if the store still had a page to spare.
+    logs = pipeline.documents("modulelogs")
+    assert {log["attempt"] for log in logs} == {1}, "a full disk is not the module's fault"
 
 
 def test_sigterm_works_while_the_disk_is_full(small: OnSmallDisk) -> None:

@@ -118,7 +118,7 @@ def test_a_second_sigterm_stops_the_module_and_gives_the_event_back(waiting: Pip
         until_it_runs(waiting)
         let_it_go_on(waiting)
         assert again.ended() == 0
-    [log] = waiting.documents("modulelogs")
+    *_, log = waiting.documents("modulelogs")
     assert (log["attempt"], log["succeeded"]) == (1, True), "a shutdown does not count as an attempt"
 
 

@@ -21,6 +21,7 @@ TELLING = """
 printf '%s' "$SHARED_SECRET" > "$RUNS.secret"
 printf '%s' "$TOKEN" > "$RUNS.token"
 echo "my secret is $SHARED_SECRET"
+echo "my token is $TOKEN"
 exit 1
 """
 
@@ -47,6 +48,7 @@ def test_no_secret_comes_out(tmp_path: Path) -> None:
     assert (pipeline.home / "runs.token").read_text() == CANARY, "the module has it"
     [log] = pipeline.documents("modulelogs")
     assert "my secret is ********" in log["logs"]
+    assert "my token is ********" in log["logs"]
     for canary in (CANARY, secret, "canary-of-ours"):
         assert canary not in printed
         for path in pipeline.state.rglob("*"):

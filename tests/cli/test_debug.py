@@ -119,7 +119,16 @@ def test_a_module_may_call_its_handler_as_often_as_it_is_run(ion: Ion, failed: s
     done = shell(ion, "python3 calls.py && python3 calls.py", failed)
     assert done.code == 0, done.err
     assert done.out == "ready 200\ndone 200\n" * 2
-    assert done.err.count("/done: 1 files, 0 insights and 0 events would be committed") == 2
+    assert done.err.count("/done: 1 file, 0 insights and 0 events would be committed") == 2
+
+
+def test_a_module_that_clears_its_workspace_before_it_calls_gets_its_inputs(ion: Ion, failed: str) -> None:
+    (ion.home / "calls.py").write_text(CALLS)
+    clear = 'rm -r "$HANDLER_BASE_DIR"/in/data "$HANDLER_BASE_DIR"/out/data'
+    done = shell(ion, f'{clear} && python3 calls.py && cat "$HANDLER_BASE_DIR"/in/data/*', failed)
+    assert done.code == 0, done.err
+    assert done.out.endswith("done 200\nremember\n")
+    assert "/done: 0 files" in done.err
 
 
 def test_on_a_terminal_the_shell_has_it(ion: Ion, failed: str) -> None:
@@ -151,10 +160,14 @@ if bubblewrap_works():  # where it does not, the setting is refused, which has a
     def test_under_bubblewrap_the_shell_sees_what_the_module_would(ion: Ion, failed: str) -> None:
         config = ion.home / "ion.yaml"
         config.write_text("runtimes: {default: {provider: process, isolation: bubblewrap}}\n" + config.read_text())
+        elsewhere = ion.home.parent / "elsewhere"
+        elsewhere.mkdir()
         done = shell(
-            ion, "echo $HANDLER_BASE_DIR; ls /ion/in/data; touch /ion/in/x || echo read-only; ls /root", failed
+            ion,
+            f"echo $HANDLER_BASE_DIR; ls /ion/in/data; touch /ion/in/x || echo kept; ls -d {elsewhere} || echo not",
+            failed,
         )
-        assert done.out == "/ion/\nnote.txt\nread-only\n"
+        assert done.out == "/ion/\nnote.txt\nkept\nnot\n"
 
 
 @pytest.mark.parametrize(
@@ -185,3 +198,20 @@ def test_where_two_modules_could_be_meant_it_asks(ion: Ion, failed: str) -> None
     result = ion("debug", failed)
     assert result.code == 2
     assert "which module? Give --module. It is taken by fails, takes." in result.err
+
+
+def test_debug_shows_the_log_of_the_round_whose_workspace_it_is(ion: Ion) -> None:
+    config = ion.home / "ion.yaml"
+    config.write_text(config.read_text().replace("retries: 1\n", "retries: 0\n    keep_failed: 2\n"))
+    assert ion("event", "publish", "start", "--file", "note.txt").code == 0
+    for number in (1, 2):
+        (ion.home / "fails.sh").write_text(f"echo round {number}; exit 3")
+        assert ion.process("serve", "--until-idle").code == 1
+        [letter] = ion("dlq", "list", "--json").json
+        if number == 1:
+            assert ion("dlq", "redrive", "--all").code == 0
+    newest = sorted((ion.home / ".ion/failed/fails").iterdir())[-1]
+    for path in sorted(newest.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    newest.rmdir()
+    assert "round 1" in ion("debug", letter["eventId"], "--module", "fails").out

@@ -130,6 +130,15 @@ def test_a_selected_module_is_what_the_next_commands_are_about(ion: Ion) -> None
     assert Path("ion-module").resolve() == Path(f".dev/1/{child}").resolve()
 
 
+def test_the_beginning_of_an_event_id_will_do(ion: Ion) -> None:
+    for id in ("firm", "first-module"):
+        prepare(ion, id)
+    assert ion("dev", "module", "select", "--module-id", "firs").err.startswith("Selected: first-module, ")
+    assert ion("dev", "module", "commit", "--name", "m").code == 0
+    assert ion("dev", "event", "list", "--module-id", "first").err == "It published no events.\n"
+    assert ion("dev", "event", "list", "--module-id", "fir").code == 2
+
+
 def test_below_a_root_that_is_selected_a_module_needs_no_parent(ion: Ion) -> None:
     root = init(ion, "--files", "note.txt")
     ion("dev", "module", "select", "--module-id", root)

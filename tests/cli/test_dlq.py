@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from ion_core.app import App
+from ion_core.cli.event.dlq import whole_letter
 from ion_core.contracts.messaging import RetryPolicy
+from ion_core.errors import UsageError
 from tests.cli.running import Ion, command
 
 
@@ -35,6 +37,18 @@ def dead(ion: Ion) -> Ion:
     ion("event", "publish", "start", "--event-id", "e2", "--correlation-id", "c2")
     ion.in_app(lambda app: die(app, "takes", "start", "timed out"))
     return ion
+
+
+@pytest.mark.parametrize(
+    ("id", "whole"), [("ab12", "ab12-x"), ("ab1", "ab1"), ("1234", "1234"), ("12345", "12345"), ("nix!", "nix!")]
+)
+def test_the_beginning_of_an_id_will_do_but_for_a_number(id: str, whole: str) -> None:
+    assert whole_letter(id, ["ab12-x", "cd34", "12345"]) == whole
+
+
+def test_a_beginning_that_several_dead_letters_have_is_misuse() -> None:
+    with pytest.raises(UsageError, match="2 dead letters have an id that begins so: ab12-x, ab12-y"):
+        whole_letter("ab12", ["ab12-x", "ab12-y"])
 
 
 def _listed(ion: Ion, *arguments: str) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 import pytest
 
+from ion_core.cli.group import INSTEAD
 from ion_core.cli.root import COMMANDS, root
 from tests.cli.running import Ion, command
 
@@ -62,6 +63,30 @@ def test_an_unknown_command_names_the_nearest_one(ion: Ion) -> None:
     assert result.err == 'ion-core: no command "serv". Did you mean "serve"?\nTry `ion-core --help`.\n'
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("run", 'no command "run". Did you mean "serve", "dev run" or "module run"?'),
+        ("start", 'no command "start". Did you mean "serve" or "handler start"?'),
+        ("publish", 'no command "publish". Did you mean "event publish"?'),
+        ("event pubish", 'no command "event pubish". Did you mean "event publish"?'),
+        ("trace logs", 'no command "trace logs". Did you mean "logs"?'),
+        ("dlq retry", 'no command "dlq retry". Did you mean "dlq redrive"?'),
+        ("dev module ini", 'no command "dev module ini". Did you mean "dev module init"?'),
+        ("xyzzy", 'no command "xyzzy".'),
+    ],
+)
+def test_an_unknown_command_names_what_was_meant(ion: Ion, given: str, said: str) -> None:
+    result = ion(*given.split())
+    assert (result.code, result.out) == (2, "")
+    assert result.err.splitlines()[0] == f"ion-core: {said}"
+
+
+@pytest.mark.parametrize("meant", sorted(set(INSTEAD.values())))
+def test_what_is_suggested_is_a_command(ion: Ion, meant: str) -> None:
+    assert ion(*meant.split(), "--help").code == 0
+
+
 def test_version_is_told_in_three_ways(ion: Ion) -> None:
     assert ion("--version").out == ion("version").out
     assert ion("version", "--json").json["version"] in ion("version").out
@@ -76,11 +101,24 @@ def test_plugins_bring_commands_that_the_configuration_can_leave_out(ion: Ion, s
     assert refused.err.startswith('ion-core: no command "greet"')
 
 
-def test_a_bug_is_one_line_and_exit_code_70_and_its_traceback_is_shown_when_asked_for(ion: Ion, site: Path) -> None:
+def test_a_bug_is_one_line_and_exit_code_70(ion: Ion, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.python_version", lambda: 1 / 0)
+    result = ion("version", "--json")
+    assert (result.code, result.out) == (70, "")
+    assert result.err.startswith("ion-core: a bug: ZeroDivisionError: division by zero. Please report it; its")
+    assert result.err.count("\n") == 1
+
+
+def test_the_command_of_a_plugin_that_fails_names_the_plugin_and_shows_its_traceback_when_asked_for(
+    ion: Ion, site: Path
+) -> None:
     environ = {"PYTHONPATH": str(site)}
     short = ion.process("boom", environ=environ)
     assert short.code == 70
-    assert short.err.startswith("ion-core: a bug: RuntimeError: kaputt.")
+    assert short.err.startswith(
+        "ion-core: the plugin ion-greeting 1.5 failed: it raised RuntimeError: kaputt. "
+        "Please report it to its author; its traceback is shown with --verbose"
+    )
     assert short.err.count("\n") == 1
     long = ion.process("boom", environ={**environ, "ION_DEBUG": "1"})
     assert long.code == 70
@@ -137,9 +175,9 @@ def test_no_configuration_at_all_says_how_to_give_one(ion: Ion) -> None:
 
 
 def test_the_state_directory_can_be_given(ion: Ion, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert ion("trace", "list", "--state-dir", "elsewhere").code == 0
+    assert ion("event", "publish", "start", "--state-dir", "elsewhere").code == 0
     monkeypatch.setenv("ION_STATE", str(ion.home / "third"))
-    assert ion("trace", "list").code == 0
+    assert ion("event", "publish", "start").code == 0
     assert [(ion.home / name).is_dir() for name in ("elsewhere", "third", ".ion")] == [True, True, False]
 
 

@@ -16,12 +16,13 @@ def test_gc_removes_what_is_old_and_says_so(tmp_path: Path) -> None:
 
     assert "Removed 0 flows" in pipeline.ion("gc", "--older-than", "30d").stdout
     would = pipeline.ion("gc", "--older-than", "0s", "--dry-run").stdout
-    assert "Would remove 1 flows" in would
+    assert "Would remove 1 flow" in would
     assert pipeline.documents("commit") != []
 
     removed = json.loads(pipeline.ion("gc", "--older-than", "0s", "--json").stdout)
     assert removed == {
-        "dryRun": False, "flows": 1, "documents": 13, "files": 8, "kept": 0, "uncommittedFiles": 0
+        "dryRun": False, "flows": 1, "documents": 13, "files": 8, "kept": 0, "failed": 0, "uncommittedFiles": 0,
+        "environments": 0,
     }  # fmt: skip
     [event] = pipeline.documents()
     assert event["context"]["correlationId"] == waits

@@ -38,7 +38,7 @@ def test_prepare_and_commit_in_development_need_no_configuration(ion: Ion) -> No
     leave()
     committed = ion("handler", "commit", *NAME, *IDS, *TYPES, *HERE)
     assert (committed.code, committed.out) == (0, "")
-    assert "1 files, 5 bytes, 1 events" in committed.err
+    assert "1 file, 5 bytes, 1 event" in committed.err
     assert Path(".dev/1/committed").read_text() == "{}"
     assert not Path(".ion").exists()
 
@@ -60,8 +60,8 @@ def test_every_flag_is_also_a_variable(ion: Ion, monkeypatch: pytest.MonkeyPatch
     assert ion("handler", "prepare").code == 0
     leave(tmp_path / "w")
     assert ion("handler", "commit").code == 0
-    assert (tmp_path / "d/frontapi/1/committed").exists()
-    context = json.loads((tmp_path / "d/frontapi/1/_events/0.json").read_text())["context"]
+    assert (tmp_path / "d/1/committed").exists()
+    context = json.loads((tmp_path / "d/1/_events/0.json").read_text())["context"]
     assert (context["name"], context["correlationId"], context["parentEventId"]) == ("first", "fish", "1")
 
 

@@ -27,6 +27,7 @@ def test_check_as_json(ion: Ion) -> None:
     assert (report["ok"], report["modules"]) == (True, 3)
     assert [finding["severity"] for finding in report["findings"]] == ["info"]
     assert report["runtimes"] == [{"name": "default", "provider": "process", "notChecked": None}]
+    assert report["environments"] == []
 
 
 def test_check_as_json_of_a_bad_file_has_the_problems_too(ion: Ion) -> None:
@@ -168,7 +169,15 @@ def test_modules_are_listed_when_the_broker_does_not_answer(ion: Ion, site: Path
     environ = {"PYTHONPATH": str(site)}
     result = ion.process("module", "list", environ=environ)
     assert result.code == 0
-    assert result.out.splitlines()[1].split()[:3] == ["up", "-", "-"]
+    assert result.out.splitlines()[1].split()[:5] == ["up", "?", "?", "?", "?"], "unknown, and not as of no queue"
     assert "nobody answers" in result.err
     published = ion.process("event", "publish", "start", environ=environ)
     assert (published.code, published.err) == (69, "ion-core: nobody answers at /run/away.sock\n")
+
+
+def test_an_image_is_listed_where_the_runtime_runs_images_only(ion: Ion) -> None:
+    config = ion.home / "ion.yaml"
+    config.write_text(config.read_text().replace("command: [sh, up.sh]", "command: [sh, up.sh]\n    image: acme/up"))
+    line = ion("module", "list").out.splitlines()[1]
+    assert line.split() == ["up", "-", "-", "-", "-", "default", "1", "start", "made", "sh", "up.sh"]
+    assert ion("module", "list", "--json").json[0]["image"] == "acme/up"

@@ -9,8 +9,21 @@ import sys
 
 import pytest
 
-from ion_core.cli.logging_setup import JsonFormatter, TextFormatter
-from ion_core.cli.output import encodes, out_array, out_table, plain, plain_lines, shortened, to_json
+from ion_core.cli.logging_setup import JsonFormatter, TerminalFormatter, TextFormatter
+from ion_core.cli.output import (
+    RED,
+    YELLOW,
+    coloured,
+    encodes,
+    out_array,
+    out_table,
+    plain,
+    plain_lines,
+    short_id,
+    shortened,
+    shown_id,
+    to_json,
+)
 
 NASTY = "a\x1b[2Jb\x07\x9b\u202ec\nd\te"
 
@@ -76,3 +89,88 @@ def test_a_json_log_line_has_fields_and_exception() -> None:
     line = json.loads(JsonFormatter().format(record))
     assert (line["level"], line["message"], line["module"], line["modules"]) == ("ERROR", "failed", "detect", ["a"])
     assert "kaputt" in line["exception"]
+
+
+ID = "8000fe0c-1e56-5bc4-8ea6-50d8ab3db51d"
+
+
+class _Terminal(io.StringIO):
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return "utf-8"
+
+    def isatty(self) -> bool:
+        return True
+
+
+def _on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> _Terminal:
+    """80 columns wide, in colour, as standard output and error from here on."""
+    shown = _Terminal()
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, shown)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    return shown
+
+
+def _of_job(level: int, message: str, attempt: int = 1) -> str:
+    fields = {"eventId": ID, "correlationId": ID, "moduleName": "detect", "attempt": attempt, "seconds": 0.0301}
+    return TerminalFormatter().format(_record(level, message, **fields))
+
+
+def test_a_log_line_of_a_job_fits_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    _on_a_terminal(monkeypatch)
+    assert _of_job(logging.INFO, "job committed")[9:] == " job committed  detect 8000fe0c 0.0301 s"
+    retried = _of_job(logging.WARNING, "job retried: " + "x" * 200, attempt=2)
+    assert retried.startswith("\x1b[33m")
+    assert retried.endswith("x…  detect 8000fe0c attempt 2 0.0301 s\x1b[0m")
+    assert len(retried.removeprefix("\x1b[33m").removesuffix("\x1b[0m")) < 80
+
+
+def test_nothing_is_cut_off_a_dead_letter(monkeypatch: pytest.MonkeyPatch) -> None:
+    _on_a_terminal(monkeypatch)
+    lines = _of_job(logging.ERROR, "job dead-lettered: " + "why not " * 20).split("\n")
+    assert all(line.startswith("\x1b[31m") and len(line) < 80 + len("\x1b[31m\x1b[0m") for line in lines)
+    assert "".join(lines).count("why") == 20
+    assert "detect 8000fe0c" in lines[-1]
+
+
+def test_other_log_lines_are_wrapped_and_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    _on_a_terminal(monkeypatch)
+    lines = TerminalFormatter().format(_record(logging.INFO, ("word " * 40).strip(), path="/a b")).split("\n")
+    assert all(len(line) < 80 for line in lines)
+    assert " ".join(line.strip() for line in lines)[10:] == "word " * 40 + 'path="/a b"'
+
+
+@pytest.mark.parametrize(("name", "value"), [("NO_COLOR", "1"), ("TERM", "dumb")])
+def test_there_is_no_colour_where_none_is_wanted(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    _on_a_terminal(monkeypatch)
+    assert coloured("x", RED) == "\x1b[31mx\x1b[0m"
+    assert coloured("x", None) == "x"
+    monkeypatch.setenv(name, value)
+    assert coloured("x", RED) == "x"
+    assert "\x1b" not in _of_job(logging.ERROR, "job dead-lettered: no")
+
+
+def test_there_is_no_colour_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    assert coloured("x", RED) == "x"
+
+
+def test_a_table_fits_a_terminal_where_it_may_be_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = _on_a_terminal(monkeypatch)
+    out_table(["A", "B"], [["1", "y" * 100]], fit=True, colours=[YELLOW])
+    out_table(["A", "B"], [["1", "y" * 100]])
+    assert terminal.getvalue() == ("A  B\n\x1b[33m1  " + "y" * 76 + "…\x1b[0m\nA  B\n1  " + "y" * 100 + "\n")
+
+
+def test_an_id_is_short_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert shown_id(ID) == ID
+    _on_a_terminal(monkeypatch)
+    assert [shown_id(ID), shown_id(ID, whole=True)] == ["8000fe0c", ID]
+
+
+def test_a_short_id_is_the_beginning_of_a_uuid_and_else_all_of_it() -> None:
+    assert short_id(ID) == "8000fe0c"
+    assert short_id("order-2024-0017") == "order-2024-0017"
+    assert short_id("x" * 100) == "x" * 35 + "…"

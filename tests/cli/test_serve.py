@@ -78,7 +78,7 @@ class Terminal:
         self.process = subprocess.Popen(
             command(*arguments),
             cwd=ion.home,
-            env={**os.environ, "TERM": term, "COLUMNS": "120"},
+            env={**os.environ, "TERM": term, "COLUMNS": "80"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=theirs,
@@ -120,7 +120,11 @@ def test_on_a_terminal_a_live_line_stays_below_the_log(ion: Ion) -> None:
     assert terminal.end() == 130
     screen = terminal.screen()
     assert screen[-1] == "", "the live line is gone at the end"
-    assert all(re.match(r"\S+Z [A-Z]+ ", line) for line in screen[:-1]), "log lines are whole"
+    logged = [re.sub(r"\x1b\[\d*m", "", line) for line in screen[:-1]]
+    assert all(re.match(r"\d\d:\d\d:\d\dZ |  ", line) for line in logged), "log lines are whole"
+    assert [line for line in logged if len(line) >= 80 and " " in line.strip()] == [], "a long path is not broken"
+    for colour, begun in (("33", "job retried: exit code 3  fails "), ("31", "job dead-lettered: exit code 3 ")):
+        assert any(re.match(rf"\x1b\[{colour}m\S+Z {begun}", line) for line in screen)
 
 
 def test_on_a_terminal_that_cannot_erase_a_line_there_are_logs_only(ion: Ion) -> None:

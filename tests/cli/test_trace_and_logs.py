@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 
 from ion_core.app import App
 from ion_core.contracts.storage import Document
+from ion_core.events import FAILURE, MODULE_LOGS
 from tests.cli.running import Ion
 from tests.cli.test_flow import attempt, commit, event
 
@@ -40,15 +43,127 @@ def stored(ion: Ion) -> Ion:
     return ion
 
 
-def test_flows_are_listed_the_newest_first(stored: Ion) -> None:
-    flows = stored("trace", "list", "--json").json
-    began = "2026-01-01T00:00:00.000+00:00"
-    assert flows == [
-        {"correlationId": "c", "eventId": UUID, "type": "start", "events": 2, "startedAt": began},
-        {"correlationId": "old", "eventId": "e0", "type": "start", "events": 1, "startedAt": None},
-    ]
+def test_flows_are_listed_the_newest_first_with_how_they_stand(stored: Ion) -> None:
+    new, old = stored("trace", "list", "--json").json
+    assert new == {
+        "correlationId": "c", "eventId": UUID, "type": "start", "outcome": "done", "events": 2,
+        "jobs": {"committed": 2, "pending": 1}, "failing": [], "data": [], "files": [],
+        "startedAt": "2026-01-01T00:00:00.000+00:00", "finishedAt": "2026-01-01T00:00:04.000+00:00",
+    }  # fmt: skip
+    assert (old["correlationId"], old["startedAt"], old["finishedAt"], old["outcome"]) == ("old", None, None, "done")
     assert len(stored("trace", "list", "--json", "--limit", "1").json) == 1
-    assert stored("trace", "list").out.splitlines()[2].split() == ["old", "start", "1", "-"]
+    assert stored("trace", "list").out.splitlines()[2].split() == ["old", "done", "start", "1", "-"]
+
+
+def test_the_whole_id_of_an_event_without_a_document_is_not_the_beginning_of_another(stored: Ion) -> None:
+    _store(stored, event("order-10", "start"), attempt("up", "order-10", 1, "committed"))
+    _store(stored, _of("theirs", attempt("up", "order-1", 1, "retried", reason="exit code 3")))
+    [log] = stored("logs", "order-1", "--json").json
+    assert log["context"]["eventId"] == "order-1"
+    [log] = stored("logs", "order-10", "--json").json
+    assert log["context"]["eventId"] == "order-10"
+
+
+def test_a_flow_is_running_while_something_waits_in_a_queue(ion: Ion) -> None:
+    assert ion("event", "publish", "start", "--file", "note.txt", "--data", "a=b", "--correlation-id", UUID).code == 0
+    assert ion("trace", "list").out.splitlines() == [
+        "FLOW                                  OUTCOME  TYPE   EVENTS  AGE  BRINGS",
+        f"{UUID}  running  start  1       -    note.txt a=b",
+    ]
+    ion.process("serve", "--until-idle")
+    _, line = ion("trace", "list").out.splitlines()
+    assert line.split()[:4] == [UUID, "dead", "start", "2"]
+    began = ion("trace", "list", "--json").json[0]["startedAt"]
+    assert ion("trace", "list", "-v").out.splitlines()[1].split()[4] == began
+    [flow] = ion("trace", "list", "--failed", "--json").json
+    assert (flow["outcome"], flow["failing"]) == ("dead", ["fails"])
+    assert flow["jobs"] == {"committed": 2, "dead-lettered": 1}
+
+
+def _with_failure(module: str, event_id: str, outcome: str) -> list[Document]:
+    log = attempt(module, event_id, 1, outcome, reason="exit code 3")
+    return [log, Document(kind=FAILURE, id=f"{module} {event_id}", correlation_id="c", body=log.body)]
+
+
+@pytest.fixture
+def four(ion: Ion) -> Ion:
+    """Flows in the order of storing: dead, done, failed, and one whose failure is over."""
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+
+    def late(document: Document) -> Document:
+        body = {**document.body, "startedAt": now, "finishedAt": now}
+        return Document(kind=document.kind, id=document.id, correlation_id="c", body=body)
+
+    flows = {
+        "dead": [event("e1", "start"), *_with_failure("up", "e1", "dead-lettered")],
+        "done": [event("e2", "made"), *[late(attempt(it, "e2", 1, "committed")) for it in ("fails", "takes")]],
+        "failed": [event("e3", "start"), *[late(it) for it in _with_failure("up", "e3", "retried")]],
+        "over": [event("e4", "start"), *_with_failure("up", "e4", "dead-lettered"), commit("up", "e4")],
+    }
+    for name, documents in flows.items():
+        _store(ion, *[_of(name, it) for it in documents])
+    return ion
+
+
+@pytest.mark.parametrize(
+    ("filters", "flows"),
+    [
+        ([], ["over done", "failed failed", "done done", "dead dead"]),
+        (["--failed"], ["failed failed", "dead dead"]),
+        (["--failed", "--limit", "1"], ["failed failed"]),
+        (["--failed", "--since", "1h"], ["failed failed"]),
+        (["--since", "1h"], ["failed failed", "done done"]),
+        (["--since", "99999d"], ["over done", "failed failed", "done done", "dead dead"]),
+        (["--module", "takes"], ["done done"]),
+        (["--module", "up", "--failed"], ["failed failed", "dead dead"]),
+        (["--type", "made"], ["done done"]),
+        (["--type", "made", "--failed"], []),
+    ],
+)
+def test_flows_are_listed_that_meet_every_condition(four: Ion, filters: list[str], flows: list[str]) -> None:
+    listed = four("trace", "list", "--json", *filters)
+    assert [f"{it['correlationId']} {it['outcome']}" for it in listed.json] == flows
+    if not flows:
+        assert four("trace", "list", *filters).err == "There are no such flows.\n"
+
+
+def test_since_when_is_a_length_of_time(ion: Ion) -> None:
+    for wrong in ("soon", "999999999d"):
+        result = ion("trace", "list", "--since", wrong)
+        assert (result.code, "--since" in result.err) == (2, True)
+
+
+def test_of_a_flow_what_failed_can_be_shown_alone(stored: Ion) -> None:
+    assert stored("trace", "flow", "c", "--failed").err == "Nothing of it has failed.\n"
+    assert stored("trace", "flow", "c", "--failed", "--json").json == []
+    _store(
+        stored,
+        attempt("fails", "e2", 1, "dead-lettered", reason="exit code 3", second=5),
+        event("e5", "made", name="up", parent=UUID),
+    )
+    lines = stored("trace", "flow", "c", "--failed").out.splitlines()
+    assert [line.strip(" │├└─").partition(" ")[0] for line in lines] == [
+        "flow",
+        "start",
+        "up:",
+        "attempt",
+        "made",
+        "fails:",
+        "attempt",
+    ]
+    documents = stored("trace", "flow", "c", "--failed", "--json").json
+    assert {it["context"]["eventId"] for it in documents} == {UUID, "e2"}
+
+
+@pytest.mark.parametrize("arguments", [["trace", "flow", "long-"], ["files", "long-"], ["logs", "long"]])
+def test_the_beginning_of_an_id_will_do_if_it_is_of_one(ion: Ion, arguments: list[str]) -> None:
+    _store(ion, _of("long-flow-1", event("lengthy", "start")), _of("other", event("long-event", "start")))
+    assert ion(*arguments).code == (2 if arguments[0] == "files" else 0)
+    _store(ion, _of("long-flow-2", event("long-event-2", "start")))
+    several = ion(*arguments)
+    assert several.code == 2
+    assert "have an id that begins so: long-" in several.err
+    assert ion(*arguments[:-1], "lon").code == 1
 
 
 def test_no_flows_are_told(ion: Ion) -> None:
@@ -130,3 +245,29 @@ def test_an_event_that_no_attempt_was_made_for_has_no_logs(stored: Ion) -> None:
     result = stored("logs", "e0")
     assert (result.code, result.out) == (0, "")
     assert stored("logs", "e0", "--json").json == []
+
+
+def test_logs_says_of_a_job_that_committed_that_its_log_was_lost(ion: Ion) -> None:
+    event_id = ion("event", "publish", "start", "--file", "note.txt", "--json").json["context"]["eventId"]
+    assert "No attempt for event" in ion("logs", event_id).err
+    ion.process("serve", "--until-idle")
+
+    async def lose(app: App) -> None:
+        documents = await app.documents()
+        async for document in documents.find(MODULE_LOGS):
+            await documents.delete(MODULE_LOGS, document.id)
+
+    ion.in_app(lose)
+    said = ion("logs", event_id)
+    assert "up: committed" in said.err
+    assert "its log was lost with the process that ran it" in said.err
+    assert "No attempt" not in said.err
+    assert ion("logs", event_id, "--module", "takes").err.count("No attempt") == 1
+
+
+def test_logs_are_printed_in_the_order_in_which_attempts_ended(ion: Ion) -> None:
+    late, early = attempt("up", UUID, 1, "dead-lettered", second=7), attempt("up", UUID, 2, "retried", second=4)
+    _store(ion, event(UUID, "start"), late, early)
+    titles = [line for line in ion("logs", UUID).out.splitlines() if line.startswith("==")]
+    assert [title[-29:-6] for title in titles] == ["2026-01-01T00:00:04.000", "2026-01-01T00:00:07.000"]
+    assert [log["attempt"] for log in ion("logs", UUID, "--json").json] == [2, 1]

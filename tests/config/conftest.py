@@ -13,7 +13,7 @@ from ion_core.contracts.provider import Provider
 from ion_core.contracts.settings import ConfigPath, Duration, Secret, Settings
 from ion_core.errors import ConfigError
 from ion_core.hookspecs import hookimpl
-from ion_core.plugins import Registry, load_plugins
+from ion_core.registry import Registry, load_plugins
 
 Load = Callable[..., Config]
 Problems = Callable[..., list[str]]

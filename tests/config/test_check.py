@@ -29,6 +29,7 @@ NOTHING = RuntimeCapabilities(
 )
 EVERYTHING = replace(NOTHING, builds=True, named_networks=True, networks=frozenset({"none", "bridge", "host"}))
 EVERYTHING = replace(EVERYTHING, images=True, memory_limit=True, cpu_limit=True, pids_limit=True, gpus=True)
+EVERYTHING = replace(EVERYTHING, shm_size=True)
 
 
 def graph(load: Load, **modules: str) -> list[str]:
@@ -160,6 +161,7 @@ def test_a_large_graph_is_checked_in_time(load: Load) -> None:
         ("command: x, resources: {memory: 1MiB}", NOTHING, "2:39: modules.m.resources.memory: the runtime"),
         ("command: x, resources: {cpus: 1}", NOTHING, "2:37: modules.m.resources.cpus: the runtime"),
         ("command: x, resources: {pids: 1}", NOTHING, "2:37: modules.m.resources.pids: the runtime"),
+        ("command: x, resources: {shm: 1MiB}", NOTHING, "2:36: modules.m.resources.shm: the runtime"),
         ("command: x, resources: {gpus: [a]}", NOTHING, "2:37: modules.m.resources.gpus: the runtime"),
     ],
 )
@@ -201,7 +203,7 @@ def test_what_a_runtime_offers_or_cannot_enforce_is_no_error(load: Load, tmp_pat
     assert check_runtimes(plain, {"default": replace(to_m, networks_for={"n": frozenset({"host"})})}) != []
     config = load(
         "modules: {m: {image: x, command: y, subscribes: [a], network: none, "
-        "resources: {memory: 1MiB, cpus: 1, pids: 5, gpus: [a]}}}"
+        "resources: {memory: 1MiB, cpus: 1, pids: 5, shm: 1GiB, gpus: [a]}}}"
     )
     assert check_runtimes(config, {"default": EVERYTHING}) == []
     assert check_runtimes(config, {}) == []

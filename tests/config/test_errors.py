@@ -15,7 +15,7 @@ from ion_core.config import Config
 from ion_core.contracts.messaging import RetryPolicy
 from ion_core.contracts.runtime import Resources
 from ion_core.errors import ConfigError
-from ion_core.jobs import Module, OutputLimits
+from ion_core.modules import Module, OutputLimits
 
 Load = Callable[..., Config]
 Lines = Callable[..., list[str]]
@@ -94,7 +94,7 @@ MODULE_PROBLEMS = {
     "warm: 2": ".warm: must be at most what concurrency is: more are never used at once (got 2)",
     "runtime: 5": ".runtime: must be text (write it in quotes)",
     "limits: {max_files: 0}": '.limits.max_files: must be greater than 0 (got "0")',
-    "bogus: 1": ".bogus: unknown key. Known: image, build, command, source, ",
+    "bogus: 1": ".bogus: unknown key. Known: image, build, command, args, source, ",
 }
 
 

@@ -16,7 +16,7 @@ from ion_core.config.model import FileSettings, ModuleSettings
 from ion_core.contracts.provider import Provider
 from ion_core.contracts.settings import Settings
 from ion_core.hookspecs import hookimpl
-from ion_core.plugins import Registry, load_plugins
+from ion_core.registry import Registry, load_plugins
 
 Load = Callable[..., Config]
 

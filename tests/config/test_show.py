@@ -19,11 +19,11 @@ def test_what_is_shown_loads_as_the_same_configuration(load: Load) -> None:
           m:
             command: [x, "$${HOME}"]
             subscribes: [a]
-            resources: {memory: 512MiB, cpus: 0.5}
+            resources: {memory: 512MiB, cpus: 0.5, shm: 96MiB}
             limits: {max_output: 1000}
             retry: {initial: 250ms}
             env: {A: "1.10", B: "$${x}"}
-          n: {image: i, subscribes: [a, b], publishes: [c]}
+          n: {image: i, args: [3, "$${x}"], subscribes: [a, b], publishes: [c]}
         """
     )
     shown = dump(config)

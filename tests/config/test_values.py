@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ion_core.config import Config
-from ion_core.config.interpolation import NotResolved, escape, resolve
+from ion_core.config.interpolation import NotResolved, Resolved, escape, resolve
 from ion_core.config.text import duration_text, size_text
 from ion_core.contracts.settings import parse_duration, parse_size
 
@@ -23,26 +23,27 @@ MODULE = "modules: {m: {command: x, subscribes: [a]}}\n"
 
 
 def resolved(text: str, environ: dict[str, str] | None = None, base: Path = Path()) -> str:
-    return resolve(text, base=base, environ=environ or {})[0]
+    return resolve(text, base=base, environ=environ or {}).text
 
 
 @given(st.text())
 def test_escaped_text_is_itself(text: str) -> None:
-    assert resolve(escape(text), base=Path(), environ={}) == (text, "")
+    assert resolve(escape(text), base=Path(), environ={}) == Resolved(text, [], [])
 
 
 @given(before=st.text(), value=st.text(), after=st.text())
 def test_a_variable_is_put_in_as_it_is(before: str, value: str, after: str) -> None:
     # A "$" right before would make the "${" a literal one.
     text = f"{escape(before)} ${{env:X}}{escape(after)}"
-    assert resolve(text, base=Path(), environ={"X": value}) == (f"{before} {value}{after}", "${env:X}")
+    found = resolve(text, base=Path(), environ={"X": value})
+    assert found == Resolved(f"{before} {value}{after}", ["${env:X}"], [value])
 
 
 @given(value=st.text(), default=st.text(st.characters(exclude_characters="}")))
 def test_a_default_stands_for_what_is_not_set_or_empty(value: str, default: str) -> None:
     text = f"${{env:X:-{default}}}"
-    assert resolve(text, base=Path(), environ={}) == (default, "")
-    assert resolve(text, base=Path(), environ={"X": value})[0] == (value or default)
+    assert resolve(text, base=Path(), environ={}) == Resolved(default, [], [])
+    assert resolve(text, base=Path(), environ={"X": value}).text == (value or default)
 
 
 def test_what_comes_out_is_not_interpolated_again() -> None:

@@ -61,7 +61,7 @@ def test_a_path_that_is_no_file_is_one_clean_error(tmp_path: Path) -> None:
         "absent.yaml": "no such file. Name one with --config or in $ION_CONFIG.",
         ".": "is a directory. Name the file in it, such as",
         "pipe": "cannot be read: is not a regular file. Name a YAML file such as ion.yaml.",
-        "a\0b": "cannot be read: embedded null byte",
+        "a\0b": "cannot be read: has a NUL character",
     }.items():
         with pytest.raises(ConfigError) as caught:
             load_config(f"{tmp_path}/{path}", environ={})
@@ -148,6 +148,9 @@ def test_the_path_is_shown_as_it_was_given(tmp_path: Path, monkeypatch: pytest.M
 def test_the_file_is_looked_for_in_three_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert find_config("a.yaml", {"ION_CONFIG": "b.yaml"}) == Path("a.yaml")
+    with pytest.raises(ConfigError, match=r"^\$ION_CONFIG: b\.yaml: no such file\. Unset it \(unset ION_CONFIG\)"):
+        find_config(None, {"ION_CONFIG": "b.yaml"})
+    Path("b.yaml").touch()
     assert find_config(None, {"ION_CONFIG": "b.yaml"}) == Path("b.yaml")
     with pytest.raises(ConfigError, match=r"^ion\.yaml: no such file .*--config.*\$ION_CONFIG.*\./ion\.yaml\.$"):
         find_config(None, {})

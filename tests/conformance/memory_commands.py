@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from ion_core.builtin.memory.runtime import Program, this_container
+from ion_core.embedded.memory.runtime import Program, this_container
 from ion_core.testing.kit import Conformance
 from ion_core.testing.programs import READY, Command, Commands
 

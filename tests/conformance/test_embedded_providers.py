@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sqlite3
 import subprocess
 from collections.abc import AsyncIterator, Iterator
@@ -12,15 +14,20 @@ from typing import Any, ClassVar, Literal
 
 import pytest
 
-from ion_core.builtin import plugin
-from ion_core.builtin.local_blobs import open_local_blobs
-from ion_core.builtin.process_runtime import open_process_runtime
-from ion_core.builtin.settings import LocalBlobsSettings, ProcessSettings, SqliteBrokerSettings, SqliteDocumentsSettings
-from ion_core.builtin.sqlite_broker import open_sqlite_broker
-from ion_core.builtin.sqlite_documents import open_sqlite_documents
 from ion_core.contracts.messaging import Delivery, MessageBroker
 from ion_core.contracts.runtime import ContainerRuntime
 from ion_core.contracts.storage import BlobStore, DocumentStore
+from ion_core.embedded import plugin
+from ion_core.embedded.local.blobs import LocalBlobs, open_local_blobs
+from ion_core.embedded.process.runtime import open_process_runtime
+from ion_core.embedded.settings import (
+    LocalBlobsSettings,
+    ProcessSettings,
+    SqliteBrokerSettings,
+    SqliteDocumentsSettings,
+)
+from ion_core.embedded.sqlite.broker import open_sqlite_broker
+from ion_core.embedded.sqlite.documents import open_sqlite_documents
 from ion_core.testing import (
     BlobStoreConformance,
     ContainerRuntimeConformance,
@@ -110,6 +117,30 @@ class TestLocalBlobs(BlobStoreConformance):
             first = file.read(1)
             file.seek(0)
             file.write(bytes([first[0] ^ 1]))
+
+    async def litter(self, blobs: BlobStore, prefix: str) -> None:
+        below = self.settings.path / "files" / prefix
+        deep = below.joinpath(*["n" * 250] * 4)
+        deep.mkdir(parents=True)
+        for path in (deep / ("n" * 100), below / "two\nlines", below / "back\\slash"):
+            path.write_bytes(b"content")
+        (below / "link").symlink_to(below / "key")
+        (below / "folder").mkdir()
+
+    @asynccontextmanager
+    async def withhold(self, blobs: BlobStore, key: str) -> AsyncIterator[None]:
+        """As for want of permission, which root cannot lack."""
+        assert isinstance(blobs, LocalBlobs)
+        tree, opens = blobs._tree, blobs._tree.open
+
+        def denied(asked: str) -> tuple[int, os.stat_result]:
+            if asked == key:
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), tree.path(asked))
+            return opens(asked)
+
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(tree, "open", denied)
+            yield
 
     @asynccontextmanager
     async def outage(self, blobs: BlobStore) -> AsyncIterator[None]:

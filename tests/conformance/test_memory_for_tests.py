@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
-from ion_core.builtin.memory.messaging import MemoryBroker
-from ion_core.builtin.memory.runtime import MemoryRuntime, this_container
 from ion_core.contracts.messaging import RetryPolicy
 from ion_core.contracts.runtime import ContainerSpec, ExitStatus
+from ion_core.embedded.memory.broker import MemoryBroker
+from ion_core.embedded.memory.runtime import MemoryRuntime, this_container
 
 
 @dataclass

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from ion_core.builtin import plugin
-from ion_core.builtin.memory.blobs import MemoryBlobStore, open_memory_blobs
-from ion_core.builtin.memory.documents import MemoryDocumentStore, open_memory_documents
-from ion_core.builtin.memory.messaging import MemoryBroker, MemoryDelivery, open_memory_broker
-from ion_core.builtin.memory.runtime import MemoryRuntime, open_memory_runtime
 from ion_core.contracts.messaging import HoldLimit
+from ion_core.embedded import plugin
+from ion_core.embedded.memory.blobs import MemoryBlobStore, open_memory_blobs
+from ion_core.embedded.memory.broker import MemoryBroker, MemoryDelivery, open_memory_broker
+from ion_core.embedded.memory.documents import MemoryDocumentStore, open_memory_documents
+from ion_core.embedded.memory.runtime import MemoryRuntime, open_memory_runtime
 from ion_core.errors import TransientError
 from ion_core.testing import (
     BlobStoreConformance,
@@ -61,6 +61,7 @@ class TestMemoryBrokerWithLeases(TestMemoryBroker):
 
 class TestMemoryBlobs(BlobStoreConformance):
     reopen = None
+    litter = None
     outage = staticmethod(out_of_order)
 
     @pytest.fixture
@@ -70,6 +71,12 @@ class TestMemoryBlobs(BlobStoreConformance):
 
     async def corrupt(self, blobs: MemoryBlobStore, key: str) -> None:
         blobs.blobs[key] = b"?" + blobs.blobs[key][1:]
+
+    @asynccontextmanager
+    async def withhold(self, blobs: MemoryBlobStore, key: str) -> AsyncIterator[None]:
+        blobs.withheld.add(key)
+        yield
+        blobs.withheld.discard(key)
 
 
 class TestMemoryDocuments(DocumentStoreConformance):

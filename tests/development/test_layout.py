@@ -40,8 +40,8 @@ def test_places_come_parents_first_in_order(layout: Layout) -> None:
     assert found == ["a", "b", "b/c", "b/c/x", "b/z"]
 
 
-def test_a_parent_that_is_not_there_is_made_around(layout: Layout) -> None:
-    assert layout.place_for("child", "parent").path == layout.base / "parent" / "child"
+def test_below_a_parent_that_nobody_knows_is_the_top(layout: Layout) -> None:
+    assert layout.place_for("child", "parent").path == layout.base / "child"
 
 
 def test_what_is_no_place_is_passed_over(layout: Layout) -> None:

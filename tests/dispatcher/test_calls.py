@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ion_core.builtin.memory.runtime import Program
+from ion_core.embedded.memory.runtime import Program
 from ion_core.jobs import Verdict
 from tests.support.calls import call
 from tests.support.worlds import Serving, World, does, emit, eventually, say
@@ -66,7 +66,7 @@ async def test_done_commits_while_the_module_runs(world: World) -> None:
     [commit] = world.commits
     assert [file.name for file in commit.files] == ["file"]
     assert world.observed.verdicts == [Verdict.COMMITTED]
-    assert "round 1" in world.logs[f"module:worker-event:{event.context.event_id}-attempt:1"]["logs"]
+    assert "round 1" in world.log_of(event)["logs"]
     assert world.left_behind() == []
 
 
@@ -94,7 +94,7 @@ async def test_a_module_that_fails_after_done_has_committed(world: World) -> Non
     await world.run()
     assert world.observed.verdicts == [Verdict.COMMITTED]
     assert len(world.commits) == 1
-    assert "exit code 3" in world.logs[f"module:worker-event:{event.context.event_id}-attempt:1"]["logs"]
+    assert "exit code 3" in world.log_of(event)["logs"]
 
 
 async def test_a_module_that_hangs_after_done_is_ended_by_its_timeout(world: World) -> None:
@@ -204,7 +204,7 @@ async def test_one_process_is_given_one_event_after_the_other(world: World) -> N
     assert inputs == ["input-0", "input-1", "input-2"], "each once: the workspace was cleaned in between"
     assert all({"b", "eventmeta.json"} <= set(seen) for seen in module.seen)
     assert {file.name for commit in world.commits for file in commit.files} == {"file"}
-    logs = [world.logs[f"module:worker-event:{event.context.event_id}-attempt:1"]["logs"] for event in events]
+    logs = [world.log_of(event)["logs"] for event in events]
     assert sorted(line for log in logs for line in log.splitlines() if line.startswith("round")) == [
         "round 1",
         "round 2",

@@ -20,10 +20,6 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from ion_core.builtin.memory.blobs import MemoryBlobStore
-from ion_core.builtin.memory.documents import MemoryDocumentStore
-from ion_core.builtin.memory.messaging import MemoryBroker, MemoryDelivery, MemoryQueue
-from ion_core.builtin.memory.runtime import MemoryRuntime
 from ion_core.contracts.messaging import RetryPolicy
 from ion_core.contracts.runtime import ContainerRef
 from ion_core.contracts.storage import BlobInfo, Document
@@ -33,9 +29,15 @@ from ion_core.dispatcher.job_runner import JobRunner, Surroundings
 from ion_core.dispatcher.outbox import Outbox
 from ion_core.dispatcher.running import RunningAttempts
 from ion_core.dispatcher.slots import Slots
+from ion_core.dispatcher.trouble import StoreWitness
+from ion_core.embedded.memory.blobs import MemoryBlobStore
+from ion_core.embedded.memory.broker import MemoryBroker, MemoryDelivery, MemoryQueue
+from ion_core.embedded.memory.documents import MemoryDocumentStore
+from ion_core.embedded.memory.runtime import MemoryRuntime
+from ion_core.errors import TransientError
 from ion_core.events import parse_event
 from ion_core.handler import Handler, HandlerApi
-from tests.support.worlds import AT_ONCE, Observed, World, emit, module
+from tests.support.worlds import AT_ONCE, Clock, Observed, World, emit, module
 
 T = TypeVar("T")
 MODULE = module("worker", concurrency=3, retry=RetryPolicy(retries=1_000, initial=timedelta(0)))
@@ -82,7 +84,8 @@ class Blobs(MemoryBlobStore):
 
 class Documents(MemoryDocumentStore):
     async def create(self, document: Document) -> None:
-        await gated("fence", lambda: super(Documents, self).create(document))
+        what = "fence" if document.kind == "commit" else f"create {document.kind}"
+        await gated(what, lambda: super(Documents, self).create(document))
 
     async def put(self, document: Document) -> None:
         await gated(
@@ -128,6 +131,7 @@ class Life:
             health=Health(lambda: None),
             leases=Leases(),
             running=RunningAttempts(),
+            stores=StoreWitness(_nobody_answers),
             grace=timedelta(0),
         )
         slots = Slots(MODULE, Runtime(world.programs), self.handler, api=HandlerApi(), state_id="ours")
@@ -139,6 +143,10 @@ class Life:
             await self._runner.handle(delivery)
 
         self.jobs[asyncio.create_task(handle())] = delivery
+
+
+async def _nobody_answers() -> None:
+    raise TransientError("away")
 
 
 async def _inline(call: Callable[..., T], *args: Any, **known: Any) -> T:
@@ -162,7 +170,8 @@ class CommitProtocol(RuleBasedStateMachine):
 
     async def _begin(self) -> None:
         base = Path(self._directory.name)
-        self.world = World(base, broker=Broker(), blobs=Blobs(), documents=Documents())
+        self.clock = Clock()
+        self.world = World(base, broker=Broker(call_later=self.clock.call_later), blobs=Blobs(), documents=Documents())
         self.world.programs["worker"] = self._module
         self.world.modules += [MODULE, module("sink", takes="out", retry=AT_ONCE)]
         self.event = await self.world.publish(event_id="e", correlation_id="c")
@@ -287,6 +296,14 @@ class CommitProtocol(RuleBasedStateMachine):
         self.do(self.world.dataplane.publish(self.event))
 
     @rule()
+    @precondition(lambda self: bool(self.queue.delayed))
+    def time_passes(self) -> None:
+        self.do(self._until_the_next_is_due())
+
+    async def _until_the_next_is_due(self) -> None:
+        self.clock.pass_to_next()
+
+    @rule()
     def the_next_run_fails(self) -> None:
         self.failures_left = 1
 
@@ -354,6 +371,8 @@ class CommitProtocol(RuleBasedStateMachine):
                 self.do(self._let(*self.waiting[0]))
             elif self.queue.ready:
                 self.do(self._take(self.lives[0]))
+            elif self.queue.delayed:
+                self.do(self._until_the_next_is_due())
             else:
                 break
         self.do(self._restart())

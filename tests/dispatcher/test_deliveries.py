@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -10,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from ion_core.builtin.memory.messaging import MemoryBroker, MemoryDelivery
-from ion_core.builtin.memory.runtime import MemoryRuntime
 from ion_core.contracts.runtime import ContainerRef
 from ion_core.contracts.storage import Document
+from ion_core.embedded.memory.broker import MemoryBroker, MemoryDelivery
+from ion_core.embedded.memory.runtime import MemoryRuntime
 from ion_core.errors import AlreadySettled, DeliveryLost, PermanentError, StorageFull, TransientError
 from ion_core.jobs import Verdict
 from tests.support.worlds import PATIENCE, Clock, Scene, World, emit, eventually, exits, messages, no_back_off
@@ -51,12 +52,12 @@ async def test_the_same_event_twice_at_once_runs_and_commits_once(world: World) 
     ]
 
 
-async def test_a_duplicate_of_a_job_that_fails_is_an_attempt_of_its_own(world: World) -> None:
+async def test_a_duplicate_of_a_job_that_fails_has_no_dead_letter_of_its_own(world: World) -> None:
     world.add(exits(1), concurrency=2)
     await world.publish(event_id="e")
     await world.publish(event_id="e")
     await world.run()
-    assert len(await world.dead()) == 2
+    assert len(await world.dead()) == 1
     assert world.commits == []
 
 
@@ -366,11 +367,11 @@ async def test_a_settlement_without_end_is_given_up_and_the_event_comes_back(
     world.add(exits(0))
     await world.publish()
     async with world.serving():
-        await world.observed.until(lambda: world.observed.verdicts == [Verdict.LOST])
-        held(world).take_back()
+        await world.observed.until(lambda: Verdict.LOST in world.observed.verdicts)
         Unsettling.refusals = []
         await world.broker.idle()
-    assert world.observed.verdicts == [Verdict.LOST, Verdict.ALREADY_COMMITTED]
+    *lost, last = world.observed.verdicts
+    assert (set(lost), last) == ({Verdict.LOST}, Verdict.ALREADY_COMMITTED)
     assert "could not be settled" in caplog.text
 
 
@@ -384,10 +385,9 @@ async def test_a_bug_while_settling_is_reported_and_the_next_event_is_handled(
     async with world.serving():
         await eventually(lambda: Unsettling.refusals == [])
         await world.publish(event_id="two")
-        await world.observed.until(lambda: world.observed.verdicts == [Verdict.COMMITTED])
-        held(world).take_back()
         await world.broker.idle()
-    assert "job runner failed by a bug" in caplog.text
+    assert Counter(world.observed.verdicts) == Counter([Verdict.LOST, Verdict.ALREADY_COMMITTED, Verdict.COMMITTED])
+    assert "cannot be settled by a bug" in caplog.text
     assert "KeyError" in caplog.text
     assert len(world.commits) == 2
 

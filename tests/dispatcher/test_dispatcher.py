@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from ion_core.builtin.memory.messaging import MemoryBroker, MemoryDelivery
-from ion_core.builtin.memory.runtime import MemoryRuntime
 from ion_core.commits import Commit, child_event
 from ion_core.contracts.runtime import ContainerRef, ContainerSpec
 from ion_core.contracts.storage import Document
 from ion_core.dispatcher.outbox import Outbox
+from ion_core.embedded.memory.broker import MemoryBroker, MemoryDelivery
+from ion_core.embedded.memory.runtime import MemoryRuntime
 from ion_core.errors import ConfigError, PermanentError, TransientError
 from ion_core.intake import Intake
 from ion_core.jobs import Verdict
@@ -175,6 +175,10 @@ class Order(MemoryBroker):
             async def release(self) -> None:
                 self._broker.given_back.append(world.alive())  # type: ignore[attr-defined]
                 await super().release()
+
+            async def postpone(self, *, delay: timedelta) -> None:
+                self._broker.given_back.append(world.alive())  # type: ignore[attr-defined]
+                await super().postpone(delay=delay)
 
             def take_back(self) -> None:
                 if self in self._broker.queue(self._name).held:

@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from ion_core.builtin.memory.messaging import MemoryBroker
-from ion_core.builtin.memory.runtime import MemoryRuntime, this_container
 from ion_core.contracts.messaging import RetryPolicy
 from ion_core.contracts.runtime import ContainerRef, ContainerSpec, ExitStatus
 from ion_core.contracts.storage import Document
 from ion_core.dataplane import HOPS_HEADER
+from ion_core.embedded.memory.broker import MemoryBroker
+from ion_core.embedded.memory.runtime import MemoryRuntime, this_container
 from ion_core.errors import (
     BlobNotFound,
     ImageUnavailable,
@@ -29,8 +29,8 @@ from ion_core.errors import (
     StorageFull,
     TransientError,
 )
-from ion_core.events import MAX_HOPS, encode_event
-from ion_core.jobs import Verdict
+from ion_core.events import FAILURE, MAX_HOPS, encode_event
+from ion_core.jobs import Job, Verdict
 from tests.support.worlds import (
     Clock,
     Scene,
@@ -268,7 +268,7 @@ POISON: dict[str, tuple[bytes, dict[str, str], str]] = {
     "a type it does not take": (GOOD.replace(b'"type":"in"', b'"type":"other"'), {}, "takes no events of type 'other'"),
     "a type that cannot be": (GOOD.replace(b'"type":"in"', b'"type":"../in"'), {}, "must be lower-case"),
     "a loop": (GOOD, {HOPS_HEADER: str(MAX_HOPS)}, "64 modules from the start of its flow, 64 are allowed"),
-    "a long loop": (GOOD, {HOPS_HEADER: "70000"}, "70000 modules"),
+    "a long loop": (GOOD, {HOPS_HEADER: "70000"}, "70,000 modules"),
     "fifty thousand problems": (GOOD[:-1] + b',"data":[' + b"1," * 50_000 + b"1]}", {}, "more problems"),
 }
 
@@ -440,6 +440,38 @@ async def test_what_a_stopped_module_printed_is_kept(world: World) -> None:
     assert list(dead.log_tail) == ["working"]
 
 
+# Failures
+
+
+def failures(world: World) -> list[dict[str, Any]]:
+    return [dict(it.body) for it in world.documents.documents.values() if it.kind == FAILURE]
+
+
+async def test_a_job_that_failed_can_be_found_and_no_longer_once_it_has_committed(world: World) -> None:
+    seen: list[list[dict[str, Any]]] = []
+
+    def look(workspace: Path) -> None:
+        seen.append(failures(world))
+
+    world.add(fails_first(1, does(look)))
+    event = await world.publish()
+    await world.run()
+    [[failure]] = seen
+    assert (failure["attempt"], failure["outcome"], failure["reason"]) == (1, "retried", "exit code 3")
+    assert failure["context"] == {**event.context.to_json(), "name": "worker", "documentType": "failure"}
+    assert failure["id"] == Job(event=event, module="worker").id
+    assert failures(world) == []
+
+
+async def test_a_job_that_was_given_up_is_one_failure_that_says_why(world: World) -> None:
+    world.add(exits(3), retry=RetryPolicy(retries=1, initial=timedelta(0)))
+    await world.publish()
+    await world.run()
+    [failure] = failures(world)
+    assert (failure["attempt"], failure["outcome"]) == (2, "dead-lettered")
+    assert failure["reason"] == "exit code 3 (attempt 2, the last)"
+
+
 # Logs of attempts
 
 
@@ -449,17 +481,17 @@ async def test_a_log_is_kept_of_every_attempt_with_three_sections(world: World) 
     await world.run()
 
     prefix = f"module:worker-event:{event.context.event_id}-attempt:"
-    assert list(world.logs) == [f"{prefix}{n}" for n in (1, 2, 3)]
+    assert [id.rpartition("-")[0] for id in world.logs] == [f"{prefix}{n}" for n in (1, 2, 3)]
     for n, (succeeded, printed) in enumerate(
         [(False, "about to fail, 1 to go"), (False, "about to fail, 0 to go"), (True, "all good")], 1
     ):
-        body = world.logs[f"{prefix}{n}"]
+        body = world.log_of(event, number=n)
         assert body["succeeded"] is succeeded
         lines = body["logs"].splitlines()
         sections = [lines.index(f"{name} logs") for name in ("Preparer", "Worker", "Committer")]
         assert sections == sorted(sections)
         assert lines[sections[1] + 1] == printed
-        assert "1 pairs prepared" in " ".join(lines[: sections[1]])
+        assert "1 pair prepared" in " ".join(lines[: sections[1]])
         assert body["context"] == {
             "name": "worker",
             "eventId": event.context.event_id,
@@ -530,7 +562,7 @@ async def test_a_log_says_committed_though_publishing_takes_another_try(
     world.broker.publish = away_at_first  # type: ignore[method-assign]
     with no_back_off(monkeypatch):
         await world.run()
-    body = world.logs[f"module:worker-event:{event.context.event_id}-attempt:1"]
+    body = world.log_of(event)
     assert body["succeeded"] is True
     assert Verdict.DEAD_LETTERED not in world.observed.verdicts
     assert len(world.commits) == 2
@@ -600,7 +632,7 @@ async def test_nothing_about_an_event_is_in_a_container_s_metadata(world: World)
         event.context.event_id[:20],
     ):
         assert secret not in told
-    assert set(spec.env) == {"HANDLER_PORT", "MODEL", "SHARED_SECRET"}
+    assert set(spec.env) == {"HANDLER_PORT", "MODEL", "PYTHONUNBUFFERED", "SHARED_SECRET"}
     assert spec.env["MODEL"] == "small"
     assert spec.labels == {"ion.state": "ours", "ion.module": "worker"}
     assert spec.module == "worker"

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from ion_core.builtin.memory.runtime import MemoryRuntime
 from ion_core.contracts.runtime import ContainerRef, ContainerSpec, ContainerState
 from ion_core.dispatcher.warm import WarmSlots
+from ion_core.embedded.memory.runtime import MemoryRuntime
 from ion_core.errors import TransientError
 from ion_core.jobs import Verdict
 from tests.support.worlds import PATIENCE, Scene, World, eventually, exits, no_back_off

@@ -8,4 +8,4 @@ from tests.docs.blocks import ROOT
 
 def test_the_reference_of_commands_is_up_to_date() -> None:
     written = (ROOT / "docs/cli.md").read_text(encoding="utf-8")
-    assert written == reference(), "run: python -m ion_core.cli.reference > docs/cli.md"
+    assert written == reference(), "run: python -m ion_core.cli.reference docs/cli.md"

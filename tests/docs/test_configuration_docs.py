@@ -10,8 +10,6 @@ import pytest
 from pydantic import BaseModel
 
 from ion_core import hookspecs
-from ion_core.builtin.plugin import ion_blob_stores, ion_container_runtimes, ion_document_stores, ion_message_brokers
-from ion_core.builtin.settings import LocalBlobsSettings
 from ion_core.config import json_schema, load_config
 from ion_core.config.model import (
     FileSettings,
@@ -24,8 +22,10 @@ from ion_core.config.model import (
 from ion_core.config.overrides import ALONE, SECTIONS
 from ion_core.config.text import duration_text, size_text
 from ion_core.contracts import CONTRACT_VERSION
+from ion_core.embedded.plugin import ion_blob_stores, ion_container_runtimes, ion_document_stores, ion_message_brokers
+from ion_core.embedded.settings import LocalBlobsSettings
 from ion_core.errors import ConfigError
-from ion_core.plugins import load_plugins
+from ion_core.registry import load_plugins
 
 DOCS = Path(__file__).parents[2] / "docs"
 CONFIGURATION = (DOCS / "configuration.md").read_text(encoding="utf-8")

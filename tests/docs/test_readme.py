@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,12 @@ import pytest
 from tests.acceptance.pipeline import Pipeline
 from tests.docs.blocks import ROOT, blocks, write_files
 
-PAGES = ["README.md", "CHANGELOG.md", *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("docs/**/*.md"))]
+PAGES = [
+    "README.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("docs/**/*.md")),
+]
 
 
 def test_the_readme_names_the_two_commands() -> None:
@@ -26,8 +32,12 @@ def test_the_pipeline_of_the_readme_does_what_it_says(tmp_path: Path) -> None:
 
     for line in commands.splitlines():
         program, *arguments = line.split()
-        assert program == "ion-core"
-        pipeline.ion(*arguments)
+        if program == "ion-core":
+            pipeline.ion(*arguments)
+            continue
+        assert program == "cat"
+        shown = subprocess.run(["sh", "-c", line], cwd=tmp_path, check=True, capture_output=True, text=True)
+        assert shown.stdout == '[{"KEY":"NAME","VALUE":"WORLD"}]'
 
     [commit] = pipeline.documents("commit")
     [output] = commit["outputs"]

@@ -14,20 +14,22 @@ from typing import Any
 
 import pytest
 
-from ion_core.builtin.memory.blobs import MemoryBlobStore
-from ion_core.builtin.memory.documents import MemoryDocumentStore
-from ion_core.builtin.memory.messaging import MemoryBroker
-from ion_core.builtin.memory.runtime import MemoryRuntime, Program, this_container
 from ion_core.commits import Commit
 from ion_core.contracts.messaging import RetryPolicy
 from ion_core.contracts.runtime import ContainerState
 from ion_core.contracts.storage import Document
-from ion_core.dataplane import DataPlane
+from ion_core.dataplane import DataPlane, Patience
 from ion_core.dispatcher import Dispatcher
+from ion_core.embedded.memory.blobs import MemoryBlobStore
+from ion_core.embedded.memory.broker import MemoryBroker
+from ion_core.embedded.memory.documents import MemoryDocumentStore
+from ion_core.embedded.memory.runtime import MemoryRuntime, Program, this_container
+from ion_core.errors import TransientError
 from ion_core.events import Context, Event
 from ion_core.handler import Handler
 from ion_core.intake import Intake
-from ion_core.jobs import Attempt, Job, Module, Outcome, Verdict
+from ion_core.jobs import Attempt, Job, Outcome, Verdict
+from ion_core.modules import Module
 
 PATIENCE = 10.0
 AT_ONCE = RetryPolicy(retries=2, initial=timedelta(0))
@@ -38,6 +40,18 @@ async def eventually(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(PATIENCE):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0)
+
+
+class OneBlobWithheld(MemoryBlobStore):
+    """Answers for every blob but those whose key says ``poisoned``, as for want of permission."""
+
+    tries = 0
+
+    async def get(self, key: str, target: Path, **how: Any) -> None:
+        if "poisoned" in key:
+            self.tries += 1
+            raise TransientError(f"blob {key}: access is denied (403).")
+        await super().get(key, target, **how)
 
 
 class Observed:
@@ -207,6 +221,7 @@ class World:
     programs: dict[str, Program] = field(default_factory=dict)
     observed: Observed = field(default_factory=Observed)
     modules: list[Module] = field(default_factory=list)
+    patience: Patience = field(default_factory=Patience)
 
     def __post_init__(self) -> None:
         self.runtime = MemoryRuntime(self.programs)
@@ -222,7 +237,7 @@ class World:
 
     @property
     def dataplane(self) -> DataPlane:
-        return DataPlane(self.blobs, self.documents, self.broker, self.observed)
+        return DataPlane(self.blobs, self.documents, self.broker, self.observed, patience=self.patience)
 
     @property
     def handler(self) -> Handler:
@@ -281,6 +296,12 @@ class World:
     @property
     def logs(self) -> dict[str, Mapping[str, Any]]:
         return {document.id: document.body for document in self.documents_of("modulelogs")}
+
+    def log_of(self, event: Event, module: str = "worker", number: int = 1) -> Mapping[str, Any]:
+        """That of the one attempt with this number."""
+        prefix = f"module:{module}-event:{event.context.event_id}-attempt:{number}-"
+        [body] = [body for id, body in self.logs.items() if id.startswith(prefix)]
+        return body
 
     async def dead(self, queue: str = "worker") -> list[Any]:
         return list(await self.broker.dead_letters(queue))

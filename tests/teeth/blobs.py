@@ -6,24 +6,32 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Callable
-from contextlib import nullcontext
+from contextlib import asynccontextmanager, nullcontext
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ion_core.builtin.memory.blobs import MemoryBlobStore
 from ion_core.contracts.storage import BlobInfo
+from ion_core.embedded.memory.blobs import MemoryBlobStore
 from ion_core.errors import (
     BlobCorrupt,
     BlobNotFound,
     InvalidKey,
     PermanentError,
+    TransientError,
 )
 from ion_core.testing.blobs import BlobStoreConformance
 from tests.teeth.harness import Mutants, out_of_order, store
 
 M = TypeVar("M")
+
+
+@asynccontextmanager
+async def withheld(blobs: MemoryBlobStore, key: str) -> AsyncIterator[None]:
+    blobs.withheld.add(key)
+    yield
+    blobs.withheld.discard(key)
 
 
 class Blobs(BlobStoreConformance):
@@ -38,12 +46,38 @@ class Blobs(BlobStoreConformance):
     async def corrupt(self, blobs: MemoryBlobStore, key: str) -> None:
         blobs.blobs[key] = b"?" + blobs.blobs[key][1:]
 
+    async def litter(self, blobs: MemoryBlobStore, prefix: str) -> None:
+        blobs.blobs |= {f"{prefix}/": b"", f"{prefix}/folder/": b"", f"{prefix}/a\nline": b"x"}
+
+    withhold = staticmethod(withheld)
+
 
 BLOBS = Mutants(Blobs, "blobs", store(MemoryBlobStore))
 
 
 def blobs(rule: str, method: str) -> Callable[[M], M]:
     return BLOBS.breaks(rule, MemoryBlobStore, method, store)
+
+
+@blobs("trouble_with_one_blob_is_its_own", "get")
+async def takes_the_withheld_for_absent(self: Any, key: str, target: Path, **known: Any) -> None:
+    if key in self.withheld:
+        raise BlobNotFound(f"{key}: access is denied, so there is none")
+    await MemoryBlobStore.get(self, key, target, **known)
+
+
+@blobs("trouble_with_one_blob_is_its_own", "get")
+async def gives_the_withheld_up(self: Any, key: str, target: Path, **known: Any) -> None:
+    if key in self.withheld:
+        raise PermanentError(f"{key}: access is denied")
+    await MemoryBlobStore.get(self, key, target, **known)
+
+
+@blobs("trouble_with_one_blob_is_its_own", "get")
+async def breaks_the_circuit(self: Any, key: str, target: Path, **known: Any) -> None:
+    if key in self.withheld:
+        self.failing = TransientError(f"{key}: and nothing else is tried for a while")
+    await MemoryBlobStore.get(self, key, target, **known)
 
 
 # Putting
@@ -328,6 +362,20 @@ async def lists_directory_by_directory(self: Any, prefix: str) -> AsyncIterator[
 async def needs_a_prefix(self: Any, prefix: str) -> AsyncIterator[str]:
     for key in sorted(self.blobs):
         if prefix and key.startswith(prefix):
+            yield key
+
+
+@blobs("what_is_no_blob_is_not_listed", "list")
+async def lists_what_anybody_left(self: Any, prefix: str) -> AsyncIterator[str]:
+    for key in sorted(self.blobs):
+        if not prefix or key.startswith(f"{prefix}/"):
+            yield key
+
+
+@blobs("what_is_no_blob_is_not_listed", "list")
+async def lists_markers_without_their_slash(self: Any, prefix: str) -> AsyncIterator[str]:
+    for key in sorted({key.rstrip("/") for key in self.blobs}):
+        if not prefix or key.startswith(f"{prefix}/"):
             yield key
 
 

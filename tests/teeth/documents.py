@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from ion_core.builtin.memory.documents import MemoryDocumentStore
 from ion_core.contracts.storage import Document
+from ion_core.embedded.memory.documents import MemoryDocumentStore
 from ion_core.errors import DocumentExists, DocumentNotFound
 from ion_core.testing.documents import DocumentStoreConformance
 from tests.teeth.harness import Mutants, out_of_order, store

@@ -10,8 +10,8 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from ion_core.builtin.memory.messaging import MemoryBroker, MemoryDelivery, MemoryQueue, Stored
 from ion_core.contracts.messaging import Message, QueueStats, RetryPolicy
+from ion_core.embedded.memory.broker import MemoryBroker, MemoryDelivery, MemoryQueue, Stored
 from ion_core.errors import (
     ProviderError,
     QueueNotDeclared,
@@ -192,6 +192,12 @@ def forgets_who_holds_what(self: Any, queue: str) -> QueueStats:
     return replace(MemoryBroker.counts(self, queue), unsettled=0)
 
 
+@broker("what_others_hold_is_counted_or_not_known", "stats")
+async def counts_what_it_holds_itself(self: Any, queue: str) -> QueueStats:
+    """Asked by another process, which holds nothing."""
+    return replace(self.counts(queue), unsettled=0)
+
+
 @broker("counts_of_an_undeclared_queue_are_refused", "stats")
 async def counts_what_is_not_there(self: Any, queue: str) -> QueueStats:
     with suppress(QueueNotDeclared):
@@ -302,6 +308,71 @@ async def leaving_counts(self: Any, queue: str, *, prefetch: int) -> AsyncIterat
         yield deliveries
         for held in list(self.queue(queue).held):
             await held.retry(delay=NOW)
+
+
+@broker("what_was_held_is_lost_once_its_subscription_is_left", "subscribe")
+@asynccontextmanager
+async def leaves_in_silence(self: Any, queue: str, *, prefetch: int) -> AsyncIterator[Any]:
+    async with MemoryBroker.subscribe(self, queue, prefetch=prefetch) as deliveries:
+        yield deliveries
+        for held in list(self.queue(queue).held):
+            await held.release()
+
+
+@broker("what_was_held_is_lost_once_its_subscription_is_left", "subscribe")
+@asynccontextmanager
+async def keeps_what_was_held(self: Any, queue: str, *, prefetch: int) -> AsyncIterator[Any]:
+    async with MemoryBroker.subscribe(self, queue, prefetch=prefetch) as deliveries:
+        yield deliveries
+        deliveries.mine.clear()  # type: ignore[attr-defined]
+
+
+@broker("leaving_while_the_backend_is_away_is_leaving", "subscribe")
+@asynccontextmanager
+async def cannot_be_left_in_an_outage(self: Any, queue: str, *, prefetch: int) -> AsyncIterator[Any]:
+    async with MemoryBroker.subscribe(self, queue, prefetch=prefetch) as deliveries:
+        yield deliveries
+        self._check()
+
+
+@broker("leaving_while_the_backend_is_away_is_leaving", "subscribe")
+@asynccontextmanager
+async def loses_nothing_in_an_outage(self: Any, queue: str, *, prefetch: int) -> AsyncIterator[Any]:
+    async with MemoryBroker.subscribe(self, queue, prefetch=prefetch) as deliveries:
+        yield deliveries
+        if self.failing is not None:
+            deliveries.mine.clear()  # type: ignore[attr-defined]
+
+
+@broker("a_subscription_outlives_an_outage", "subscribe")
+@asynccontextmanager
+async def ends_with_its_first_error(self: Any, queue: str, *, prefetch: int) -> AsyncIterator[Any]:
+    async with MemoryBroker.subscribe(self, queue, prefetch=prefetch) as deliveries:
+
+        async def until_an_outage() -> AsyncIterator[Any]:
+            async for found in deliveries:
+                yield found
+                while self.failing is None and not self.queue(queue).ready:  # noqa: ASYNC110
+                    await asyncio.sleep(0)
+                self._check()
+
+        yield until_an_outage()
+
+
+@broker("a_subscription_outlives_an_outage", "subscribe")
+@asynccontextmanager
+async def lets_the_librarys_error_out_of_the_iteration(self: Any, queue: str, *, prefetch: int) -> AsyncIterator[Any]:
+    async with MemoryBroker.subscribe(self, queue, prefetch=prefetch) as deliveries:
+
+        async def until_an_outage() -> AsyncIterator[Any]:
+            async for found in deliveries:
+                yield found
+                while self.failing is None and not self.queue(queue).ready:  # noqa: ASYNC110
+                    await asyncio.sleep(0)
+                if self.failing is not None:
+                    raise ConnectionResetError("by the library")
+
+        yield until_an_outage()
 
 
 @broker("a_cancelled_holder_settles_nothing", "_take")

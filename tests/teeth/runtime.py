@@ -15,9 +15,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
-from ion_core.builtin.memory.logs import MemoryLog
-from ion_core.builtin.memory.runtime import MemoryContainer, MemoryRuntime
-from ion_core.builtin.process_runtime import ProcessRuntime
 from ion_core.contracts.runtime import (
     ContainerRef,
     ContainerSpec,
@@ -26,7 +23,12 @@ from ion_core.contracts.runtime import (
     ExitStatus,
     Foreground,
 )
+from ion_core.embedded.memory.logs import MemoryLog
+from ion_core.embedded.memory.runtime import MemoryContainer, MemoryRuntime
+from ion_core.embedded.process.runtime import ProcessRuntime
+from ion_core.embedded.process.start import CAPABILITIES
 from ion_core.errors import ContainerNotFound, ImageUnavailable, PermanentError, ProviderError, TransientError
+from ion_core.python_environments import Environments
 from ion_core.testing.runtime import ContainerRuntimeConformance
 from tests.conformance.memory_commands import MemoryCommands
 from tests.teeth.harness import Mutants, Open, out_of_order
@@ -281,7 +283,8 @@ def interactive(function: Callable[..., Foreground]) -> None:
     @asynccontextmanager
     async def opens(kit: Runtimes) -> AsyncIterator[ProcessRuntime]:
         with TemporaryDirectory() as directory, ThreadPoolExecutor(1) as threads:
-            runtime = Broken(Path(directory), threads, None)
+            environments = Environments(Path(directory) / "python", timeout=60.0)
+            runtime = Broken(Path(directory), threads, None, capabilities=CAPABILITIES, environments=environments)
             yield runtime
             await runtime.close()
 
@@ -446,6 +449,11 @@ async def copies_the_workspace(self: Any, spec: Any) -> ContainerRef:
     workspace = spec.workspace.with_name("copy")
     shutil.copytree(spec.workspace, workspace)
     return await MemoryRuntime.create(self, replace(spec, workspace=workspace))
+
+
+@runtime("arguments_stand_behind_the_command", "create")
+async def create_forgets_arguments(self: Any, spec: Any) -> ContainerRef:
+    return await MemoryRuntime.create(self, replace(spec, args=()))
 
 
 @runtime("a_command_starts_in_its_source", "create")

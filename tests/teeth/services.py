@@ -9,12 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
-from ion_core.builtin.memory.blobs import open_memory_blobs
-from ion_core.contracts.provider import Provider
-from ion_core.contracts.settings import Settings
-from ion_core.errors import IonError, StateError, TransientError
+from ion_core.contracts import CONTRACT_VERSION
+from ion_core.contracts.provider import Location, Provider, Reach
+from ion_core.contracts.settings import Secret, Section, Settings
+from ion_core.embedded.memory.blobs import open_memory_blobs
+from ion_core.errors import ConfigError, IonError, StateError, TransientError
 from ion_core.testing.provider import ProviderConformance
 from ion_core.testing.services import ServiceConformance
 from tests.conformance.memory_service import MemoryService
@@ -158,6 +159,10 @@ for broken in (Optimist, Retrying, Raw):
 
 class StoreSettings(Settings):
     path: Path = Field(Path("blobs"), description="Where blobs would be.")
+    url: Secret = Field(SecretStr("shelf://me:sesame@host/"), description="Where they really are.")
+
+    def location(self) -> Location:
+        return Location(where=str(self.path), reach=Reach.MACHINE)
 
 
 @asynccontextmanager
@@ -197,6 +202,31 @@ class Terse(Settings):
     path: Path = Path("blobs")
 
 
+class Nowhere(StoreSettings):
+    def location(self) -> Location:
+        return Location(where="", reach=None)
+
+
+class InItsOwnWords(StoreSettings):
+    def location(self) -> Any:
+        return str(self.path)
+
+
+class FarAway(StoreSettings):
+    def location(self) -> Location:
+        return Location(where="host", reach="everywhere")  # type: ignore[arg-type]
+
+
+class Talkative(StoreSettings):
+    def location(self) -> Location:
+        return Location(where=self.url.get_secret_value(), reach=Reach.NETWORK)
+
+
+class Careless(StoreSettings):
+    def location(self) -> Location:
+        return Location(where="shelf://host/ (password: sesame)", reach=Reach.NETWORK)
+
+
 @asynccontextmanager
 async def open_hangs(settings: Any) -> AsyncIterator[Any]:
     await asyncio.Event().wait()
@@ -214,6 +244,23 @@ async def open_puts_it_off(settings: Any) -> AsyncIterator[Any]:
     yield object()
 
 
+class Unplaced(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    path: Path = Field(Path("blobs"), description="Where blobs would be.")
+
+
+class Elsewhere(StoreSettings):
+    @property
+    def section(self) -> Section:
+        return Section(key="storage.blobs")
+
+
+@asynccontextmanager
+async def open_names_another_section(settings: Any) -> AsyncIterator[Any]:
+    raise ConfigError(f"storage.blobs.path: {settings.path} cannot be used")
+    yield
+
+
 def opens_once() -> Callable[[Any], Any]:
     opened: list[Any] = []
 
@@ -227,13 +274,25 @@ def opens_once() -> Callable[[Any], Any]:
     return opens
 
 
+LATER = f"{CONTRACT_VERSION.partition('.')[0]}.{int(CONTRACT_VERSION.partition('.')[2]) + 1}"
+
 PROVIDERS = Mutants(Providers, "provider", registering(GOOD))
 for rule, name, changed in (
     ("a_name_is_lower_case", "shouts", {"name": "Store One"}),
     ("the_contract_is_of_our_major_version", "is_older", {"contract": "0.9"}),
     ("the_contract_is_of_our_major_version", "has_no_version", {"contract": "latest"}),
+    ("the_contract_is_no_newer_than_ours", "is_newer", {"contract": LATER}),
+    ("settings_know_their_section", "are_any_model", {"settings": Unplaced}),
+    ("settings_know_their_section", "say_another", {"settings": Elsewhere}),
+    ("a_refusal_names_its_section", "names_another", {"open": open_names_another_section}),
+    ("a_refusal_names_its_section", "opens_all_the_same", {"open": open_puts_it_off}),
     ("unknown_settings_are_refused", "takes_any_setting", {"settings": Lenient}),
     ("settings_can_be_described", "describes_nothing", {"settings": Terse}),
+    ("a_location_is_told_without_secrets", "is_nowhere", {"settings": Nowhere}),
+    ("a_location_is_told_without_secrets", "tells_it_in_its_own_words", {"settings": InItsOwnWords}),
+    ("a_location_is_told_without_secrets", "reaches_everywhere", {"settings": FarAway}),
+    ("a_location_is_told_without_secrets", "shows_its_url", {"settings": Talkative}),
+    ("a_location_is_told_without_secrets", "shows_its_password", {"settings": Careless}),
     ("it_opens_again_after_closing", "opens_once", {"open": opens_once()}),
     ("it_opens_again_after_closing", "hangs", {"open": open_hangs}),
     ("what_cannot_be_opened_is_refused", "lets_os_errors_out", {"open": open_lets_os_errors_out}),

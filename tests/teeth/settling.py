@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from functools import partial
 from typing import Any
 
-from ion_core.builtin.memory.messaging import MemoryBroker, MemoryDelivery, Stored
 from ion_core.contracts.messaging import HoldLimit, Message
+from ion_core.embedded.memory.broker import MemoryBroker, MemoryDelivery, Stored
 from ion_core.errors import (
     DeadLetterNotFound,
     DeliveryLost,
     ProviderError,
 )
 from tests.teeth.messaging import MESSAGING, NOW, Method, broker, delivery, opening
+
+
+def without_a_header(stored: Stored) -> Stored:
+    return replace(stored, message=replace(stored.message, headers=dict([*stored.message.headers.items()][1:])))
 
 
 @delivery("ack_is_for_good", "ack")
@@ -33,6 +37,12 @@ async def retry_does_not_count(self: Any, *, delay: timedelta) -> None:
 @delivery("retry_comes_back_one_attempt_higher", "retry")
 async def retry_is_dropped(self: Any, *, delay: timedelta) -> None:
     self._settle()
+
+
+@delivery("retry_comes_back_one_attempt_higher", "retry")
+async def retry_drops_a_header(self: Any, *, delay: timedelta) -> None:
+    self._stored = without_a_header(self._stored)
+    await MemoryDelivery.retry(self, delay=delay)
 
 
 @delivery("retry_waits_for_its_delay", "retry")
@@ -55,6 +65,62 @@ async def release_counts(self: Any) -> None:
 async def release_starts_again(self: Any) -> None:
     self._stored = replace(self._stored, message=replace(self._stored.message, attempt=1))
     await MemoryDelivery.release(self)
+
+
+@delivery("postpone_comes_back_uncounted", "postpone")
+async def postpone_counts(self: Any, *, delay: timedelta) -> None:
+    await MemoryDelivery.retry(self, delay=delay)
+
+
+@delivery("postpone_comes_back_uncounted", "postpone")
+async def postpone_drops_a_header(self: Any, *, delay: timedelta) -> None:
+    self._stored = without_a_header(self._stored)
+    await MemoryDelivery.postpone(self, delay=delay)
+
+
+@delivery("postpone_comes_back_uncounted", "postpone")
+async def postpone_is_dropped(self: Any, *, delay: timedelta) -> None:
+    self._settle()
+
+
+@delivery("postpone_waits_for_its_delay", "postpone")
+async def postpone_releases(self: Any, *, delay: timedelta) -> None:
+    await MemoryDelivery.release(self)
+
+
+@delivery("a_released_message_keeps_its_place", "release")
+async def release_puts_it_behind(self: Any) -> None:
+    await MemoryDelivery.postpone(self, delay=NOW)
+
+
+@delivery("what_is_retried_or_postponed_stands_behind_the_others", "retry")
+async def retry_keeps_its_place(self: Any, *, delay: timedelta) -> None:
+    self._settle()
+    again = replace(self._stored.message, attempt=self.attempt + 1)
+    self._broker._put_back(self._name, replace(self._stored, message=again), delay)
+
+
+@delivery("what_is_retried_or_postponed_stands_behind_the_others", "postpone")
+async def postpone_keeps_its_place(self: Any, *, delay: timedelta) -> None:
+    self._settle()
+    self._broker._put_back(self._name, self._stored, delay)
+
+
+def cancelled_half_way(effect: str) -> Method:
+    async def verb(self: Any, *args: Any, **known: Any) -> None:
+        self._check()
+        self._settled = True
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        self._settled = False
+        await getattr(MemoryDelivery, effect)(self, *args, **known)
+
+    verb.__name__ = f"{effect}_is_cancelled_half_way"
+    return verb
+
+
+for effect in ("ack", "retry", "release", "postpone", "dead_letter"):
+    delivery("a_cancelled_verb_has_settled_or_not", effect)(cancelled_half_way(effect))
 
 
 @delivery("a_second_verb_is_refused", "_check")
@@ -117,6 +183,17 @@ def counts_what_is_taken_back(self: Any) -> None:
     self.lost.set()
 
 
+@delivery("whoever_is_told_that_it_is_lost_finds_lost_set", "take_back")
+def is_lost_before_it_says_so(self: Any) -> None:
+    self._broker.queue(self._name).held.discard(self)
+    self._broker._put_back(self._name, self._stored, NOW)
+
+    async def lost(**known: Any) -> None:
+        raise DeliveryLost("gone")
+
+    self.renew = lost
+
+
 @delivery("no_verb_works_on_a_lost_delivery", "_check")
 def lost_does_not_matter(self: Any) -> None:
     self._broker._check()
@@ -170,6 +247,19 @@ async def forgets_when_it_died(self: Any, queue: str, *, limit: int | None = Non
     return [replace(letter, died_at=datetime.fromtimestamp(0, letter.died_at.tzinfo)) for letter in letters]
 
 
+@broker("it_died_when_it_was_made_a_dead_letter", "dead_letters")
+async def dies_whenever_it_is_listed(self: Any, queue: str, *, limit: int | None = None) -> list[Any]:
+    letters = await MemoryBroker.dead_letters(self, queue, limit=limit)
+    return [replace(letter, died_at=datetime.now(UTC)) for letter in letters]
+
+
+@broker("it_died_when_it_was_made_a_dead_letter", "dead_letters")
+async def dies_in_a_time_zone(self: Any, queue: str, *, limit: int | None = None) -> list[Any]:
+    letters = await MemoryBroker.dead_letters(self, queue, limit=limit)
+    there = timezone(timedelta(hours=5, minutes=30))
+    return [replace(letter, died_at=letter.died_at.astimezone(there)) for letter in letters]
+
+
 @broker("a_dead_letter_is_not_delivered", "_bury")
 def buries_the_living(self: Any, queue: str, message: Message, reason: str, log_tail: tuple[str, ...]) -> None:
     MemoryBroker._bury(self, queue, message, reason, log_tail)
@@ -205,6 +295,13 @@ async def redrive_keeps_attempts(self: Any, queue: str, ids: list[str]) -> int:
 
 
 @broker("redrive_starts_attempts_again", "redrive")
+async def redrive_drops_headers(self: Any, queue: str, ids: list[str]) -> int:
+    dead = self.queue(queue).dead
+    dead |= {id: replace(letter, headers={}) for id, letter in dead.items()}
+    return await MemoryBroker.redrive(self, queue, ids)
+
+
+@broker("redrive_starts_attempts_again", "redrive")
 async def redrive_copies(self: Any, queue: str, ids: list[str]) -> int:
     before = dict(self.queue(queue).dead)
     moved = await MemoryBroker.redrive(self, queue, ids)
@@ -226,6 +323,26 @@ async def redrives_everything(self: Any, queue: str, ids: list[str]) -> int:
 
 async def one_by_one(remove: Method, queue: str, ids: list[str]) -> int:
     return sum([await remove(queue, [id]) for id in ids])
+
+
+@broker("what_is_redriven_stands_behind_the_others", "redrive")
+async def redrives_to_the_front(self: Any, queue: str, ids: list[str]) -> int:
+    letters = self._remove_dead(queue, ids)
+    for letter in letters:
+        message = Message(body=letter.body, headers=letter.headers, attempt=1)
+        self._put_back(queue, Stored(number=-1, message=message), NOW)
+    return len(letters)
+
+
+@broker("an_id_that_is_repeated_is_one", "redrive")
+async def counts_what_was_named(self: Any, queue: str, ids: list[str]) -> int:
+    await MemoryBroker.redrive(self, queue, ids)
+    return len(ids)
+
+
+@broker("an_id_that_is_repeated_is_one", "purge")
+async def misses_what_it_has_just_purged(self: Any, queue: str, ids: list[str]) -> int:
+    return await one_by_one(super(type(self), self).purge, queue, ids)
 
 
 @broker("redrive_of_an_unknown_id_moves_nothing", "redrive")

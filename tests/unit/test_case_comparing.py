@@ -42,8 +42,8 @@ def test_texts_that_differ_are_shown_as_a_diff(tmp_path: Path) -> None:
     ("expected", "left", "said"),
     [
         (b"\x00\x01\x02", b"\x00\x01\x03", "is 3 bytes, expected 3; the first difference is at byte 2"),
-        (b"\xff\xfe", b"\xff", "is 1 bytes, expected 2; the first difference is at byte 1"),
-        (b"a\n", b"a", "is 1 bytes, expected 2; the first difference is at byte 1"),
+        (b"\xff\xfe", b"\xff", "is 1 byte, expected 2; the first difference is at byte 1"),
+        (b"a\n", b"a", "is 1 byte, expected 2; the first difference is at byte 1"),
         (b"x" * 3_000_000 + b"a", b"x" * 3_000_000 + b"b", "the first difference is at byte 3,000,000"),
     ],
 )
@@ -83,7 +83,7 @@ def test_json_values_are_the_same_whatever_their_layout_and_within_the_tolerance
         (b'{"a": {"b": [1, 2]}}', b'{"a": {"b": [1, 3]}}', "$.a.b[1] is 3, expected 2 (tolerance: relative 1e-06"),
         (b'{"a": 1}', b"{}", "$.a is missing; expected 1"),
         (b"{}", b'{"a": "x"}', '$.a is not expected: "x"'),
-        (b"[1, 2]", b"[1]", "$ has 1 elements, expected 2"),
+        (b"[1, 2]", b"[1]", "$ has 1 element, expected 2"),
         (b"1", b"true", "$ is true, expected 1"),
         (b"1", b'"1"', '$ is "1", expected 1'),
         (b"1", b"{", "what was left is not JSON"),
@@ -124,7 +124,7 @@ def test_pairs_are_compared_by_key_and_in_order_within_one() -> None:
         'insights/a: is "1", expected "2"',
     ]
     assert pairs((("a", "1"),), (("a", "1"), ("a", "1"), ("z", "é"))) == [
-        "insights/a: is there 2 times, expected 1 times",
+        "insights/a: is there 2 times, expected 1 time",
         'insights/z: is not expected: "é"',
     ]
 

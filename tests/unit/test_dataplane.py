@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,11 +14,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ion_core import crash
-from ion_core.builtin.memory.messaging import MemoryBroker
 from ion_core.commits import Commit, child_event
+from ion_core.contracts.messaging import MESSAGE_HEADER
 from ion_core.contracts.storage import Document, check_key
-from ion_core.dataplane import AT_ONCE, HOPS_HEADER, for_each, job_prefix, key_segment
-from ion_core.errors import BlobNotFound, DocumentNotFound, TransientError, Unroutable
+from ion_core.dataplane import (
+    AT_ONCE,
+    DOCUMENT_HEADER,
+    DOCUMENT_STORED,
+    HOPS_HEADER,
+    for_each,
+    job_prefix,
+    key_segment,
+)
+from ion_core.embedded.memory.broker import MemoryBroker
+from ion_core.errors import BlobNotFound, DocumentNotFound, PermanentError, TransientError, Unroutable
 from ion_core.events import Event, StoredFile, parse_event
 from tests.support.worlds import World, attempt, does
 
@@ -142,7 +152,8 @@ async def test_files_and_document_are_stored_before_the_message_is_sent(world: W
     [(topic, body, headers, stored)] = broker.sent
     assert topic == "in"
     assert parse_event(body) == replace(event, files=())
-    assert headers == {HOPS_HEADER: "0"}
+    assert headers.pop(MESSAGE_HEADER)
+    assert headers == {HOPS_HEADER: "0", DOCUMENT_HEADER: DOCUMENT_STORED}
     assert stored == {("eventMeta", event.context.event_id)}
     document = await world.documents.get("eventMeta", event.context.event_id)
     assert document.body["files"] == ["sub/x"]
@@ -153,7 +164,8 @@ async def test_files_and_document_are_stored_before_the_message_is_sent(world: W
 async def test_the_same_event_again_stores_nothing_twice(world: World) -> None:
     for _ in range(2):
         await world.publish(data=[("a", "b")], files={"x": b"123"}, event_id="e", correlation_id="c")
-    assert list(world.blobs.blobs) == ["c/e/_/x"]
+    [key] = world.blobs.blobs
+    assert re.fullmatch(r"c/e/_/[0-9a-f]{12}/x", key), "apart from another's who gives the same id at this moment"
     assert len(world.documents.documents) == 1
 
 
@@ -214,7 +226,8 @@ async def test_documents_are_stored_before_any_event_is_sent(world: World) -> No
     kinds = {(document.kind, document.id) for document in commit.documents()}
     for topic, body, headers, stored in broker.sent:
         assert topic == "in"
-        assert headers == {HOPS_HEADER: "1"}
+        assert headers.pop(MESSAGE_HEADER)
+        assert headers == {HOPS_HEADER: "1", DOCUMENT_HEADER: DOCUMENT_STORED}
         assert kinds <= stored
         assert json.loads(body)["context"]["parentEventId"] == "e1"
     assert await world.dataplane.committed(commit.job_id) == (commit, False)
@@ -230,6 +243,8 @@ async def test_publishing_again_sends_the_same_bytes(world: World) -> None:
 
     await world.dataplane.publish_commit(commit)
 
+    ids = [headers.pop(MESSAGE_HEADER) for _, _, headers, _ in first + broker.sent]
+    assert len(set(ids)) == 2 * len(first), "each message has an id of its own"
     assert [sent[:3] for sent in broker.sent] == [sent[:3] for sent in first]
     assert world.documents.documents == stored
 
@@ -298,6 +313,24 @@ async def test_discarding_is_repeatable(world: World) -> None:
             await world.handler.open_workspace("job"),
             link=False,
         )
+
+
+async def test_what_cannot_be_discarded_keeps_nothing_else(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    keys = [f"flow/event/{n}" for n in range(AT_ONCE + 1)]
+    world.blobs.blobs |= dict.fromkeys(keys, b"")
+    delete = world.blobs.delete
+
+    async def refusing(key: str) -> None:
+        if key == keys[0]:
+            raise PermanentError("is locked")
+        await delete(key)
+
+    monkeypatch.setattr(world.blobs, "delete", refusing)
+    await world.dataplane.discard(keys)
+    assert list(world.blobs.blobs) == keys[:1]
+    assert "left behind: is locked" in caplog.text
 
 
 async def test_a_commit_record_that_vanished_is_said(world: World) -> None:

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from ion_core import crash
-from ion_core.builtin.local_blobs import open_local_blobs
-from ion_core.builtin.memory.blobs import MemoryBlobStore
-from ion_core.builtin.settings import LocalBlobsSettings
 from ion_core.commits import Commit
 from ion_core.contracts.storage import BlobInfo, Document
+from ion_core.embedded.local.blobs import open_local_blobs
+from ion_core.embedded.memory.blobs import MemoryBlobStore
+from ion_core.embedded.settings import LocalBlobsSettings
 from ion_core.errors import (
     BlobCorrupt,
     BlobNotFound,
@@ -149,7 +149,7 @@ async def test_a_changed_blob_is_named(world: World) -> None:
 async def test_names_in_a_document_are_checked_once_more(world: World, tmp_path: Path) -> None:
     event = await world.publish(files={"a": b"1"})
     [document] = world.documents_of("eventMeta")
-    body = json.loads(json.dumps(document.body).replace('"name": "a"', '"name": "../../../../escaped"'))
+    body = json.loads(json.dumps(document.body).replace('"a"', '"../../../../escaped"'))
     await world.documents.put(replace(document, body=body))
     with pytest.raises(PermanentError, match="escaped"):
         await prepared(world, event)
@@ -372,7 +372,7 @@ async def test_errors_of_our_own_disk_say_what_they_mean(
         with pytest.raises(kind, match="/somewhere"):
             await world.handler.open_workspace("another")
     with monkeypatch.context() as patched:
-        patched.setattr(Path, "write_bytes", fail)
+        patched.setattr("ion_core.handler.preparer.write_new", fail)
         with pytest.raises(kind, match="/somewhere"):
             await world.handler.prepare(Attempt(job=Job(event=event, module="worker"), number=1), workspace, link=False)
 
@@ -415,6 +415,28 @@ async def test_the_sweep_removes_files_of_an_attempt_that_lost(world: World) -> 
     await world.handler.sweep()
 
     assert sorted(world.blobs.blobs) == [file.key for file in winner.commit.files]
+
+
+@pytest.mark.parametrize("error", [PermanentError("is locked"), TransientError("access is denied")], ids=str)
+async def test_a_file_that_cannot_be_deleted_does_not_keep_serve_from_starting(
+    error: ProviderError, world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    trying = attempt()
+    await world.handler.prepare(trying, await left_by_module(world), link=False)
+    uploaded = [f"c1/e1/worker/1-{trying.token}/{name}" for name in "abc"]
+    world.blobs.blobs |= dict.fromkeys(uploaded, b"")
+    delete = world.blobs.delete
+
+    async def refusing(key: str) -> None:
+        if key == uploaded[0]:
+            raise error
+        await delete(key)
+
+    monkeypatch.setattr(world.blobs, "delete", refusing)
+    assert await world.handler.sweep() == 1
+    assert list(world.blobs.blobs) == uploaded[:1]
+    assert f"stay until `ion-core gc`: {error}" in caplog.text
+    assert world.left_behind() == []
 
 
 async def test_a_failed_sweep_can_be_repeated(world: World) -> None:

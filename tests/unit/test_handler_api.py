@@ -33,7 +33,21 @@ async def slot() -> AsyncIterator[Slot]:
     async with api.listening():
         slot = Slot(api)
         api.register(SECRET, slot.session)
+        filling = asyncio.create_task(fill(slot.session))
         yield slot
+        filling.cancel()
+
+
+async def fill(session: Session) -> None:
+    """As a dispatcher does whose workspace is as it was prepared."""
+    while True:
+        await until_filling(session)
+        session.answer_filled()
+
+
+async def until_filling(session: Session) -> None:
+    while not session.filling:
+        await asyncio.shield(session.change())
 
 
 async def until_waiting(session: Session) -> None:

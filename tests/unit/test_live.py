@@ -11,7 +11,7 @@ from ion_core.errors import OutputRefused
 from ion_core.handler.live import clear, snapshot
 from ion_core.handler.output import read_output
 from ion_core.handler.workspace import Workspace
-from ion_core.jobs import Module, OutputLimits
+from ion_core.modules import Module, OutputLimits
 
 MODULE = Module(name="worker", publishes=("out",))
 
@@ -92,6 +92,7 @@ def test_a_cleared_workspace_is_as_at_first(workspace: Workspace, tmp_path: Path
     workspace.eventmeta.write_text("[]")
     (workspace.out / "data/a/b").mkdir(parents=True)
     (workspace.out / "data/a/b/c").write_text("old")
+    (workspace.out / "data/a/b").chmod(0)
     (workspace.out / "data/a").chmod(0)
     (workspace.out / "data/link").symlink_to("/etc")
     os.mkfifo(workspace.out / "events/fifo")

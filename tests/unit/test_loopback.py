@@ -17,10 +17,12 @@ ANYBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
 Inside = subprocess.Popen[str]
 
 
-@pytest.fixture(params=["by root", "by anybody"])
+@pytest.fixture(params=["by root", "by anybody", "by anybody, in one more user namespace"])
 def inside(request: pytest.FixtureRequest) -> Iterator[Inside]:
     """The first process of a network of its own: it asks once it is told to, and prints the answer."""
-    prefix = ANYBODY if request.param == "by anybody" else ()
+    prefix = ANYBODY if request.param.startswith("by anybody") and os.geteuid() == 0 else ()
+    # bubblewrap mounts that from a second user namespace; that of the network is the first one
+    devices = ("--dev", "/dev") if "one more" in request.param else ()
     with subprocess.Popen(
         [
             *prefix,
@@ -29,6 +31,7 @@ def inside(request: pytest.FixtureRequest) -> Iterator[Inside]:
             "--bind",
             "/",
             "/",
+            *devices,
             "sh",
             "-c",
             f"echo ready; read go; busybox nc 127.0.0.1 {PORT}",
@@ -45,7 +48,15 @@ def inside(request: pytest.FixtureRequest) -> Iterator[Inside]:
         process.kill()
 
 
-@pytest.mark.parametrize("listen", [listen_inside, _by_a_process_of_there])
+def by_a_process(pid: int, port: int) -> socket.socket:
+    namespace = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY)
+    try:
+        return _by_a_process_of_there(namespace, port)
+    finally:
+        os.close(namespace)
+
+
+@pytest.mark.parametrize("listen", [listen_inside, by_a_process])
 def test_who_runs_inside_reaches_the_socket(inside: Inside, listen: Callable[[int, int], socket.socket | None]) -> None:
     children = Path(f"/proc/{inside.pid}/task/{inside.pid}/children").read_text(encoding="ascii").split()
     listening = listen(int(children[0]), PORT)

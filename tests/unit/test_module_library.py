@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
+from ion_core.handler.live import clear
 from ion_core.handler.output import read_output
 from ion_core.handler.workspace import Workspace
-from ion_core.jobs import Module
 from ion_core.module_library import LIBRARY, ion_module, library
+from ion_core.modules import Module
 from tests.support.handler_api import HandlerApi
 
 TYPES = ("thing.made", "thing.seen")
@@ -204,7 +205,7 @@ def test_events_come_one_after_another_until_the_handler_is_gone(
     def commit(number: int) -> None:
         output = read_output(workspace, Module(name="m", publishes=TYPES))
         left.append([dict(event.data)["n"] for event in output.events])
-        assert workspace.empty()
+        assert clear(workspace)
 
     with HandlerApi(events=3, end=end, prepare=prepare, commit=commit) as api:
         use(api, workspace, monkeypatch)

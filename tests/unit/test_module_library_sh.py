@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 
+from ion_core.handler.live import clear
 from ion_core.handler.output import read_output
 from ion_core.handler.workspace import Workspace
-from ion_core.jobs import Module
 from ion_core.module_library import library
+from ion_core.modules import Module
 from tests.support.handler_api import HandlerApi
 
 MODULE = Module(name="m", publishes=("thing.made", "thing.seen"))
@@ -230,7 +231,7 @@ def test_events_come_one_after_another_until_the_handler_is_gone(shell: Shell, e
     def commit(number: int) -> None:
         [event] = read_output(shell.workspace, MODULE).events
         left.append(event.data)
-        assert shell.workspace.empty()
+        assert clear(shell.workspace)
 
     script = 'set -eu\nwhile ion_next; do ion_emit thing.made "" n "$(ion_meta n)"; done\necho over'
     with HandlerApi(events=3, end=end, prepare=prepare, commit=commit) as api:

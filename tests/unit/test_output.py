@@ -20,7 +20,7 @@ from ion_core.errors import OutputRefused
 from ion_core.events import MAX_EVENT_BYTES
 from ion_core.handler.output import Output, read_output
 from ion_core.handler.workspace import TooMuch, Workspace
-from ion_core.jobs import Module, OutputLimits
+from ion_core.modules import Module, OutputLimits
 
 MODULE = Module(name="detect", publishes=("face.detected", "face.lost"))
 Pairs = list[tuple[str, str]]
@@ -138,7 +138,7 @@ def test_insights_may_be_empty(content: bytes, workspace: Workspace) -> None:
         ("../secret", "segment '..'"),
         ("sub/../../secret", "segment '..'"),
         ("..", "segment '..'"),
-        ("./a", "segment '.'"),
+        ("a/./b", "segment '.'"),
         ("/etc/passwd", "segment ''"),
         ("sub//b", "segment ''"),
         ("sub/", "segment ''"),
@@ -152,7 +152,7 @@ def test_insights_may_be_empty(content: bytes, workspace: Workspace) -> None:
         ("sub", "'sub', which is not in out/data"),
         ("A", "'A', which is not in out/data"),
         ("x" * 256, "more than 255 bytes"),
-        ("ä/" * 400 + "x", "1201 bytes"),
+        ("ä/" * 400 + "x", "1,201 bytes"),
     ],
 )
 def test_an_entry_of_files_that_is_no_file_of_out_data_is_named(entry: str, said: str, workspace: Workspace) -> None:
@@ -301,7 +301,7 @@ def test_one_file_more_than_allowed_is_refused(workspace: Workspace) -> None:
 def test_directories_without_files_are_counted_too(workspace: Workspace) -> None:
     for n in range(7):
         (workspace.out / "data" / str(n)).mkdir()
-    assert "out/data: holds more than 6 files and directories" in refusal(workspace, limited(max_files=3))
+    assert "out/data: holds more files and directories than 6" in refusal(workspace, limited(max_files=3))
 
 
 def test_one_level_more_than_allowed_is_refused(workspace: Workspace) -> None:
@@ -411,7 +411,7 @@ def test_a_type_that_cannot_be_is_explained(workspace: Workspace) -> None:
     ("content", "said"),
     [
         (b"{", ":1:2: is not JSON"),
-        (b"null", "must be an array"),
+        (b"1", "must be an array"),
         (b"{}", "must be an array"),
         (b'{"eventType": "face.detected"}', "(got an object)"),
         (b"[1]", "[0]: must be an object"),
@@ -489,7 +489,7 @@ import os, sys
 from pathlib import Path
 from ion_core.handler.output import read_output
 from ion_core.handler.workspace import Workspace
-from ion_core.jobs import Module
+from ion_core.modules import Module
 
 if os.geteuid() == 0:
     os.setgroups([]), os.setgid(65534), os.setuid(65534)
@@ -527,7 +527,7 @@ from pathlib import Path
 from ion_core.errors import OutputRefused
 from ion_core.handler.output import read_output
 from ion_core.handler.workspace import Workspace
-from ion_core.jobs import Module
+from ion_core.modules import Module
 
 os.setgroups([]), os.setgid(65534), os.setuid(65534)
 try:
@@ -544,6 +544,7 @@ def test_what_a_container_s_user_closed_to_us_is_refused_by_name(workspace: Work
     with tempfile.TemporaryDirectory() as base:
         Path(base).chmod(0o755)
         there = Workspace.make(Path(base), "job")
+        there.home.chmod(0o755)  # whatever our umask, for somebody else to enter
         put(there, "closed/a").parent.chmod(0o700)
         emit(there, name="closed")
         (there.out / "events" / "closed").chmod(0o600)

@@ -10,7 +10,7 @@ import pytest
 
 from ion_core.errors import BlobNotFound, ImageUnavailable, ModuleFailed, OutputRefused
 from ion_core.events import Event
-from ion_core.jobs import Module
+from ion_core.modules import Module
 from ion_core.rehearsal import Rehearsal, rehearse
 from tests.support.calls import call
 from tests.support.worlds import Scene, World, does, emit, exits, say

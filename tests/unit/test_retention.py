@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from ion_core.contracts.messaging import RetryPolicy
 from ion_core.contracts.storage import Document
 from ion_core.dataplane import DataPlane, job_prefix
+from ion_core.errors import PermanentError, ProviderError, TransientError
 from ion_core.events import Event, encode_event
 from ion_core.retention import Removed, collect
 from tests.support.worlds import Scene, World, does, emit, exits, module
@@ -123,6 +125,21 @@ async def test_a_job_under_way_keeps_its_flow_and_its_files(world: World) -> Non
     assert (await gc(world)).flows == 1
 
 
+async def test_where_nobody_can_tell_what_others_hold_a_job_may_be_under_way(world: World) -> None:
+    """RabbitMQ tells no client: a flow that has an event without a commit is kept while somebody consumes the queue."""
+    event = await world.publish()
+    await world.run()
+    await world.broker.declare("slow", topics=["in"], retry=RetryPolicy())
+    world.add(exits(0), "slow")
+    left = await lost_attempt(world, event, "slow")
+    known = world.broker.counts
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(world.broker, "counts", lambda queue: replace(known(queue), unsettled=None))
+        assert await gc(world) == Removed(kept=1)
+        assert left in await keys(world)
+    assert (await gc(world)).flows == 1, "nobody consumes it"
+
+
 async def test_a_busy_module_does_not_keep_flows_that_it_has_committed(world: World) -> None:
     await world.publish()
     await world.run()
@@ -149,7 +166,9 @@ async def test_what_an_operator_purged_is_over(world: World) -> None:
     await world.publish()
     await world.run()
     await world.broker.purge("worker", [letter.id for letter in await world.dead()])
+    assert len(world.documents_of("round")) == 1
     assert (await gc(world)).flows == 1
+    assert world.documents.documents == {}
 
 
 async def test_queues_that_were_never_declared_hold_nothing(world: World) -> None:
@@ -183,3 +202,88 @@ async def test_cut_short_it_is_run_again_and_commits_go_last(world: World, monke
     monkeypatch.setattr(world.documents, "delete", delete)
     assert await gc(world) == Removed(flows=1, documents=1)
     assert isinstance(world.dataplane, DataPlane)
+
+
+def refuses(
+    world: World, monkeypatch: pytest.MonkeyPatch, refused: Callable[[str], bool], error: type[ProviderError]
+) -> None:
+    """Its blob store will not delete those keys."""
+    delete = world.blobs.delete
+
+    async def refusing(key: str) -> None:
+        if refused(key):
+            raise error(f"blob {key}: is locked.")
+        await delete(key)
+
+    monkeypatch.setattr(world.blobs, "delete", refusing)
+
+
+@pytest.mark.parametrize("error", [PermanentError, TransientError])
+async def test_a_file_that_cannot_be_removed_keeps_its_flow_and_no_other(
+    error: type[ProviderError], world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = await world.publish(files={"input": b"input"})
+    await world.publish(files={"input": b"input"})
+    await world.run()
+    [bad] = [key async for key in world.blobs.list(first.context.correlation_id) if key.endswith("/input")]
+    with monkeypatch.context() as locked:
+        refuses(world, locked, lambda key: key == bad, error)
+        removed = await gc(world)
+    assert removed == Removed(flows=1, documents=4, files=3, failed=1)
+    assert await keys(world) == [bad]
+    assert f"cannot be removed, so its flow stays: blob {bad}: is locked." in caplog.text
+    assert len(world.commits) == 1
+    assert await gc(world) == Removed(flows=1, documents=4, files=1), "once it can be"
+    assert (await keys(world), world.documents.documents) == ([], {})
+
+
+async def test_a_document_that_cannot_be_removed_keeps_the_commit_of_its_flow(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    event = await world.publish()
+    await world.publish()
+    await world.run()
+    delete = world.documents.delete
+
+    async def refusing(kind: str, id: str) -> None:
+        if id == event.context.event_id:
+            raise PermanentError(f"{kind} {id}: is locked.")
+        await delete(kind, id)
+
+    with monkeypatch.context() as locked:
+        locked.setattr(world.documents, "delete", refusing)
+        removed = await gc(world)
+    assert (removed.flows, removed.failed) == (1, 1)
+    assert sorted(kind for kind, _ in world.documents.documents) == ["commit", "eventMeta"]
+    assert (await gc(world)).flows == 1
+    assert world.documents.documents == {}
+
+
+async def test_a_flow_of_which_every_file_is_locked_stops_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = await world.publish(files={f"input-{n}": b"input" for n in range(100)})
+    await world.publish()
+    await world.run()
+    refuses(world, monkeypatch, lambda key: key.startswith(first.context.correlation_id), TransientError)
+    removed = await gc(world)
+    assert removed.flows == 1
+    assert removed.failed > 100
+    assert caplog.text.count("is locked") == 20, "the others are not named"
+
+
+async def test_a_store_that_is_away_is_not_asked_for_everything(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    await world.publish(files={f"input-{n}": b"input" for n in range(1_000)})
+    await world.run()
+    asked = 0
+
+    async def away(*_: object, **__: object) -> None:
+        nonlocal asked
+        asked += 1
+        raise TransientError("the store is away.")
+
+    for name in ("delete", "put"):
+        monkeypatch.setattr(world.blobs, name, away)
+    with pytest.raises(TransientError, match="the store is away"):
+        await gc(world)
+    assert asked < 100

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ion_core.cli import module_init
+from ion_core.cli.module import init as module_init
 from ion_core.config.tree import Problems, parse
 from ion_core.errors import ConfigError, TransientError, UsageError
 from ion_core.scaffold import LANGUAGES, ModuleNames, NewFile, module_entry, module_files, with_module, write_new

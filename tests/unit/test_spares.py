@@ -1,4 +1,4 @@
-"""Workspaces that are used again: whatever the module before made of one, the next finds a clean one."""
+"""Workspaces one after the other: whatever a module made of one, it goes, and the next finds a clean one."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from ion_core.handler import workspace as workspace_module
 from ion_core.handler.spares import Workspaces
 from ion_core.handler.workspace import Workspace
+from tests.unit.test_kept_spares import kept
 
 
 def look(workspace: Workspace) -> dict[str, tuple[str, int, int]]:
@@ -91,53 +91,27 @@ async def test_whatever_was_done_to_one_the_next_is_as_new(
 ) -> None:
     new = look(Workspace.make(tmp_path, "new"))
     workspaces = Workspaces(tmp_path)
-    other, dirty = [await workspaces.open(name) for name in ("other", "dirty")]
-    mischief(dirty)
-
-    await workspaces.close(dirty)
-    again = await workspaces.open("again")
-
-    assert look(again) == new
-    assert again.home == tmp_path / "again"
-    assert again.read_note() is None
-    for workspace in (again, other):
-        await workspaces.close(workspace)
+    async with kept(workspaces):
+        dirty = await workspaces.open("dirty")
+        mischief(dirty)
+        await workspaces.close(dirty)
+        again = await workspaces.open("again")
+        assert look(again) == new
+        assert again.home == tmp_path / "again"
+        assert again.read_note() is None
+        await workspaces.close(again)
     assert names(tmp_path) <= {"new", "second name"}
 
 
-@pytest.mark.parametrize("mischief", MISCHIEF.values(), ids=MISCHIEF)
-async def test_also_where_directories_that_were_not_touched_for_long_are_not_looked_at(
-    mischief: Callable[[Workspace], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    new = look(Workspace.make(tmp_path, "new"))
-    monkeypatch.setattr(workspace_module, "_LONG_AGO", -10_000_000_000)
+async def test_one_that_is_closed_twice_is_closed_once(tmp_path: Path) -> None:
     workspaces = Workspaces(tmp_path)
-    other, clean = [await workspaces.open(name) for name in ("other", "clean")]
-    await workspaces.close(clean)
-    dirty = await workspaces.open("dirty")
-    assert len(dirty.untouched) == 6
-    latest = max(changed for _, changed in dirty.untouched.values())
-    while (tmp_path / "new").stat().st_ctime_ns <= latest:  # the clock of the file system has made a step then
-        (tmp_path / "new").touch()
-    mischief(dirty)
-
-    await workspaces.close(dirty)
-    again = await workspaces.open("again")
-
-    assert look(again) == new
-    assert again.read_note() is None
-    for workspace in (again, other):
-        await workspaces.close(workspace)
-
-
-async def test_one_that_is_closed_twice_is_given_out_once(tmp_path: Path) -> None:
-    workspaces = Workspaces(tmp_path)
-    _, first, _ = [await workspaces.open(name) for name in "abc"]
-    await workspaces.close(first)
-    await workspaces.close(first)
-    second, third = await workspaces.open("d"), await workspaces.open("e")
-    assert second.home != third.home
-    assert look(second) == look(third)
+    async with kept(workspaces):
+        _, first, _ = [await workspaces.open(name) for name in "abc"]
+        await workspaces.close(first)
+        await workspaces.close(first)
+        second, third = await workspaces.open("d"), await workspaces.open("e")
+        assert second.home != third.home
+        assert look(second) == look(third)
 
 
 async def test_none_is_kept_when_the_last_is_closed(tmp_path: Path) -> None:

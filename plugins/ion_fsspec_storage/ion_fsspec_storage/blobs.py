@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from ion_core.contracts.storage import BlobInfo, BlobStore, check_key
-from ion_core.errors import BlobCorrupt, BlobNotFound, PermanentError, TransientError
+from ion_core.errors import BlobCorrupt, BlobNotFound, InvalidKey, PermanentError, TransientError
+from ion_core.words import counted
 from ion_fsspec_storage.errors import translated
 from ion_fsspec_storage.names import digest, key_of_name, name_of_key
 from ion_fsspec_storage.objects import Objects
@@ -118,7 +119,7 @@ class FsspecBlobs:
                 found = _info_of(file.fileno())
         if found != expect:
             raise BlobCorrupt(
-                f"blob {key}: was stored with {expect.size:,} bytes, sha256 {expect.sha256}, and now has "
+                f"blob {key}: was stored with {counted(expect.size, 'byte')}, sha256 {expect.sha256}, and now has "
                 f"{found.size:,}, sha256 {found.sha256}. Restore it at {self._objects.place}, or run its job again."
             )
 
@@ -131,10 +132,17 @@ class FsspecBlobs:
                 if key is not None:
                     keys.append(key)
         for name in self._objects.names("long"):
-            if name.endswith("/content"):
-                with suppress(FileNotFoundError):  # deleted at this moment
-                    keys.append(self._objects.read(name.removesuffix("content") + "key").decode())
+            if name.endswith("/content") and (key := self._long_key(name)) is not None:
+                keys.append(key)
         return sorted(key for key in keys if not prefix or key.startswith(f"{prefix}/"))
+
+    def _long_key(self, name: str) -> str | None:
+        """The key whose content has this name; None of what is deleted at this moment, and of what is not ours."""
+        try:
+            key = check_key(self._objects.read(name.removesuffix("content") + "key").decode())
+        except (FileNotFoundError, UnicodeError, InvalidKey):
+            return None
+        return key if _content_of(key) == name else None
 
     def _delete(self, key: str) -> None:
         name = _content_of(key)
@@ -193,8 +201,8 @@ def _mark(status: os.stat_result) -> tuple[int, int]:
 @asynccontextmanager
 async def open_fsspec_blobs(settings: FsspecBlobsSettings) -> AsyncIterator[BlobStore]:
     """The store at ``settings.url``. Raises ConfigError for what cannot work, TransientError when nobody answers."""
-    objects = await asyncio.to_thread(open_objects, settings, "storage.blobs", exclusive=False)
-    pool = ThreadPoolExecutor(settings.parallel, "ion-fsspec-blobs")
+    objects = await asyncio.to_thread(open_objects, settings, exclusive=False)
+    pool = ThreadPoolExecutor(settings.at_once, "ion-fsspec-blobs")
     try:
         yield FsspecBlobs(objects, pool, sign_for=int(settings.sign_for.total_seconds()))
     finally:

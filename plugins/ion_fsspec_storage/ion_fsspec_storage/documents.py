@@ -190,10 +190,10 @@ class FsspecDocuments:
 @asynccontextmanager
 async def open_fsspec_documents(settings: FsspecDocumentsSettings) -> AsyncIterator[DocumentStore]:
     """The store at ``settings.url``. Raises ConfigError where nothing can be created exclusively, TransientError."""
-    objects = await asyncio.to_thread(open_objects, settings, "storage.documents", exclusive=True)
-    pool = ThreadPoolExecutor(settings.parallel, "ion-fsspec-documents")
+    objects = await asyncio.to_thread(open_objects, settings, exclusive=True)
+    pool = ThreadPoolExecutor(settings.at_once, "ion-fsspec-documents")
     try:
-        yield FsspecDocuments(objects, pool, at_once=settings.parallel)
+        yield FsspecDocuments(objects, pool, at_once=settings.at_once)
     finally:
         await asyncio.to_thread(pool.shutdown)
         await asyncio.to_thread(objects.close)

@@ -8,10 +8,20 @@ from typing import Any
 
 from ion_core.errors import PermanentError, ProviderError, StorageFull, TransientError
 
+
+class GaveUp(TimeoutError):
+    """Somebody did not answer in time, and may still be waited for elsewhere."""
+
+
+class Untrusted(PermissionError):
+    """The server does not prove who it is. The text says what would do."""
+
+
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _NEVER = {405, 413, 414, 501}
 """HTTP statuses that the same request will always get."""
 _DENIED = {401, 403}
+_ARCHIVED = {"InvalidObjectState", "BlobArchived", "BlobBeingRehydrated"}
 _EXISTS = 412
 """HTTP status of a conditional write that found something. A 409 is two at the same moment: to be asked again."""
 
@@ -44,10 +54,15 @@ def is_gone(error: BaseException) -> bool:
     return any(code in str(one) or code in repr(vars(one)) for one in _chain(error) for code in codes)
 
 
+def is_archived(error: BaseException) -> bool:
+    """It is there, in a class of storage that nobody reads from: S3's Glacier, Azure's archive tier."""
+    return any(_code(one) in _ARCHIVED for one in _chain(error))
+
+
 def is_worth_another(error: BaseException, meant: ProviderError) -> bool:
     """Whether the same call a moment later may go well, and not only once somebody has put something right."""
     lasting = isinstance(meant, StorageFull) or not isinstance(meant, TransientError)
-    return not (lasting or is_gone(error) or is_denied(error))
+    return not (lasting or is_gone(error) or is_denied(error) or is_archived(error))
 
 
 def translated(error: BaseException, where: str) -> ProviderError:
@@ -60,6 +75,10 @@ def translated(error: BaseException, where: str) -> ProviderError:
     said = _text(error, status)
     if status == 507 or any(isinstance(one, OSError) and one.errno in _FULL for one in _chain(error)):
         return StorageFull(f"{where}: no space left ({said}). Free some; work goes on by itself then.")
+    if is_archived(error):
+        return TransientError(f"{where}: is archived; restore it first ({said}).")
+    if isinstance(error, Untrusted):
+        return TransientError(f"{where}: {error}.")
     if is_denied(error):
         return TransientError(f"{where}: access is denied ({said}). Check the credentials and their rights.")
     if isinstance(error, ValueError | TypeError | NotImplementedError) or status in _NEVER:
@@ -73,6 +92,13 @@ def _text(error: BaseException, status: int | None) -> str:
     lines = str(error).strip().splitlines() or [""]
     said = f"{type(error).__name__}: {lines[0][:300]}" if lines[0] else type(error).__name__
     return said if status is None or str(status) in said else f"{said}, HTTP {status}"
+
+
+def _code(error: BaseException) -> str:
+    """The word that S3 or Azure has for it."""
+    response: Any = getattr(error, "response", None)
+    said = response.get("Error", {}).get("Code") if isinstance(response, dict) else getattr(error, "error_code", None)
+    return str(getattr(said, "value", said))
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -14,6 +14,7 @@ from urllib.parse import quote
 from ion_fsspec_storage.errors import translated
 
 _BLOCK = 1 << 20
+_ZEROS = bytes(_BLOCK)
 _ABANDONED = 86_400.0
 """Seconds after which an unfinished file is taken for one that nobody finishes."""
 _PARENTS_MADE = 10
@@ -52,8 +53,12 @@ class LocalObjects:
         with self._translating(name), self._new_file() as (path, file):
             offset = 0
             while block := os.pread(source, _BLOCK, offset):
-                _write_all(file, block)
+                if block == _ZEROS:  # a hole stays one
+                    os.lseek(file, len(block), os.SEEK_CUR)
+                else:
+                    _write_all(file, block)
                 offset += len(block)
+            os.ftruncate(file, offset)
             self._finish(path, file, name)
 
     def read(self, name: str) -> bytes:
@@ -63,7 +68,11 @@ class LocalObjects:
     def download(self, name: str, target: Path) -> None:
         with self._translating(name), (self._root / name).open("rb") as source, target.open("wb") as file:
             while block := source.read(_BLOCK):
-                file.write(block)
+                if block == _ZEROS:  # a hole stays one
+                    file.seek(len(block), os.SEEK_CUR)
+                else:
+                    file.write(block)
+            file.truncate()
 
     def names(self, prefix: str) -> list[str]:
         with self._translating(prefix):

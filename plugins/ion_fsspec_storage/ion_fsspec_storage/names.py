@@ -10,6 +10,9 @@ from __future__ import annotations
 import hashlib
 import re
 
+from ion_core.contracts.storage import check_key
+from ion_core.errors import InvalidKey
+
 MAX_SEGMENT = 255
 """Bytes in one segment that every file system takes."""
 MAX_NAME = 760
@@ -34,12 +37,12 @@ def name_of_key(key: str) -> str | None:
 
 
 def key_of_name(name: str) -> str | None:
-    """The key whose blob is called so; None for what is not ours."""
+    """The key whose blob is called so; None for what is not ours, such as a folder marker."""
     try:
         key = _ESCAPE.sub(lambda match: bytes([int(match[1], 16)]), name.encode("ascii")).decode("utf-8")
-    except UnicodeError:
+        return check_key(key) if name_of_key(key) == name else None
+    except (UnicodeError, InvalidKey):
         return None
-    return key if name_of_key(key) == name else None
 
 
 def name_of_id(id: str) -> str:

@@ -10,82 +10,86 @@ from pathlib import Path
 from typing import NoReturn
 
 from ion_core.errors import ConfigError, PermanentError, StorageFull, TransientError
-from ion_fsspec_storage.errors import is_denied, is_gone
+from ion_fsspec_storage.errors import is_denied, is_gone, translated
 from ion_fsspec_storage.objects import Objects
+from ion_fsspec_storage.protocols import INSTEAD
 from ion_fsspec_storage.settings import Place
 
-INSTEAD = "Keep documents elsewhere, such as {provider: sqlite}, or in an object store that can: s3://, gs://, az://."
 
-
-def open_objects(settings: Place, where: str, *, exclusive: bool) -> Objects:
+def open_objects(settings: Place, *, exclusive: bool) -> Objects:
     """The objects at ``settings.url``, after one was written, read and deleted there. Blocking.
 
     With ``exclusive`` only where of many that create one object exactly one succeeds: known to be so of the driver, and
     seen to be so of this backend, since some accept the condition and ignore it. Raises ConfigError, TransientError.
     """
+    where = settings.section.where("url")
     try:
-        objects = _made(settings, where, exclusive=exclusive)
+        objects = _made(settings)
         try:
-            _try_out(objects, where, exclusive=exclusive)
+            _try_out(objects, settings, exclusive=exclusive)
         except BaseException:
             objects.close()
             raise
     except FileNotFoundError as error:
-        raise ConfigError(f"{where}.url: {settings.url} does not exist. Make the bucket or container first.") from error
+        raise ConfigError(f"{where}: {settings.url} does not exist. Make the bucket or container first.") from error
     except PermanentError as error:
-        raise ConfigError(f"{where}: cannot be used: {error}") from error
+        raise ConfigError(f"{settings.section.where()}: cannot be used: {error}") from error
     except StorageFull:
         raise
     except TransientError as error:
-        _refuse_what_stays(error, settings, where)
+        _refuse_what_stays(error, settings)
     objects.opened()
     return objects
 
 
-def _made(settings: Place, where: str, *, exclusive: bool) -> Objects:
+def _made(settings: Place) -> Objects:
     if settings.protocol in ("file", "local"):
-        return _local(settings, where)
-    from ion_fsspec_storage.drivers import driver_of, is_filesystem, make_filesystem
+        return _local(settings)
+    from ion_fsspec_storage.directories import DirectoryObjects
+    from ion_fsspec_storage.drivers import driver_of, open_filesystems
     from ion_fsspec_storage.remote import MemoryObjects, RemoteObjects
 
     driver = driver_of(settings.protocol)
-    refused = exclusive and not driver.exclusive and settings.protocol != "memory"
-    if refused and is_filesystem(settings.protocol):
-        raise ConfigError(f"{where}.url: {settings.protocol}:// cannot create exclusively. {INSTEAD}")
-    filesystem, root = make_filesystem(settings, where)
+    try:
+        filesystems, root = open_filesystems(settings)
+    except OSError as error:
+        raise translated(error, settings.url) from error
     if settings.protocol == "memory":
-        return MemoryObjects(filesystem, root, settings.url)
-    return RemoteObjects(filesystem, root, settings.url, driver)
+        return MemoryObjects(filesystems, root, settings.url)
+    kind = RemoteObjects if driver.objects else DirectoryObjects
+    return kind(filesystems, root, settings.url, driver)
 
 
-def _local(settings: Place, where: str) -> Objects:
+def _local(settings: Place) -> Objects:
     from ion_fsspec_storage.local import LocalObjects
 
     if settings.options:
-        raise ConfigError(f"{where}.options: file:// takes none. Remove them.")
+        raise ConfigError(f"{settings.section.where('options')}: file:// takes none. Remove them.")
     path = Path(settings.url.partition("://")[2])
     try:
         return LocalObjects(path, settings.url)
     except OSError as error:
         raise ConfigError(
-            f"{where}.url: cannot keep anything in {path}: {error.strerror}. Name a directory that can be written."
+            f"{settings.section.where('url')}: cannot keep anything in {path}: {error.strerror}. "
+            "Name a directory that can be written."
         ) from error
 
 
-def _try_out(objects: Objects, where: str, *, exclusive: bool) -> None:
+def _try_out(objects: Objects, settings: Place, *, exclusive: bool) -> None:
+    where = settings.section.where("url")
     name = f"probe/{os.getpid()}-{uuid.uuid4().hex}"
     with _removing(objects.delete, name):
         if not exclusive:
             objects.write(name, b"first")
         elif not objects.create(name, b"first") and objects.read(name) != b"first":
-            raise ConfigError(f"{where}.url: {objects.place} found an object under a new name. {INSTEAD}")
+            raise ConfigError(f"{where}: {objects.place} found an object under a new name. {INSTEAD}")
         elif objects.create(name, b"second"):
             raise ConfigError(
-                f"{where}.url: {objects.place} does not create exclusively: it replaced an object that it was asked "
+                f"{where}: {objects.place} does not create exclusively: it replaced an object that it was asked "
                 f"not to, so two dispatchers could commit one job. {INSTEAD}"
             )
         if objects.read(name) != b"first":
-            raise ConfigError(f"{where}.url: {objects.place} does not give back what was stored there.")
+            raise ConfigError(f"{where}: {objects.place} does not give back what was stored there.")
 
 
 @contextlib.contextmanager
@@ -97,11 +101,12 @@ def _removing(delete: Callable[[str], None], name: str) -> Iterator[None]:
             delete(name)
 
 
-def _refuse_what_stays(error: TransientError, settings: Place, where: str) -> NoReturn:
+def _refuse_what_stays(error: TransientError, settings: Place) -> NoReturn:
     """At the start a wrong password or a missing bucket is a mistake in the configuration."""
     cause = error.__cause__
+    where = settings.section.where("url")
     if cause is not None and is_gone(cause):
-        raise ConfigError(f"{where}.url: {settings.url} does not exist. Make the bucket or container first.") from error
+        raise ConfigError(f"{where}: {settings.url} does not exist. Make the bucket or container first.") from error
     if cause is not None and is_denied(cause):
-        raise ConfigError(f"{where}: {error}") from error
+        raise ConfigError(f"{settings.section.where()}: {error}") from error
     raise error

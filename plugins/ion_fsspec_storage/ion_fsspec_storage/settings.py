@@ -6,12 +6,15 @@ import re
 from datetime import timedelta
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
+from ion_core.contracts.provider import Location, Reach
 from ion_core.contracts.settings import Duration, Settings
+from ion_fsspec_storage.protocols import SHARED, refusal, refusal_of_documents
 
 _URL = re.compile(r"(?P<protocol>[a-z][a-z0-9+.-]*)://(?P<place>.*)")
 _UNCLEAR = re.compile(r"[\x00-\x1f\x7f\\*?#\[\]{}]")
+_CONNECTIONS = 8
 _EXAMPLES = ["s3://bucket/ion", "gs://bucket/ion", "az://container/ion", "file:///srv/ion", "memory://ion"]
 
 
@@ -22,6 +25,8 @@ def _place(url: str) -> str:
         raise ValueError(f"must be one plain address such as {_EXAMPLES[0]}, without ::, patterns or a query")
     if re.search(r"^[^/@]*:[^/@]*@", match["place"]):
         raise ValueError("must not have a password in it. Put it under options, as ${env:NAME}")
+    if why := refusal(match["protocol"]):
+        raise ValueError(why)
     if ".." in match["place"].split("/"):
         raise ValueError("must not have .. in it")
     if match["protocol"] in ("file", "local") and not match["place"].startswith("/"):
@@ -31,6 +36,12 @@ def _place(url: str) -> str:
     if len(match["place"].encode()) > 200:
         raise ValueError("must be at most 200 bytes long after ://, since names go behind it")
     return url.rstrip("/") if match["place"].strip("/") else url
+
+
+def _exclusive(url: str) -> str:
+    if why := refusal_of_documents(url.partition("://")[0]):
+        raise ValueError(why)
+    return url
 
 
 class Place(Settings):
@@ -45,11 +56,37 @@ class Place(Settings):
         description="What the filesystem is made with, as its own documentation says, such as key, secret, "
         "endpoint_url for s3://. Take secrets from ${env:NAME}.",
     )
-    parallel: int = Field(32, ge=1, le=256, description="How many calls to the backend are under way at a time.")
+    parallel: int = Field(
+        32,
+        ge=1,
+        le=256,
+        description="How many calls to the backend are under way at a time. Where each takes a connection of its own "
+        "(sftp://, and whatever is not known), no more than 8 unless this is set.",
+    )
+
+    @model_validator(mode="after")
+    def _has_a_server(self) -> Place:
+        if self.protocol in ("webdav", "dav") and "base_url" not in self.options:
+            raise ValueError(
+                "options must have base_url, the server's address such as https://cloud.example.org/dav: what stands "
+                f"after {self.protocol}:// is a directory below it"
+            )
+        return self
+
+    @property
+    def at_once(self) -> int:
+        """``parallel``, or as many connections as a server takes from one client."""
+        few = self.protocol not in SHARED and "parallel" not in self.model_fields_set
+        return min(self.parallel, _CONNECTIONS) if few else self.parallel
 
     @property
     def protocol(self) -> str:
         return self.url.partition("://")[0]
+
+    def location(self) -> Location:
+        """A directory may be mounted on other machines, too, which nobody can tell by its name."""
+        reach = {"memory": Reach.PROCESS, "file": None, "local": None}.get(self.protocol, Reach.NETWORK)
+        return Location(where=self.url, reach=reach)
 
 
 class FsspecBlobsSettings(Place):
@@ -63,3 +100,7 @@ class FsspecBlobsSettings(Place):
 
 class FsspecDocumentsSettings(Place):
     """JSON documents in an object store that can create exclusively."""
+
+    url: Annotated[str, AfterValidator(_place), AfterValidator(_exclusive)] = Field(
+        description="Where: file://, memory://, s3://, gs:// or az://, and a prefix there.", examples=_EXAMPLES
+    )

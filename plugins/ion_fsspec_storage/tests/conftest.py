@@ -1,18 +1,16 @@
-"""One real server of each object store for each test process."""
+"""One real server of each kind for each test process."""
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-# Its other class asks by gRPC what kind of bucket it has, for a minute if the emulator does not know that protocol.
-os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
 sys.path.insert(0, str(Path(__file__).parent))
 
+from file_servers import FileServer, ssh_server, webdav_server
 from object_stores import ObjectStore, azurite_server, google_server, moto_server
 
 
@@ -32,3 +30,15 @@ def azure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
 def google(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
     with google_server(tmp_path_factory.mktemp("google") / "log") as store:
         yield store
+
+
+@pytest.fixture(scope="session")
+def sftp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FileServer]:
+    with ssh_server(tmp_path_factory.mktemp("sftp")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def webdav(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FileServer]:
+    with webdav_server(tmp_path_factory.mktemp("webdav")) as server:
+        yield server

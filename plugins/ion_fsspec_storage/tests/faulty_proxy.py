@@ -11,6 +11,10 @@ _BUSY = (
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/xml\r\nConnection: close\r\n"
     b"Content-Length: 74\r\n\r\n<Error><Code>ServiceUnavailable</Code><Message>not today</Message></Error>\n"
 )
+_FORBIDDEN = (
+    b"HTTP/1.1 403 Forbidden\r\nContent-Type: application/xml\r\nConnection: close\r\n"
+    b"Content-Length: 72\r\n\r\n<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
+)
 _EXPECTING = b"Expect: 100-continue\r\n"
 
 
@@ -19,7 +23,8 @@ class FaultyProxy:
     """What it does to the next requests; all at once, as often as said.
 
     ``busy`` are answered 503 · ``cut`` answers end in the middle · ``silent`` are never answered · ``refusing``: every
-    connection is closed at once. ``requests`` counts what came in.
+    connection is closed at once · a GET of a path that ends with ``forbidden``, or any if that is ``*``, is answered
+    403, and so is a DELETE of one that ends with ``locked``. ``requests`` counts what came in.
     """
 
     target: int
@@ -28,6 +33,8 @@ class FaultyProxy:
     cut: int = 0
     silent: int = 0
     refusing: bool = False
+    forbidden: str = ""
+    locked: str = ""
     requests: int = 0
     _came_in: asyncio.Event = field(default_factory=asyncio.Event)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
@@ -59,6 +66,10 @@ class FaultyProxy:
                 writer.write(_BUSY)
                 await writer.drain()
                 return
+            if self._is_forbidden(head):
+                writer.write(_FORBIDDEN)
+                await writer.drain()
+                return
             if self.silent:
                 self.silent -= 1
                 await asyncio.get_running_loop().create_future()
@@ -70,6 +81,14 @@ class FaultyProxy:
                 return
             writer.write(answer)
             await writer.drain()
+
+    def _is_forbidden(self, head: bytes) -> bool:
+        method, path, _ = head.split(b" ", 2)
+        path = path.partition(b"?")[0]
+        if method == b"DELETE":
+            return bool(self.locked) and path.endswith(self.locked.encode())
+        asked = self.forbidden and (self.forbidden == "*" or path.endswith(self.forbidden.encode()))
+        return method == b"GET" and bool(asked)
 
     async def _head(self, reader: asyncio.StreamReader) -> bytes:
         try:

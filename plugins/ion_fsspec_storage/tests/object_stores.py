@@ -40,11 +40,29 @@ class ObjectStore:
         return {"url": self.place(), "options": dict(self.options), **more}
 
 
+_MOTO = """
+import sys, threading
+from moto.server import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import run_simple
+
+serve, alone = DomainDispatcherApplication(create_backend_app), threading.Lock()
+
+def app(environ, start_response):
+    if "HTTP_IF_NONE_MATCH" not in environ:
+        return serve(environ, start_response)
+    with alone:
+        return serve(environ, start_response)
+
+run_simple("127.0.0.1", int(sys.argv[1]), app, threaded=True)
+"""
+"""moto looks whether a key is there and stores it later, with other requests in between: S3 does both at once."""
+
+
 @contextmanager
 def moto_server(log: Path) -> Iterator[ObjectStore]:
-    """S3 as moto has it, with one bucket."""
+    """S3 as moto has it, with one bucket; writes on condition one after the other."""
     port = free_port()
-    with _running([sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], port, log):
+    with _running([sys.executable, "-c", _MOTO, str(port)], port, log):
         request("PUT", f"http://127.0.0.1:{port}/ion-bucket")
         yield s3_at(port)
 
@@ -52,6 +70,15 @@ def moto_server(log: Path) -> Iterator[ObjectStore]:
 def s3_at(port: int) -> ObjectStore:
     options = {"endpoint_url": f"http://127.0.0.1:{port}", "key": "testing", "secret": "testing-secret"}
     return ObjectStore(port, "s3://ion-bucket", {**options, "client_kwargs": {"region_name": "us-east-1"}})
+
+
+def client(store: ObjectStore) -> Any:
+    """boto3's, for what Ion never does."""
+    import boto3
+
+    options = store.options
+    keys = {"aws_access_key_id": options["key"], "aws_secret_access_key": options["secret"]}
+    return boto3.client("s3", endpoint_url=options["endpoint_url"], region_name="us-east-1", **keys)
 
 
 @contextmanager
@@ -98,7 +125,7 @@ def _running(command: Sequence[str], port: int, log: Path) -> Iterator[None]:
     with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output, cwd=log.parent) as process:
         try:
             deadline = monotonic() + START_WITHIN
-            while not _listens(port):
+            while not listens(port):
                 assert process.poll() is None, f"{command} ended: {log.read_text()}"
                 assert monotonic() < deadline, f"{command} does not listen: {log.read_text()}"
                 sleep(0.05)
@@ -107,7 +134,7 @@ def _running(command: Sequence[str], port: int, log: Path) -> Iterator[None]:
             process.kill()
 
 
-def _listens(port: int) -> bool:
+def listens(port: int) -> bool:
     with socket.socket() as probe:
         probe.settimeout(1)
         return probe.connect_ex(("127.0.0.1", port)) == 0

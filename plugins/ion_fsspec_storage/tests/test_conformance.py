@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ from typing import Any, ClassVar
 
 import pytest
 from faulty_proxy import FaultyProxy, faulty_proxy_to
+from file_servers import FileServer
 from fsspec.implementations.local import LocalFileSystem
 from object_stores import ObjectStore, s3_at
 
@@ -22,9 +24,10 @@ from ion_core.testing.documents import DocumentStoreConformance
 from ion_core.testing.provider import ProviderConformance
 from ion_fsspec_storage import plugin
 from ion_fsspec_storage.blobs import FsspecBlobs, open_fsspec_blobs
+from ion_fsspec_storage.connections import Pooled, Shared
+from ion_fsspec_storage.directories import DirectoryObjects
 from ion_fsspec_storage.documents import open_fsspec_documents
 from ion_fsspec_storage.drivers import Driver
-from ion_fsspec_storage.remote import RemoteObjects
 from ion_fsspec_storage.settings import FsspecBlobsSettings, FsspecDocumentsSettings
 
 
@@ -40,6 +43,57 @@ class _Blobs(BlobStoreConformance):
         data = bytearray(await asyncio.to_thread(objects.read, name))
         data[0] ^= 1
         await asyncio.to_thread(objects.write, name, bytes(data))
+
+    async def litter(self, blobs: FsspecBlobs, prefix: str) -> None:
+        """Folder markers, as consoles make them, and names that Ion writes otherwise."""
+        objects: Any = blobs._objects
+
+        def leave() -> None:
+            with objects._filesystems.one() as filesystem:
+                for name in ("blobs/", f"blobs/{prefix}/", f"blobs/{prefix}/folder/", f"blobs/{prefix}/=zz", "long/x/"):
+                    filesystem.pipe_file(objects._path(name), b"")
+                filesystem.pipe_file(objects._path("long/x/content"), b"")
+                filesystem.pipe_file(objects._path("long/x/key"), b"some/other/")
+
+        await asyncio.to_thread(leave)
+
+    @asynccontextmanager
+    async def withhold(self, blobs: FsspecBlobs, key: str) -> AsyncIterator[None]:
+        """The driver says so of this one name, as where the rights of one object are others."""
+        filesystems = blobs._objects._filesystems  # type: ignore[attr-defined]
+        with filesystems.one() as filesystem:
+            patient = filesystem if isinstance(filesystems, Shared) else type(filesystem)
+
+        def denying(name: str) -> Any:
+            real = getattr(patient, name)
+
+            def call(*given: Any, **known: Any) -> Any:
+                if any(str(path).endswith(f"/blobs/{key}") for path in given):
+                    raise PermissionError(f"{key}: Access Denied")
+                return real(*given, **known)
+
+            return call
+
+        with pytest.MonkeyPatch.context() as patched:
+            for name in ("cat_file", "get_file"):
+                patched.setattr(patient, name, denying(name))
+            yield
+
+
+class _FolderMarkers:
+    """Where a folder is a directory, and not an object of that name."""
+
+    settings: Any
+
+    def path(self, url: str) -> Path:
+        return Path(url.removeprefix("file://"))
+
+    async def litter(self, blobs: Any, prefix: str) -> None:
+        place = self.path(self.settings.url)
+        for name in (f"blobs/{prefix}/folder", "blobs/empty/er", "long/x"):
+            (place / name).mkdir(parents=True)
+        for name in (f"blobs/{prefix}/=zz", f"blobs/{prefix}/with space", "long/x/content"):
+            (place / name).write_bytes(b"x")
 
 
 class _Documents(DocumentStoreConformance):
@@ -72,13 +126,40 @@ class _Refused:
     @asynccontextmanager
     async def outage(self, store: Any) -> AsyncIterator[None]:
         store._objects._delay = 0.0
-        store._objects._filesystem.retries = 1
+        store._objects._filesystems.filesystem.retries = 1
         self.proxy.refusing = True
         yield
         self.proxy.refusing = False
 
 
-class TestBlobsInFiles(_Away, _Blobs):
+class _Stopped:
+    """The server is stopped meanwhile, with all its connections."""
+
+    server: FileServer
+
+    @asynccontextmanager
+    async def outage(self, store: Any) -> AsyncIterator[None]:
+        store._objects._delay = 0.0
+        await asyncio.to_thread(self.server.stop)
+        yield
+        await asyncio.to_thread(self.server.start)
+
+
+class TestBlobsInFiles(_FolderMarkers, _Away, _Blobs):
+    @asynccontextmanager
+    async def withhold(self, blobs: FsspecBlobs, key: str) -> AsyncIterator[None]:
+        """As for want of permission, which root cannot lack."""
+
+        def denied(path: Path, *arguments: Any, **known: Any) -> Any:
+            if str(path).endswith(f"/blobs/{key}"):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+            return opens(path, *arguments, **known)
+
+        opens = Path.open
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(Path, "open", denied)
+            yield
+
     @pytest.fixture
     async def blobs(self, tmp_path: Path) -> AsyncIterator[BlobStore]:
         self.settings = FsspecBlobsSettings(url=f"file://{tmp_path}/store")
@@ -86,7 +167,7 @@ class TestBlobsInFiles(_Away, _Blobs):
             yield blobs
 
 
-class TestBlobsOnAnyFilesystem(_Blobs):
+class TestBlobsOnAnyFilesystem(_FolderMarkers, _Blobs):
     """Of one that is no object store, and of which nothing is known."""
 
     outage = None
@@ -94,11 +175,16 @@ class TestBlobsOnAnyFilesystem(_Blobs):
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[BlobStore]:
         with ThreadPoolExecutor(8) as pool:
-            yield FsspecBlobs(RemoteObjects(LocalFileSystem(), self.root, "any://host", Driver()), pool, sign_for=60)
+            yield FsspecBlobs(
+                DirectoryObjects(Pooled(LocalFileSystem, lambda filesystem: None), self.root, "any://host", Driver()),
+                pool,
+                sign_for=60,
+            )
 
     @pytest.fixture
     async def blobs(self, tmp_path: Path) -> AsyncIterator[BlobStore]:
         self.root = str(tmp_path / "store")
+        self.settings = FsspecBlobsSettings(url=f"file://{self.root}")
         async with self.opened() as blobs:
             yield blobs
 
@@ -116,6 +202,7 @@ class TestDocumentsInFiles(_Away, _Documents):
 
 class TestBlobsInMemory(_Blobs):
     outage = None
+    litter = None
 
     @pytest.fixture
     async def blobs(self, tmp_path: Path) -> AsyncIterator[BlobStore]:
@@ -135,6 +222,12 @@ class TestDocumentsInMemory(_Documents):
 
 
 class TestBlobsInS3(_Refused, _Blobs):
+    @asynccontextmanager
+    async def withhold(self, blobs: FsspecBlobs, key: str) -> AsyncIterator[None]:
+        self.proxy.forbidden = f"/blobs/{key}"
+        yield
+        self.proxy.forbidden = ""
+
     @pytest.fixture
     async def blobs(self, s3: ObjectStore) -> AsyncIterator[BlobStore]:
         async with faulty_proxy_to(s3.port) as self.proxy:
@@ -154,6 +247,21 @@ class TestDocumentsInS3(_Refused, _Documents):
 
 class TestBlobsInAzure(_Blobs):
     outage = None
+
+    async def litter(self, blobs: Any, prefix: str) -> None:
+        """Markers of folders say that they are: adlfs shows the name of one without its slash."""
+        from azure.storage.blob import BlobServiceClient
+
+        container, _, place = self.settings.url.removeprefix("az://").partition("/")
+
+        def leave() -> None:
+            with BlobServiceClient.from_connection_string(self.settings.options["connection_string"]) as service:
+                client = service.get_container_client(container)
+                for name in (f"blobs/{prefix}/folder", f"blobs/{prefix}"):
+                    client.upload_blob(f"{place}/{name}", b"", metadata={"hdi_isfolder": "true"})
+                client.upload_blob(f"{place}/blobs/{prefix}/=zz", b"")
+
+        await asyncio.to_thread(leave)
 
     @pytest.fixture
     async def blobs(self, azure: ObjectStore) -> AsyncIterator[BlobStore]:
@@ -181,6 +289,28 @@ class TestBlobsInGoogle(_Blobs):
     @pytest.fixture
     async def blobs(self, google: ObjectStore) -> AsyncIterator[BlobStore]:
         self.settings = FsspecBlobsSettings(**google.settings())
+        async with open_fsspec_blobs(self.settings) as blobs:
+            yield blobs
+
+
+class TestBlobsOverSftp(_FolderMarkers, _Stopped, _Blobs):
+    def path(self, url: str) -> Path:
+        return self.server.path_of(url)
+
+    @pytest.fixture
+    async def blobs(self, sftp: FileServer) -> AsyncIterator[BlobStore]:
+        self.server, self.settings = sftp, FsspecBlobsSettings(**sftp.settings())
+        async with open_fsspec_blobs(self.settings) as blobs:
+            yield blobs
+
+
+class TestBlobsOverWebdav(_FolderMarkers, _Stopped, _Blobs):
+    def path(self, url: str) -> Path:
+        return self.server.path_of(url)
+
+    @pytest.fixture
+    async def blobs(self, webdav: FileServer) -> AsyncIterator[BlobStore]:
+        self.server, self.settings = webdav, FsspecBlobsSettings(**webdav.settings())
         async with open_fsspec_blobs(self.settings) as blobs:
             yield blobs
 

@@ -30,10 +30,14 @@ from ion_fsspec_storage.settings import FsspecBlobsSettings, FsspecDocumentsSett
         ("file:///srv/../etc", "must not have .. in it"),
         ("ftp://me:secret@host/x", "must not have a password in it"),
         ("s3://bucket/" + "x" * 300, "at most 200 bytes"),
+        ("simplecache://bucket/x", "is a layer over another filesystem"),
+        ("https://host/x", "can only be read"),
+        ("ftp://host/x", "takes any error for a missing file. Use sftp://"),
+        ("webdav://ion", "options must have base_url"),
     ],
 )
 def test_an_address_that_is_not_one_plain_place_is_refused(url: str, said: str) -> None:
-    with pytest.raises(ValidationError, match="url") as refused:
+    with pytest.raises(ValidationError) as refused:
         FsspecBlobsSettings(url=url)
     assert said in str(refused.value)
     assert "secret" not in str(refused.value)
@@ -47,28 +51,33 @@ async def refusal(url: str, **options: Any) -> str:
 
 
 @pytest.mark.parametrize(
-    ("protocol", "driver", "extra"), [("s3", "s3fs", "s3"), ("gs", "gcsfs", "gcs"), ("az", "adlfs", "azure")]
+    ("protocol", "driver", "extra"),
+    [
+        ("s3", "s3fs", "s3"),
+        ("gs", "gcsfs", "gcs"),
+        ("az", "adlfs", "azure"),
+        ("sftp", "paramiko", "sftp"),
+        ("webdav", "webdav4", "webdav"),
+    ],
 )
 def test_a_missing_driver_is_an_error_that_says_what_to_install(protocol: str, driver: str, extra: str) -> None:
     code = (
         f"import sys; sys.modules[{driver!r}] = None; "  # as if it were not installed
         "from ion_fsspec_storage import opening, settings; "
-        f"place = settings.FsspecBlobsSettings(url='{protocol}://bucket/x'); "
-        "opening.open_objects(place, 'storage.blobs', exclusive=False)"
+        f"place = settings.FsspecBlobsSettings(url='{protocol}://bucket/x', options={{'base_url': 'http://x'}}); "
+        "opening.open_objects(place, exclusive=False)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stderr.splitlines()[-1] == (
-        f"ion_core.errors.ConfigError: storage.blobs.url: the driver for {protocol}:// is not installed. "
+        f"ion_core.errors.ConfigError: url: the driver for {protocol}:// is not installed. "
         f"pip install 'ion-fsspec-storage[{extra}]'"
     )
 
 
 async def test_an_unknown_protocol_is_refused_with_the_nearest_one() -> None:
-    assert "Did you mean s3://?" in await refusal("s33://bucket/x")
-
-
-async def test_a_layer_over_another_filesystem_is_refused() -> None:
-    assert "is a layer" in await refusal("simplecache://bucket/x")
+    with pytest.raises(ConfigError, match=r"Did you mean s3://\?"):
+        async with open_fsspec_blobs(FsspecBlobsSettings(url="s33://bucket/x")):
+            pass
 
 
 async def test_options_that_the_driver_does_not_take_are_refused_without_showing_them(s3: ObjectStore) -> None:
@@ -86,10 +95,22 @@ async def test_a_container_that_does_not_exist_is_refused(azure: ObjectStore) ->
     assert "does not exist. Make the bucket or container first." in said
 
 
-@pytest.mark.parametrize("url", ["sftp://host/x", "ftp://host/x", "smb://host/share"])
-async def test_a_filesystem_without_exclusive_creation_is_refused_for_documents(url: str) -> None:
-    said = await refusal(url)
-    assert f"{url.split('//')[0]}// cannot create exclusively. Keep documents elsewhere" in said
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("sftp://host/x", "sftp:// cannot create exclusively, so two dispatchers could commit one job"),
+        ("ssh://host/x", "Keep documents elsewhere, such as {provider: sqlite}"),
+        ("webdav://x", "webdav:// cannot create exclusively"),
+        ("smb://host/share", "smb:// cannot create exclusively"),
+        ("s33://bucket/x", "Did you mean s3://?"),
+    ],
+)
+def test_a_filesystem_without_exclusive_creation_is_refused_for_documents_before_anybody_is_asked(
+    url: str, said: str
+) -> None:
+    with pytest.raises(ValidationError) as refused:
+        FsspecDocumentsSettings(url=url, options={"base_url": "http://host"})
+    assert said in str(refused.value)
 
 
 async def test_a_store_that_ignores_the_condition_is_found_out(google: ObjectStore) -> None:

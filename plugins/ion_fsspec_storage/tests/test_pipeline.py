@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import shutil
@@ -13,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from object_stores import ObjectStore
+from faulty_proxy import faulty_proxy_to
+from file_servers import FileServer
+from object_stores import ObjectStore, client, s3_at
 
 from ion_fsspec_storage.blobs import FsspecBlobs, open_fsspec_blobs
 from ion_fsspec_storage.settings import FsspecBlobsSettings
@@ -41,6 +44,7 @@ class Home:
     def __init__(self, home: Path, config: str, store: ObjectStore | None) -> None:
         self.home = home
         self.url = ""
+        self.said = ""
         if store is not None:
             self.url = store.place()
             options = {**store.options, "secret": "${env:TEST_SECRET}"}
@@ -56,6 +60,7 @@ class Home:
         )
         assert done.returncode == code, f"{command}\n{done.stdout}\n{done.stderr}"
         assert SECRET not in done.stdout + done.stderr
+        self.said = done.stderr
         return done.stdout
 
     def publish(self, event_type: str, *files: Path) -> dict[str, Any]:
@@ -101,8 +106,26 @@ def test_the_example_has_the_same_flow_with_files_and_documents_in_s3(s3: Object
     logs = home.ion("logs", event["context"]["eventId"])
     assert "== detect, attempt 1: committed" in logs
     assert "Worker logs" in logs
+    [crop] = home.ion("files", "--module", "blur", "--get", "results").splitlines()
+    [listed] = json.loads(home.ion("files", event["context"]["correlationId"][:8], "--module", "blur", "--json"))
+    assert hashlib.sha256((home.home / crop).read_bytes()).hexdigest() == listed["sha256"]
     left = {path.name for path in (tmp_path / "s3" / ".ion").iterdir()}
     assert not left & {"blobs", "documents.sqlite"}, "nothing of them is kept here"
+
+
+def test_files_on_an_ssh_server_and_documents_here_are_one_pipeline(sftp: FileServer, tmp_path: Path) -> None:
+    (tmp_path / "scan.tif").write_bytes(b"content")
+    blobs = {"provider": "fsspec", **sftp.settings()}
+    home = Home(tmp_path, f"{COPY}\nstorage: {json.dumps({'blobs': blobs})}\n", None)
+    event = home.publish("file.received", tmp_path / "scan.tif")
+    home.ion("serve", "--until-idle")
+    [commit] = [it for it in home.flow(event) if it["context"]["documentType"] == "commit"]
+    assert [output["name"] for output in commit["outputs"]] == ["scan.tif"]
+    place = sftp.path_of(blobs["url"])
+    assert len([path for path in place.rglob("scan.tif") if path.read_bytes() == b"content"]) == 2
+    removed = json.loads(home.ion("gc", "--older-than", "0s", "--json"))
+    assert (removed["flows"], removed["files"], removed["failed"]) == (1, 2, 0)
+    assert [path.name for path in place.iterdir()] == ["unfinished"]
 
 
 async def test_a_job_whose_input_was_damaged_fails_naming_the_file(s3: ObjectStore, tmp_path: Path) -> None:
@@ -125,15 +148,33 @@ async def test_a_job_whose_input_was_damaged_fails_naming_the_file(s3: ObjectSto
     assert [output["name"] for output in commit["outputs"]] == ["scan.tif"]
 
 
-def test_gc_works_there_too(s3: ObjectStore, tmp_path: Path) -> None:
+def test_gc_works_there_too_whatever_folders_a_console_has_marked(s3: ObjectStore, tmp_path: Path) -> None:
     (tmp_path / "scan.tif").write_bytes(b"content")
     home = Home(tmp_path, COPY, s3)
     for _ in range(2):
-        home.publish("file.received", tmp_path / "scan.tif")
+        event = home.publish("file.received", tmp_path / "scan.tif")
     home.ion("serve", "--until-idle")
+    flow, prefix = event["context"]["correlationId"], home.url.removeprefix("s3://ion-bucket/")
+    for folder in ("", "blobs/", f"blobs/{flow}/", f"blobs/{flow}/{event['context']['eventId']}/", "flows/", "long/"):
+        client(s3).put_object(Bucket="ion-bucket", Key=f"{prefix}/{folder}")
     removed = json.loads(home.ion("gc", "--older-than", "0s", "--json"))
-    assert (removed["flows"], removed["files"], removed["kept"]) == (2, 4, 0)
+    assert (removed["flows"], removed["files"], removed["kept"], removed["failed"]) == (2, 4, 0, 0)
     assert home.ion("trace", "list", "--json").split() == ["[]"]
+
+
+async def test_gc_goes_on_after_an_object_that_is_locked_and_says_so(s3: ObjectStore, tmp_path: Path) -> None:
+    (tmp_path / "scan.tif").write_bytes(b"content")
+    async with faulty_proxy_to(s3.port) as proxy:
+        home = Home(tmp_path, COPY, s3_at(proxy.port))
+        events = [await asyncio.to_thread(home.publish, "file.received", tmp_path / "scan.tif") for _ in "12"]
+        await asyncio.to_thread(home.ion, "serve", "--until-idle")
+        prefix = home.url.removeprefix("s3://ion-bucket/") + f"/blobs/{events[0]['context']['correlationId']}/"
+        listed = await asyncio.to_thread(client(s3).list_objects_v2, Bucket="ion-bucket", Prefix=prefix)
+        proxy.locked = listed["Contents"][0]["Key"].rpartition("/blobs/")[2]
+        removed = json.loads(await asyncio.to_thread(home.ion, "gc", "--older-than", "0s", "--json", code=1))
+        assert (removed["flows"], removed["files"], removed["failed"]) == (1, 3, 1)
+        assert "cannot be removed, so its flow stays" in home.said
+        assert proxy.locked in home.said
 
 
 @pytest.mark.parametrize("command", ["config", "check"])

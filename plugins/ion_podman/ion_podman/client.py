@@ -14,25 +14,14 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from ion_core.errors import ContainerNotFound, PermanentError, ProviderError, StorageFull, TransientError
+from ion_core.errors import ProviderError, TransientError
+from ion_podman.refusals import refusal
 
 BASE = "/v4.0.0/libpod"
 """What Podman 4 and 5 both understand."""
 
 _LARGEST_ANSWER = 64 * 1024**2
 _STATUS = re.compile(rb"HTTP/1\.[01] (\d{3})")
-_NO_PROGRAM = (
-    "executable file not found",
-    "a command that was not found",
-    "oci permission denied",
-    "oci runtime permission denied",
-    "exec format error",
-    "is a directory: unknown",
-    "no such file or directory: unknown",
-    "permission denied: unknown",
-    "no command or entrypoint provided",
-)
-_NEVER = ("statfs ", "network not found", "unable to find network", "cdi device", "error stat'ing file", "stat /dev/")
 
 
 @dataclass(frozen=True)
@@ -59,17 +48,7 @@ class Answer:
 
     def error(self, where: str) -> ProviderError:
         """What a refusal means for a job."""
-        said = self.message
-        text = said.lower()
-        if self.no_such_container:
-            return ContainerNotFound(f"{where}: there is none (any more).")
-        if "no space left" in text or "disk quota exceeded" in text:
-            return StorageFull(f"{where}: {said}. Free some space where Podman keeps its containers.")
-        if any(sign in text for sign in _NO_PROGRAM):
-            return PermanentError(f"{where}: its program cannot be executed: {said}")
-        if self.status < 500 or any(sign in text for sign in _NEVER):
-            return PermanentError(f"{where}: Podman refuses: {said}")
-        return TransientError(f"{where}: Podman failed: {said}")
+        return refusal(where, self.message, self.status)
 
 
 @dataclass(frozen=True)

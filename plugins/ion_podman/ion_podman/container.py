@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -14,18 +15,22 @@ from ion_core.contracts.runtime import ContainerRef, ContainerState, ExitStatus
 from ion_core.errors import ContainerNotFound, PermanentError, ProviderError, TransientError
 from ion_podman.client import Answer, Attached, Client, frames_of
 from ion_podman.limits import ControlGroup, ExitFile, Hits, size
+from ion_podman.scope import Scope
 from ion_podman.spec import Wanted
+from ion_podman.stored_log import Frames, StoredLog, unseen
 
 STREAMS: dict[int, Stream] = {1: "stdout", 2: "stderr"}
+_STDERR = 2
 
 _LARGEST_SIGNAL = 64
-_SIGKILL = 9
 _ENDED = {"exited", "stopped", "removing"}
 _NOT_STARTED = {"created", "configured", "initialized"}
 _NOT_RUNNING = ("can only kill running containers", "container state improper", "is not running", "no such process")
 _AT_ONCE = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 _OFTEN = 0.25
 _WHILE_AWAY = 0.5
+_SAYS_WITHIN = 5.0
+"""Seconds for Podman to say how one ended whose control group is gone: events wait for no service that is away."""
 
 
 class Container:
@@ -39,7 +44,8 @@ class Container:
         self._client = client
         self._where = f"container {ref.name}"
         self._path = f"/containers/{ref.id}"
-        self._seen: dict[Stream, int] = {"stdout": 0, "stderr": 0}
+        self._seen = dict.fromkeys(STREAMS, 0)
+        self._stored = StoredLog()
         self._reading: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
         self.pid = 0
@@ -47,7 +53,7 @@ class Container:
         self._starting = asyncio.Lock()
         self._asked_to_start = False
         self._killed = False
-        self._group = ControlGroup({})
+        self._scope = Scope(ControlGroup({}))
         self._exit_file = ExitFile()
         self._hits = Hits()
 
@@ -58,7 +64,10 @@ class Container:
         if differences := self.wanted.differences(found):
             raise PermanentError(f"{self._where}: Podman made it otherwise than asked for: {'; '.join(differences)}.")
         self.pid = found["State"]["Pid"]
-        self._group = ControlGroup.of(self.pid)
+        self._stored = StoredLog.of(found)
+        self._scope.close()
+        self._scope = Scope(ControlGroup.of(self.pid))
+        self._scope.watch()
         self._exit_file = ExitFile.of(self.ref.id, found["State"].get("ConmonPid", 0))
 
     async def start(self) -> None:
@@ -71,7 +80,7 @@ class Container:
                 self._asked_to_start = True
                 answer = await self._client.call("POST", f"{self._path}/start")
                 if not answer.ok:
-                    raise answer.error(self._where)
+                    raise await self._refusal(answer)
             self._watch()
 
     async def stop(self, *, grace: timedelta) -> None:
@@ -82,7 +91,7 @@ class Container:
                 if await state(self._client, self.ref) is ContainerState.CREATED:
                     return
                 self._watch()
-        await kill(self._client, self.ref, "SIGTERM")
+        await kill(self._client, self.ref, self.wanted.stop_signal)
         if await self._ends_within(grace.total_seconds()):
             return
         self._killed = True
@@ -99,6 +108,7 @@ class Container:
             await asyncio.wait(tasks)
         if not self.ended.done():
             self._fail(ContainerNotFound(f"{self._where}: was removed."))
+        self._scope.close()
         self.log.close()
 
     async def _ends_within(self, seconds: float) -> bool:
@@ -108,8 +118,18 @@ class Container:
     async def _attach(self) -> None:
         attached = await self._client.upgraded(f"{self._path}/attach", query={"stream": 1, "stdout": 1, "stderr": 1})
         if isinstance(attached, Answer):
-            raise attached.error(self._where)
+            raise await self._refusal(attached)
         self._reading = asyncio.create_task(self._read(attached), name=f"output of {self.ref.name}")
+
+    async def _refusal(self, answer: Answer) -> ProviderError:
+        """What a refusal means: of one that somebody has removed in the midst of it, only that."""
+        try:
+            await inspect(self._client, self.ref)
+        except ContainerNotFound as error:
+            return error
+        except ProviderError:
+            pass
+        return answer.error(self._where)
 
     async def _read(self, attached: Attached) -> None:
         try:
@@ -117,12 +137,12 @@ class Container:
                 self._add(number, data)
         finally:
             attached.close()
-        self._hits = self._group.hits()  # now: Podman is about to remove the control group
+        self._hits = self._scope.hits()  # now: somebody is about to remove the control group
 
     def _add(self, number: int, data: bytes) -> None:
-        stream = STREAMS.get(number, "stderr")
-        self._seen[stream] += len(data)
-        self.log.add(stream, data, time.time())
+        number = number if number in STREAMS else _STDERR
+        self._seen[number] += len(data)
+        self.log.add(STREAMS[number], data, time.time())
 
     def _watch(self) -> None:
         self._watching = asyncio.create_task(self._until_ended(), name=f"end of {self.ref.name}")
@@ -134,30 +154,42 @@ class Container:
             code, disturbed = self._exit_file.code(), False
             if code is None:
                 code, disturbed = await until_ended(self._client, self.ref)
-            if disturbed:  # the streams may have ended because the service did
-                self._hits = Hits()
-                await self._catch_up()
+            # The streams may have ended because the service did, also where the container has ended since.
+            await self._catch_up(disturbed=disturbed)
+            if disturbed:
+                self._hits = self._scope.hits()
+            if self._hits.memory is None and not self._killed:
+                self._hits = replace(self._hits, memory=await self._killed_for_memory())
         except ProviderError as error:
             self._fail(error)
         else:
             self.ended.set_result(self._status(code))
+        self._scope.close()
         self.log.close()
 
-    async def _catch_up(self) -> None:
-        """What was printed while nobody was attached, from Podman's own log. Failing to loses those lines only."""
+    async def _killed_for_memory(self) -> int | None:
+        """What Podman says of it where the control group was gone too early; older ones never say so."""
         try:
-            frames = await stored_frames(self._client, self.ref)
-        except ProviderError as error:
-            note = f"[… output may be missing here: {error} …]\n"
-            self.log.add("stderr", note.encode(), time.time())
-            return
-        seen = dict(self._seen)
-        for number, data in frames:
-            stream = STREAMS.get(number, "stderr")
-            skipped = min(seen[stream], len(data))
-            seen[stream] -= skipped
-            if skipped < len(data):
-                self._add(number, data[skipped:])
+            async with asyncio.timeout(_SAYS_WITHIN):
+                found = await last_state(self._client, self.ref)
+        except (TimeoutError, ProviderError):
+            return None  # then nobody knows, and no limit is named
+        return 1 if found.get("OOMKilled") else None
+
+    async def _catch_up(self, *, disturbed: bool) -> None:
+        """What was printed while nobody was attached, from conmon's file, or by Podman if that cannot be read."""
+        frames: Frames | None
+        frames = self._stored.frames() if self._stored.is_short() else await asyncio.to_thread(self._stored.frames)
+        if frames is None and disturbed:
+            try:
+                frames = await stored_frames(self._client, self.ref)
+            except ProviderError as error:  # those lines are lost, and no more
+                self._note(f"output may be missing here: {error}")
+        for number, data in unseen(frames or (), self._seen):
+            self._add(number, data)
+
+    def _note(self, text: str) -> None:
+        self.log.add("stderr", f"[… {text} …]\n".encode(), time.time())
 
     def _fail(self, error: ProviderError) -> None:
         self.ended.set_exception(error)
@@ -165,11 +197,10 @@ class Container:
 
     def _status(self, code: int) -> ExitStatus:
         limit = None
-        if code and not self._killed:
-            unexplained = code == 128 + _SIGKILL and self._hits.memory is None
-            if self._hits.memory or unexplained:  # nobody else kills: a strong suspicion
+        if not self._killed:
+            if self._hits.memory:
                 limit = f"memory {size(self.wanted.memory)}"
-            elif self._hits.pids:
+            elif code and self._hits.pids:  # whom a fork was refused may have tried again
                 limit = f"pids {self.wanted.pids}"
         return exit_status(code, limit)
 
@@ -207,18 +238,29 @@ async def until_ended(client: Client, ref: ContainerRef) -> tuple[int, bool]:
     Right after its streams have ended Podman may still say that it runs. Waits for as long as it runs; a service that
     does not answer is asked again. Raises ContainerNotFound.
     """
+    found, disturbed = await _ended_state(client, ref)
+    return int(found["ExitCode"]), disturbed
+
+
+async def last_state(client: Client, ref: ContainerRef) -> Mapping[str, Any]:
+    """What Podman says of its end once it has noticed that. Waits as ``until_ended``."""
+    found, _ = await _ended_state(client, ref)
+    return found
+
+
+async def _ended_state(client: Client, ref: ContainerRef) -> tuple[Mapping[str, Any], bool]:
     delays: Iterator[float] = itertools.chain(_AT_ONCE, itertools.repeat(_OFTEN))
     disturbed = False
     while True:
         delay = next(delays)
         try:
-            found = (await inspect(client, ref))["State"]
+            found: Mapping[str, Any] = (await inspect(client, ref))["State"]
         except TransientError:
             disturbed = True
             delay = max(delay, _WHILE_AWAY)
         else:
             if found["Status"] in _ENDED:
-                return int(found["ExitCode"]), disturbed
+                return found, disturbed
             disturbed = disturbed or delay == _OFTEN
         await asyncio.sleep(delay)
 

@@ -8,7 +8,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -38,6 +38,9 @@ class Image:
     digest: str
     user: str
     labels: Mapping[str, str]
+    sets_home: bool = False
+    volumes: Sequence[str] = ()
+    stop_signal: str = ""
 
 
 @dataclass
@@ -152,6 +155,9 @@ def _image(body: Mapping[str, Any]) -> Image:
         digest=body.get("Digest") or f"sha256:{body['Id']}",
         user=config.get("User") or body.get("User") or "",
         labels=body.get("Labels") or {},
+        sets_home=any(it.startswith("HOME=") for it in config.get("Env") or ()),
+        volumes=tuple(sorted(config.get("Volumes") or ())),
+        stop_signal=str(config.get("StopSignal") or ""),
     )
 
 

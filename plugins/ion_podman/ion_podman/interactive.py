@@ -27,7 +27,7 @@ def foreground(wanted: Wanted, socket: str, environ: Mapping[str, str], *, termi
                 "so it cannot be given for a container on a terminal. Leave it out, or set it in the shell."
             )
     argv = [podman, "--remote", "--url", f"unix://{socket}", "run", *_arguments(wanted, terminal), wanted.image.id]
-    return Foreground(argv=(*argv, *wanted.spec.command), env={**environ, **env}, cwd=Path.cwd())
+    return Foreground(argv=(*argv, *(wanted.spec.argv or wanted.spec.args)), env={**environ, **env}, cwd=Path.cwd())
 
 
 def _arguments(wanted: Wanted, terminal: bool) -> Iterator[str]:
@@ -36,6 +36,7 @@ def _arguments(wanted: Wanted, terminal: bool) -> Iterator[str]:
     yield from ("--rm", "--interactive", *(["--tty"] if terminal else []), "--name", spec.name, "--pull", "never")
     yield from (f"--label={name}={value}" for name, value in spec.labels.items())
     yield from (f"--env={name}" for name in spec.env)  # its value is in the command's own environment
+    yield from (f"--env={name}={value}" for name, value in wanted.env.items() if name not in spec.env)
     yield from ("--http-proxy=false", "--user", wanted.user, "--umask", "0022", "--image-volume", "ignore")
     yield from ("--restart", "no", "--sdnotify", "ignore")
     if wanted.privileged:
@@ -45,14 +46,16 @@ def _arguments(wanted: Wanted, terminal: bool) -> Iterator[str]:
         yield "--read-only-tmpfs=false"
     for source, target, writable in wanted.binds():
         yield f"--volume={source}:{target}:{'rw' if writable else 'ro'},rbind,nosuid,nodev"
-    yield f"--tmpfs=/tmp:rw,nosuid,nodev,mode=1777,size={settings.tmp}"
+    yield from (f"--tmpfs={path}:rw,nosuid,nodev,mode=1777,size={settings.tmp}" for path in wanted.tmpfs())
+    if spec.resources.shm is not None:
+        yield f"--shm-size={spec.resources.shm}b"
     yield from (f"--memory={wanted.memory}", f"--memory-swap={wanted.memory}", f"--pids-limit={wanted.pids}")
     if wanted.cpu_quota:
         yield from (f"--cpu-period={CPU_PERIOD}", f"--cpu-quota={wanted.cpu_quota}")
     yield from (f"--device={name}" for name in spec.resources.gpus)
     wanted.network()  # refuses what is not allowed
     yield f"--network={spec.network}"
-    if wanted.own_user is not None:
+    if wanted.keeps_id:
         yield "--userns=keep-id"
     if settings.nofile is not None:
         yield from (f"--ulimit=nofile={settings.nofile}", f"--ulimit=nproc={wanted.pids}")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from ion_core.words import counted
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _UNITS = ((1024**3, "GiB"), (1024**2, "MiB"), (1024, "KiB"))
@@ -39,26 +41,35 @@ class ControlGroup:
                 paths[controller] = _CGROUPS / controller / path.lstrip("/")
         return cls(paths)
 
+    def event_files(self, controller: str) -> Sequence[Path]:
+        """Where version 2 counts, which is one for all controllers: with crun the limits are one level further up."""
+        directory = self.paths.get("")
+        if directory is None or controller in self.paths:
+            return ()
+        places = (directory, directory.parent) if directory.name == "container" else (directory,)
+        return [place / f"{controller}.events" for place in places]
+
     def hits(self) -> Hits:
+        """As version 1 counts, up to now."""
         return Hits(
-            memory=self._count("memory", ("memory.oom_control", "memory.events"), "oom_kill"),
-            pids=self._count("pids", ("pids.events",), "max"),
+            memory=self._count("memory", "memory.oom_control", "oom_kill"),
+            pids=self._count("pids", "pids.events", "max"),
         )
 
-    def _count(self, controller: str, files: tuple[str, ...], key: str) -> int | None:
-        directory = self.paths.get(controller, self.paths.get(""))
-        if directory is None:
-            return None
-        for file in files:
-            try:
-                text = (directory / file).read_text(encoding="ascii")
-            except OSError:
-                continue
-            for line in text.splitlines():
-                name, _, value = line.partition(" ")
-                if name == key:
-                    return int(value)
+    def _count(self, controller: str, file: str, key: str) -> int | None:
+        for line in self._text(controller, file).splitlines():
+            name, _, value = line.partition(" ")
+            if name == key:
+                return int(value)
         return None
+
+    def _text(self, controller: str, file: str) -> str:
+        """'' where it cannot be read."""
+        directory = self.paths.get(controller)
+        try:
+            return (directory / file).read_text(encoding="ascii") if directory is not None else ""
+        except OSError:
+            return ""
 
 
 @dataclass(frozen=True)
@@ -90,4 +101,4 @@ def size(count: int) -> str:
     for unit, name in _UNITS:
         if count % unit == 0:
             return f"{count // unit} {name}"
-    return f"{count} bytes"
+    return f"{counted(count, 'byte')}"

@@ -42,6 +42,7 @@ from ion_podman.container import (
     stored_frames,
     until_ended,
 )
+from ion_podman.host import check_host, check_nofile
 from ion_podman.images import Image, Images, no_such_image
 from ion_podman.interactive import foreground
 from ion_podman.service import ask, check_files, socket_of
@@ -79,6 +80,7 @@ class PodmanRuntime:
             cpu_limit="cpu" in controllers,
             pids_limit="pids" in controllers,
             gpus=True,
+            shm_size=True,
             handler_api=sys.platform == "linux",
             networks=frozenset({"none", "bridge"}),
             networks_for=dict.fromkeys(settings.allow.host_network, frozenset({"host"})),
@@ -190,9 +192,10 @@ class PodmanRuntime:
             await container.stop(grace=grace)
             return
         try:
-            if await state(self._client, ref) is not ContainerState.RUNNING:
+            found = await inspect(self._client, ref)
+            if state_of(found["State"]["Status"]) is not ContainerState.RUNNING:
                 return
-            await kill(self._client, ref, "SIGTERM")
+            await kill(self._client, ref, str(found["Config"].get("StopSignal") or "SIGTERM"))
             try:
                 async with asyncio.timeout(grace.total_seconds()):
                     await until_ended(self._client, ref)
@@ -286,8 +289,12 @@ async def open_podman_runtime(settings: PodmanSettings) -> AsyncIterator[Contain
     Raises TransientError when no service answers, ConfigError when it cannot be used.
     """
     check_files(settings)
-    client = Client(socket_of(settings.url, os.environ), settings.timeout.total_seconds())
-    runtime = PodmanRuntime(client, settings, await ask(client))
+    where = settings.section.where("url")
+    client = Client(socket_of(settings.url, os.environ, where), settings.timeout.total_seconds())
+    info = await ask(client, where)
+    check_host(info, where)
+    check_nofile(settings.nofile, client.socket, settings.section.where("nofile"))
+    runtime = PodmanRuntime(client, settings, info)
     try:
         yield runtime
     finally:

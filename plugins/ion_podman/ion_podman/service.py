@@ -15,7 +15,7 @@ _OPEN_WITHIN = 10.0
 _OLDEST = 4
 
 
-def socket_of(url: str | None, environ: Mapping[str, str]) -> str:
+def socket_of(url: str | None, environ: Mapping[str, str], where: str = "podman") -> str:
     """Where the service listens. Raises ConfigError for a service elsewhere, which could not see our directories."""
     if url is None:
         url = environ.get("CONTAINER_HOST")
@@ -26,13 +26,13 @@ def socket_of(url: str | None, environ: Mapping[str, str]) -> str:
         return f"{runtime}/podman/podman.sock"
     if not url.startswith("unix:///"):
         raise ConfigError(
-            f'podman: CONTAINER_HOST is "{url}", but containers see the directories of the dispatcher: '
+            f'{where}: CONTAINER_HOST is "{url}", but containers see the directories of the dispatcher: '
             "the service must be on this machine, such as unix:///run/podman/podman.sock."
         )
     return url.removeprefix("unix://")
 
 
-async def ask(client: Client) -> Mapping[str, Any]:
+async def ask(client: Client, where: str = "podman") -> Mapping[str, Any]:
     """What the service says about itself. Raises TransientError that says how to start it."""
     try:
         answer = await client.call("GET", "/info", timeout=min(_OPEN_WITHIN, client.timeout))
@@ -47,7 +47,7 @@ async def ask(client: Client) -> Mapping[str, Any]:
     version = str((info.get("version") or {}).get("Version", ""))
     major = version.split(".")[0]
     if not major.isdecimal() or int(major) < _OLDEST:
-        raise ConfigError(f"podman: {client.socket}: version {version or 'unknown'}; {_OLDEST}.0 or newer is needed.")
+        raise ConfigError(f"{where}: {client.socket}: version {version or 'unknown'}; {_OLDEST}.0 or newer is needed.")
     return info
 
 
@@ -56,4 +56,4 @@ def check_files(settings: PodmanSettings) -> None:
         try:
             read_accounts(settings.authfile)
         except ValueError as error:
-            raise ConfigError(f"podman: authfile: {error}") from error
+            raise ConfigError(f"{settings.section.where('authfile')}: {error}") from error

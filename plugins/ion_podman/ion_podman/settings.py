@@ -67,6 +67,8 @@ class PodmanSettings(Settings):
     memory: ByteSize = Field(512 * 1024**2, gt=0, description="Memory of a container whose module says nothing.")
     pids: int = Field(256, gt=0, description="Processes and threads of a container whose module says nothing.")
     nofile: int | None = Field(None, gt=0, description="Open files of a process. Default: what Podman's service says.")
-    tmp: ByteSize = Field(64 * 1024**2, gt=0, description="Size of /tmp, which is in memory and counts as such.")
+    tmp: ByteSize = Field(
+        64 * 1024**2, gt=0, description="Size of /tmp and of each VOLUME of an image; it counts as memory."
+    )
     timeout: Duration = Field(timedelta(seconds=30), description="How long one call to the service may take.")
     pull_timeout: Duration = Field(timedelta(minutes=15), description="How long to pull or build an image may take.")

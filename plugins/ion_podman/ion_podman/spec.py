@@ -17,7 +17,12 @@ _ROOT = {"", "0", "root"}
 CPU_PERIOD = 100_000
 _LOG_FILE = 1 << 20
 _WORKSPACE = "/ion"
+_TMP = "/tmp"
 _BIND = ("rbind", "nosuid", "nodev")
+
+
+def _covers(outer: str, path: str) -> bool:
+    return path == outer or path.startswith(f"{outer.rstrip('/')}/")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,12 +56,33 @@ class Wanted:
 
     @property
     def user(self) -> str:
-        """The image's own; nobody instead of root unless that is allowed."""
-        if self.privileged or self.module in self.settings.allow.root:
-            return self.image.user
+        """The image's own; nobody instead of root unless that is allowed. Without root ours, or root that is us."""
+        is_root = self.image.user.split(":")[0] in _ROOT
+        loosened = self.privileged or self.module in self.settings.allow.root
         if self.own_user is not None:
-            return self.own_user
-        return NOBODY if self.image.user.split(":")[0] in _ROOT else self.image.user
+            return self.image.user if loosened and is_root else self.own_user
+        return NOBODY if is_root and not loosened else self.image.user
+
+    @property
+    def env(self) -> Mapping[str, str]:
+        """With a home that may be written to where the image had root's, which is another user's now."""
+        replaced = self.user != self.image.user and not self.image.sets_home
+        return {**({"HOME": _TMP} if replaced else {}), **self.spec.env}
+
+    @property
+    def keeps_id(self) -> bool:
+        """Whether our own user is to be the same number inside; root inside is us anyway."""
+        return self.own_user is not None and self.user == self.own_user
+
+    @property
+    def stop_signal(self) -> str:
+        return self.image.stop_signal or "SIGTERM"
+
+    def tmpfs(self) -> Sequence[str]:
+        """What may be written to beside the workspace: /tmp, and what the image declares as volumes."""
+        taken = (_TMP, *(target for _, target, _ in self.binds()))
+        volumes = (os.path.normpath(f"/{path.lstrip('/')}") for path in self.image.volumes)
+        return [_TMP, *(it for it in volumes if it != "/" and not any(_covers(outer, it) for outer in taken))]
 
     def binds(self) -> Sequence[tuple[str, str, bool]]:
         """Source, target and whether it may be written to; inputs lie read-only over the workspace."""
@@ -83,7 +109,7 @@ class Wanted:
             "name": spec.name,
             "image": self.image.id,
             "labels": dict(spec.labels),
-            "env": dict(spec.env),
+            "env": dict(self.env),
             "httpproxy": False,
             "privileged": self.privileged,
             "read_only_filesystem": not self.privileged,
@@ -101,13 +127,17 @@ class Wanted:
         if not self.privileged:
             body |= {"cap_drop": ["ALL"], "no_new_privileges": True}
         if spec.command:
-            body |= {"entrypoint": [], "command": list(spec.command)}
-        if self.own_user is not None:
+            body |= {"entrypoint": [], "command": list(spec.argv)}
+        elif spec.args:
+            body["command"] = list(spec.args)
+        if spec.resources.shm is not None:
+            body["shm_size"] = spec.resources.shm
+        if self.keeps_id:
             body["userns"] = {"nsmode": "keep-id"}
         if settings.nofile is not None:
             body["r_limits"] = [
                 {"type": name, "soft": most, "hard": most}
-                for name, most in (("RLIMIT_NOFILE", settings.nofile), ("RLIMIT_NPROC", self.pids))
+                for name, most in (("nofile", settings.nofile), ("nproc", self.pids))  # Podman puts RLIMIT_ before it
             ]
         return body
 
@@ -115,8 +145,9 @@ class Wanted:
         for source, target, writable in self.binds():
             options = [*_BIND, "rw" if writable else "ro"]
             yield {"type": "bind", "source": source, "destination": target, "options": options}
-        tmp = ["rw", "nosuid", "nodev", "mode=1777", f"size={self.settings.tmp}"]
-        yield {"type": "tmpfs", "source": "tmpfs", "destination": "/tmp", "options": tmp}
+        options = ["rw", "nosuid", "nodev", "mode=1777", f"size={self.settings.tmp}"]
+        for path in self.tmpfs():
+            yield {"type": "tmpfs", "source": "tmpfs", "destination": path, "options": options}
 
     def _limits(self) -> dict[str, Any]:
         limits: dict[str, Any] = {
@@ -149,6 +180,8 @@ class Wanted:
                 sorted((target, os.path.realpath(source), rw) for target, source, rw in binds),
             ),
         ]
+        if self.spec.resources.shm is not None:
+            asked.append(("size of /dev/shm", self.spec.resources.shm, host["ShmSize"]))
         if named:
             asked.append(("network", [self.spec.network], sorted(networks)))
         if not self.privileged:

@@ -1,6 +1,7 @@
 """A Podman service of one's own, for tests and benchmarks: its containers and images are seen by nobody else.
 
-Needs root, ``podman`` and ``runc``; ``busybox`` linked statically for the image.
+Needs root, ``podman`` and ``runc``; ``busybox`` linked statically for the image. Podman may keep to another storage
+than it was told, as it does for an ordinary user: then nothing is started, and nothing removed.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ class PodmanService:
 
     directory: Path
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
+    _made: bool = field(default=False, init=False)
 
     @property
     def socket(self) -> Path:
@@ -73,8 +75,11 @@ class PodmanService:
         return {**os.environ, **{name: str(self.directory / file) for name, file in files.items()}}
 
     def start(self) -> None:
-        """Start it, again after ``kill``; it answers when this returns."""
-        self.directory.mkdir(parents=True, exist_ok=True)
+        """Start it, again after ``kill``; it answers when this returns.
+
+        Raises RuntimeError where the directory holds something that is not ours, or Podman's storage is not in it.
+        """
+        self._make_directory()
         files = {
             "containers.conf": _CONTAINERS_CONF,
             "storage.conf": _STORAGE_CONF,
@@ -82,6 +87,7 @@ class PodmanService:
         }
         for name, text in files.items():
             (self.directory / name).write_text(text.format(directory=self.directory), encoding="utf-8")
+        self._check_storage()
         self.socket.unlink(missing_ok=True)
         with (self.directory / "service.log").open("ab") as log:
             self._process = subprocess.Popen(
@@ -99,6 +105,23 @@ class PodmanService:
                 said = (self.directory / "service.log").read_text(encoding="utf-8", errors="replace")
                 raise RuntimeError(f"podman system service does not start: {said[-2000:]}")
             time.sleep(0.02)
+
+    def _make_directory(self) -> None:
+        if self._made:
+            return
+        self.directory.mkdir(parents=True, exist_ok=True)
+        if any(self.directory.iterdir()):
+            raise RuntimeError(f"{self.directory}: is not empty, and all of it would be removed. Name another.")
+        self._made = True
+
+    def _check_storage(self) -> None:
+        """Whatever removes "all" may only be said to a storage of our own. Raises RuntimeError."""
+        kept = self.podman("info", "--format", "{{.Store.GraphRoot}}").strip()
+        if not kept or not Path(kept).resolve().is_relative_to(self.directory.resolve()):
+            raise RuntimeError(
+                f"podman keeps its containers in {kept or 'a place that it does not tell'} though it was told "
+                f"{self.directory}: they are somebody else's. An ordinary user's Podman does that; tests need root."
+            )
 
     def kill(self) -> None:
         """As a crash ends it. Containers go on."""
@@ -154,13 +177,17 @@ class PodmanService:
         return BUSYBOX
 
     def remove(self) -> None:
-        """Stop it and remove every container, image and file of it."""
+        """Stop it and remove every container, image and file of it; nothing where it never was."""
+        if not self._made:
+            return
         try:
-            self.podman("rm", "--all", "--force", "--time", "0")
+            if self._process is not None:  # else it never had a container
+                self._check_storage()
+                self.podman("rm", "--all", "--force", "--time", "0")
         finally:
-            self.resume()
-            self._signal(signal.SIGTERM)
             if self._process is not None:
+                self.resume()
+                self._signal(signal.SIGTERM)
                 self._process.wait(timeout=20)
             for place in _mounted_below(self.directory):
                 subprocess.run(["umount", "--lazy", place], check=False, capture_output=True)

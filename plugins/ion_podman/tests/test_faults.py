@@ -41,6 +41,25 @@ async def test_a_child_that_ran_out_of_memory_is_told_too(runtime: ContainerRunt
     assert ran.status == ExitStatus(code=3, limit="memory 32 MiB")
 
 
+async def test_a_child_that_ran_out_of_memory_is_told_though_its_parent_exits_0(
+    runtime: ContainerRuntime, tmp_path: Path
+) -> None:
+    eats = "x=0123456789abcdef; while :; do x=$x$x; done"
+    ran = await run(runtime, tmp_path, f"sh -c '{eats}'; exit 0", resources=Resources(memory=32 * MIB))
+    assert ran.status == ExitStatus(code=0, limit="memory 32 MiB")
+    assert (await run(runtime, tmp_path, "exit 0", resources=Resources(memory=32 * MIB))).status == ExitStatus(code=0)
+
+
+async def test_a_refused_fork_that_the_module_gets_over_is_no_failure(
+    runtime: ContainerRuntime, tmp_path: Path
+) -> None:
+    ran = await run(
+        runtime, tmp_path, "(sleep 1 & sleep 1 & sleep 1 & sleep 1 &) ; exit 0", resources=Resources(pids=3)
+    )
+    assert "can't fork" in "\n".join(ran.stderr)
+    assert ran.status == ExitStatus(code=0)
+
+
 async def test_a_kill_by_the_module_itself_is_no_limit(runtime: ContainerRuntime, tmp_path: Path) -> None:
     ran = await run(runtime, tmp_path, "sh -c 'kill -9 $$'; exit $?")
     assert ran.status == ExitStatus(code=137, signal=9)

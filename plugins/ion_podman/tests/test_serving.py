@@ -41,6 +41,12 @@ modules:
     subscribes: [eats.asked]
     resources: {{memory: 32MiB}}
     retries: 0
+  half:
+    image: {image}
+    command: ["sh", "-c", "sh -c 'x=0123456789abcdef; while :; do x=$x$x; done'; echo half > /ion/out/data/half"]
+    subscribes: [half.asked]
+    resources: {{memory: 32MiB}}
+    retries: 0
   absent:
     image: localhost/no/such:1
     command: ["true"]
@@ -117,9 +123,9 @@ def home(tmp_path: Path, service: PodmanService) -> Home:
 
 def test_events_are_committed_with_the_digest_of_their_image_and_nothing_is_left(home: Home) -> None:
     published = home.ion("event", "publish", "work.asked", "--file", "note")
-    for name in ("eats", "absent"):
+    for name in ("eats", "half", "absent"):
         home.ion("event", "publish", f"{name}.asked")
-    assert home.serve("--until-idle").wait(PATIENCE) == 1, "two jobs are dead letters"
+    assert home.serve("--until-idle").wait(PATIENCE) == 1, "three jobs are dead letters"
     assert home.service.containers() == []
     with sqlite3.connect(home.path / ".ion/documents.sqlite") as database:
         text = "\n".join(str(row) for row in database.execute("SELECT * FROM documents"))
@@ -130,6 +136,7 @@ def test_events_are_committed_with_the_digest_of_their_image_and_nothing_is_left
     assert "SECRET=********" in text, "what a module prints of its secret is not kept"
     reasons = {it["module"]: it["reason"] for it in home.ion("dlq", "list")}
     assert "limit: memory 32 MiB" in reasons["eats"]
+    assert "limit: memory 32 MiB), though it exited with 0" in reasons["half"]
     assert "image unavailable: localhost/no/such:1" in reasons["absent"]
 
 

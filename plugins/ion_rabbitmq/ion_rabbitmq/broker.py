@@ -4,72 +4,253 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+import re
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from dataclasses import replace
 from datetime import timedelta
+from itertools import takewhile
 from typing import Any
 
 import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
-from aio_pika.exceptions import ChannelNotFoundEntity, DeliveryError, PublishError
+from aio_pika.exceptions import (
+    CONNECTION_EXCEPTIONS,
+    ChannelInvalidStateError,
+    ChannelNotFoundEntity,
+    ChannelPreconditionFailed,
+    DeliveryError,
+    PublishError,
+)
 
-from ion_core.contracts.messaging import DeadLetter, Delivery, HoldLimit, Message, QueueStats, RetryPolicy
-from ion_core.errors import DeadLetterNotFound, ProviderError, QueueNotDeclared, TransientError, Unroutable
+from ion_core.contracts.messaging import (
+    MESSAGE_HEADER,
+    DeadLetter,
+    DeclaredQueue,
+    Delivery,
+    HoldLimit,
+    Message,
+    QueueStats,
+    RetryPolicy,
+)
+from ion_core.errors import (
+    DeadLetterNotFound,
+    MessageRefused,
+    ProviderError,
+    QueueNotDeclared,
+    TransientError,
+    Unroutable,
+)
+from ion_core.words import counted
 from ion_rabbitmq import envelope
-from ion_rabbitmq.delivery import Subscription, send
-from ion_rabbitmq.holding import limit_at
-from ion_rabbitmq.link import Link, closed, translated
+from ion_rabbitmq.closed_frames import Kept
+from ion_rabbitmq.counting import give_back, is_worn, nacked, settled, times_counted
+from ion_rabbitmq.delivery import Subscription
+from ion_rabbitmq.link import Link, NotPermitted, closed, translated
+from ion_rabbitmq.looking import count, counts, counts_known, each_settled, taken
+from ion_rabbitmq.register import LOOKED_EVERY, Entry, Register
+from ion_rabbitmq.sending import Outgoing, Sending
 from ion_rabbitmq.settings import RabbitSettings
 from ion_rabbitmq.topology import Topology, rungs_of
 
 log = logging.getLogger(__name__)
 
+TOO_LARGE = re.compile(r"larger than configured max size (\d+)")
+BESIDE_PROPERTIES = 20
+"""Bytes of a frame that holds properties: its ends, and the size of the body."""
 BACK_WITHIN = 2.0
 """Seconds after its delay within which a retry is back, here or with another dispatcher."""
 
+GIVEN_BACK_WITHIN = 75.0
+"""Seconds within which RabbitMQ gives back what a consumer held whose node died: a minute, on a cluster."""
+
+REFUSES_AFTER = 1.0
+"""Seconds, at least, that a channel is published on though something was refused there: a full queue refuses all."""
+SILENT_FOR = 2
+"""Timeouts without one confirm, after which a connection is given up though its heartbeats come: a node that has lost
+its cluster takes connections, answers most of what it is asked, and confirms nothing."""
+
 
 class RabbitBroker:
-    """The contract's ``MessageBroker``. Two connections, so that a broker that stops publishers still takes acks.
+    """The contract's ``MessageBroker``. Two connections, so that a broker that stops publishers still takes acks, and a
+    third once it is asked how much there is, which RabbitMQ may close instead of an answer.
 
-    What it cannot know without RabbitMQ's management plugin: ``unsettled`` counts what this process holds, and
-    ``declare`` lets go of topics it has itself bound earlier.
+    What it cannot know without RabbitMQ's management plugin: what other processes hold, so that ``unsettled`` is None
+    while others consume; and queues that a version without a register declared, until they are declared again.
     """
 
     def __init__(self, settings: RabbitSettings) -> None:
         self.settings = settings
         self.topology = Topology.of(settings)
         self.consuming = Link(settings, "consume")
-        self.asking = self.consuming
         self._publishing = Link(settings, "publish")
+        self.looking = Link(settings, "look")
         self._channel: AbstractChannel | None = None
+        self._channel_since = 0.0
+        self._used: Counter[AbstractChannel] = Counter()
+        """How many messages are on their way on each channel."""
         self._opening: asyncio.Task[AbstractChannel] | None = None
         self._letters = asyncio.Lock()
-        self._bound: dict[str, set[str]] = {}
+        self._register = Register(settings, self.topology, self.consuming, self._to_queue)
         self._subscriptions: set[Subscription] = set()
         self._returning: dict[str, dict[str, float]] = {}
+        self._unseen: dict[str, dict[str, float]] = {}
+        self._told_rungs: dict[str, set[int]] = {}
         self._under_way: dict[str | None, asyncio.Future[None]] = {}
+        self._outgoing = Outgoing()
+        self._silent_since: float | None = None
+        self._unproven = False
+        """Whether a connection was given up for its silence, and nothing has been confirmed since."""
         self._timeout = settings.timeout.total_seconds()
+        self._most: tuple[int, int] | None = None
+        """Bytes of a body that RabbitMQ takes, once it has said so, and on which connection to publish by."""
 
     @property
     def max_hold(self) -> HoldLimit | None:
-        """As far as we were told: RabbitMQ does not say what it has. Its version decides what would change it."""
-        return limit_at(self.settings, self.consuming.version)
+        """As far as we were told. The server's version decides what would change it."""
+        return self.settings.max_hold_at(self.consuming.version)
 
     async def declare(self, queue: str, *, topics: Sequence[str], retry: RetryPolicy) -> None:
-        topology = self.topology
-        async with self.asking.borrowed() as channel, asyncio.timeout(self._timeout):
-            exchange = await channel.declare_exchange(topology.exchange, aio_pika.ExchangeType.TOPIC, durable=True)
-            await channel.declare_queue(topology.dead(queue), durable=True, arguments=topology.dead_arguments())
-            main = await channel.declare_queue(
-                topology.queue(queue), durable=True, arguments=topology.queue_arguments(queue)
-            )
-            for rung in rungs_of(retry):
-                await self._declare_rung(channel, queue, rung)
+        topology, wanted = self.topology, Entry(frozenset(topics), frozenset(rungs_of(retry)))
+        known = await self._register.before_declaring(queue, wanted)
+        if self._unproven:  # nobody should subscribe where nothing can be settled
+            await self._register.add(queue, wanted)
+        try:
+            async with self.consuming.borrowed() as channel, asyncio.timeout(self._timeout):
+                await self._declare_all(channel, queue, wanted)
+        except NotPermitted as error:
+            await self._require_all(queue, wanted, error)
+        async with self.consuming.borrowed() as channel, asyncio.timeout(self._timeout):
+            exchange = await channel.get_exchange(topology.exchange, ensure=False)
+            main = await channel.get_queue(topology.queue(queue), ensure=False)
             for topic in topics:
                 await main.bind(exchange, topic)
-            for topic in self._bound.get(queue, set()) - set(topics):
+            for topic in known.topics - wanted.topics:
                 await main.unbind(exchange, topic)
-        self._bound[queue] = set(topics)
+        if known.topics != wanted.topics:
+            await self._register.replace(queue, Entry(wanted.topics, known.rungs))
+
+    async def _declare_all(self, channel: AbstractChannel, queue: str, wanted: Entry) -> None:
+        topology = self.topology
+        await channel.declare_exchange(topology.exchange, aio_pika.ExchangeType.TOPIC, durable=True)
+        await channel.declare_queue(topology.dead(queue), durable=True, arguments=topology.dead_arguments())
+        await channel.declare_queue(topology.queue(queue), durable=True, arguments=topology.queue_arguments(queue))
+        for rung in sorted(wanted.rungs):
+            await self._declare_rung(channel, queue, rung)
+
+    async def _require_all(self, queue: str, wanted: Entry, refused: NotPermitted) -> None:
+        """Asking whether it is there needs no permission. Raises ``refused`` where anything is not."""
+        topology = self.topology
+        names = [topology.dead(queue), topology.queue(queue)]
+        names += [topology.waiting(queue, rung) for rung in sorted(wanted.rungs)]
+        try:
+            async with self.consuming.borrowed() as channel, asyncio.timeout(self._timeout):
+                await channel.get_exchange(topology.exchange, ensure=True)
+                for name in names:
+                    await self._count(channel, name)
+        except ChannelNotFoundEntity as error:
+            raise refused from error
+        topology.rungs.setdefault(queue, set()).update(wanted.rungs)
+
+    async def queues(self) -> Sequence[DeclaredQueue]:
+        """Those of the register that are there: one may have been deleted by hand."""
+        found = []
+        for name, entry in sorted((await self._register.read()).items()):
+            self._told_rungs[name] = set(entry.rungs)
+            if await self._is_there(name):
+                found.append(DeclaredQueue(name=name, topics=entry.topics))
+        return found
+
+    async def _is_there(self, queue: str) -> bool:
+        try:
+            async with self._declared(queue) as channel:
+                await self._count(channel, self.topology.queue(queue))
+        except QueueNotDeclared:
+            return False
+        return True
+
+    async def move(self, queue: str, to: str) -> int:
+        """One after the other: confirmed in ``to`` before it is acked. What waits goes first, since it comes back."""
+        topology = self.topology
+        for name in (queue, to):
+            async with self._declared(name) as channel:
+                await self._count(channel, topology.queue(name))
+        rungs = self._rungs(queue, (await self._register.read()).get(queue))
+        if rungs:
+            await self._register.add(to, Entry(rungs=frozenset(rungs)))
+            async with self.consuming.borrowed() as channel, asyncio.timeout(self._timeout):
+                for rung in rungs:
+                    await self._declare_rung(channel, to, rung)
+        pairs = [(topology.waiting(queue, rung), topology.waiting(to, rung)) for rung in sorted(rungs)]
+        pairs += [(topology.queue(queue), topology.queue(to)), (topology.dead(queue), topology.dead(to))]
+        async with self._letters:
+            moved = sum([await self._move_all(*pair) for pair in pairs])
+            moved += await self._move_all(topology.queue(queue), topology.queue(to))  # what came back meanwhile
+        self._returning.pop(queue, None)
+        return moved
+
+    async def _move_all(self, name: str, to: str) -> int:
+        """As many as are there now. A queue that is not there holds nothing."""
+
+        async def put_there(message: AbstractIncomingMessage) -> None:
+            await self._to_queue(envelope.moved(message), to)
+
+        try:
+            async with self.consuming.borrowed() as channel:
+                found = await taken(channel, name, None, within=self._timeout)
+                await self._settled(channel, name, found, found, put_there, "moved")
+        except ChannelNotFoundEntity:
+            return 0
+        return len(found)
+
+    async def _settled(
+        self,
+        channel: AbstractChannel,
+        name: str,
+        chosen: Sequence[AbstractIncomingMessage],
+        found: Sequence[AbstractIncomingMessage],
+        before: Any,
+        what: str,
+    ) -> None:
+        """Each chosen of those found, after ``before``; returns once the acks have reached the queue.
+
+        Where that raises, all that was found and is not done is back in the queue, and not counted where that can be.
+        """
+        try:
+            await each_settled(chosen, before, what, all_there_are=len(chosen) == len(found))
+        except BaseException as error:
+            with suppress(*CONNECTION_EXCEPTIONS, ChannelInvalidStateError, TimeoutError):  # what went wrong says more
+                left = [message for message in found if not message.processed]
+                if isinstance(error, Exception):
+                    anew = [envelope.moved(message) if times_counted(message) else None for message in left]
+                    await give_back(channel, name, left, anew, self._to_queue, within=self._timeout)
+                await nacked(channel, name, found, within=self._timeout)
+            raise
+        await settled(channel, name, len(chosen), within=self._timeout)
+
+    async def drop(self, queue: str) -> None:
+        """What the register says goes last: cut short, it is still listed, and can be dropped again."""
+        topology = self.topology
+        entry = (await self._register.read()).get(queue)
+        rungs = self._rungs(queue, entry)
+        async with self.consuming.borrowed() as channel, asyncio.timeout(self._timeout):
+            await channel.queue_delete(topology.queue(queue))
+            for rung in sorted(rungs):
+                await channel.queue_delete(topology.waiting(queue, rung))
+            await channel.queue_delete(topology.dead(queue))
+        for about in (topology.rungs, self._told_rungs):
+            about.pop(queue, None)
+        for due in (self._returning, self._unseen):
+            due.pop(queue, None)
+        await self._register.replace(queue, None)
+        if entry is not None and await self._is_there(queue):  # who serves it has declared it anew meanwhile
+            await self._register.add(queue, entry)
+
+    def _rungs(self, queue: str, entry: Entry | None) -> set[int]:
+        """The delays that it may have waiting queues for; of one that is not in the register the usual ones."""
+        known = rungs_of(RetryPolicy()) if entry is None else entry.rungs
+        return {*known, *self.topology.rungs.get(queue, ())}
 
     async def _declare_rung(self, channel: AbstractChannel, queue: str, rung: int) -> None:
         arguments = self.topology.waiting_arguments(queue, rung)
@@ -78,51 +259,164 @@ class RabbitBroker:
 
     async def publish(self, topic: str, body: bytes, *, headers: Mapping[str, str]) -> None:
         message = envelope.new(topic, body, headers)
+        key = (topic, body, *sorted(it for it in headers.items() if it[0] != MESSAGE_HEADER))
+        way = self._outgoing.way_of(key)
         try:
-            await self._send(message, to=topic, exchange=self.topology.exchange)
+            await self._send(message, to=topic, exchange=self.topology.exchange, way=way)
         except PublishError:
             raise Unroutable(f"topic {topic!r}: no queue takes it. Name a type that a module subscribes to.") from None
+        finally:
+            self._outgoing.left(key, way)
 
-    async def postpone(self, queue: str, message: aio_pika.Message, delay: timedelta) -> None:
+    def way(self) -> Sending:
+        """For a delivery that goes on from here."""
+        return self._outgoing.way()
+
+    async def postpone(self, queue: str, message: Kept, delay: timedelta, way: Sending) -> None:
         """Put it into the queue where it waits for its delay, or at once into its own."""
         rung = self.topology.rung(queue, delay)
         if not rung:
-            await self._to_queue(message, self.topology.queue(queue))
+            await self._to_queue(message, self.topology.queue(queue), way)
             return
         if rung not in self.topology.rungs.get(queue, ()):
-            async with self.asking.borrowed() as channel:
+            await self._register.add(queue, Entry(rungs=frozenset({rung})))
+            async with self.consuming.borrowed() as channel:
                 await self._declare_rung(channel, queue, rung)
-        await self._to_queue(message, self.topology.waiting(queue, rung))
+        await self._to_queue(message, self.topology.waiting(queue, rung), way)
         due = asyncio.get_running_loop().time() + rung / 1000
-        self._returning.setdefault(queue, {})[envelope.key(message)] = due + BACK_WITHIN
+        self._returning.setdefault(queue, {})[message.key] = due + BACK_WITHIN
+
+    def gone(self) -> None:
+        """A queue that somebody subscribed to was dropped, and will be declared anew."""
+        self._register.forget()
 
     def arrived(self, queue: str, key: str) -> None:
-        """A message that may have been on its way back from where it waited."""
+        """A message that may have been on its way back from where it waited, or from a channel that was lost."""
         self._returning.get(queue, {}).pop(key, None)
+        self._unseen.get(queue, {}).pop(key, None)
 
-    async def bury(self, queue: str, message: aio_pika.Message) -> None:
+    def lost(self, queue: str, keys: Sequence[str]) -> None:
+        """What arrived on a channel that was lost, and was handed out to nobody."""
+        by = asyncio.get_running_loop().time() + GIVEN_BACK_WITHIN
+        self._unseen.setdefault(queue, {}).update(dict.fromkeys(keys, by))
+
+    async def bury(self, queue: str, message: aio_pika.Message, way: Sending) -> None:
         """Put it among the dead letters of ``queue``."""
-        await self._to_queue(message, self.topology.dead(queue))
+        await self._to_queue(message, self.topology.dead(queue), way)
 
-    async def _to_queue(self, message: aio_pika.Message, name: str) -> None:
+    async def put_back(self, queue: str, message: aio_pika.Message, way: Sending) -> None:
+        """Put it into ``queue`` as a new message."""
+        await self._to_queue(message, self.topology.queue(queue), way)
+
+    async def _to_queue(self, message: aio_pika.Message, name: str, way: Sending | None = None) -> None:
         try:
-            await self._send(message, to=name)
+            await self._send(message, to=name, way=way or self.way())
         except PublishError as error:
             raise TransientError(
                 f"{self.settings.place()}: the queue {name} is gone; it is declared anew soon"
             ) from error
 
-    async def _send(self, message: aio_pika.Message, *, to: str, exchange: str = "") -> None:
-        """Returns once it is confirmed. Raises PublishError when nothing takes it."""
+    async def _send(self, message: aio_pika.Message, *, to: str, exchange: str = "", way: Sending) -> None:
+        """Returns once it is confirmed. Raises PublishError when nothing takes it.
+
+        After TransientError ``way`` says whether its answer is still to come: then the next try waits for that one.
+        """
+
+        async def send() -> None:
+            async with self._alone(message.message_id):
+                channel = await self._publisher()
+                self._check_size(message, to)
+                try:
+                    with self._on(channel):
+                        await _confirmed(channel, message, to=to, exchange=exchange)
+                except ChannelPreconditionFailed as error:
+                    self._check_whose(error, message, to)
+                    raise TransientError(f"{self.settings.place()}: RabbitMQ closed the channel: {error}") from error
+
         with translated(self.settings):
             try:
-                async with asyncio.timeout(self._timeout), self._alone(message.message_id):
-                    channel = await self._publisher()
-                    await send(channel, message, to=to, exchange=exchange, timeout=self._timeout)
+                await way.through(send, within=self._timeout)
+                self._silent_since, self._unproven = None, False
             except PublishError:
                 raise
             except DeliveryError as error:
                 raise TransientError(f"{self.settings.place()}: RabbitMQ refused a message: {error}") from error
+            except TimeoutError as error:
+                if (alarm := self._publishing.alarm) is not None:
+                    raise TransientError(f"{self.settings.place()}: {alarm}") from error
+                if way.unanswered:
+                    self._unconfirmed()
+                raise
+
+    @contextmanager
+    def _on(self, channel: AbstractChannel) -> Iterator[None]:
+        """A message is on its way there. One that was refused is the last that takes this channel.
+
+        RabbitMQ 3.10 asks the node that led a queue when it was first published to on that channel. If that node had
+        just died, all that follows is refused until it is back; on another channel another leader is asked.
+        """
+        self._used[channel] += 1
+        try:
+            yield
+        except PublishError:
+            raise
+        except DeliveryError:
+            if channel is self._channel and asyncio.get_running_loop().time() > self._channel_since + REFUSES_AFTER:
+                self._channel = None
+            raise
+        finally:
+            self._used[channel] -= 1
+            if not self._used[channel]:
+                del self._used[channel]
+                if channel is not self._channel:
+                    self._publishing.end(channel)
+
+    def _unconfirmed(self) -> None:
+        """Something was not confirmed in time. Raises TransientError where nothing has been for too long."""
+        now = asyncio.get_running_loop().time()
+        if self._silent_since is None:
+            self._silent_since = now - self._timeout
+        silent = now - self._silent_since
+        if self._channel is None or silent < SILENT_FOR * self._timeout:
+            return
+        self._silent_since, self._unproven, self._channel = None, True, None
+        text = (
+            f"RabbitMQ has confirmed nothing for {silent:.0f} s, though it lives: perhaps its node has lost its cluster"
+        )
+        trouble = TransientError(f"{self.settings.place()}: {text}. Another connection is made.")
+        log.warning("%s", trouble)
+        self._outgoing.abandon()
+        self._publishing.give_up()
+        if len(self.settings.addresses()) > 1:
+            self.consuming.give_up()
+        for subscription in self._subscriptions:
+            subscription.fail(trouble)
+        raise trouble
+
+    def _check_whose(self, error: ChannelPreconditionFailed, message: aio_pika.Message, to: str) -> None:
+        """Raises MessageRefused if RabbitMQ has closed the channel because of this message, and not of another on it.
+
+        It does not tell its limit before. Once it has, no message that is larger costs the others their channel.
+        """
+        if (found := TOO_LARGE.search(str(error))) is not None:
+            self._most = int(found[1]), self._publishing.connections
+            self._check_size(message, to)
+
+    def _check_size(self, message: aio_pika.Message, to: str) -> None:
+        """Raises MessageRefused for what RabbitMQ would close the channel, or the connection, for."""
+        most, on = self._most or (0, 0)
+        if len(message.body) > most and on == self._publishing.connections:  # on another the limit may be another
+            raise MessageRefused(
+                f"{self.settings.place()}: a message to {to} has {counted(len(message.body), 'byte')}, "
+                "and RabbitMQ takes "
+                f"{most:,} at most. Pass large data as files, or raise max_message_size in rabbitmq.conf."
+            )
+        if isinstance(message, Kept) and not message.fit(self._publishing.frame - BESIDE_PROPERTIES):
+            raise MessageRefused(
+                f"{self.settings.place()}: the properties of a message to {to} have "
+                f"{counted(len(message.raw), 'byte')}, which "
+                "fit into no frame of this server. Raise frame_max in rabbitmq.conf."
+            )
 
     @asynccontextmanager
     async def _alone(self, message_id: str | None) -> AsyncIterator[None]:
@@ -150,14 +444,23 @@ class RabbitBroker:
     async def _open_publisher(self) -> AbstractChannel:
         channel = await self._publishing.channel(returns=True)
         # Publishing to an exchange that is not there closes the channel: it has to be there.
-        async with asyncio.timeout(self._timeout):
-            await channel.declare_exchange(self.topology.exchange, aio_pika.ExchangeType.TOPIC, durable=True)
-        self._channel = channel
+        try:
+            with translated(self.settings):
+                async with asyncio.timeout(self._timeout):
+                    await channel.declare_exchange(self.topology.exchange, aio_pika.ExchangeType.TOPIC, durable=True)
+        except NotPermitted as refused:
+            channel = await self._publishing.channel(returns=True)
+            try:
+                async with asyncio.timeout(self._timeout):
+                    await channel.get_exchange(self.topology.exchange, ensure=True)
+            except ChannelNotFoundEntity as error:
+                raise refused from error
+        self._channel, self._channel_since = channel, asyncio.get_running_loop().time()
         return channel
 
     @asynccontextmanager
     async def subscribe(self, queue: str, *, prefetch: int) -> AsyncIterator[AsyncIterator[Delivery]]:
-        subscription = Subscription(self, queue, max(prefetch, 1))
+        subscription = Subscription(queue, max(prefetch, 1), self.settings, self.topology, self.consuming, self)
         await subscription.open()
         self._subscriptions.add(subscription)
         try:
@@ -167,67 +470,165 @@ class RabbitBroker:
             await subscription.close()
 
     async def stats(self, queue: str) -> QueueStats:
-        """Counted in the order in which messages move: one that moves meanwhile is seen twice, never missed."""
+        """Counted in the order in which messages move: one that moves meanwhile is seen twice, never missed.
+
+        What was given up while its retry or dead letter is on the way is delayed: it is pending, whoever else consumes.
+        """
         topology = self.topology
-        async with self._declared(queue) as channel:
-            waiting = [
-                await _count(channel, topology.waiting(queue, it)) for it in sorted(topology.rungs.get(queue, ()))
-            ]
-            ready = await _count(channel, topology.queue(queue))
-            dead = await _count(channel, topology.dead(queue))
-        held = sum(len(it.held) for it in self._subscriptions if it.queue == queue)
-        return QueueStats(ready=ready, delayed=max(sum(waiting), self._on_their_way(queue)), unsettled=held, dead=dead)
+        others = self._told_rungs.get(queue, set()) - topology.rungs.get(queue, set())
+        told = [await self._count_told(queue, it) for it in sorted(others)]
+        async with self._declared(queue, self.looking) as channel:
+            rungs = sorted(topology.rungs.get(queue, ()))
+            waiting = told + [await self._count_known(channel, topology.waiting(queue, it)) for it in rungs]
+            ready, consumers = await self._counts_known(channel, topology.queue(queue))
+            dead = await self._count_known(channel, topology.dead(queue))
+        ours = [it for it in self._subscriptions if it.queue == queue]
+        arrived, given_up = sum(it.arrived for it in ours), sum(it.given_up for it in ours)
+        held = sum(len(it.held) for it in ours) - arrived - given_up
+        all_are_ours = consumers <= sum(it.consumes for it in ours)
+        return QueueStats(
+            ready=max(ready, self._lost(queue)) + arrived,
+            delayed=max(sum(waiting), self._on_their_way(queue)) + given_up,
+            unsettled=held if all_are_ours else None,
+            dead=dead,
+        )
+
+    async def _count_told(self, queue: str, rung: int) -> int:
+        """What waits for a delay that another process declared, as far as the register says: it may never have."""
+        try:
+            async with self._declared(queue, self.looking) as channel:
+                return await self._count_known(channel, self.topology.waiting(queue, rung))
+        except QueueNotDeclared:
+            self._told_rungs[queue].discard(rung)
+            return 0
 
     def _on_their_way(self, queue: str) -> int:
         """Retries of ours that have not come back: between two queues RabbitMQ counts a message in neither."""
-        now = asyncio.get_running_loop().time()
-        left = self._returning[queue] = {key: by for key, by in self._returning.get(queue, {}).items() if by > now}
-        return len(left)
+        return _left(self._returning, queue)
+
+    def _lost(self, queue: str) -> int:
+        """What had arrived here when its channel was lost, and was handed out to nobody: it is not back yet."""
+        return _left(self._unseen, queue)
 
     @asynccontextmanager
-    async def _declared(self, queue: str) -> AsyncIterator[AbstractChannel]:
+    async def _declared(self, queue: str, link: Link | None = None) -> AsyncIterator[AbstractChannel]:
+        """A channel to ask for it on: each answer gets the timeout, however many there are."""
         try:
-            async with self.asking.borrowed() as channel, asyncio.timeout(self._timeout):
+            async with (link or self.consuming).borrowed() as channel:
                 yield channel
         except ChannelNotFoundEntity as error:
             raise QueueNotDeclared(f"queue {queue!r}: is not declared on this broker. Declare it first.") from error
 
+    async def _count(self, channel: AbstractChannel, name: str) -> int:
+        return await count(channel, name, within=self._timeout)
+
+    async def _count_known(self, channel: AbstractChannel, name: str) -> int:
+        return (await self._counts_known(channel, name))[0]
+
+    async def _counts_known(self, channel: AbstractChannel, name: str) -> tuple[int, int]:
+        classic = self.settings.queue_type == "classic"  # has no leader that could be away while it is told of
+        return await (counts if classic else counts_known)(channel, name, within=self._timeout)
+
     async def peek(self, queue: str, *, limit: int) -> Sequence[Message]:
+        name = self.topology.queue(queue)
         async with self._declared(queue) as channel:
-            found = await _got(channel, self.topology.queue(queue), limit)
+            found = await taken(channel, name, limit, within=self._timeout)
+            anew = [envelope.again(it) if is_worn(it) else None for it in found]
+            await give_back(channel, name, found, anew, self._to_queue, within=self._timeout)
             return [envelope.peeked(message) for message in found]
 
     async def dead_letters(self, queue: str, *, limit: int | None = None) -> Sequence[DeadLetter]:
+        """Those that RabbitMQ made get an id of their own as they are first looked at, and keep it."""
+        name = self.topology.dead(queue)
         async with self._letters, self._declared(queue) as channel:
-            found = await _got(channel, self.topology.dead(queue), limit)
-            return [envelope.dead_letter(message, queue) for message in found]
+            found = await self._letters_in(channel, name)
+            ids = await self._put_back(channel, name, found)
+            letters = [envelope.dead_letter(message, queue) for message in found]
+            return [replace(letter, id=id) for letter, id in zip(letters, ids, strict=True)][:limit]
+
+    async def _letters_in(self, channel: AbstractChannel, name: str) -> list[AbstractIncomingMessage]:
+        """All dead letters, oldest first, each once: one that was written anew and not acked is there twice."""
+        found: dict[str, AbstractIncomingMessage] = {}
+        for number, message in enumerate(await taken(channel, name, None, within=self._timeout)):
+            key = envelope.letter_id(message) if envelope.is_letter(message) else f"not ours: {number}"
+            if key in found:
+                await message.ack()
+            else:
+                found[key] = message
+        return list(found.values())
+
+    async def _put_back(
+        self, channel: AbstractChannel, name: str, letters: Sequence[AbstractIncomingMessage]
+    ) -> Sequence[str]:
+        """In their order: from the first that is written anew on, all are. Returns the ids that they have now."""
+        first = sum(1 for _ in takewhile(lambda it: envelope.is_letter(it) and not times_counted(it), letters))
+        adoptions = [None if envelope.is_letter(it) else envelope.adoption(it) for it in letters]
+        anew = [
+            None if n < first else envelope.moved(it) if words is None else envelope.again(it, **words)
+            for n, (it, words) in enumerate(zip(letters, adoptions, strict=True))
+        ]
+        written = await give_back(channel, name, letters, anew, self._to_queue, within=self._timeout)
+        return [
+            words["id"] if words is not None and done else envelope.letter_id(it)
+            for it, words, done in zip(letters, adoptions, written, strict=True)
+        ]
 
     async def redrive(self, queue: str, ids: Sequence[str]) -> int:
         async def put_back(message: AbstractIncomingMessage) -> None:
             await self._to_queue(envelope.again(message, attempt=1), self.topology.queue(queue))
 
-        return await self._take_out(queue, ids, put_back)
+        return await self._take_out(queue, ids, put_back, "put back")
 
     async def purge(self, queue: str, ids: Sequence[str]) -> int:
-        async def nothing(message: AbstractIncomingMessage) -> None:
-            """It is only acked."""
+        return await self._take_out(queue, ids, _nothing, "deleted")
 
-        return await self._take_out(queue, ids, nothing)
+    async def _take_out(self, queue: str, ids: Sequence[str], before: Any, what: str) -> int:
+        """Those of ``ids``, each after ``before``; the others are put back where they were.
 
-    async def _take_out(self, queue: str, ids: Sequence[str], before: Any) -> int:
-        """Those of ``ids``, each after ``before``; closing the channel puts the others back where they were."""
-        wanted = set(ids)
-        async with self._letters, self._declared(queue) as channel:
-            found = await _got(channel, self.topology.dead(queue), None)
-            missing = wanted - {envelope.letter_id(message) for message in found}
-            if missing:
-                named = ", ".join(repr(letter[:80]) for letter in sorted(missing)[:10])
-                raise DeadLetterNotFound(f"queue {queue!r}: keeps no dead letter {named}; none was touched.")
-            chosen = [message for message in found if envelope.letter_id(message) in wanted]
-            for message in chosen:
-                await before(message)
-                await message.ack()
-            return len(chosen)
+        Then the broker is asked: while more is left than should be, those that came back are taken out again.
+        """
+        wanted, name = set(ids), self.topology.dead(queue)
+        async with self._letters:
+            async with self._declared(queue) as channel:
+                found = await self._letters_in(channel, name)
+                missing = wanted - {envelope.letter_id(message) for message in found}
+                if missing:
+                    await self._put_back(channel, name, found)
+                    named = ", ".join(repr(letter[:80]) for letter in sorted(missing)[:10])
+                    raise DeadLetterNotFound(f"queue {queue!r}: keeps no dead letter {named}; none was touched.")
+                done, others = await self._chosen_settled(channel, name, found, wanted, before, what)
+            more = done
+            while more and await self._left(queue, name, others) > others:
+                async with self._declared(queue) as channel:
+                    found = await self._letters_in(channel, name)
+                    more, others = await self._chosen_settled(channel, name, found, wanted, _nothing, what)
+            return done
+
+    async def _chosen_settled(
+        self,
+        channel: AbstractChannel,
+        name: str,
+        found: Sequence[AbstractIncomingMessage],
+        wanted: set[str],
+        before: Any,
+        what: str,
+    ) -> tuple[int, int]:
+        """How many of ``found`` were wanted, and how many are back where they were."""
+        chosen = [message for message in found if envelope.letter_id(message) in wanted]
+        others = [message for message in found if envelope.letter_id(message) not in wanted]
+        await self._settled(channel, name, chosen, found, before, what)
+        await self._put_back(channel, name, others)
+        return len(chosen), len(others)
+
+    async def _left(self, queue: str, name: str, expected: int) -> int:
+        """How many there are once those that were held are back: with them comes what was acked in vain."""
+        give_up = asyncio.get_running_loop().time() + self._timeout
+        async with self._declared(queue) as channel:
+            while (left := await self._count(channel, name)) < expected:
+                if asyncio.get_running_loop().time() > give_up:  # somebody else takes some
+                    break
+                await asyncio.sleep(LOOKED_EVERY)
+        return left
 
     async def watch(self) -> None:
         """For ever: look whether RabbitMQ still knows our consumers, which it may forget without a word."""
@@ -235,7 +636,7 @@ class RabbitBroker:
             await asyncio.sleep(self.settings.watch.total_seconds())
             for subscription in list(self._subscriptions):
                 try:
-                    await subscription.check()
+                    await subscription.check(self.looking)
                 except ProviderError as error:
                     log.warning("RabbitMQ could not be asked for its consumers: %s", error)
 
@@ -243,26 +644,29 @@ class RabbitBroker:
         if self._opening is not None:
             self._opening.cancel()
             await asyncio.wait([self._opening])
+        await self._outgoing.close()
         if self._channel is not None:
             await closed(self._channel, self.settings)
-        await asyncio.gather(self._publishing.close(), self.consuming.close())
+        await asyncio.gather(self._publishing.close(), self.consuming.close(), self.looking.close())
 
 
-async def _count(channel: AbstractChannel, name: str) -> int:
-    found = await channel.declare_queue(name, passive=True)
-    return found.declaration_result.message_count or 0
+async def _confirmed(channel: AbstractChannel, message: aio_pika.Message, *, to: str, exchange: str = "") -> None:
+    """Publish persistent, mandatory and confirmed, however long that takes. Raises what aio-pika raises."""
+    target = channel.default_exchange if not exchange else await channel.get_exchange(exchange, ensure=False)
+    confirmation = await target.publish(message, routing_key=to, mandatory=True)
+    if confirmation is None:
+        raise TransientError("RabbitMQ did not confirm")
 
 
-async def _got(channel: AbstractChannel, name: str, limit: int | None) -> list[AbstractIncomingMessage]:
-    """Up to ``limit`` messages, oldest first, unsettled on this channel."""
-    queue = await channel.declare_queue(name, passive=True)
-    found: list[AbstractIncomingMessage] = []
-    while limit is None or len(found) < limit:
-        message = await queue.get(no_ack=False, fail=False)
-        if message is None:
-            break
-        found.append(message)
-    return found
+def _left(due: dict[str, dict[str, float]], queue: str) -> int:
+    """How many of ``queue`` are not due yet; the others are forgotten."""
+    now = asyncio.get_running_loop().time()
+    left = due[queue] = {key: by for key, by in due.get(queue, {}).items() if by > now}
+    return len(left)
+
+
+async def _nothing(message: AbstractIncomingMessage) -> None:
+    """It is only acked."""
 
 
 @asynccontextmanager

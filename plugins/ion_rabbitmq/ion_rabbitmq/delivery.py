@@ -5,24 +5,63 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Protocol, Self
 
 import aio_pika
+import aiormq
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
-from aio_pika.exceptions import ChannelNotFoundEntity
+from aio_pika.exceptions import ChannelNotFoundEntity, DeliveryError
+from aiormq.abc import AbstractChannel as UnderlayChannel
 
-from ion_core.errors import AlreadySettled, DeliveryLost, QueueNotDeclared, TransientError
+from ion_core.errors import (
+    AlreadySettled,
+    DeliveryLost,
+    IonError,
+    MessageRefused,
+    PermanentError,
+    QueueNotDeclared,
+    TransientError,
+)
 from ion_rabbitmq import envelope
-from ion_rabbitmq.holding import timed_out
-from ion_rabbitmq.link import closed, translated
-
-if TYPE_CHECKING:
-    from ion_rabbitmq.broker import RabbitBroker
+from ion_rabbitmq.closed_frames import Kept
+from ion_rabbitmq.counting import is_worn, settled
+from ion_rabbitmq.envelope import Envelope
+from ion_rabbitmq.holding import cancels_for_it, timed_out
+from ion_rabbitmq.link import Link, closed, translated
+from ion_rabbitmq.looking import counts_known
+from ion_rabbitmq.sending import Sending
+from ion_rabbitmq.settings import RabbitSettings
+from ion_rabbitmq.topology import Topology
 
 log = logging.getLogger(__name__)
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.05, 30.0
+"""Seconds before a channel is opened again: after the first that was lost, and after many in a row."""
+AWAY_PAUSE = 2.0
+"""Seconds, at most, between tries while none can be opened."""
+STEADY = 60.0
+"""Seconds after which a channel has not been lost in a row with the one before."""
+
+
+class Onward(Protocol):
+    """Where messages go from here: their broker."""
+
+    def way(self) -> Sending: ...
+
+    async def postpone(self, queue: str, message: Kept, delay: timedelta, way: Sending) -> None: ...
+
+    async def bury(self, queue: str, message: aio_pika.Message, way: Sending) -> None: ...
+
+    async def put_back(self, queue: str, message: aio_pika.Message, way: Sending) -> None: ...
+
+    def arrived(self, queue: str, key: str) -> None: ...
+
+    def lost(self, queue: str, keys: Sequence[str]) -> None: ...
+
+    def gone(self) -> None: ...
 
 
 class RabbitDelivery:
@@ -33,57 +72,190 @@ class RabbitDelivery:
 
     def __init__(self, message: AbstractIncomingMessage, subscription: Subscription) -> None:
         self._message = message
+        self._envelope = Envelope.of(message)
         self._subscription = subscription
         self._settled = False
         self._lock = asyncio.Lock()
-        self.attempt = envelope.attempt(message)
-        self.headers: Mapping[str, str] = envelope.headers(message)
+        self._way = subscription.onward.way()
+        self._death: dict[str, Any] | None = None
+        self._asked = ""
+        """The verb whose message is on its way, when that is not answered."""
+        self.attempt = self._envelope.ours.attempt
+        self.headers: Mapping[str, str] = dict(self._envelope.ours.headers)
         self.lost = asyncio.Event()
+        self.since = asyncio.get_running_loop().time()
 
     @property
     def body(self) -> bytes:
-        return self._message.body
+        if self._envelope.unreadable:
+            raise PermanentError(self._envelope.unreadable)
+        return self._envelope.body
+
+    @property
+    def key(self) -> str:
+        """What tells it and its attempt from others."""
+        return self._envelope.key
+
+    @property
+    def is_given_up(self) -> bool:
+        """Whether its holder has left it, and RabbitMQ has yet to say whether its message arrived."""
+        return self._settled and not self.lost.is_set()
+
+    @property
+    def is_being_settled(self) -> bool:
+        return self._lock.locked()
 
     async def ack(self) -> None:
         async def nothing() -> None:
             """The ack itself is all there is."""
 
-        await self._settle(nothing)
+        await self._settle("ack", nothing)
 
     async def retry(self, *, delay: timedelta) -> None:
-        again = envelope.again(self._message, attempt=self.attempt + 1)
-        await self._settle(lambda: self._subscription.broker.postpone(self._subscription.queue, again, delay))
+        again = envelope.written(self._envelope, attempt=self.attempt + 1)
+        try:
+            await self._settle("retry", lambda: self._to.postpone(self._subscription.queue, again, delay, self._way))
+        except MessageRefused as error:
+            await self.dead_letter(f"failed, and cannot be put aside for another attempt: {error}")
 
     async def release(self) -> None:
+        await self._carried_through(self._released())
+
+    async def _released(self, *, requeue: bool = True) -> None:
         async with self._lock:
             self._check()
-            with translated(self._subscription.broker.settings):
-                await self._message.nack(requeue=True)
+            anew = requeue and not self._way.unanswered and is_worn(self._message) and await self._written_anew()
+            if self._way.unanswered:
+                self._settled = True
+                self._subscription.later(self._as_it_is_answered())
+                return
+            if anew:
+                with translated(self._subscription.settings):
+                    await self._message.ack()
+            else:
+                await self._nack(requeue=requeue)
             self._is_over()
 
+    async def taken_back(self) -> None:
+        """Released by its subscription: for its holder it is lost."""
+        await self.release()
+        self._settled = False
+        self.lost.set()
+
+    async def _written_anew(self) -> bool:
+        """A limit may let it come back no more. Whether it is there once more, as a new message."""
+        try:
+            await self._to.put_back(self._subscription.queue, envelope.written(self._envelope), self._way)
+        except (TransientError, MessageRefused) as error:
+            log.warning("RabbitMQ counts a release: %s", error, extra={"queue": self._subscription.queue})
+            return False
+        return not self.lost.is_set()
+
+    async def _as_it_is_answered(self) -> None:
+        """Its message is on its way, by a verb that was given up: given back as well, there would be two of it."""
+        try:
+            with translated(self._subscription.settings):
+                await self._way.answer()
+                if not self.lost.is_set():
+                    await self._message.ack()
+        except (IonError, DeliveryError) as error:
+            log.debug("what was on its way did not arrive: %s", error)
+            if not self.lost.is_set():
+                await self._nack()
+        self._is_over()
+
+    async def _nack(self, *, requeue: bool = True) -> None:
+        """Given back; where that cannot be said, with its channel: what is held for nobody holds up others."""
+        try:
+            with translated(self._subscription.settings):
+                async with asyncio.timeout(self._subscription.settings.timeout.total_seconds()):
+                    await self._message.nack(requeue=requeue)
+        except IonError as error:
+            self._subscription.start_over(f"a delivery could not be given back: {error}")
+            raise
+
+    async def postpone(self, *, delay: timedelta) -> None:
+        again = envelope.written(self._envelope)
+        try:
+            await self._settle("postpone", lambda: self._to.postpone(self._subscription.queue, again, delay, self._way))
+        except MessageRefused as error:
+            log.warning("cannot be written again, is released: %s", error, extra=self._fields())
+            await self.release()
+
     async def dead_letter(self, reason: str, *, log_tail: Sequence[str] = ()) -> None:
-        dead = envelope.again(self._message, **envelope.death(reason, log_tail))
-        await self._settle(lambda: self._subscription.broker.bury(self._subscription.queue, dead))
+        if self._death is None:  # of several tries one dead letter, whatever arrives of them
+            self._death = envelope.death(reason, log_tail)
+        about = self._death
+        try:
+            try:
+                await self._bury(self._envelope, about)
+            except MessageRefused:
+                await self._bury(self._envelope.packed(), about)  # it may be small enough then
+        except MessageRefused as error:
+            await self._hand_to_rabbitmq(reason, error)
+
+    async def _bury(self, message: Envelope, about: Mapping[str, Any]) -> None:
+        dead = envelope.written(message, **about)
+        await self._settle("dead_letter", lambda: self._to.bury(self._subscription.queue, dead, self._way))
+
+    @property
+    def _to(self) -> Onward:
+        return self._subscription.onward
+
+    async def _hand_to_rabbitmq(self, reason: str, error: MessageRefused) -> None:
+        """Have RabbitMQ move it to the dead letters as it is, without a word of ours; where it cannot, give it back.
+
+        RabbitMQ moves it at most once, so this comes last: a server that ends at that moment may lose it.
+        """
+        moves = self._subscription.buries_what_is_rejected
+        became = "RabbitMQ moves it to the dead letters without its reason" if moves else "it is given back"
+        log.error("a dead letter cannot be written, %s: %s: %s", became, reason, error, extra=self._fields())
+        await self._carried_through(self._released(requeue=not moves))
+
+    def _fields(self) -> Mapping[str, str]:
+        return {"queue": self._subscription.queue, "messageId": self._envelope.message_id}
 
     async def renew(self) -> None:
         self._check()
 
-    async def _settle(self, before: Callable[[], Awaitable[None]]) -> None:
-        """``before``, confirmed, and only then the ack: a crash in between doubles the message and never loses it.
+    async def _settle(self, verb: str, before: Callable[[], Awaitable[None]]) -> None:
+        """``before``, confirmed, and only then the ack: a crash in between doubles the message and never loses it."""
+        await self._carried_through(self._settled_after(verb, before))
 
-        Carried through when the caller is cancelled, so that we know whether it was settled.
-        """
-        await asyncio.shield(asyncio.ensure_future(self._settled_after(before)))
+    async def _carried_through(self, settling: Coroutine[Any, Any, None]) -> None:
+        """Also when the caller is cancelled, so that we know whether it was settled."""
+        task = asyncio.ensure_future(settling)
+        task.add_done_callback(lambda task: task.cancelled() or task.exception())  # looked at, if by nobody
+        await asyncio.shield(task)
 
-    async def _settled_after(self, before: Callable[[], Awaitable[None]]) -> None:
+    async def _settled_after(self, verb: str, before: Callable[[], Awaitable[None]]) -> None:
         async with self._lock:
             self._check()
+            if self._way.unanswered and self._asked != verb:
+                await self._settled_meanwhile()
+            self._asked = verb
             await before()
             if self.lost.is_set():
                 raise DeliveryLost("the channel was lost while the delivery was settled; it is delivered again")
-            with translated(self._subscription.broker.settings):
+            with translated(self._subscription.settings):
                 await self._message.ack()
             self._is_over()
+
+    async def _settled_meanwhile(self) -> None:
+        """Another verb was given up. Raises AlreadySettled where its message arrived, TransientError until then."""
+        settings = self._subscription.settings
+        try:
+            with translated(settings):
+                await self._way.answer(within=settings.timeout.total_seconds())
+        except (IonError, DeliveryError):
+            if self._way.unanswered:
+                raise
+            return  # it did not arrive
+        if not self.lost.is_set():
+            with translated(settings):
+                await self._message.ack()
+            self._is_over()
+        self._check()
 
     def _check(self) -> None:
         if self._settled:
@@ -93,7 +265,7 @@ class RabbitDelivery:
 
     def _is_over(self) -> None:
         self._settled = True
-        self._subscription.held.discard(self)
+        self._subscription.settled(self)
 
 
 class Subscription:
@@ -102,133 +274,263 @@ class Subscription:
     The iteration raises TransientError when that does not work for as long as ``timeout``; it may be continued.
     """
 
-    def __init__(self, broker: RabbitBroker, queue: str, prefetch: int) -> None:
-        self.broker = broker
+    def __init__(
+        self, queue: str, prefetch: int, settings: RabbitSettings, topology: Topology, link: Link, onward: Onward
+    ) -> None:
         self.queue = queue
+        self.settings = settings
+        self.onward = onward
+        self._topology = topology
+        self._link = link
         self.held: set[RabbitDelivery] = set()
         self._prefetch = prefetch
         self._arrived: asyncio.Queue[RabbitDelivery | None] = asyncio.Queue()
+        self._waiting: set[RabbitDelivery] = set()
         self._channel: AbstractChannel | None = None
+        self._underlay: UnderlayChannel | None = None
         self._tag = ""
         self._closing: asyncio.Task[None] | None = None
+        self._later: set[asyncio.Task[None]] = set()
+        self._failure: TransientError | None = None
+        self._lost_in_a_row = 0
+        self._opened_at = 0.0
+
+    @property
+    def consumes(self) -> bool:
+        """Whether RabbitMQ has a consumer of ours, as far as we know."""
+        return self._channel is not None
+
+    @property
+    def arrived(self) -> int:
+        """How many are here that nobody was given yet."""
+        return len(self._waiting)
+
+    @property
+    def given_up(self) -> int:
+        """How many are held for nobody, until RabbitMQ has answered."""
+        return sum(delivery.is_given_up for delivery in self.held)
+
+    @property
+    def buries_what_is_rejected(self) -> bool:
+        """Whether RabbitMQ keeps among the dead letters what is rejected on the queue, by the queue's arguments."""
+        return "x-dead-letter-exchange" in self._topology.queue_arguments(self.queue)
+
+    def settled(self, delivery: RabbitDelivery) -> None:
+        """It is over; so is what kept channels from lasting."""
+        self.held.discard(delivery)
+        self._lost_in_a_row = 0
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> RabbitDelivery:
         while True:
+            if self._failure is not None:
+                failure, self._failure = self._failure, None
+                raise failure
             if self._channel is None:
                 await self._open_again()
             delivery = await self._arrived.get()
-            if delivery is not None and not delivery.lost.is_set():
-                return delivery
+            if delivery is not None:
+                self._waiting.discard(delivery)
+                if not delivery.lost.is_set():
+                    return delivery
 
     async def _open_again(self) -> None:
         loop = asyncio.get_running_loop()
-        give_up = loop.time() + self.broker.settings.timeout.total_seconds()
-        pause = 0.05
+        pause = self._pause()
+        give_up = loop.time() + pause + self.settings.timeout.total_seconds()
         while True:
             await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # not all subscribers of all hosts at once
             try:
                 await self.open()
             except QueueNotDeclared as error:  # it was there when we came: whoever iterates may declare it anew
+                self.onward.gone()
                 raise TransientError(f"queue {self.queue!r}: was deleted while we subscribed to it") from error
             except TransientError:
                 if loop.time() > give_up:
                     raise
-                pause = min(2 * pause, 2.0)
+                pause = min(2 * pause, AWAY_PAUSE)
             else:
                 return
 
+    def _pause(self) -> float:
+        """Seconds before the next channel: longer and longer for as long as they are lost with nothing settled."""
+        if asyncio.get_running_loop().time() - self._opened_at > STEADY:
+            self._lost_in_a_row = 0
+        self._lost_in_a_row += 1
+        return min(FIRST_PAUSE * 2.0 ** min(self._lost_in_a_row - 1, 32), LONGEST_PAUSE)
+
     async def open(self) -> None:
         """Consume. Raises QueueNotDeclared, TransientError."""
-        channel = await self.broker.consuming.channel()
+        channel = await self._link.channel()
         try:
-            with translated(self.broker.settings):
-                async with asyncio.timeout(self.broker.settings.timeout.total_seconds()):
+            with translated(self.settings):
+                async with asyncio.timeout(self.settings.timeout.total_seconds()):
                     await channel.set_qos(prefetch_count=self._prefetch)
-                    queue = await channel.get_queue(self.broker.topology.queue(self.queue))
+                    queue = await channel.get_queue(self._topology.queue(self.queue))
                     self._channel = channel
                     channel.close_callbacks.add(self._on_close)
-                    underlay = await channel.get_underlay_channel()
+                    self._underlay = underlay = await channel.get_underlay_channel()
                     underlay.on_consumer_cancel_callbacks.add(self._on_cancel)
                     self._tag = await queue.consume(self._on_message, no_ack=False)
+                    self._opened_at = asyncio.get_running_loop().time()
         except ChannelNotFoundEntity as error:
             raise QueueNotDeclared(
                 f"queue {self.queue!r}: is not declared on this broker. Declare it first."
             ) from error
         except BaseException:
             self._channel = None
-            await closed(channel, self.broker.settings)
+            await closed(channel, self.settings)
             raise
 
     async def _on_message(self, message: AbstractIncomingMessage) -> None:
         delivery = RabbitDelivery(message, self)
-        self.broker.arrived(self.queue, envelope.key(message))
+        self.onward.arrived(self.queue, delivery.key)
         self.held.add(delivery)
+        self._waiting.add(delivery)
         self._arrived.put_nowait(delivery)
 
     def _on_cancel(self, *_: Any) -> None:
-        """The broker ended our consumer, because the queue was deleted or its leader moved.
+        """The broker ended our consumer: the queue was deleted, its leader moved, or, from 4.3 on, one was held long.
 
         What was delivered stays ours until the channel is closed: then it is given to others, or to us again.
         """
         channel = self._channel
-        log.warning("RabbitMQ cancelled a consumer", extra={"queue": self.queue, "held": len(self.held)})
+        if self.held and cancels_for_it(self._link.version):
+            self._say_taken_back("RabbitMQ took back what was held for too long, or its queue was deleted")
+        else:
+            log.warning("RabbitMQ cancelled a consumer", extra={"queue": self.queue, "held": len(self.held)})
         self._forget()
         if channel is not None:
-            self._closing = asyncio.create_task(closed(channel, self.broker.settings))
+            self._closing = asyncio.create_task(closed(channel, self.settings))
 
     def _on_close(self, channel: object, error: BaseException | None = None) -> None:
         if channel is not self._channel:
             return
-        fields = {"queue": self.queue, "held": len(self.held)}
         if timed_out(error):
-            limit = self.broker.max_hold
-            hint = limit.remedy(2 * limit.longest) if limit is not None else ""
-            log.warning("RabbitMQ took back what was held for too long; its jobs go on. %s", hint, extra=fields)
+            self._say_taken_back("RabbitMQ took back what was held for too long")
         else:
-            log.warning("channel lost: %s", error, extra=fields)
+            alone = self._underlay is None or self._underlay.connection.is_opened
+            level = logging.WARNING if alone else logging.DEBUG  # of a lost connection its link tells, once
+            log.log(level, "channel lost: %s", error, extra={"queue": self.queue, "held": len(self.held)})
         self._forget()
+
+    def _say_taken_back(self, what: str) -> None:
+        """With how long it was held, and what would do."""
+        now = asyncio.get_running_loop().time()
+        held = int(now - min((it.since for it in self.held), default=now))
+        limit = self.settings.max_hold_at(self._link.version)
+        longer = "" if limit is None else limit.remedy(max(2 * limit.longest, timedelta(seconds=2 * held)))
+        fields = {"queue": self.queue, "held": len(self.held), "longest": f"{held}s"}
+        log.warning("%s; its jobs go on. %s", what, longer, extra=fields)
 
     def _forget(self) -> None:
         self._channel = None
         for delivery in self.held:
             delivery.lost.set()
         self.held.clear()
+        self.onward.lost(self.queue, [delivery.key for delivery in self._waiting])
+        self._waiting.clear()
         self._arrived.put_nowait(None)  # wakes whoever waits
 
-    async def check(self) -> None:
-        """The watchdog's: whether RabbitMQ still has a consumer on the queue; if not, start over."""
+    def fail(self, error: TransientError) -> None:
+        """Have the iteration raise that, once."""
+        self._failure = error
+        self._arrived.put_nowait(None)  # wakes whoever waits
+
+    def later(self, work: Coroutine[Any, Any, None]) -> None:
+        """What is still to be done for a delivery that its holder has left."""
+        task = asyncio.create_task(work, name=f"give back a delivery of {self.queue}")
+        self._later.add(task)
+        task.add_done_callback(self._later.discard)
+        task.add_done_callback(_told)
+
+    def start_over(self, why: str) -> None:
+        """On another channel; what is held on this one is given back with it."""
         channel = self._channel
         if channel is None:
             return
-        async with self.broker.asking.borrowed() as asking:
+        log.warning("a channel is closed: %s", why, extra={"queue": self.queue, "held": len(self.held)})
+        self._forget()
+        self._closing = asyncio.create_task(closed(channel, self.settings))
+
+    async def check(self, looking: Link) -> None:
+        """The watchdog's: whether RabbitMQ still has a consumer on the queue; if not, start over.
+
+        Raises TransientError where that is not known: a quorum queue whose leader does not answer is told as one that
+        has no consumer, and nobody could consume it anew.
+        """
+        channel, timeout = self._channel, self.settings.timeout.total_seconds()
+        if channel is None:
+            return
+        async with looking.borrowed() as asking:
             with suppress(ChannelNotFoundEntity):
-                found = await asking.declare_queue(self.broker.topology.queue(self.queue), passive=True)
+                name = self._topology.queue(self.queue)
+                found = await asking.declare_queue(name, passive=True, timeout=timeout)
+                if found.declaration_result.consumer_count:
+                    return
+                await counts_known(asking, name, within=timeout)
+                found = await asking.declare_queue(name, passive=True, timeout=timeout)
                 if found.declaration_result.consumer_count:
                     return
         if channel is self._channel:
             log.error("RabbitMQ has no consumer for a queue we subscribe to", extra={"queue": self.queue})
-            await closed(channel, self.broker.settings)
+            await closed(channel, self.settings)
 
     async def close(self) -> None:
-        """Stop consuming; closing the channel gives back what is unsettled."""
+        """Stop consuming, and release what is unsettled: RabbitMQ counts what closing a channel gives back."""
         channel, self._channel = self._channel, None
         if channel is not None:
-            await closed(channel, self.broker.settings)
+            await self._release_all(channel)
+            await closed(channel, self.settings)
         if self._closing is not None:
             await asyncio.wait([self._closing])
+        for task in list(self._later):
+            task.cancel()
+        if self._later:
+            await asyncio.wait(list(self._later))
         for delivery in self.held:
             delivery.lost.set()
         self.held.clear()
 
+    async def _release_all(self, channel: AbstractChannel) -> None:
+        """Within the timeout; what is being settled is left to that."""
+        try:
+            with translated(self.settings):
+                async with asyncio.timeout(self.settings.timeout.total_seconds()):
+                    await self._stop_consuming(channel)
+                    given_back = [it for it in self.held if not it.is_being_settled]
+                    for delivery in given_back:
+                        await delivery.taken_back()
+                    await settled(channel, self._topology.queue(self.queue), self._prefetch + len(given_back))
+        except (IonError, ChannelNotFoundEntity) as error:
+            log.info(
+                "what a subscription held goes back as its channel is closed: %s", error, extra={"queue": self.queue}
+            )
 
-async def send(
-    channel: AbstractChannel, message: aio_pika.Message, *, to: str, exchange: str = "", timeout: float
-) -> None:
-    """Publish persistent, mandatory and confirmed. Raises what aio-pika raises."""
-    target = channel.default_exchange if not exchange else await channel.get_exchange(exchange, ensure=False)
-    confirmation = await target.publish(message, routing_key=to, mandatory=True, timeout=timeout)
-    if confirmation is None:
-        raise TransientError("RabbitMQ did not confirm")
+    async def _stop_consuming(self, channel: AbstractChannel) -> None:
+        """Returns once nothing more will come.
+
+        What was just released comes back to us first: RabbitMQ gives back, and counts, what it sends to a consumer that
+        it takes for cancelled. ``get`` is answered after that, with a message that we then hold as well. What else was
+        on its way still arrives, since quorum queues send that after their answer.
+        """
+        name = self._topology.queue(self.queue)
+        await settled(channel, name, self._prefetch)
+        message = await (await channel.get_queue(name, ensure=False)).get(no_ack=False, fail=False)
+        if message is not None:
+            await self._on_message(message)
+        await settled(channel, name, self._prefetch)
+        underlay = await channel.get_underlay_channel()
+        assert isinstance(underlay, aiormq.Channel)
+        consumer = underlay.consumers[self._tag]
+        await underlay.basic_cancel(self._tag, nowait=True)
+        underlay.consumers[self._tag] = consumer
+        await settled(channel, name, self._prefetch)
+
+
+def _told(task: asyncio.Task[None]) -> None:
+    """Whatever went wrong there, its channel has been closed for it, or was closed before."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.warning("a delivery came back with its channel: %s", error)

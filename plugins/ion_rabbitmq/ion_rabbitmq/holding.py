@@ -5,18 +5,12 @@ A declared argument would say nothing: servers accept those they do not know.
 
 from __future__ import annotations
 
-import re
 from datetime import timedelta
-from typing import TYPE_CHECKING
 
 from ion_core.contracts.messaging import HoldLimit
-
-if TYPE_CHECKING:
-    from ion_rabbitmq.settings import RabbitSettings
+from ion_rabbitmq.versions import UNKNOWN, parsed
 
 HOUR = timedelta(hours=1)
-UNKNOWN = (0, 0)
-"""The version of a server that was not asked."""
 
 
 def timed_out(said: object) -> bool:
@@ -24,13 +18,19 @@ def timed_out(said: object) -> bool:
     return "delivery acknowledgement" in str(said) and "timed out" in str(said)
 
 
-def limit_at(settings: RabbitSettings, version: str = "") -> HoldLimit | None:
-    """What that server allows, as far as ``settings`` tell; None where it does not limit it."""
-    if parsed(version) >= (4, 3) and settings.queue_type == "classic":
+def cancels_for_it(version: str) -> bool:
+    """Whether that server cancels a consumer for it, without a reason, and leaves its channel open."""
+    return parsed(version) >= (4, 3)
+
+
+def limit_at(version: str, *, longest: timedelta, queue_type: str, prefix: str, key: str) -> HoldLimit | None:
+    """What that server allows for queues of that type, if ``longest`` is what it was told; None for no limit.
+
+    ``version`` is '' for a server that was not asked, ``prefix`` the beginning of the queues' names.
+    """
+    if parsed(version) >= (4, 3) and queue_type == "classic":
         return None
-    return HoldLimit(
-        longest=settings.consumer_timeout, remedy=lambda wanted: advice(version, settings.prefix, hours_for(wanted))
-    )
+    return HoldLimit(longest=longest, remedy=lambda wanted: advice(version, queue_type, prefix, hours_for(wanted), key))
 
 
 def hours_for(wanted: timedelta) -> int:
@@ -38,19 +38,14 @@ def hours_for(wanted: timedelta) -> int:
     return wanted // HOUR + 1
 
 
-def advice(version: str, prefix: str, hours: int) -> str:
+def advice(version: str, queue_type: str, prefix: str, hours: int, key: str) -> str:
     """What to do so that deliveries may be held for that long."""
-    then = f"then say so with messaging.consumer_timeout: {hours}h"
-    policy = f"run what `ion-core rabbitmq policies --prefix {prefix} --hours {hours}` prints"
+    then = f"then say so with {key}: {hours}h"
+    which = f"--prefix {prefix} --hours {hours}{' --queue-type classic' if queue_type == 'classic' else ''}"
+    policy = f"run what `ion-core rabbitmq policies {which}` prints (consumer-timeout {hours * 3_600_000} milliseconds)"
     conf = f"write consumer_timeout = {hours * 3_600_000} (milliseconds) into rabbitmq.conf and restart it"
     if parsed(version) == UNKNOWN:
         return f"Up to RabbitMQ 3.11 {conf}, from 3.12 on {policy}; {then}."
     if parsed(version) < (3, 12):
         return f"RabbitMQ {version} has one timeout for all queues: {conf}; {then}."
     return f"RabbitMQ {version} has a timeout for each queue: {policy}; {then}."
-
-
-def parsed(version: str) -> tuple[int, int]:
-    """Major and minor; ``UNKNOWN`` for what is no version."""
-    found = re.match(r"(\d+)\.(\d+)", version)
-    return (int(found[1]), int(found[2])) if found else UNKNOWN

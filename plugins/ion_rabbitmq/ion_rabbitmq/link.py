@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
+from typing import Any
 
-import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractConnection
 from aio_pika.exceptions import (
     CONNECTION_EXCEPTIONS,
@@ -22,23 +25,36 @@ from aio_pika.exceptions import (
     ProbableAuthenticationError,
     PublishError,
 )
+from aiormq.exceptions import ChannelAccessRefused
 
 from ion_core.errors import ConfigError, IonError, TransientError
-from ion_rabbitmq import tls
+from ion_rabbitmq.alarms import Alarm
+from ion_rabbitmq.reaching import connected
 from ion_rabbitmq.settings import RabbitSettings
 
 log = logging.getLogger(__name__)
 
+_ours: ContextVar[bool] = ContextVar("ion_rabbitmq.link", default=False)
+"""Set for what is opened here, and so in every task of the client library that serves it."""
 
-class _Connection(aio_pika.Connection):
-    """As aio-pika's, but that it starts nothing when it is collected: we close what we have opened ourselves.
 
-    Its own would close itself there, also where connecting failed, in a task that nobody owns. Collected at the end of
-    an event loop that task is never run.
+class _Quiet(logging.Filter):
+    """What the client library logs of our connections is for who debugs them.
+
+    It tells of one lost connection in several lines, one of which is a traceback; we tell it in one. Connections that
+    others have in this process are none of our business.
     """
 
-    def __del__(self) -> None:
-        """Not the base's."""
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not _ours.get() or logging.getLogger(record.name).isEnabledFor(logging.DEBUG)
+
+
+for _name in ("aiormq.connection", "aiormq.channel"):
+    logging.getLogger(_name).addFilter(_Quiet())
+
+
+class NotPermitted(ConfigError):
+    """The user may not do what was asked; what already exists may still be used."""
 
 
 class Link:
@@ -49,14 +65,23 @@ class Link:
         self._purpose = purpose
         self.version = "of unknown version"
         """The server's, once connected."""
+        self.connections = 0
+        """How many there have been."""
+        self.frame = 0
+        """Bytes of a frame that the server takes, once connected."""
         self._connection: AbstractConnection | None = None
+        self._alarm: Alarm | None = None
+        self._place = settings.place()
+        """Where it is connected to."""
+        self._number = 0
+        """Of the address that is tried first."""
         self._lock = asyncio.Lock()
         self._ending: set[asyncio.Task[None]] = set()
 
     async def channel(self, *, returns: bool = False) -> AbstractChannel:
         """A new channel, over a new connection if the old one is gone. Publishes on it are confirmed."""
         timeout = self._settings.timeout.total_seconds()
-        with translated(self._settings):
+        with translated(self._settings), _ours_alone():
             connection: AbstractConnection | None = None
             try:
                 async with asyncio.timeout(timeout):
@@ -64,39 +89,63 @@ class Link:
                     channel = connection.channel(publisher_confirms=True, on_return_raises=returns)
                     await channel.initialize()
                     return channel
-            except Exception:
-                self._give_up(connection)
+            except Exception as error:
+                self._give_up(connection, f"it opens no channel: {str(error) or type(error).__name__}")
                 raise
 
-    def _give_up(self, connection: AbstractConnection | None) -> None:
-        """It opens no channel and may not know yet that it is dead; whatever it still had ends with it."""
+    @property
+    def alarm(self) -> str | None:
+        """Why the server takes no messages on it; None where it does, or does not say."""
+        return str(self._alarm) if self._alarm else None
+
+    def give_up(self) -> None:
+        """It lives and is of no use. The next one is to another address, if there are several."""
+        self._give_up(self._connection, "it confirms nothing, and is given up")
+
+    def _give_up(self, connection: AbstractConnection | None, why: str) -> None:
+        """It may not know yet that it is dead; whatever it still had ends with it."""
         if connection is None or connection is not self._connection:
             return  # another has taken its place
         self._connection = None
-        ending = asyncio.create_task(closed(connection, self._settings), name=f"end of a connection to {self._purpose}")
+        self._number += 1
+        if not connection.close_called:
+            self._tell_lost(why)
+        self.end(connection)
+
+    def end(self, what: AbstractChannel | AbstractConnection) -> None:
+        """Close it, without waiting for that."""
+        ending = asyncio.create_task(closed(what, self._settings), name=f"end of what was open to {self._purpose}")
         self._ending.add(ending)
         ending.add_done_callback(self._ending.discard)
 
     async def _connected(self) -> AbstractConnection:
         async with self._lock:
             if self._connection is None or _is_lost(self._connection):
-                try:
-                    self._connection = await aio_pika.connect(
-                        self._settings.url.get_secret_value(),
-                        timeout=self._settings.timeout.total_seconds(),
-                        ssl_context=tls.context(self._settings),
-                        client_properties={"connection_name": f"ion {self._purpose}"},
-                        heartbeat=self._heartbeat(),
-                        connection_class=_Connection,
-                    )
-                except CONNECTION_EXCEPTIONS as error:
-                    if (refused := await tls.refusal(self._settings, error)) is not None:
-                        raise refused from error
-                    raise
-                self.version = _version_of(self._connection)
-                about = {"purpose": self._purpose, "place": self._settings.place(), "version": self.version}
+                self._connection, self._number, self._place = await connected(
+                    self._settings, properties=self._name(), heartbeat=self._heartbeat(), first=self._number
+                )
+                assert self._connection.transport is not None, "it has just been connected"
+                self._alarm = Alarm(self._connection.transport.connection)
+                self.connections += 1
+                self._connection.close_callbacks.add(self._on_close)
+                self.version, self.frame = _version_of(self._connection), _frame_of(self._connection)
+                about = {"purpose": self._purpose, "place": self._place, "version": self.version}
                 log.info("connected to RabbitMQ", extra=about)
             return self._connection
+
+    def _name(self) -> dict[str, Any]:
+        """As operators see it: whose it is, where, and what for."""
+        process = f"{socket.gethostname()} {os.getpid()}"
+        return {"connection_name": f"ion {self._settings.prefix} {process} {self._purpose}"}
+
+    def _on_close(self, connection: object, error: BaseException | None = None) -> None:
+        if connection is self._connection and self._connection is not None and not self._connection.close_called:
+            self._tell_lost(str(error) or type(error).__name__)
+
+    def _tell_lost(self, why: str) -> None:
+        """The one line that says so, whatever was open on it."""
+        about = {"purpose": self._purpose, "place": self._place}
+        log.warning("connection to RabbitMQ lost: %s", why, extra=about)
 
     def _heartbeat(self) -> int:
         """A little less than asked for: aiormq waits three times as long and a second more for each, then looks."""
@@ -119,6 +168,16 @@ class Link:
             await asyncio.wait(self._ending)
 
 
+@contextmanager
+def _ours_alone() -> Iterator[None]:
+    """Within it the client library starts tasks of ours."""
+    before = _ours.set(True)
+    try:
+        yield
+    finally:
+        _ours.reset(before)
+
+
 async def closed(what: AbstractChannel | AbstractConnection, settings: RabbitSettings) -> None:
     """Close it, within the timeout; one that is gone already is closed."""
     try:
@@ -126,11 +185,16 @@ async def closed(what: AbstractChannel | AbstractConnection, settings: RabbitSet
             await what.close()
     except (*CONNECTION_EXCEPTIONS, TimeoutError) as error:
         log.debug("was closed already: %s", error)
+    except Exception as error:
+        if not _is_nameless(error):
+            raise
+        log.debug("was closed meanwhile")
 
 
 @contextmanager
 def translated(settings: RabbitSettings) -> Iterator[None]:
     """Exceptions of aio-pika, the network and the clock as ours."""
+    section = settings.section
     try:
         yield
     except (IonError, ChannelNotFoundEntity, PublishError):
@@ -139,11 +203,14 @@ def translated(settings: RabbitSettings) -> Iterator[None]:
         said = error.args[0] if error.args else error
         raise ConfigError(
             f"{settings.place()}: {said}: it was declared by somebody else, or by another version. "
-            "Delete it once it is empty, or set another messaging.prefix or messaging.exchange."
+            f"Delete it once it is empty, or set another {section.dotted('prefix')} or {section.dotted('exchange')}."
         ) from error
+    except ChannelAccessRefused as error:
+        said = error.args[0] if error.args else error
+        raise NotPermitted(f"{settings.place()}: {said}. {settings.permissions()}") from error
     except (AuthenticationError, ProbableAuthenticationError) as error:
         raise ConfigError(
-            f"{settings.place()}: refuses user, password or virtual host. Correct messaging.url."
+            f"{settings.place()}: refuses user, password or virtual host. Correct {section.dotted('url')}."
         ) from error
     except asyncio.CancelledError as error:
         task = asyncio.current_task()
@@ -156,6 +223,15 @@ def translated(settings: RabbitSettings) -> Iterator[None]:
         raise TransientError(f"{settings.place()}: RabbitMQ does not answer within {seconds:g} s") from error
     except (*CONNECTION_EXCEPTIONS, ChannelInvalidStateError, asyncio.InvalidStateError) as error:
         raise TransientError(f"{settings.place()}: RabbitMQ: {str(error) or type(error).__name__}") from error
+    except Exception as error:
+        if not _is_nameless(error):
+            raise
+        raise TransientError(f"{settings.place()}: RabbitMQ: the connection was closed meanwhile") from error
+
+
+def _is_nameless(error: Exception) -> bool:
+    """Whether it is aiormq's to what waits on a connection that is closed without an error, by us."""
+    return type(error) is Exception and not error.args
 
 
 def _is_lost(connection: AbstractConnection) -> bool:
@@ -167,3 +243,9 @@ def _version_of(connection: AbstractConnection) -> str:
     assert connection.transport is not None, "it has just been connected"
     found = connection.transport.connection.server_properties.get("version", "of unknown version")
     return found.decode() if isinstance(found, bytes) else str(found)
+
+
+def _frame_of(connection: AbstractConnection) -> int:
+    assert connection.transport is not None, "it has just been connected"
+    found: int = connection.transport.connection.connection_tune.frame_max
+    return found

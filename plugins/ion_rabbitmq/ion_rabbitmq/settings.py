@@ -6,11 +6,12 @@ import re
 from datetime import timedelta
 from ipaddress import ip_address
 from typing import Literal
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
 from ion_core.contracts.messaging import HoldLimit
+from ion_core.contracts.provider import Location, Reach
 from ion_core.contracts.settings import ConfigPath, Duration, Secret, Settings
 from ion_rabbitmq.holding import limit_at
 
@@ -21,6 +22,10 @@ class RabbitSettings(Settings):
     url: Secret = Field(
         Secret("amqp://guest:guest@127.0.0.1:5672/"),
         description="amqp:// or amqps:// with user, password and virtual host. Never printed.",
+    )
+    urls: tuple[Secret, ...] = Field(
+        (),
+        description="Several addresses of one cluster, instead of url: each is tried until one answers.",
     )
     prefix: str = Field("ion", description="Beginning of the names of exchange and queues.")
     exchange: str | None = Field(
@@ -86,12 +91,30 @@ class RabbitSettings(Settings):
     def _amqp(cls, url: Secret) -> Secret:
         try:
             parts = urlsplit(url.get_secret_value())
-            parts.port  # noqa: B018 - reading it is what checks it
+            several = "," in parts.netloc.rpartition("@")[2]
+            several or parts.port  # noqa: B018 - reading it is what checks it
         except ValueError:
             raise ValueError("must be an address such as amqp://user:password@host:5672/vhost") from None
+        if several:
+            raise ValueError("must be one address: give several as a list, in urls")
         if parts.scheme not in ("amqp", "amqps") or not parts.hostname:
             raise ValueError("must be an address such as amqp://user:password@host:5672/vhost")
         return url
+
+    @field_validator("urls")
+    @classmethod
+    def _all_amqp(cls, urls: tuple[Secret, ...]) -> tuple[Secret, ...]:
+        for url in urls:
+            cls._amqp(url)
+        if len({urlsplit(url.get_secret_value()).scheme for url in urls}) > 1:
+            raise ValueError("must all begin with amqp://, or all with amqps://")
+        return urls
+
+    @model_validator(mode="after")
+    def _one_or_several(self) -> RabbitSettings:
+        if self.urls and "url" in self.model_fields_set:
+            raise ValueError("give url or urls, not both")
+        return self
 
     @model_validator(mode="after")
     def _files_for_tls(self) -> RabbitSettings:
@@ -103,14 +126,38 @@ class RabbitSettings(Settings):
 
     @property
     def encrypted(self) -> bool:
-        return self.url.get_secret_value().lower().startswith("amqps:")
+        return self.addresses()[0].get_secret_value().lower().startswith("amqps:")
+
+    def addresses(self) -> tuple[Secret, ...]:
+        """In the order in which they are tried."""
+        return self.urls or (self.url,)
+
+    def at(self, address: Secret) -> RabbitSettings:
+        """The same for that address alone."""
+        return self.model_copy(update={"url": address, "urls": ()})
 
     def max_hold(self) -> HoldLimit | None:
         """What ``ion-core check`` goes by, which asks no server: its remedy is that of every version."""
-        return limit_at(self)
+        return self.max_hold_at("")
+
+    def max_hold_at(self, version: str) -> HoldLimit | None:
+        """What a server of that version allows, as far as we were told: RabbitMQ does not say what it has."""
+        return limit_at(
+            version,
+            longest=self.consumer_timeout,
+            queue_type=self.queue_type,
+            prefix=self.prefix,
+            key=self.section.dotted("consumer_timeout"),
+        )
+
+    def location(self) -> Location:
+        """Others reach a server by some address, whatever the one that we use."""
+        return Location(where=self.place(), reach=Reach.NETWORK)
 
     def place(self) -> str:
         """Where the broker is, without credentials: for messages."""
+        if self.urls:
+            return ", ".join(self.at(address).place() for address in self.urls)
         host, port = self.host_and_port()
         return f"{'amqps' if self.encrypted else 'amqp'}://{f'[{host}]' if ':' in host else host}:{port}"
 
@@ -118,8 +165,22 @@ class RabbitSettings(Settings):
         parts = urlsplit(self.url.get_secret_value())
         return parts.hostname or "", parts.port or (5671 if self.encrypted else 5672)
 
+    def permissions(self) -> str:
+        """What the user needs, as a command."""
+        parts = urlsplit(self.url.get_secret_value())
+        vhost, user = unquote(parts.path.removeprefix("/")) or "/", unquote(parts.username or "guest")
+        ours = "|".join(re.escape(name) for name in (f"{self.prefix}.", self.exchange) if name is not None)
+        return (
+            f"Give the user what Ion needs: rabbitmqctl set_permissions -p '{vhost}' '{user}' "
+            f"'^({ours})' '^({ours}|amq\\.default$)' '^({ours})'. Where all queues exist, the first, configure, may be "
+            f"'^{re.escape(self.prefix)}\\.queues\\.lock$'."
+        )
+
     def worries(self) -> list[str]:
         """What is unwise about it, a sentence each."""
+        return [worry for address in self.addresses() for worry in self.at(address)._worries()]
+
+    def _worries(self) -> list[str]:
         parts = urlsplit(self.url.get_secret_value())
         if _is_this_machine(parts.hostname or ""):
             return []

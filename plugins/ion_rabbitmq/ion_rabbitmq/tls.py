@@ -14,6 +14,15 @@ OUT_OF_DATE = {9, 10}
 OF_ANOTHER_NAME = {62, 64}
 """Codes of X509_verify_cert: not yet valid, expired; of another host name, of another address."""
 
+OF_AN_AUTHORITY = {
+    86: "subjectKeyIdentifier=hash",
+    89: "basicConstraints=critical,CA:TRUE",
+    92: "keyUsage=critical,keyCertSign,cRLSign",
+}
+OF_ANY = {85: "authorityKeyIdentifier=keyid"}
+"""Codes for an extension that RFC 5280 asks for, and how openssl is told to add it; to an authority's certificate, to
+any. Python looks for these from 3.13 on: a certificate of plain ``openssl req -x509`` lacks the last."""
+
 SAYS_WITHIN = 2.0
 """Seconds that a server gets to refuse our certificate."""
 
@@ -23,24 +32,26 @@ def context(settings: RabbitSettings) -> ssl.SSLContext | None:
     if not settings.encrypted:
         return None
     for key in ("ca_file", "cert_file", "key_file"):
-        _check_readable(key, getattr(settings, key))
+        _check_readable(settings.section.where(key), getattr(settings, key))
     try:
         found = ssl.create_default_context(cafile=settings.ca_file)
     except ssl.SSLError as error:
-        raise ConfigError(f"messaging.ca_file: holds no certificates in PEM: {error.reason or error}") from error
+        raise ConfigError(
+            f"{settings.section.where('ca_file')}: holds no certificates in PEM: {error.reason or error}"
+        ) from error
     if settings.cert_file is not None:
         _load_ours(found, settings)
     return found
 
 
-def _check_readable(key: str, path: Path | None) -> None:
+def _check_readable(where: str, path: Path | None) -> None:
     if path is None:
         return
     try:
         with path.open("rb"):
             pass
     except OSError as error:
-        raise ConfigError(f"messaging.{key}: {path} cannot be read: {error.strerror}") from error
+        raise ConfigError(f"{where}: {path} cannot be read: {error.strerror}") from error
 
 
 def _load_ours(found: ssl.SSLContext, settings: RabbitSettings) -> None:
@@ -51,18 +62,18 @@ def _load_ours(found: ssl.SSLContext, settings: RabbitSettings) -> None:
         asked.append(True)  # without this OpenSSL would ask on the terminal, and wait
         return ""
 
-    where = "cert_file" if settings.key_file is None else "key_file"
+    where = settings.section.where("cert_file" if settings.key_file is None else "key_file")
     try:
         found.load_cert_chain(settings.cert_file, settings.key_file, password=no_passphrase)
     except ssl.SSLError as error:
         if asked:
-            text = f"messaging.{where}: the key is encrypted. Give it without a passphrase, for Ion's user only."
+            text = f"{where}: the key is encrypted. Give it without a passphrase, for Ion's user only."
         elif error.reason == "KEY_VALUES_MISMATCH":
-            text = f"messaging.{where}: is not the key of the certificate in cert_file"
+            text = f"{where}: is not the key of the certificate in cert_file"
         else:
             text = (
-                f"messaging.cert_file: certificate and key cannot be used: {error.reason or 'they are no PEM'}. "
-                "cert_file holds the certificate, key_file its key, both in PEM."
+                f"{settings.section.where('cert_file')}: certificate and key cannot be used: "
+                f"{error.reason or 'they are no PEM'}. cert_file holds the certificate, key_file its key, both in PEM."
             )
         raise ConfigError(text) from error
 
@@ -111,18 +122,21 @@ def _translated(settings: RabbitSettings, found: ssl.SSLError) -> IonError:
         return _unverified(settings, found)
     reason = (found.reason or "").upper()
     ours = settings.cert_file is not None
+    section = settings.section
     if "WRONG_VERSION_NUMBER" in reason:
         return ConfigError(
-            f"{settings.place()}: does not speak TLS. Give messaging.url the port of its TLS listener, or amqp://."
+            f"{settings.place()}: does not speak TLS. "
+            f"Give {section.dotted('url')} the port of its TLS listener, or amqp://."
         )
     if not ours and ("CERTIFICATE_REQUIRED" in reason or "HANDSHAKE_FAILURE" in reason):
         return ConfigError(
-            f"{settings.place()}: asks for a client certificate. Set messaging.cert_file and messaging.key_file."
+            f"{settings.place()}: asks for a client certificate. "
+            f"Set {section.dotted('cert_file')} and {section.dotted('key_file')}."
         )
     if ours and "ALERT" in reason and ("CERTIFICATE" in reason or "UNKNOWN_CA" in reason or "HANDSHAKE" in reason):
         return ConfigError(
             f"{settings.place()}: refuses our certificate: {found.reason}. "
-            "Set messaging.cert_file to one of an authority that it trusts."
+            f"Set {section.dotted('cert_file')} to one of an authority that it trusts."
         )
     return TransientError(f"{settings.place()}: TLS failed: {found.reason or found}")
 
@@ -132,5 +146,17 @@ def _unverified(settings: RabbitSettings, error: ssl.SSLCertVerificationError) -
     if error.verify_code in OUT_OF_DATE:
         return TransientError(f"{said}. Renew it at the broker, or set the clock of this machine.")
     if error.verify_code in OF_ANOTHER_NAME:
-        return ConfigError(f"{said}. Use the name that is in the certificate in messaging.url.")
-    return ConfigError(f"{said}. Set messaging.ca_file to the certificate of the authority that issued it.")
+        return ConfigError(f"{said}. Use the name that is in the certificate in {settings.section.dotted('url')}.")
+    ca_file = settings.section.dotted("ca_file")
+    if lacks := OF_AN_AUTHORITY.get(error.verify_code):
+        where = f" in {ca_file} ({settings.ca_file})" if settings.ca_file else ""
+        return ConfigError(
+            f"{said}. Python asks for it from 3.13 on. Issue the authority's certificate{where} anew with its key and "
+            f"{lacks}: what it has issued stays valid. The README of ion-rabbitmq has the command."
+        )
+    if lacks := OF_ANY.get(error.verify_code):
+        return ConfigError(
+            f"{said}. Python asks for it from 3.13 on. Issue the broker's certificate anew with {lacks}. The README of "
+            "ion-rabbitmq has the command."
+        )
+    return ConfigError(f"{said}. Set {ca_file} to the certificate of the authority that issued it.")

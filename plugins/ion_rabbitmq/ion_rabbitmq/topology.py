@@ -8,13 +8,15 @@
                    │ after its TTL  ▼                          ▼
                    └── <prefix>.q.<module>.retry.<ms>       <prefix>.q.<module>.dead
 
-``.retry`` and ``.dead`` may be other suffixes. A retry is published to the waiting queue of its delay and dead-lettered
-back from there by its queue's fixed TTL, so that a long delay never holds up a short one.
+``<prefix>.queues`` keeps which of them there are (``register.py``). ``.retry`` and ``.dead`` may be other suffixes. A
+retry, and what is postponed, is published to the waiting queue of its delay and dead-lettered back from there by its
+queue's fixed TTL, so that a long delay never holds up a short one.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -24,9 +26,12 @@ from ion_core.contracts.messaging import RetryPolicy
 from ion_rabbitmq.settings import RabbitSettings
 
 MAX_NAME_BYTES = 255
+_NOT_PLAIN = re.compile(r"[^A-Za-z0-9_:@,/+ -]")
 LONGEST_SUFFIX = 17
 DELIVERY_LIMIT = 100_000
 """Fence far above our own counting: releases count at the broker, and must not lose a message to its default of 20."""
+POSTPONED = (2_000, 8_000, 32_000)
+"""Milliseconds that what is postponed may wait, whatever the retry policy: few, since each is a queue."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,16 @@ class Topology:
             dead_suffix=settings.dead_suffix,
         )
 
+    @property
+    def register(self) -> str:
+        """The queue that keeps which queues there are."""
+        return f"{self.prefix}.queues"
+
+    @property
+    def lock(self) -> str:
+        """Exists while somebody reads the register."""
+        return f"{self.prefix}.queues.lock"
+
     def queue(self, name: str) -> str:
         return self._named(name, "")
 
@@ -61,7 +76,11 @@ class Topology:
         return self._named(name, f"{self.retry_suffix}.{rung}")
 
     def _named(self, name: str, ending: str) -> str:
-        """With room for the longest ending; a longer name is shortened to its beginning and its sha256."""
+        """With room for the longest ending; a longer name is shortened to its beginning and its sha256.
+
+        Names are any text: what clients of RabbitMQ refuse, and the dot that parts a name from its ending, is escaped.
+        """
+        name = _NOT_PLAIN.sub(lambda found: "".join(f"#{byte:02x}" for byte in found[0].encode()), name)
         room = MAX_NAME_BYTES - len(f"{self.prefix}.q.") - LONGEST_SUFFIX - len(".") - 12
         if len(name.encode()) > room:
             name = f"{name.encode()[: room - 65].decode(errors='ignore')}:{hashlib.sha256(name.encode()).hexdigest()}"
@@ -98,9 +117,12 @@ class Topology:
         return found
 
     def rung(self, name: str, delay: timedelta) -> int:
-        """The shortest known waiting time that is no shorter than ``delay``, or ``delay`` itself; milliseconds."""
+        """The shortest known waiting time that is no shorter than ``delay``; milliseconds.
+
+        Without one, the next power of two: as few queues as there are of those, whatever delays are asked for.
+        """
         asked = milliseconds(delay)
-        return min((rung for rung in self.rungs.get(name, ()) if rung >= asked), default=asked)
+        return min((rung for rung in self.rungs.get(name, ()) if rung >= asked), default=_power_of_two(asked))
 
 
 def milliseconds(delay: timedelta) -> int:
@@ -109,7 +131,11 @@ def milliseconds(delay: timedelta) -> int:
 
 
 def rungs_of(retry: RetryPolicy) -> Sequence[int]:
-    """Waiting times for a policy: each nominal delay, and what jitter makes of it at most and at least."""
+    """Waiting times: a policy's delays, what jitter makes of them at most and at least, and those to postpone."""
     spreads = (-1.0, 0.0, 1.0) if retry.jitter else (0.0,)
     found = {milliseconds(retry.delay(n, spread)) for n in range(1, retry.retries + 1) for spread in spreads}
-    return sorted(found - {0})
+    return sorted((found | set(POSTPONED)) - {0})
+
+
+def _power_of_two(milliseconds: int) -> int:
+    return 1 << (milliseconds - 1).bit_length() if milliseconds else 0

@@ -7,26 +7,56 @@ from pathlib import Path
 
 
 class Authority:
-    """A certificate authority in a directory of its own; ``certificate`` is what others are told to trust."""
+    """A certificate authority in a directory of its own; ``certificate`` is what others are told to trust.
 
-    def __init__(self, home: Path, name: str) -> None:
+    A ``plain`` one is what ``openssl req -x509`` makes without more words.
+    """
+
+    def __init__(self, home: Path, name: str, *, plain: bool = False) -> None:
         self.home = home
         home.mkdir(parents=True)
         self.certificate = home / "ca.pem"
         self._key = home / "ca.key"
         subject = ["-subj", f"/CN={name}", "-days", "2", "-nodes", *_new_key(self._key)]
-        _openssl("req", "-x509", *subject, "-out", str(self.certificate))
+        usage = [] if plain else ["-addext", "keyUsage=critical,keyCertSign,cRLSign"]
+        _openssl("req", "-x509", *subject, *usage, "-out", str(self.certificate))
 
-    def issue(self, name: str, *, names: str = "", days: int = 2) -> tuple[Path, Path]:
+    def issue(self, name: str, *, names: str = "", expired: bool = False) -> tuple[Path, Path]:
         """Certificate and key of ``name``, valid for ``names`` as in ``DNS:localhost,IP:127.0.0.1``."""
         certificate, key, request = (self.home / f"{name}.{ending}" for ending in ("pem", "key", "csr"))
         _openssl("req", "-new", "-subj", f"/CN={name}", "-nodes", *_new_key(key), "-out", str(request))
         extensions = self.home / f"{name}.ext"
-        extensions.write_text(f"subjectAltName={names}\n" if names else "basicConstraints=CA:FALSE\n")
-        signing = ["-CA", str(self.certificate), "-CAkey", str(self._key), "-CAcreateserial", "-days", str(days)]
+        also = f"subjectAltName={names}" if names else "basicConstraints=CA:FALSE"
+        extensions.write_text(f"{also}\nsubjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n")
         into = ["-extfile", str(extensions), "-out", str(certificate)]
+        if expired:
+            self._issue_expired(request, into)
+            return certificate, key
+        signing = ["-CA", str(self.certificate), "-CAkey", str(self._key), "-CAcreateserial", "-days", "2"]
         _openssl("x509", "-req", "-in", str(request), *signing, *into)
         return certificate, key
+
+    def again(self, extensions: str) -> Path:
+        """The authority's own certificate once more, from the same key, with these extensions."""
+        (self.home / "ca.ext").write_text(extensions)
+        signing = ["-in", str(self.certificate), "-signkey", str(self._key), "-days", "2", "-clrext"]
+        found = self.home / "ca-again.pem"
+        _openssl("x509", *signing, "-extfile", str(self.home / "ca.ext"), "-out", str(found))
+        return found
+
+    def _issue_expired(self, request: Path, into: list[str]) -> None:
+        """With dates: newer versions of openssl take no negative number of days."""
+        (self.home / "index.txt").touch()
+        (self.home / "serial").write_text("01\n")
+        configuration = self.home / "ca.cnf"
+        configuration.write_text(
+            "[ca]\ndefault_ca = it\n[it]\n"
+            f"database = {self.home}/index.txt\nserial = {self.home}/serial\nnew_certs_dir = {self.home}\n"
+            "default_md = sha256\npolicy = any\n[any]\ncommonName = supplied\n"
+        )
+        dates = ["-startdate", "20200101000000Z", "-enddate", "20200102000000Z"]
+        signing = ["-cert", str(self.certificate), "-keyfile", str(self._key), "-config", str(configuration)]
+        _openssl("ca", "-batch", "-notext", "-in", str(request), *dates, *signing, *into)
 
 
 def encrypted(key: Path, passphrase: str) -> Path:

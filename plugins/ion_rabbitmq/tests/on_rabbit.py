@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from datetime import timedelta
 
 from ion_core.contracts.messaging import Delivery, RetryPolicy
+from ion_core.contracts.settings import Section
 from ion_core.errors import TransientError
 from ion_rabbitmq.settings import RabbitSettings
 
@@ -19,7 +20,9 @@ RETRY = RetryPolicy(retries=2, initial=timedelta(milliseconds=100), factor=2)
 
 
 def settings(url: str, **more: object) -> RabbitSettings:
-    return RabbitSettings.model_validate({"url": url, "timeout": f"{SOON:g}s", **more})
+    """As a configuration has them."""
+    values = {"url": url, "timeout": f"{SOON:g}s", **more}
+    return RabbitSettings.model_validate(values, context={"section": Section(key="messaging")})
 
 
 async def take(deliveries: AsyncIterator[Delivery]) -> Delivery:

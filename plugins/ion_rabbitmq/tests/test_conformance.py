@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 from pydantic import SecretStr
 
 from ion_core.contracts.messaging import MessageBroker
+from ion_core.contracts.provider import Provider
 from ion_core.testing.messaging import MessageBrokerConformance
+from ion_core.testing.provider import ProviderConformance
+from ion_rabbitmq import plugin
 from ion_rabbitmq.broker import RabbitBroker, open_rabbit_broker
 from ion_rabbitmq.delivery import RabbitDelivery
 from ion_rabbitmq.settings import RabbitSettings
@@ -38,9 +42,9 @@ class OnRabbit(MessageBrokerConformance):
 
     @asynccontextmanager
     async def outage(self, broker: RabbitBroker) -> AsyncIterator[None]:
-        """Both connections are cut, and nobody answers at the place they were to."""
+        """All connections are cut, and nobody answers at the place they were to."""
         there, nowhere = broker.settings, self.settings.model_copy(update={"url": SecretStr("amqp://127.0.0.1:1/")})
-        links = (broker.consuming, broker._publishing)
+        links = (broker.consuming, broker._publishing, broker.looking)
         for link in links:
             link._settings = nowhere
             if link._connection is not None:
@@ -58,3 +62,16 @@ class TestQuorumQueues(OnRabbit):
 
 class TestClassicQueues(OnRabbit):
     queue_type: ClassVar[str] = "classic"
+
+
+class TestProvider(ProviderConformance):
+    @pytest.fixture
+    def provider(self, rabbit: RabbitServer) -> Provider[MessageBroker]:
+        self.url = rabbit.url
+        return next(iter(plugin.ion_message_brokers()))
+
+    def section(self, tmp_path: Path) -> dict[str, Any]:
+        return {"url": self.url}
+
+    def unusable(self, tmp_path: Path) -> dict[str, Any]:
+        return {"url": "amqp://guest:sesame@127.0.0.1:1/", "timeout": "3s"}

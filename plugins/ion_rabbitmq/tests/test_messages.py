@@ -52,7 +52,7 @@ async def test_ids_of_any_length_and_alphabet_are_published(rabbit: RabbitServer
         body = json.dumps({"context": context, "type": "work.asked"}).encode()
         await broker.publish("work.asked", body, headers={"traceparent": "00-1-2-01"})
         await broker.publish("work.asked", body, headers={"traceparent": "00-1-2-01"})
-        async with broker.asking.borrowed() as channel:
+        async with await aio_pika.connect(rabbit.url) as connection, connection.channel() as channel:
             queue = await channel.get_queue(broker.topology.queue("work"))
             first, second = await queue.get(no_ack=True), await queue.get(no_ack=True)
         assert first is not None

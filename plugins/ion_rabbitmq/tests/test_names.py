@@ -34,10 +34,11 @@ async def test_all_names_can_be_chosen(rabbit: RabbitServer, queue_type: str) ->
         await retried_and_dead(broker, b"x")
         assert [letter.body for letter in await broker.dead_letters("work")] == [b"x"]
     queues = await asyncio.to_thread(rabbit.ctl, "-q", "--no-table-headers", "list_queues", "name")
-    rungs = {f"{prefix}.q.work.again.{ms}" for ms in (80, 100, 120, 160, 200, 240)}
+    rungs = {f"{prefix}.q.work.again.{ms}" for ms in (80, 100, 120, 160, 200, 240, 2_000, 8_000, 32_000)}
     assert {name for name in queues.split() if name.startswith(prefix)} == {
         f"{prefix}.q.work",
         f"{prefix}.q.work.failed",
+        f"{prefix}.queues",
         *rungs,
     }
     exchanges = (await asyncio.to_thread(rabbit.ctl, "-q", "list_exchanges", "name")).split()
@@ -85,3 +86,17 @@ def test_the_longest_names_fit() -> None:
     )
     longest = [topology.queue("q" * 255), topology.dead("q" * 255), topology.waiting("q" * 255, 10**12 - 1)]
     assert max(len(name) for name in longest) == MAX_NAME_BYTES
+
+
+@pytest.mark.parametrize("name", ["x.*", "naïve\nname", "a#b", "work.dead", "work.retry.100"])
+async def test_a_queue_may_have_any_name(rabbit: RabbitServer, name: str) -> None:
+    async with open_rabbit_broker(settings(rabbit.url, prefix=f"any{abs(hash(name)) % 10**8}")) as broker:
+        await broker.declare("work", topics=["others"], retry=RETRY)
+        await broker.declare(name, topics=["x.asked"], retry=RETRY)
+        await broker.publish("x.asked", b"x", headers={})
+        async with broker.subscribe(name, prefetch=1) as deliveries:
+            await (await take(deliveries)).dead_letter("no good")
+        assert [letter.body for letter in await broker.dead_letters(name)] == [b"x"]
+        assert sorted(queue.name for queue in await broker.queues()) == sorted(["work", name])
+        stats = await broker.stats("work")
+        assert (stats.ready, stats.dead) == (0, 0)

@@ -12,7 +12,6 @@ from pydantic import SecretStr, ValidationError
 
 from ion_core.errors import ConfigError, TransientError
 from ion_rabbitmq.broker import open_rabbit_broker
-from ion_rabbitmq.holding import limit_at
 from ion_rabbitmq.link import Link
 from ion_rabbitmq.settings import RabbitSettings
 from ion_rabbitmq.testing import RabbitServer
@@ -98,7 +97,7 @@ BY_POLICY = "`ion-core rabbitmq policies --prefix team --hours 3`"
     ],
 )
 def test_what_to_do_about_long_jobs_depends_on_the_server(version: str, said: str, not_said: str) -> None:
-    limit = limit_at(settings("amqp://localhost/", prefix="team"), version)
+    limit = settings("amqp://localhost/", prefix="team").max_hold_at(version)
     assert limit is not None
     assert limit.longest == timedelta(minutes=30)
     remedy = limit.remedy(timedelta(hours=2, minutes=59))
@@ -117,5 +116,5 @@ def test_a_server_that_was_not_asked_may_be_of_any_version() -> None:
 
 def test_classic_queues_have_no_limit_from_4_3_on() -> None:
     classic = settings("amqp://localhost/", queue_type="classic")
-    assert limit_at(classic, "4.3.0") is None
-    assert limit_at(classic, "4.2.9") is not None
+    assert classic.max_hold_at("4.3.0") is None
+    assert classic.max_hold_at("4.2.9") is not None

@@ -110,7 +110,7 @@ async def test_tls_to_a_plain_port_and_plain_to_a_tls_port_say_so(secured: Secur
 
 
 async def test_an_expired_certificate_is_the_operators_to_renew(secured: Secured, tmp_path: Path) -> None:
-    certificate, key = secured.ours.issue("late", names="DNS:localhost", days=-1)
+    certificate, key = secured.ours.issue("late", names="DNS:localhost", expired=True)
     server = RabbitServer(tmp_path / "node")
     server.configure(tls=ServerTls(authority=secured.ours.certificate, certificate=certificate, key=key))
     try:

@@ -1,0 +1,158 @@
+"""Opens what a configuration names: each provider when it is first asked for, and what stands on them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from ion_core.app.blame import blamed, naming
+from ion_core.config import Chosen, Config
+from ion_core.contracts.messaging import MessageBroker
+from ion_core.contracts.runtime import ContainerRuntime
+from ion_core.contracts.settings import Section
+from ion_core.contracts.storage import BlobStore, DocumentStore
+from ion_core.dataplane import DataPlane
+from ion_core.errors import ConfigError, TransientError
+from ion_core.intake import Intake
+from ion_core.registry import Kind, Observers
+from ion_core.state import State
+
+log = logging.getLogger(__name__)
+
+OPEN_WITHIN = 45.0
+"""Seconds a provider gets to open."""
+
+
+@asynccontextmanager
+async def opened(chosen: Chosen) -> AsyncIterator[Any]:
+    """What a section chooses, open meanwhile.
+
+    Raises what the contract allows, a ConfigError with the section named in it; TransientError when it takes too long;
+    and PluginFailed for anything else that the plugin does. An error from within comes out as it is: what closing
+    raises is then logged.
+    """
+    try:
+        async with asyncio.timeout(OPEN_WITHIN) as bound:
+            with blamed(chosen, "opened"):
+                opening = _opening(chosen)
+                provider = await opening.__aenter__()
+    except ConfigError as error:
+        if (named := naming(chosen, error)) is not error:
+            raise named from error
+        raise
+    except TimeoutError:
+        if not bound.expired():
+            raise
+        raise TransientError(
+            f"{chosen.where}: {chosen.provider.name} did not open within {OPEN_WITHIN:.0f} s. Is it reachable?"
+        ) from None
+    try:
+        if provider is None:
+            raise chosen.fault("opened as None, which is nothing")
+        yield provider
+    except BaseException as error:
+        try:
+            await opening.__aexit__(type(error), error, error.__traceback__)
+        except (Exception, SystemExit) as another:
+            if another is not error:
+                about = {"section": chosen.section.key, "plugin": chosen.plugin}
+                log.error("a provider failed when closed", extra=about, exc_info=another)
+        raise
+    with blamed(chosen, "closed"):
+        await opening.__aexit__(None, None, None)
+
+
+def _opening(chosen: Chosen) -> AbstractAsyncContextManager[Any]:
+    found = chosen.provider.open(chosen.settings)
+    if isinstance(found, AbstractAsyncContextManager):
+        return found
+    if isinstance(found, Coroutine):
+        found.close()  # it is never awaited, and would say so
+    raise chosen.fault(f"opened as {type(found).__name__}, which is no asynchronous context manager")
+
+
+class App:
+    """The providers of one configuration, each opened when first asked for and closed with the App."""
+
+    def __init__(self, config: Config, state: State, stack: AsyncExitStack) -> None:
+        self.config = config
+        self.state = state
+        self.observers = Observers(config.registry.observing)
+        stack.push_async_callback(asyncio.to_thread, self.observers.close)
+        self._stack = stack
+        self._opened: dict[str, Any] = {}
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, config: Config, *, reading: bool = False) -> AsyncIterator[App]:
+        """Makes the state directory and connects to nothing yet.
+
+        With ``reading`` nothing is made where there is no state directory: it is read as an empty one. Raises
+        StateError when it is another user's.
+        """
+        async with AsyncExitStack() as stack:
+            if not reading:
+                state = State.open(config.state)
+            elif State.exists(config.state):
+                state = stack.enter_context(State.looking(config.state))
+            else:
+                empty = stack.enter_context(TemporaryDirectory(prefix="ion-"))
+                config = config.with_state(Path(empty))
+                state = State(config.state)
+            yield cls(config, state, stack)
+
+    async def broker(self) -> MessageBroker:
+        broker: MessageBroker = await self._open("messaging", self.config.messaging)
+        return broker
+
+    async def blobs(self) -> BlobStore:
+        blobs: BlobStore = await self._open("blobs", self.config.blobs)
+        return blobs
+
+    async def documents(self) -> DocumentStore:
+        documents: DocumentStore = await self._open("documents", self.config.documents)
+        return documents
+
+    async def blobs_at(self, path: Path) -> BlobStore:
+        """A store of its own for files of this process only, under ``path``."""
+        provider = self.config.registry.choose(Kind.BLOB_STORE, "local", where=str(path))
+        settings = provider.settings.model_validate({"path": str(path)}, context={"state": path, "base": path})
+        plugin = self.config.registry.plugin_of(Kind.BLOB_STORE, "local")
+        chosen = Chosen(provider=provider, settings=settings, plugin=plugin, section=Section(key=str(path)))
+        blobs: BlobStore = await self._stack.enter_async_context(opened(chosen))
+        return blobs
+
+    async def runtimes(self) -> Mapping[str, ContainerRuntime]:
+        """Those that some module uses, by their name in the configuration."""
+        used = {module.runtime for module in self.config.modules.values()}
+        return {name: await self.runtime(name) for name in sorted(used)}
+
+    async def runtime(self, name: str) -> ContainerRuntime:
+        """That of this name in the configuration."""
+        runtime: ContainerRuntime = await self._open(f"runtime {name}", self.config.runtimes[name])
+        return runtime
+
+    async def dataplane(self) -> DataPlane:
+        return DataPlane(
+            await self.blobs(),
+            await self.documents(),
+            await self.broker(),
+            self.observers,
+            documents_at=self.config.documents.named("storage.documents"),
+        )
+
+    async def intake(self) -> Intake:
+        """Ready to publish: every module's queue is declared."""
+        intake = Intake(await self.dataplane(), self.config.modules.values())
+        await intake.declare()
+        return intake
+
+    async def _open(self, part: str, chosen: Chosen) -> Any:
+        if part not in self._opened:
+            self._opened[part] = await self._stack.enter_async_context(opened(chosen))
+        return self._opened[part]

@@ -1,0 +1,173 @@
+"""The services beside the dispatcher: opened, started, given what they may ask for, watched, and started again."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+
+from ion_core.app.blame import blamed, naming
+from ion_core.app.opening import App, opened
+from ion_core.config import Chosen
+from ion_core.contracts.messaging import RetryPolicy
+from ion_core.contracts.service import Service
+from ion_core.dispatcher import Dispatcher
+from ion_core.errors import IonError, TransientError
+from ion_core.events import Event
+from ion_core.intake import Intake
+
+log = logging.getLogger(__name__)
+
+READY_WITHIN = 30.0
+"""Seconds a service gets to be ready."""
+
+END_WITHIN = 15.0
+"""Seconds a service gets to end once it is told to, and again once it is cancelled."""
+
+RESTARTS = RetryPolicy(initial=timedelta(seconds=1), maximum=timedelta(minutes=1))
+"""How long a service that failed stays down, by how often it did; one that served for ``maximum`` starts afresh."""
+
+
+class Services:
+    """Those of a configuration. The first that fails for good sets ``draining``: nothing new is taken then."""
+
+    def __init__(self, app: App, dispatcher: Dispatcher, draining: asyncio.Event) -> None:
+        self._app = app
+        self._dispatcher = dispatcher
+        self._draining = draining
+        self._stop = asyncio.Event()
+        self._failure: IonError | None = None
+
+    async def start(self, tasks: asyncio.TaskGroup) -> None:
+        """Start each as one of ``tasks``, and wait until it is ready. Raises the error of one that never is."""
+        chosen = self._app.config.services
+        if not chosen:
+            return
+        intake = await self._app.intake()
+        for name, it in chosen.items():
+            kept = _Kept(name, it, _Host(name, intake, self._dispatcher), self._stop, self._dispatcher)
+            tasks.create_task(self._watch(kept), name=f"service {name}")
+            await kept.started
+
+    def stop(self) -> None:
+        """Tell all of them to end."""
+        self._stop.set()
+
+    def raise_failure(self) -> None:
+        """Raise what the first of them failed with, if one did."""
+        if self._failure is not None:
+            raise self._failure
+
+    async def _watch(self, kept: _Kept) -> None:
+        failure = await kept.run()
+        if failure is not None:
+            self._failure = self._failure or failure
+            self._draining.set()
+
+
+class _Kept:
+    """One service: served until it is to end, and what is done when it ends before."""
+
+    def __init__(self, name: str, chosen: Chosen, host: _Host, stop: asyncio.Event, dispatcher: Dispatcher) -> None:
+        self.started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done once it has been ready for the first time, or has failed to be."""
+        self._part = f"service {name}"
+        self._chosen = chosen
+        self._host = host
+        self._stop = stop
+        self._health = dispatcher.health
+
+    async def run(self) -> IonError | None:
+        """Serve, again and again where it is to be started again; the failure that it ends with."""
+        loop = asyncio.get_running_loop()
+        failures = 0
+        while True:
+            begun = loop.time()
+            try:
+                async with opened(self._chosen) as service:
+                    await self._serve(service)
+                return None
+            except IonError as error:
+                failure = naming(self._chosen, error)
+            about = {"service": self._chosen.section.name, "plugin": self._chosen.plugin}
+            if not self.started.done():
+                self.started.set_exception(failure)
+                return None
+            if self._chosen.on_failure == "stop" or self._stop.is_set():
+                log.error("a service failed, serving ends", extra=about, exc_info=failure)
+                return failure
+            failures = 1 if loop.time() - begun > RESTARTS.maximum.total_seconds() else failures + 1
+            pause = RESTARTS.delay(failures, random.uniform(-1, 1)).total_seconds()
+            log.warning("a service failed and is started again", extra={**about, "seconds": pause}, exc_info=failure)
+            self._health.red(self._part, str(failure))
+            if await _set_within(self._stop, pause):
+                return None
+
+    async def _serve(self, service: Service) -> None:
+        """Run it until it is to end. Raises IonError, also when it ends by itself."""
+        ready = asyncio.Event()
+        running = asyncio.create_task(self._run(service, ready), name=self._part)
+        readying = asyncio.create_task(ready.wait())
+        stopping = asyncio.create_task(self._stop.wait())
+        try:
+            await asyncio.wait({running, readying, stopping}, timeout=READY_WITHIN, return_when=asyncio.FIRST_COMPLETED)
+            if ready.is_set():
+                self._health.green(self._part)
+                if not self.started.done():
+                    self.started.set_result(None)
+            elif not running.done() and not self._stop.is_set():
+                raise TransientError(f"{self._chosen.where}: was not ready within {READY_WITHIN:.0f} s")
+            await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({running}, timeout=END_WITHIN)
+            if not running.done():
+                raise self._chosen.fault(f"did not end within {END_WITHIN:.0f} s of being told to")
+            if running.cancelled():  # nobody here asked for it yet; passed on, it would end this task without a word
+                raise self._chosen.fault("cancelled itself when run")
+            await running
+        finally:
+            for task in (running, readying, stopping):
+                task.cancel()
+            await asyncio.wait({running}, timeout=END_WITHIN)
+
+    async def _run(self, service: Service, ready: asyncio.Event) -> None:
+        with blamed(self._chosen, "run"):
+            await service.run(self._host, self._stop, ready)
+        if not self._stop.is_set():
+            raise self._chosen.fault("returned from run before it was to stop")
+
+
+class _Host:
+    """What the service called ``name`` in the configuration may ask of us."""
+
+    def __init__(self, name: str, intake: Intake, dispatcher: Dispatcher) -> None:
+        self._name = name
+        self._intake = intake
+        self._dispatcher = dispatcher
+
+    async def publish(
+        self,
+        event_type: str,
+        *,
+        data: Sequence[tuple[str, str]] = (),
+        files: Mapping[str, Path] | None = None,
+        event_id: str | None = None,
+        correlation_id: str | None = None,
+    ) -> Event:
+        return await self._intake.publish(
+            event_type, name=self._name, data=data, files=files, event_id=event_id, correlation_id=correlation_id
+        )
+
+    def problems(self) -> Sequence[str]:
+        return self._dispatcher.health.problems()
+
+
+async def _set_within(event: asyncio.Event, seconds: float) -> bool:
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True

@@ -1,0 +1,127 @@
+"""Backfill: events that are stored are given to a module that came later, once more, and to nobody else.
+
+Only what such a module has not done, and does not have waiting, is given to it. The events are those that were stored,
+under their ids: what a module has committed meanwhile is not done again.
+
+An event from outside does not say when it was stored. It is as old as the first attempt at a job of it, or else at most
+as old as the next document that says when it was stored.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from ion_core.contracts.messaging import RetryPolicy
+from ion_core.contracts.storage import Document
+from ion_core.dataplane import DataPlane, bodies_in, event_of, for_each
+from ion_core.errors import InvalidEvent, ProviderError
+from ion_core.events import COMMIT, EVENT_META, MODULE_LOGS, Event, parse_event
+from ion_core.jobs import Job
+from ion_core.modules import Module
+
+log = logging.getLogger(__name__)
+
+_AT_ONCE = 256
+_SKEW = timedelta(hours=1)
+"""By so much the clocks of those who store documents may differ."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Owed:
+    """What a module is owed of the events that were asked for.
+
+    ``events``     oldest first, each with the time it was stored at the latest.
+    ``committed``  how many it has done; ``waiting`` how many are in its queue, or among its dead letters.
+    """
+
+    module: Module
+    events: Sequence[tuple[datetime, Event]]
+    committed: int
+    waiting: int
+
+
+async def stored_events(
+    dataplane: DataPlane, event_type: str, *, since: datetime, until: datetime | None = None
+) -> list[tuple[datetime, Event]]:
+    """Events of that type that were stored between these times, oldest first, each with its time.
+
+    Reads the documents from the newest one to the first that is older than ``since``. Raises what the store raises.
+    """
+    found: list[tuple[datetime, Event]] = []
+    began: dict[str, datetime] = {}
+    after = datetime.now(UTC)
+    async for document in dataplane.documents.find(newest_first=True):
+        if document.kind in (COMMIT, MODULE_LOGS):
+            if (stored := _time(document, "committedAt", "finishedAt")) is not None:
+                after = stored
+                if stored < since - _SKEW:
+                    break
+            event_id = (document.body.get("context") or {}).get("eventId")
+            if (start := _time(document, "startedAt")) is not None and isinstance(event_id, str):
+                began[event_id] = min(start, began.get(event_id, start))
+        elif document.kind == EVENT_META and document.body.get("type") == event_type:
+            time = min(after, began.pop(document.id, after))
+            if since <= time and (until is None or time <= until):
+                found.append((time, event_of(document)))
+    return found[::-1]
+
+
+async def owed(dataplane: DataPlane, module: Module, events: Sequence[tuple[datetime, Event]]) -> Owed:
+    """Which of ``events`` the module has neither done nor waiting. Its queue must exist. Raises as the providers do."""
+
+    async def is_committed(event: Event) -> bool:
+        return await dataplane.committed(Job(event=event, module=module.name).id) is not None
+
+    has = set(_ids(await bodies_in(dataplane.broker, module.name)))
+    there = [it for it in events if it[1].context.event_id not in has]
+    done = await for_each(is_committed, [event for _, event in there])
+    left = [it for it, committed in zip(there, done, strict=True) if not committed]
+    return Owed(module=module, events=left, committed=sum(done), waiting=len(events) - len(there))
+
+
+async def give(dataplane: DataPlane, owed: Owed, *, given: Callable[[int], None] = lambda count: None) -> None:
+    """Put what is owed into the queue of the module; ``given`` is told how many more are published.
+
+    They are published to a queue of their own first, which is then moved into that of the module: nobody else who takes
+    their type gets them again. After an error some, or none, are there: the same again gives the rest.
+    """
+    broker, name = dataplane.broker, f"republish-{secrets.token_hex(6)}"
+    await broker.declare(name, topics=(name,), retry=RetryPolicy(retries=0))
+
+    async def publish(event: Event) -> None:
+        await dataplane.publish(event, topic=name)
+
+    try:
+        events = [event for _, event in owed.events]
+        for start in range(0, len(events), _AT_ONCE):
+            batch = events[start : start + _AT_ONCE]
+            await for_each(publish, batch)
+            given(len(batch))
+        await broker.move(name, owed.module.name)
+    except BaseException:
+        with suppress(ProviderError):  # what was published is still owed: it is found so the next time
+            await broker.drop(name)
+        raise
+    await broker.drop(name)
+
+
+def _ids(bodies: Iterable[bytes]) -> Iterable[str]:
+    for body in bodies:
+        with suppress(InvalidEvent):  # what is no event is none of these
+            yield parse_event(body).context.event_id
+
+
+def _time(document: Document, *keys: str) -> datetime | None:
+    """The first of these that the document has."""
+    for key in keys:
+        text = document.body.get(key)
+        if isinstance(text, str):
+            with suppress(ValueError):
+                time = datetime.fromisoformat(text)
+                return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
+    return None

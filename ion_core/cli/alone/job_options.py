@@ -1,0 +1,135 @@
+"""The ids of a job and its directories, as flags of the predecessor's names; each is also an environment variable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from ion_core.cli.alone.handler_log import log_options
+from ion_core.cli.options import PathText, Text
+
+if TYPE_CHECKING:
+    from ion_core.development.layout import Layout
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+DEVELOPMENT = ".dev"
+
+
+class MaybeText(Text):
+    """Text that may be empty, which is as good as not given."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return super().convert(value, param, ctx) if str(value) else ""
+
+
+class Types(click.ParamType):  # type: ignore[type-arg]
+    """Event types, separated by commas; blanks around them and empty ones are ignored."""
+
+    name = "types"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        from ion_core.events import type_problem
+
+        if isinstance(value, tuple):
+            return value
+        types = tuple(part.strip() for part in str(value).split(",") if part.strip())
+        for event_type in types:
+            if problem := type_problem(event_type):
+                self.fail(f"{problem}.", param, ctx)
+        return types
+
+
+def flag(name: str, parameter: str, *aliases: str, **more: Any) -> Callable[[F], F]:
+    """An option that is also an environment variable: ``--a.b`` is ``A_B``, or ``a_b``."""
+    variable = name.removeprefix("--").replace(".", "_").replace("-", "_")
+    more.setdefault("envvar", [variable.upper(), variable])
+    return click.option(name, *aliases, parameter, show_envvar=False, **more)
+
+
+_in_development = flag(
+    "--development.enabled",
+    "development",
+    "--development",
+    is_flag=False,
+    flag_value="true",
+    default="false",
+    type=click.BOOL,
+    metavar="[true|false]",
+    help="Keep files and documents in a development directory; no configuration is needed.",
+)
+
+
+def _id_flag(name: str, parameter: str, help: str, *, required: bool) -> Callable[[F], F]:
+    if required:
+        return flag(name, parameter, metavar="ID", type=Text(), required=True, help=help)
+    return flag(name, parameter, metavar="ID", type=MaybeText(), default="", help=help)
+
+
+def job_options(*, ids_required: bool = True) -> Callable[[F], F]:
+    """Whose job it is, where the module's world lies, whether all is kept in a development directory, and the log."""
+    options = (
+        flag("--context.name", "name", metavar="NAME", type=MaybeText(), default="", help="The module."),
+        _id_flag("--context.eventid", "event_id", "The event.", required=ids_required),
+        _id_flag("--context.correlationid", "correlation_id", "Its flow.", required=ids_required),
+        flag(
+            "--context.parenteventid",
+            "parent_event_id",
+            metavar="ID",
+            type=MaybeText(),
+            default="",
+            help="The event that caused it. Default: what is known of it, or none.",
+        ),
+        flag(
+            "--valideventtypes",
+            "types",
+            metavar="TYPE,…",
+            type=Types(),
+            default="",
+            help="What the module may publish. Default: what is known of it.",
+        ),
+        flag(
+            "--basedir",
+            "base",
+            "--base-dir",
+            metavar="DIR",
+            type=PathText(),
+            default="/ion",
+            envvar=["BASEDIR", "basedir", "HANDLER_BASE_DIR"],
+            help="What the module sees as /ion/. Default: $HANDLER_BASE_DIR, then /ion.",
+        ),
+        _in_development,
+        development_option,
+    )
+
+    def decorate(command: F) -> F:
+        command = log_options(command)
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+development_option = flag(
+    "--development.basedir",
+    "development_base",
+    metavar="DIR",
+    type=PathText(),
+    default=DEVELOPMENT,
+    help=f"That directory. Default: {DEVELOPMENT}.",
+)
+
+
+def layout_at(base: str) -> Layout:
+    from ion_core.development.layout import Layout
+
+    return Layout(Path(base))
+
+
+def joined(lists: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    """Event types of an option that may be repeated."""
+    return tuple(dict.fromkeys(event_type for types in lists for event_type in types))

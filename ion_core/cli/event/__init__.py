@@ -1,0 +1,1 @@
+"""Events on their way: published, waiting in queues, kept as dead letters."""

@@ -1,0 +1,1 @@
+"""What became of events: flows, logs, and what is old enough to go."""

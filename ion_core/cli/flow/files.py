@@ -1,0 +1,115 @@
+"""``ion-core files``."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ion_core.cli.named import FlowOrEventId, ModuleName
+from ion_core.cli.options import Options, PathText, json_option, with_config
+from ion_core.cli.output import out, out_array, out_table, plain, say, shown_id
+
+if TYPE_CHECKING:
+    from ion_core.app import App
+    from ion_core.cli.flow.stored import FileOfFlow
+    from ion_core.contracts.storage import DocumentStore
+
+
+@click.command("files")
+@click.argument("id", metavar="[CORRELATION_ID|EVENT_ID]", type=FlowOrEventId(), required=False)
+@click.option("--get", "directory", metavar="DIR", type=PathText(), help="Fetch them into DIR, which is made.")
+@click.option("--module", metavar="NAME", type=ModuleName(), help="Only those that this module made.")
+@json_option
+@with_config
+def command(options: Options, id: str | None, directory: str | None, module: str | None, as_json: bool) -> None:
+    """List the files of a flow, or fetch them into a directory.
+
+    What came in, and what the modules made of it: of the newest flow, if no id is given. With an event's id, what that
+    brings and what was made of it. The beginning of an id will do.
+
+    With --get each goes to DIR/MODULE/EVENT_ID/NAME, from whatever store it lies in, and is checked by its sha256. What
+    is there with the same content is left as it is; where there is another file, nothing is fetched and the exit code
+    is 2.
+
+    \b
+    Examples:
+      ion-core files
+      ion-core files 3f2a9c1b --module blur --get results
+    """
+    from ion_core.cli.session import load, run
+
+    files = run(load(options), lambda app: _work(app, id, module, directory), reading=True)
+    if as_json:
+        out_array([_to_json(it, directory) for it in files])
+        return
+    if directory is not None:
+        for it in files:
+            out(plain(str(Path(directory) / it.path)), whole=True)
+        return
+    _list(options, files)
+
+
+def _list(options: Options, files: Sequence[FileOfFlow]) -> None:
+    whole = options.verbose
+    rows = [[it.file.name, f"{it.file.size:,}", it.module, shown_id(it.event_id, whole=whole)] for it in files]
+    out_table(["FILE", "BYTES", "MODULE", "OF EVENT"], rows)
+
+
+async def _work(app: App, id: str | None, module: str | None, directory: str | None) -> list[FileOfFlow]:
+    from ion_core.cli.flow.stored import fetch, files_of
+    from ion_core.cli.ids import flow_or_event
+
+    documents = await app.documents()
+    event_id: str | None = None
+    if id is None:
+        correlation_id = await _newest(documents)
+        if correlation_id is None:
+            say("There are no flows. `ion-core event publish` starts one.")
+            return []
+        say(f"Of the newest flow, {plain(correlation_id)}:")
+    else:
+        correlation_id, event_id = await flow_or_event(documents, id)
+    files = [it for it in await files_of(documents, correlation_id, event_id) if module in (None, it.module)]
+    if not files:
+        say("There are no such files." if module is not None else "There are no files.")
+    elif directory is not None:
+        with _progress(sum(it.file.size for it in files)) as fetched:
+            await fetch(files, Path(directory), blobs=await app.blobs(), fetched=fetched)
+    return files
+
+
+async def _newest(documents: DocumentStore) -> str | None:
+    from ion_core.events import EVENT_META
+
+    async for document in documents.find(EVENT_META, newest_first=True):
+        return document.correlation_id
+    return None
+
+
+@contextlib.contextmanager
+def _progress(size: int) -> Iterator[Callable[[FileOfFlow], None]]:
+    """A bar on the terminal, if there is one, that grows with what it is told was fetched."""
+    if not sys.stderr.isatty() or os.environ.get("TERM", "dumb") == "dumb" or not size:
+        yield lambda it: None
+        return
+    with click.progressbar(length=size, label="Fetching", file=sys.stderr, show_eta=False) as bar:
+        yield lambda it: bar.update(it.file.size)
+
+
+def _to_json(it: FileOfFlow, directory: str | None) -> dict[str, Any]:
+    said = {
+        "name": it.file.name,
+        "size": it.file.size,
+        "sha256": it.file.sha256,
+        "executable": it.file.executable,
+        "key": it.file.key,
+        "module": it.module,
+        "eventId": it.event_id,
+    }
+    return said if directory is None else said | {"path": str(Path(directory) / it.path)}

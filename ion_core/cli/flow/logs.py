@@ -1,0 +1,138 @@
+"""``ion-core logs``."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ion_core.cli.named import EventId, ModuleName
+from ion_core.cli.options import Options, json_option, with_config
+from ion_core.cli.output import JsonArray, out, plain, plain_lines, results, say
+from ion_core.errors import DocumentNotFound, UsageError
+
+if TYPE_CHECKING:
+    from ion_core.app import App
+    from ion_core.contracts.storage import Document, DocumentStore
+
+
+@click.command("logs")
+@click.argument("event_id", type=EventId())
+@click.option("--module", metavar="NAME", type=ModuleName(), help="Only those of this module.")
+@click.option("--attempt", metavar="N", type=click.IntRange(1), help="Only those of attempts with this number.")
+@click.option("--follow", "-f", is_flag=True, help="Go on with what jobs under way print, as it comes.")
+@json_option
+@with_config
+def command(
+    options: Options, event_id: str, module: str | None, attempt: int | None, follow: bool, as_json: bool
+) -> None:
+    """Print the log of every attempt for an event.
+
+    Of good and bad ones, in the order in which they ended. The beginning of an event's id will do, as `trace flow`
+    shows it. With --json an array of the documents.
+
+    With --follow, jobs that run on this machine are followed line by line until they have ended; where none has run
+    yet, the first is waited for. Their logs are stored as ever.
+
+    \b
+    Examples:
+      ion-core logs 3f2a9c1b --module detect
+      ion-core logs 3f2a9c1b --follow
+    """
+    from ion_core.cli.session import load, run
+
+    if follow and (as_json or attempt is not None):
+        raise UsageError("--follow shows lines as they come. Leave out --json and --attempt.")
+    run(load(options), lambda app: _print(app, event_id, module, attempt, as_json, follow), reading=True)
+
+
+async def _follow(app: App, event_id: str, module: str | None, *, wait: bool) -> None:
+    from ion_core.live import watch
+
+    heard, shown = False, None
+    async for line in watch(app.state.path, event_id, wait=wait):
+        if not line:
+            heard = True
+            if wait:
+                say("No job for this event has run: waiting for the first. Ctrl-C ends this.")
+            continue
+        if module not in (None, line["module"]):
+            continue
+        if shown != (shown := (line["module"], line["attempt"])):
+            out(plain(f"== {line['module']}, attempt {line['attempt']}: running"))
+        out(plain(line["text"]))
+        results().flush()
+    if wait and not heard:
+        say("Nothing that could be followed: no `ion-core serve` runs on this machine with this state directory.")
+
+
+async def _print(app: App, event_id: str, module: str | None, attempt: int | None, as_json: bool, follow: bool) -> None:
+    from ion_core.cli.flow.text import LOG_LOST
+    from ion_core.cli.ids import whole_id
+    from ion_core.events import MODULE_LOGS
+
+    documents = await app.documents()
+    event_id, correlation_id = await whole_id(documents, event_id)
+    found: list[tuple[str, int, str]] = []
+    tokens: set[object] = set()
+    async for name, log in logs_of(documents, event_id, correlation_id):
+        tokens.add(log.body.get("token"))
+        if (module or name) == name and attempt in (None, log.body.get("attempt")):
+            found.append((str(log.body.get("finishedAt", "")), len(found), log.id))
+    array = JsonArray()
+    for _, _, id in sorted(found):
+        try:
+            body = (await documents.get(MODULE_LOGS, id)).body
+        except DocumentNotFound:  # `gc` was quicker
+            continue
+        if as_json:
+            array.add(body)
+        else:
+            _print_log(body)
+    if as_json:
+        array.end()
+    elif follow:
+        await _follow(app, event_id, module, wait=not found)
+    else:
+        lost = 0
+        async for name, commit in _lost(documents, event_id, correlation_id, tokens):
+            number = commit.get("attempt")
+            if (module or name) == name and attempt in (None, number):
+                lost += 1
+                say(plain(f"{name}: committed, attempt {number}, at {commit.get('committedAt', '?')}; {LOG_LOST}."))
+        if not found and not lost:
+            say(f"No attempt for event {plain(event_id)} has left such a log yet.")
+
+
+def _print_log(body: Mapping[str, Any]) -> None:
+    from ion_core.events import parse_context
+
+    module = parse_context(body, what="log", problems=[]).name
+    started = f"  {body['startedAt']}" if "startedAt" in body else ""
+    out(plain(f"== {module}, {body.get('desc') or 'attempt'}{started}"))
+    out(plain_lines(str(body.get("logs", "")).rstrip("\n")) + "\n")
+
+
+async def logs_of(
+    documents: DocumentStore, event_id: str, correlation_id: str | None
+) -> AsyncIterator[tuple[str, Document]]:
+    """Module and log of every attempt for that event; without a correlation id all logs are looked through."""
+    from ion_core.events import MODULE_LOGS, parse_context
+
+    async for document in documents.find(MODULE_LOGS, correlation_id=correlation_id):
+        context = parse_context(document.body, what="log", problems=[])
+        if context.event_id == event_id:
+            yield context.name, document
+
+
+async def _lost(
+    documents: DocumentStore, event_id: str, correlation_id: str | None, tokens: set[object]
+) -> AsyncIterator[tuple[str, Mapping[str, Any]]]:
+    """Module and record of every commit for that event whose attempt is none of those with ``tokens``."""
+    from ion_core.events import COMMIT, parse_context
+
+    async for document in documents.find(COMMIT, correlation_id=correlation_id):
+        context = parse_context(document.body, what="commit", problems=[])
+        if context.event_id == event_id and document.body.get("token") not in tokens:
+            yield context.name, document.body

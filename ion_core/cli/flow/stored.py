@@ -1,0 +1,162 @@
+"""The files of a flow: which there are, and fetched into a directory."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ion_core.contracts.storage import BlobInfo, BlobStore, Document, DocumentStore, check_key
+from ion_core.dataplane import for_each, key_segment
+from ion_core.errors import PermanentError, UsageError, storage_error
+from ion_core.events import COMMIT, EVENT_META, StoredFile, parse_context
+
+NAMED = 5
+"""Of many files with one trouble, so many are named."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileOfFlow:
+    """A file, and whose it is: the module that made it, and the event that it made it of.
+
+    Of what came from outside ``module`` is who it came from, and the event is the one that brought it.
+    """
+
+    file: StoredFile
+    module: str
+    event_id: str
+
+    @property
+    def path(self) -> Path:
+        """Where it goes below a directory: ``<module>/<event id>/<name>``, whatever these are."""
+        return Path(key_segment(self.module), key_segment(self.event_id), check_key(self.file.name))
+
+
+async def files_of(documents: DocumentStore, correlation_id: str, event_id: str | None = None) -> list[FileOfFlow]:
+    """Files of a flow, each once: those that events bring in the order of storing, then what no event brings.
+
+    With ``event_id`` those that this event brings, and those that modules made of it. Raises PermanentError for
+    documents that do not say where a file lies.
+    """
+    made: dict[str, FileOfFlow] = {}
+    brought: list[tuple[str, str, StoredFile]] = []
+    async for document in documents.find(correlation_id=correlation_id):
+        context = parse_context(document.body, what=document.kind, problems=[])
+        if document.kind == COMMIT:
+            for file in _stored(document):
+                made[file.key] = FileOfFlow(file=file, module=context.name, event_id=context.event_id)
+        elif document.kind == EVENT_META:
+            brought += [(document.id, context.name, file) for file in _stored(document)]
+    found: dict[str, FileOfFlow] = {}
+    for id, name, file in brought:
+        if event_id in (None, id):
+            whose = FileOfFlow(file=file, module=name, event_id=id)
+            found.setdefault(file.key, made.get(file.key, whose))
+    for it in made.values():
+        if event_id in (None, it.event_id):
+            found.setdefault(it.file.key, it)
+    return list(found.values())
+
+
+def _stored(document: Document) -> list[StoredFile]:
+    listed = document.body.get("blobs" if document.kind == EVENT_META else "outputs") or ()
+    try:
+        return [StoredFile.from_json(item) for item in listed]
+    except (KeyError, TypeError, AttributeError) as error:
+        where = f"{document.kind} {document.id[:80]!r}"
+        raise PermanentError(f"{where}: does not say where its files lie. Restore it, or remove it.") from error
+
+
+async def fetch(
+    files: Sequence[FileOfFlow], directory: Path, *, blobs: BlobStore, fetched: Callable[[FileOfFlow], None]
+) -> None:
+    """Have each of them at its ``path`` below ``directory``, which is made; ``fetched`` is called for each that is.
+
+    What is there with the same content is left; so it can be repeated. Raises UsageError, before anything is fetched,
+    where another file is there, and PermanentError, when all others are there, for what could not be had.
+    """
+    there, missing = await asyncio.to_thread(_sorted, files, directory)
+    for it in there:
+        fetched(it)
+    if not missing:
+        return
+    try:
+        scratch = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix=".ion-files-", dir=directory))
+    except OSError as error:
+        raise storage_error(str(directory), error) from error
+    lost: list[str] = []
+
+    async def one(numbered: tuple[int, FileOfFlow]) -> None:
+        number, it = numbered
+        part = scratch / str(number)
+        expect = BlobInfo(size=it.file.size, sha256=it.file.sha256)
+        try:
+            await blobs.get(it.file.key, part, expect=expect)
+        except PermanentError as error:
+            lost.append(f"{it.file.name!r} of {it.module}: {error}")
+            return
+        await asyncio.to_thread(_place, part, directory / it.path, executable=it.file.executable)
+        fetched(it)
+
+    try:
+        await for_each(one, list(enumerate(missing)))
+    finally:
+        await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
+    if lost:
+        raise PermanentError("\n".join(lost))
+
+
+def _sorted(files: Sequence[FileOfFlow], directory: Path) -> tuple[list[FileOfFlow], list[FileOfFlow]]:
+    """Those that are there already, and those that are missing. Raises UsageError where something else is there."""
+    there, missing, others = [], [], []
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for it in files:
+            path = directory / it.path
+            if not os.path.lexists(path):
+                missing.append(it)
+            elif _is(path, it.file):
+                there.append(it)
+            else:
+                others.append(str(path))
+    except OSError as error:
+        raise storage_error(str(error.filename or directory), error) from error
+    if others:
+        named = ", ".join(repr(path) for path in others[:NAMED]) + (", …" if len(others) > NAMED else "")
+        raise UsageError(f"{named}: is there already, with other content. Remove it, or choose another directory.")
+    return there, missing
+
+
+def _is(path: Path, file: StoredFile) -> bool:
+    """Whether that content is there."""
+    if not path.is_file() or path.stat().st_size != file.size:
+        return False
+    with path.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest() == file.sha256
+
+
+def _place(part: Path, target: Path, *, executable: bool) -> None:
+    """Give it its name, unless something has come there meanwhile."""
+    try:
+        mode = part.stat().st_mode & 0o666
+        if executable:  # for those who may read it
+            mode |= (mode & 0o444) >> 2
+            part.chmod(mode)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(part, target)
+        except FileExistsError:
+            raise
+        except OSError:  # no links here: a name taken exclusively, then the content
+            with target.open("xb") as made, part.open("rb") as content:
+                shutil.copyfileobj(content, made)
+            target.chmod(mode)
+    except FileExistsError as error:
+        raise PermanentError(f"{str(target)!r}: has come there meanwhile. It was left as it is.") from error
+    except OSError as error:
+        raise storage_error(str(target), error) from error

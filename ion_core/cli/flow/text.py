@@ -1,0 +1,175 @@
+"""A flow as a tree for people."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from ion_core.cli.flow.flow import (
+    COMMITTED,
+    DEAD_LETTERED,
+    GONE,
+    PENDING,
+    RETRIED,
+    AttemptSeen,
+    EventSeen,
+    Flow,
+    JobSeen,
+)
+from ion_core.cli.output import RED, YELLOW, coloured, mark, short_id, shortened
+from ion_core.words import counted
+
+MAX_INDENT = 40
+"""Branches that are indented; what is deeper is not drawn further to the right, so a line stays a line."""
+NOTE_WIDTH = 160
+PAIRS_WIDTH = 80
+LOG_LOST = "its log was lost with the process that ran it, or is about to be stored"
+STEPS = ("prepare", "module", "commit")
+STATES = {
+    COMMITTED: "committed",
+    DEAD_LETTERED: "dead-lettered",
+    RETRIED: "to be retried",
+    PENDING: "pending",
+    GONE: "that no module takes",
+}
+
+Item = EventSeen | JobSeen
+
+_UNITS = (("d", 86_400), ("h", 3_600), ("min", 60))
+
+
+@dataclass(frozen=True)
+class Glyphs:
+    """What branches are drawn with."""
+
+    fork: str
+    last: str
+    bar: str
+    gap: str
+
+    @classmethod
+    def fitting(cls) -> Glyphs:
+        """Lines where standard output has them, ASCII otherwise."""
+        lines = cls("├─ ", "└─ ", "│  ", "   ")
+        return lines if mark("├└│─", "") else cls("|- ", "`- ", "|  ", "   ")
+
+
+COLOURS = {DEAD_LETTERED: RED, RETRIED: YELLOW}
+
+
+def lines(flow: Flow, *, colours: bool = True) -> Iterator[str]:
+    """The whole tree, however deep, however many events; on a terminal in ``colours``."""
+    yield _summary(flow)
+    glyphs = Glyphs.fitting()
+    waiting: list[tuple[Item, str, str, int]] = [(event, "", "", 0) for event in reversed(flow.roots)]
+    while waiting:
+        item, first, rest, depth = waiting.pop()
+        below = _below(item)
+        colour = COLOURS.get(item.state) if colours and isinstance(item, JobSeen) else None
+        yield first + coloured(_title(item), colour)
+        for note in _notes(item):
+            yield rest + (glyphs.bar if below else glyphs.gap) + note
+        indent = rest if depth < MAX_INDENT else ""
+        branches = []
+        for n, child in enumerate(below):
+            last = n == len(below) - 1
+            start, further = (glyphs.last, glyphs.gap) if last else (glyphs.fork, glyphs.bar)
+            branches.append((child, indent + start, indent + further, depth + 1 if depth < MAX_INDENT else 0))
+        waiting += reversed(branches)
+
+
+def ago(then: datetime, now: datetime) -> str:
+    """How long it was until ``now``, in the largest unit that says anything."""
+    seconds = max((now - then).total_seconds(), 0.0)
+    for unit, length in _UNITS:
+        if seconds >= length:
+            return f"{seconds / length:,.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _below(item: Item) -> Sequence[Item]:
+    return [*item.jobs.values(), *item.others] if isinstance(item, EventSeen) else item.events
+
+
+def _title(item: Item) -> str:
+    return _event_title(item) if isinstance(item, EventSeen) else _job_title(item)
+
+
+def _notes(item: Item) -> Iterator[str]:
+    if isinstance(item, EventSeen):
+        return
+    last = item.last
+    for attempt in sorted(item.attempts, key=lambda it: (it.finished_at, it.number)):
+        if attempt is not last or item.state != COMMITTED:
+            reason = f": {attempt.reason}" if attempt.reason else ""
+            yield shortened(f"attempt {attempt.number} {attempt.outcome}{_took(attempt)}{reason}", NOTE_WIDTH)
+    if item.pairs:
+        yield shortened("insight " + pairs_text(item.pairs), PAIRS_WIDTH)
+
+
+def _event_title(event: EventSeen) -> str:
+    said = [shortened(event.type, 130), short_id(event.id)]
+    if event.name and not event.parent:
+        said.append(f"from {shortened(event.name, 40)}")
+    brings = [shortened(name, 40) for name in event.files[:3]]
+    if len(event.files) > 3:
+        brings.append(f"{counted(len(event.files) - 3, 'more file')}")
+    if event.pairs:
+        brings.append(shortened(pairs_text(event.pairs), PAIRS_WIDTH))
+    return "  ".join([*said, *([" ".join(brings)] if brings else [])])
+
+
+def _job_title(job: JobSeen) -> str:
+    last, name = job.last, shortened(job.module, 70)
+    if job.state == RETRIED and last is not None:
+        return f"{name}: waits for attempt {last.number + 1}"
+    if job.state == GONE:
+        return f"{name}: no module of this configuration takes this any more"
+    if job.state == PENDING and job.unseen:
+        return f"{name}: pending, but not seen in its queue"
+    if job.state != COMMITTED:
+        return f"{name}: {job.state}"
+    number = last.number if last is not None else job.committed_by[0] if job.committed_by is not None else 1
+    nth = f", attempt {number}" if number > 1 else ""
+    return f"{name}: committed{nth}{f'; {LOG_LOST}' if last is None else _took(last)}"
+
+
+def _took(attempt: AttemptSeen) -> str:
+    if "all" not in attempt.seconds:
+        return ""
+    steps = ", ".join(f"{step} {_seconds(attempt.seconds[step])}" for step in STEPS if step in attempt.seconds)
+    return f" in {_seconds(attempt.seconds['all'])} s{f' ({steps})' if steps else ''}"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.3f}" if value < 1 else f"{value:.2f}" if value < 10 else f"{value:,.0f}"
+
+
+def pairs_text(pairs: Sequence[tuple[str, str]]) -> str:
+    return " ".join(f"{key}={value[:PAIRS_WIDTH]}" for key, value in pairs[:20])
+
+
+def _summary(flow: Flow) -> str:
+    events = sum(1 for _ in flow.events())
+    states = Counter(job.state for job in flow.jobs())
+    how = ", ".join(f"{states[state]} {said}" for state, said in STATES.items() if states[state])
+    said = [
+        f"flow {shortened(flow.correlation_id, 80)}",
+        counted(events, "event"),
+        f"{counted(sum(states.values()), 'job')}{f': {how}' if how else ''}",
+    ]
+    return mark(" · ", ", ").join([*said, *_span(flow)])
+
+
+def _span(flow: Flow) -> list[str]:
+    """When the first attempt began, and how long it was until the last one ended."""
+    attempts = [attempt for job in flow.jobs() for attempt in job.attempts]
+    try:
+        begun = min(datetime.fromisoformat(it.started_at) for it in attempts)
+        ended = max(datetime.fromisoformat(it.finished_at) for it in attempts)
+        seconds = (ended - begun).total_seconds()
+    except (ValueError, TypeError):  # no attempt, or times of another making
+        return []
+    return [f"began {begun:%Y-%m-%d %H:%M:%S}", f"{_seconds(seconds)} s"]

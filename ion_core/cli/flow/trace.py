@@ -1,0 +1,162 @@
+"""``ion-core trace list`` and ``flow``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import click
+
+from ion_core.cli.group import Group
+from ion_core.cli.named import EventType, FlowId, ModuleName
+from ion_core.cli.options import Age, Options, before, json_option, with_config
+from ion_core.cli.output import RED, YELLOW, cut, out, out_array, out_array_of, out_table, say, shortened, shown_id
+
+if TYPE_CHECKING:
+    from ion_core.app import App
+    from ion_core.cli.flow.short import FlowInShort
+
+
+@click.group("trace", cls=Group)
+def command() -> None:
+    """Follow events through the pipeline.
+
+    A flow is an event from outside and everything that followed from it. All of it has one correlation id.
+    """
+
+
+@command.command("list")
+@click.option("--limit", type=click.IntRange(1, 100_000), default=20, help="At most so many. Default: 20.")
+@click.option("--failed", is_flag=True, help="Only those of which a job was given up, or failed.")
+@click.option("--module", metavar="NAME", type=ModuleName(), help="Only those in which this module has a job.")
+@click.option("--type", "event_type", metavar="TYPE", type=EventType(None), help="Only those with an event of TYPE.")
+@click.option(
+    "--since", metavar="AGE", type=Age(), help="Only those of which a job ended since, such as 1h, or none has begun."
+)
+@json_option
+@with_config
+def list_flows(
+    options: Options,
+    limit: int,
+    failed: bool,
+    module: str | None,
+    event_type: str | None,
+    since: timedelta | None,
+    as_json: bool,
+) -> None:
+    """List the flows, latest event first: how they stand, what they began with, and how long ago.
+
+    A flow is dead if a job of it was given up, failed if one failed that is to be tried again, running while something
+    waits or runs, and else done. On a terminal ids are short and lines are cut to fit;
+    with --verbose nothing is.
+
+    \b
+    Examples:
+      ion-core trace list --failed --since 1d
+      ion-core trace list --module blur
+    """
+    from datetime import UTC, datetime
+
+    from ion_core.cli.flow.short import Wanted, flows_in_short
+    from ion_core.cli.session import load, run
+
+    then = None if since is None else before(since, datetime.now(UTC), option="--since")
+    wanted = Wanted(failed=failed, module=module, type=event_type, since=then)
+    flows = run(load(options), lambda app: flows_in_short(app, wanted, limit=limit), reading=True)
+    if as_json:
+        out_array(flow.to_json() for flow in flows)
+        return
+    _print_list(flows, whole=options.verbose)
+    if not flows:
+        say(
+            "There are no such flows."
+            if wanted != Wanted()
+            else "There are no flows. `ion-core event publish` starts one."
+        )
+
+
+def _print_list(flows: Sequence[FlowInShort], *, whole: bool) -> None:
+    from datetime import UTC, datetime
+
+    from ion_core.cli.flow.short import DEAD, FAILED, parsed
+    from ion_core.cli.flow.text import PAIRS_WIDTH, ago, pairs_text
+
+    now = datetime.now(UTC)
+    rows = []
+    for flow in flows:
+        began = parsed(flow.started_at)
+        when = "-" if began is None else flow.started_at if whole else ago(began, now)
+        brings = " ".join([*flow.files[:3], *(["…"] if len(flow.files) > 3 else []), pairs_text(flow.data)]).strip()
+        id, width = shown_id(flow.correlation_id, whole=whole), None if whole else PAIRS_WIDTH
+        rows.append([id, flow.outcome, shortened(flow.type, 40), str(flow.events), when, cut(brings, width)])
+    colours = [{DEAD: RED, FAILED: YELLOW}.get(flow.outcome) for flow in flows]
+    headers = ["FLOW", "OUTCOME", "TYPE", "EVENTS", "BEGAN" if whole else "AGE", "BRINGS"]
+    out_table(headers, rows, fit=not whole, colours=colours)
+
+
+@command.command("flow")
+@click.argument("correlation_id", metavar="CORRELATION_ID", type=FlowId(), required=False)
+@click.option(
+    "-c",
+    "--correlation-id",
+    "--correlationid",
+    "named",
+    metavar="CORRELATION_ID",
+    type=FlowId(),
+    help="The same, as an option.",
+)
+@click.option("--failed", is_flag=True, help="Only jobs that were given up, or failed, and what led to them.")
+@json_option
+@with_config
+@click.pass_context
+def flow(
+    ctx: click.Context, options: Options, correlation_id: str | None, named: str | None, failed: bool, as_json: bool
+) -> None:
+    """Print a flow: its events, the jobs they started, and how those went.
+
+    A tree for people: below each event the modules that took it, below each module the events it emitted. With --json
+    an array of every document of the flow, in the order of storing. The beginning of a correlation id will do.
+
+    \b
+    Example:
+      ion-core trace flow 7c1b0a52-94f1-4d0e-9a53-1c9e6b0f2a11
+    """
+    from ion_core.cli.session import load, run
+
+    if correlation_id is None and named is None:
+        raise click.UsageError("which one? Give its correlation id; `ion-core trace list` shows those there are.", ctx)
+    if correlation_id is not None and named is not None and correlation_id != named:
+        raise click.UsageError("two different correlation ids are given.", ctx)
+    wanted = correlation_id or named or ""
+    run(load(options), lambda app: _print_flow(app, wanted, failed, as_json), reading=True)
+
+
+async def _print_flow(app: App, correlation_id: str, failed: bool, as_json: bool) -> None:
+    from ion_core.cli.flow.flow import FlowReader
+    from ion_core.cli.flow.strays import look_for_strays
+    from ion_core.cli.flow.text import lines
+    from ion_core.cli.ids import whole_flow
+
+    documents = await app.documents()
+    correlation_id = await whole_flow(documents, correlation_id)
+    if as_json and not failed:
+        await out_array_of(document.body async for document in documents.find(correlation_id=correlation_id))
+        return
+    reader = FlowReader(correlation_id, app.config.modules.values())
+    async for document in documents.find(correlation_id=correlation_id):
+        reader.add(document)
+    flow = reader.flow()
+    if as_json:
+        is_told = flow.failed().tells()
+        found = documents.find(correlation_id=correlation_id)
+        await out_array_of(document.body async for document in found if is_told(document))
+        return
+    await look_for_strays(app, flow)
+    if failed:
+        flow = flow.failed()
+    if not flow.roots:
+        say("Nothing of it has failed.")
+        return
+    for line in lines(flow):
+        out(line)

@@ -1,0 +1,99 @@
+"""Ids as people give them: whole, or the beginning of the one that is meant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from ion_core.cli.output import plain
+from ion_core.errors import DocumentNotFound, UsageError
+from ion_core.events import EVENT_META, MODULE_LOGS, parse_context
+
+if TYPE_CHECKING:
+    from ion_core.contracts.storage import DocumentStore
+
+SHORTEST = 4
+"""Characters that the beginning of an id must have to stand for it."""
+NAMED = 5
+"""Of ids that are meant by one beginning, so many are named."""
+
+
+async def whole_id(documents: DocumentStore, id: str) -> tuple[str, str | None]:
+    """The whole id of an event, and its correlation id: None for one that left logs but no document of its own.
+
+    Raises DocumentNotFound, UsageError where several begin so.
+    """
+    try:
+        return id, (await documents.get(EVENT_META, id)).correlation_id
+    except DocumentNotFound:
+        pass
+    events, _ = await _begun(documents, id)
+    if id not in events:  # the whole id of one comes before the beginning of others
+        async for log in documents.find(MODULE_LOGS):
+            if parse_context(log.body, what="log", problems=[]).event_id == id:
+                return id, None
+    if (whole := the_one(events, id, what="events")) is not None:
+        return whole, events[whole]
+    raise DocumentNotFound(f"no event {id!r}. `ion-core trace flow` shows the events of a flow.")
+
+
+async def whole_flow(documents: DocumentStore, id: str) -> str:
+    """The whole correlation id. Raises DocumentNotFound, UsageError where several begin so."""
+    if await _is_flow(documents, id):
+        return id
+    events, flows = await _begun(documents, id)
+    if (whole := the_one(flows, id, what="flows")) is not None:
+        return whole
+    if (event := the_one(events, id, what="events")) is not None:
+        whose = f"Its flow: ion-core trace flow {plain(events[event])}"
+        raise DocumentNotFound(f"{plain(event)!r} is the id of an event. {whose}")
+    raise DocumentNotFound(_unknown_flow(id))
+
+
+async def flow_or_event(documents: DocumentStore, id: str) -> tuple[str, str | None]:
+    """The correlation id that is meant, and the event's id if an event was. Raises as ``whole_flow``."""
+    if await _is_flow(documents, id):
+        return id, None
+    events, flows = await _begun(documents, id)
+    if id in events:
+        return events[id], id
+    whole = the_one({**events, **flows}, id, what="flows and events")
+    if whole is None:
+        raise DocumentNotFound(_unknown_flow(id))
+    return (whole, None) if whole in flows else (events[whole], whole)
+
+
+def the_one(ids: Iterable[str], id: str, *, what: str) -> str | None:
+    """The only one of ``ids``; None where there is none. Raises UsageError naming them where there are several."""
+    found = sorted(ids)
+    if len(found) > 1:
+        more = ", …" if len(found) > NAMED else ""
+        some = ", ".join(plain(it) for it in found[:NAMED])
+        raise UsageError(f"{id!r}: {len(found):,} {what} have an id that begins so: {some}{more}. Give more of it.")
+    return found[0] if found else None
+
+
+async def _is_flow(documents: DocumentStore, id: str) -> bool:
+    async for _ in documents.find(correlation_id=id):
+        return True
+    return False
+
+
+async def _begun(documents: DocumentStore, id: str) -> tuple[dict[str, str], dict[str, str]]:
+    """Events whose id is this one or begins so, and flows that begin so; each with its correlation id."""
+    events: dict[str, str] = {}
+    flows: dict[str, str] = {}
+    id = id.rstrip("…")  # as an id that was cut is shown
+    enough = len(id) >= SHORTEST
+    async for document in documents.find(EVENT_META):
+        if document.id == id:
+            return {id: document.correlation_id}, {}
+        if enough and document.id.startswith(id):
+            events[document.id] = document.correlation_id
+        if enough and document.correlation_id.startswith(id):
+            flows[document.correlation_id] = document.correlation_id
+    return events, flows
+
+
+def _unknown_flow(id: str) -> str:
+    return f"nothing is stored under the correlation id {plain(id)!r}. `ion-core trace list` shows the newest ones."

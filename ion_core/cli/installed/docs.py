@@ -1,0 +1,74 @@
+"""``ion-core docs``: the pages that come with this version."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+import click
+
+from ion_core.cli.options import Text, verbose_option
+from ion_core.cli.output import out, out_table, results
+from ion_core.errors import IonError, UsageError
+
+INSTALLED = "share/doc/ion-core"
+
+
+@click.command("docs")
+@click.argument("page", metavar="[PAGE]", type=Text(), required=False)
+@verbose_option
+def command(page: str | None) -> None:
+    """Read the documentation that came with this version.
+
+    PAGE is a name, or the beginning of one, of those that are listed without. It is printed as it is written, in
+    Markdown; on a terminal through a pager.
+
+    \b
+    Example:
+      ion-core docs modules
+    """
+    pages = _pages()
+    if page is None:
+        out_table(["PAGE", "ABOUT"], [[name, _title(path)] for name, path in pages.items()])
+        return
+    name = page.removesuffix(".md").removeprefix("docs/")
+    found = [name] if name in pages else [it for it in pages if it.startswith(name)]
+    if len(found) != 1:
+        near = found or difflib.get_close_matches(name, pages, n=3)
+        hint = f" Did you mean {' or '.join(near[:5])}?" if near else ""
+        raise UsageError(f"there is no page {page[:80]!r}.{hint} `ion-core docs` lists all.")
+    text = pages[found[0]].read_text(encoding="utf-8")
+    if results().isatty():
+        click.echo_via_pager(text)
+    else:
+        out(text.rstrip("\n"), whole=True)
+
+
+def _pages() -> dict[str, Path]:
+    directory = _directory()
+    paths = sorted(directory.rglob("*.md"), key=lambda path: (len(path.relative_to(directory).parts), path))
+    return {path.relative_to(directory).with_suffix("").as_posix(): path for path in paths}
+
+
+def _directory() -> Path:
+    """Beside the package in a clone; else where the distribution has put them."""
+    from importlib.metadata import PackageNotFoundError, files
+
+    import ion_core
+
+    clone = Path(ion_core.__file__).resolve().parents[1]
+    if (clone / "docs/cli.md").is_file() and (clone / "pyproject.toml").is_file():
+        return clone / "docs"
+    try:
+        installed = files("ion-core") or []
+    except PackageNotFoundError:
+        installed = []
+    for file in installed:
+        if file.as_posix().endswith(f"{INSTALLED}/cli.md"):
+            return Path(str(file.locate())).resolve().parent
+    raise IonError("the documentation is not installed: ion-core was packed without it. Install it from its wheel.")
+
+
+def _title(path: Path) -> str:
+    with path.open(encoding="utf-8") as file:
+        return next((line.lstrip("# ").strip() for line in file if line.startswith("# ")), "")

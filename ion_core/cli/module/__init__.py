@@ -1,0 +1,1 @@
+"""Modules: listed, made, run once, recorded, tested, and looked into."""

@@ -1,0 +1,1 @@
+"""A pipeline as a whole: started, checked, configured, served."""

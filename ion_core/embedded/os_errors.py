@@ -1,0 +1,45 @@
+"""What an OSError means for a job: no space, worth another try, or not."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ion_core.errors import PermanentError, ProviderError, StorageFull, TransientError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_PASSING = {
+    errno.EACCES,  # what may not be read or written has its rights put right
+    errno.EPERM,
+    errno.EROFS,
+    errno.EIO,
+    errno.EAGAIN,
+    errno.EBUSY,
+    errno.EINTR,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+}
+
+
+def translated(error: OSError, where: str) -> ProviderError:
+    """The StorageFull, TransientError or PermanentError to raise instead; its message starts with ``where``."""
+    what = error.strerror or str(error)
+    named = f" ({error.filename})" if error.filename else ""
+    if error.errno in _FULL:
+        return StorageFull(f"{where}: {what}{named}. Free some space there.")
+    if error.errno in _PASSING:
+        return TransientError(f"{where}: {what}{named}.")
+    return PermanentError(f"{where}: {what}{named}.")
+
+
+@contextmanager
+def translating(where: str) -> Iterator[None]:
+    """Let no OSError out, only what ``translated`` makes of it."""
+    try:
+        yield
+    except OSError as error:
+        raise translated(error, where) from error

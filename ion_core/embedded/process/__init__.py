@@ -1,0 +1,1 @@
+"""Modules as plain processes of this machine: the embedded runtime."""

@@ -1,0 +1,58 @@
+"""What a configuration says of a module: frozen data, no I/O."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Literal
+
+from ion_core.contracts.messaging import RetryPolicy
+from ion_core.contracts.runtime import PythonEnvironment, Resources
+
+MODULE_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputLimits:
+    """What a module may leave in ``out/``; sizes in bytes. One more of anything fails the job and names the limit."""
+
+    max_files: int = 10_000
+    max_depth: int = 16
+    max_output: int = 10 * 1024**3
+    max_events: int = 1_000
+    max_insights: int = 1024**2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Module:
+    """A container image (or command) with the event types it takes and may emit. ``warm`` slots wait for events.
+
+    ``reuse``: its process may be given one event after the other, when it asks for them. ``keep_failed`` is how many
+    workspaces of failed attempts are kept, the newest ones. ``oom`` says what becomes of an attempt that ends with exit
+    code 0 though one of its processes was killed for memory: it fails, or is committed with a warning.
+    """
+
+    name: str
+    image: str | None = None
+    build: Path | None = None
+    command: tuple[str, ...] = ()
+    args: tuple[str, ...] = ()
+    source: Path | None = None
+    python: PythonEnvironment | None = None
+    subscribes: tuple[str, ...] = ()
+    publishes: tuple[str, ...] = ()
+    runtime: str = "default"
+    timeout: timedelta = timedelta(minutes=10)
+    retry: RetryPolicy = RetryPolicy()
+    concurrency: int = 1
+    warm: int = 0
+    reuse: bool = False
+    keep_failed: int = 3
+    oom: Literal["fail", "warn"] = "fail"
+    resources: Resources = Resources()
+    network: str = "none"
+    env: Mapping[str, str] = field(default_factory=dict)
+    limits: OutputLimits = OutputLimits()

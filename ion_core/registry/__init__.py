@@ -1,0 +1,22 @@
+"""Plugins: found, verified, chosen by name, and told what happens.
+
+Each plugin has a pluggy manager of its own: nothing one of them does, and no order, changes what another registers.
+"""
+
+from ion_core.registry.installed import not_installed, plugin_packages, unknown_distributions
+from ion_core.registry.load import load_plugins
+from ion_core.registry.observers import Observers
+from ion_core.registry.registry import BrokenPlugin, Kind, LoadedPlugin, PluginInfo, Registry
+
+__all__ = [
+    "BrokenPlugin",
+    "Kind",
+    "LoadedPlugin",
+    "Observers",
+    "PluginInfo",
+    "Registry",
+    "load_plugins",
+    "not_installed",
+    "plugin_packages",
+    "unknown_distributions",
+]

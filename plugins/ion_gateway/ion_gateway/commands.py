@@ -1,0 +1,46 @@
+"""``ion-core schedule``: what is planned."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.group()
+def schedule() -> None:
+    """Events at planned times."""
+
+
+@schedule.command("next")
+@click.argument("names", metavar="[NAME]...", nargs=-1)
+@click.option("--count", default=3, show_default=True, type=click.IntRange(1, 1000), help="Times of each.")
+@click.option("--config", metavar="FILE", help="The configuration. Default: $ION_CONFIG, then ./ion.yaml.")
+def coming(names: tuple[str, ...], count: int, config: str | None) -> None:
+    """Print the coming times of each schedule, in its own time zone and in UTC.
+
+    \b
+    Example:
+      ion-core schedule next nightly --count 10
+    """
+    from datetime import UTC, datetime
+    from zoneinfo import ZoneInfo
+
+    from ion_core.contracts.command import configured
+
+    found = [
+        (name, planned)
+        for settings in configured().services("schedule", config=config).values()
+        for name, planned in settings.schedules.items()
+    ]
+    there = {name for name, _ in found}
+    for name in names:
+        if name not in there:
+            raise click.UsageError(f'no schedule "{name}". There are: {", ".join(sorted(there)) or "none"}.')
+    for name, planned in found:
+        if names and name not in names:
+            continue
+        time, zone = datetime.now(UTC), ZoneInfo(planned.zone)
+        for _ in range(count):
+            time = planned.plan.after(time)
+            click.echo(
+                f"{name}  {time.astimezone(zone):%a %Y-%m-%d %H:%M:%S %Z}  {time:%Y-%m-%dT%H:%M:%SZ}  {planned.type}"
+            )

@@ -1,0 +1,31 @@
+"""What ion-gateway registers with Ion: the service ``schedule``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import AbstractAsyncContextManager
+
+import click
+
+from ion_core.contracts.provider import Provider
+from ion_core.contracts.service import Service
+from ion_core.hookspecs import hookimpl
+from ion_gateway.settings import ScheduleSettings
+
+
+def _open_schedule(settings: ScheduleSettings) -> AbstractAsyncContextManager[Service]:
+    from ion_gateway.schedule import open_schedule
+
+    return open_schedule(settings)
+
+
+@hookimpl
+def ion_services() -> Iterable[Provider[Service]]:
+    return [Provider(name="schedule", settings=ScheduleSettings, open=_open_schedule, contract="1.0")]
+
+
+@hookimpl
+def ion_commands() -> Iterable[click.Command]:
+    from ion_gateway.commands import schedule
+
+    return [schedule]

@@ -1,0 +1,87 @@
+"""Connections and channels that are lost: one line each, further and further apart, and nobody else's trouble."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import aio_pika
+import pytest
+from on_rabbit import EVENT, RETRY, SOON, settings, take, take_patiently
+
+from ion_rabbitmq.broker import RabbitBroker, open_rabbit_broker
+from ion_rabbitmq.delivery import LONGEST_PAUSE, Subscription
+from ion_rabbitmq.testing import RabbitServer
+
+
+async def test_a_lost_connection_is_one_line_whatever_was_open_on_it(
+    own_server: RabbitServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    await asyncio.to_thread(own_server.start)
+    async with open_rabbit_broker(settings(own_server.url)) as broker:
+        for name in ("work", "other"):
+            await broker.declare(name, topics=["work.asked"], retry=RETRY)
+        async with broker.subscribe("work", prefetch=1) as works, broker.subscribe("other", prefetch=1) as others:
+            await broker.publish("work.asked", EVENT, headers={})
+            held = [await take(works), await take(others)]
+            caplog.clear()
+            await asyncio.to_thread(own_server.ctl, "close_all_connections", "maintenance")
+            async with asyncio.timeout(SOON):
+                for delivery in held:
+                    await delivery.lost.wait()
+            for deliveries in (works, others):
+                await (await take_patiently(deliveries)).ack()
+            await broker.publish("work.asked", EVENT, headers={})
+    lines = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert [(record.name, record.exc_info) for record in lines] == 2 * [("ion_rabbitmq.link", None)]
+    assert {vars(record)["purpose"] for record in lines} == {"consume", "publish"}
+    assert all("maintenance" in record.getMessage() for record in lines)
+
+
+async def test_what_others_of_this_process_have_open_is_logged_as_ever(
+    rabbit: RabbitServer, broker: RabbitBroker, caplog: pytest.LogCaptureFixture
+) -> None:
+    closed = asyncio.Event()
+    async with await aio_pika.connect(rabbit.url) as theirs:
+        theirs.close_callbacks.add(lambda *_: closed.set())
+        await asyncio.to_thread(rabbit.ctl, "close_all_connections", "tried")
+        async with asyncio.timeout(SOON):
+            await closed.wait()
+    assert any(record.name == "aiormq.connection" and record.levelname == "ERROR" for record in caplog.records)
+
+
+async def test_a_channel_that_is_lost_again_and_again_is_opened_later_and_later(broker: RabbitBroker) -> None:
+    async with broker.subscribe("work", prefetch=1) as deliveries:
+        [subscription] = broker._subscriptions
+        pauses = [subscription._pause() for _ in range(12)]
+        assert pauses == sorted(pauses)
+        assert (pauses[0] < 0.1, pauses[-1]) == (True, LONGEST_PAUSE)
+        await broker.publish("work.asked", EVENT, headers={})
+        await (await take(deliveries)).ack()
+        assert subscription._pause() < 0.1, "what settles deliveries is well"
+
+
+async def test_a_channel_that_is_lost_costs_no_other_subscription_anything(
+    rabbit: RabbitServer, broker: RabbitBroker, caplog: pytest.LogCaptureFixture
+) -> None:
+    await broker.declare("other", topics=["other.asked"], retry=RETRY)
+    async with broker.subscribe("work", prefetch=1) as works, broker.subscribe("other", prefetch=1) as others:
+        await broker.publish("work.asked", EVENT, headers={})
+        await broker.publish("other.asked", EVENT, headers={})
+        held, theirs = await take(works), await take(others)
+        await _break(broker, "work")
+        async with asyncio.timeout(SOON):
+            await held.lost.wait()
+        await (await take_patiently(works)).ack()
+        assert not theirs.lost.is_set()
+        await theirs.ack()
+    [line] = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert "channel lost" in line.getMessage()
+
+
+async def _break(broker: RabbitBroker, queue: str) -> None:
+    """Have RabbitMQ close a subscription's channel: a delivery that it never gave is acknowledged there."""
+    [subscription] = [found for found in broker._subscriptions if found.queue == queue]
+    assert isinstance(subscription, Subscription)
+    assert subscription._underlay is not None
+    await subscription._underlay.basic_ack(delivery_tag=999)

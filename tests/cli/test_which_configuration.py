@@ -1,0 +1,46 @@
+"""A configuration that a variable names does not come as a surprise; documentation is there without the clone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import ion as ion
+from tests.cli.running import Ion
+from tests.docs.blocks import ROOT
+
+
+def test_it_is_said_once_that_the_file_of_the_directory_is_not_the_one(
+    ion: Ion, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path_factory.mktemp("other") / "ion.yaml"
+    other.write_text("modules:\n  one: {command: x, subscribes: [t]}\n")
+    monkeypatch.setenv("ION_CONFIG", str(other))
+    said = f"The configuration is {other}, by $ION_CONFIG, not ion.yaml of this directory.\n"
+    assert ion("module", "drain", "gone", "--yes").err.count(said) == 1
+    assert said not in ion("check", "--config", "ion.yaml").err
+    other.write_text("modules:\n  one: {comand: x, subscribes: [t]}\n")
+    lines = ion("check").err.splitlines()
+    assert lines[0] + "\n" == said
+    assert "modules.one.comand: unknown key" in "\n".join(lines)
+    assert lines[-1].endswith(f"{other}: is the configuration by $ION_CONFIG.")
+    other.unlink()
+    refused = ion("check")
+    assert refused.code == 78
+    assert f"$ION_CONFIG: {other}: no such file. Unset it (unset ION_CONFIG)" in refused.err
+
+    monkeypatch.setenv("ION_CONFIG", str(Path("ion.yaml").absolute()))  # that is the same file
+    assert ion("check").err == ""
+
+
+def test_pages_of_the_documentation_are_printed_by_name(ion: Ion) -> None:
+    assert ion("docs", "modules").out == (ROOT / "docs/modules.md").read_text(encoding="utf-8")
+    assert ion("docs", "decisions/0037").out.startswith("# 0037 ")
+    listed = ion("docs").out.splitlines()
+    assert listed[0].split() == ["PAGE", "ABOUT"]
+    assert ["modules", "Modules"] in [line.split() for line in listed]
+    refused = ion("docs", "modul")
+    assert refused.code == 2
+    assert "Did you mean module-contract or modules?" in refused.err
+    assert "there is no page 'xyz'." in ion("docs", "xyz").err

@@ -1,0 +1,188 @@
+"""Observers are told what happens on threads of their own; whatever they do, nobody waits for them."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pluggy
+import pytest
+
+from ion_core import hookspecs
+from ion_core.events import Context, Event
+from ion_core.hookspecs import hookimpl
+from ion_core.jobs import Attempt, Job, Outcome, Verdict
+from ion_core.registry import Observers, load_plugins
+
+EVENT = Event(context=Context(name="m", event_id="e", correlation_id="c"), type="a.b")
+ATTEMPT = Attempt(job=Job(event=EVENT, module="m"), number=1, token="t")
+OUTCOME = Outcome(verdict=Verdict.COMMITTED)
+
+
+def manager(plugin: object) -> pluggy.PluginManager:
+    hooks = pluggy.PluginManager(hookspecs.PROJECT)
+    hooks.add_hookspecs(hookspecs)
+    hooks.register(plugin)
+    return hooks
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Waits for the condition, on a clock that is only for giving up."""
+    giving_up = time.monotonic() + 20
+    tick = threading.Event()
+    while not condition():
+        assert time.monotonic() < giving_up, "it does not happen"
+        tick.wait(0.005)
+
+
+class Recorder:
+    def __init__(self) -> None:
+        self.seen: list[tuple[Any, ...]] = []
+        self.threads: set[str] = set()
+
+    @hookimpl
+    def ion_job_started(self, attempt: Attempt) -> None:
+        self.seen.append(("started", attempt))
+        self.threads.add(threading.current_thread().name)
+
+    @hookimpl
+    def ion_job_finished(self, attempt: Attempt, outcome: Outcome) -> None:
+        self.seen.append(("finished", attempt, outcome))
+
+    @hookimpl
+    def ion_event_published(self, event: Event) -> None:
+        self.seen.append(("published", event))
+
+
+class Stuck:
+    """Hangs in its first call until told to go on."""
+
+    def __init__(self) -> None:
+        self.entered = threading.Event()
+        self.release = threading.Event()
+        self.calls = 0
+
+    @hookimpl
+    def ion_event_published(self, event: Event) -> None:
+        self.calls += 1
+        self.entered.set()
+        self.release.wait(60)
+
+
+class Raising:
+    def __init__(self) -> None:
+        self.calls = 0
+
+    @hookimpl
+    def ion_job_started(self, attempt: Attempt) -> None:
+        self.calls += 1
+        raise SystemExit("no") if self.calls == 1 else RuntimeError("no")
+
+
+def test_each_plugin_is_told_in_order_on_a_thread_of_its_own() -> None:
+    one, two = Recorder(), Recorder()
+    observers = Observers({"one": manager(one), "two": manager(two)})
+    observers.job_started(ATTEMPT)
+    observers.event_published(EVENT)
+    observers.job_finished(ATTEMPT, OUTCOME)
+    observers.close()
+    assert one.seen == [("started", ATTEMPT), ("published", EVENT), ("finished", ATTEMPT, OUTCOME)]
+    assert two.seen == one.seen
+    assert (one.threads, two.threads) == ({"observer-one"}, {"observer-two"})
+
+
+def test_without_observers_there_are_no_threads() -> None:
+    before = set(threading.enumerate())
+    registry = load_plugins(entry_points=False)
+    assert registry.observing == {}
+    observers = Observers(registry.observing)
+    observers.job_started(ATTEMPT)
+    assert set(threading.enumerate()) <= before
+    observers.close()
+
+
+def test_plugins_that_observe_are_found_by_the_registry() -> None:
+    recorder = Recorder()
+    observers = Observers(load_plugins(extra=[recorder], entry_points=False).observing)
+    observers.event_published(EVENT)
+    observers.close()
+    assert recorder.seen == [("published", EVENT)]
+
+
+def test_what_a_hook_raises_is_logged_with_the_plugins_name_and_swallowed(caplog: pytest.LogCaptureFixture) -> None:
+    raising, recorder = Raising(), Recorder()
+    observers = Observers({"raising": manager(raising), "recorder": manager(recorder)})
+    with caplog.at_level(logging.WARNING, logger="ion_core.registry"):
+        for _ in range(3):
+            observers.job_started(ATTEMPT)
+        observers.close()
+    assert (raising.calls, len(recorder.seen)) == (3, 3)
+    named = [(record.levelname, record.__dict__["plugin"], bool(record.exc_info)) for record in caplog.records]
+    assert named == [("WARNING", "raising", True)] * 3
+
+
+def test_a_hook_that_hangs_is_named_once_and_its_plugin_dropped_until_it_returns(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    stuck, recorder = Stuck(), Recorder()
+    observers = Observers({"stuck": manager(stuck), "recorder": manager(recorder)}, hang_after=0.05)
+
+    def said(text: str) -> int:
+        return sum(text in record.message and record.__dict__["plugin"] == "stuck" for record in caplog.records)
+
+    with caplog.at_level(logging.WARNING, logger="ion_core.registry"):
+        observers.event_published(EVENT)
+        assert stuck.entered.wait(20)
+        until(lambda: said("observer hangs") == 1)
+        for _ in range(5):
+            observers.event_published(EVENT)
+        assert observers.dropped == {"stuck": 5, "recorder": 0}
+        until(lambda: len(recorder.seen) == 6)
+        stuck.release.set()
+        until(lambda: said("observer returned") == 1)
+        observers.event_published(EVENT)
+        observers.close()
+    assert stuck.calls == 2
+    assert said("observer hangs") == 1
+    (returned,) = [record for record in caplog.records if record.message == "observer returned"]
+    assert returned.__dict__["dropped"] == 5
+
+
+def test_a_full_queue_drops_and_counts_instead_of_blocking(caplog: pytest.LogCaptureFixture) -> None:
+    stuck = Stuck()
+    observers = Observers({"stuck": manager(stuck)}, queue_size=3)
+    with caplog.at_level(logging.WARNING, logger="ion_core.registry"):
+        observers.event_published(EVENT)
+        assert stuck.entered.wait(20)
+        for _ in range(10):
+            observers.event_published(EVENT)
+        assert observers.dropped == {"stuck": 7}
+        stuck.release.set()
+        observers.close()
+    assert stuck.calls == 4
+    assert [record.message for record in caplog.records] == ["observer is too slow, calls are dropped"]
+
+
+def test_hooks_that_a_plugin_does_not_have_are_not_queued() -> None:
+    stuck = Stuck()
+    observers = Observers({"stuck": manager(stuck)}, queue_size=1)
+    for _ in range(10):
+        observers.job_started(ATTEMPT)
+    assert observers.dropped == {"stuck": 0}
+    observers.close()
+
+
+def test_close_is_bounded_and_calls_after_it_are_ignored(caplog: pytest.LogCaptureFixture) -> None:
+    stuck, recorder = Stuck(), Recorder()
+    observers = Observers({"recorder": manager(recorder), "stuck": manager(stuck)})
+    observers.event_published(EVENT)
+    assert stuck.entered.wait(20)
+    with caplog.at_level(logging.WARNING, logger="ion_core.registry"):
+        observers.close(timeout=0.2)
+    observers.event_published(EVENT)
+    stuck.release.set()
+    assert recorder.seen == [("published", EVENT)]
+    assert [(it.message, it.__dict__["plugin"]) for it in caplog.records] == [("observer did not end in time", "stuck")]
