@@ -25,6 +25,10 @@ be gone, removed by hand or by a policy, the next one takes its place."""
 COPIES_WITHIN = timedelta(minutes=10)
 """How long after a message became a dead letter another copy of it may come, of a settlement whose answer was lost."""
 
+LETTER_COMES_WITHIN = timedelta(minutes=1)
+"""How long until that dead letter is certain to be seen, if there is one: a broker may still have it on its way between
+nodes, and while another dispatcher looks at the dead letters RabbitMQ shows them to nobody else."""
+
 WAIT_LEAST, WAIT_MOST = timedelta(seconds=1), timedelta(minutes=1)
 """Between two looks of a double at what has become of the other message, where that could have had its turn already."""
 
@@ -34,6 +38,7 @@ DONE = (
     "another message of this event is a dead letter, which stands for this one: `ion-core dlq list` shows it; redrive "
     "it, or purge it and publish the event anew"
 )
+COPY_SEEKS = "this message was to be a dead letter and is not among them yet: unless it comes, the module runs again"
 COPY_DONE = "this message is a dead letter already: `ion-core dlq list` shows it"
 
 
@@ -56,9 +61,13 @@ class Doubles:
             return self._of_another(record)
         if record.next_at is not None:
             return None if attempt.number >= record.attempt else self._waits(record, COPY_WAITS)
-        if _now() < record.failed_at + COPIES_WITHIN and await self._is_kept(attempt):
+        if _now() >= record.failed_at + COPIES_WITHIN:
+            return None  # it was redriven
+        if await self._is_kept(attempt):
             return Outcome(verdict=Verdict.DUPLICATE, reason=COPY_DONE)
-        return None  # it was redriven, or its settlement was cut short
+        if _now() < record.failed_at + LETTER_COMES_WITHIN:
+            return self._waits(record, COPY_SEEKS)
+        return None  # its settlement was cut short, or it was moved by hand
 
     async def failed(self, attempt: Attempt, outcome: Outcome) -> Outcome:
         """Record a failed attempt before its delivery is settled: ``outcome``, or that of a double.
@@ -102,6 +111,6 @@ class Doubles:
         try:
             letters = await self._dataplane.broker.dead_letters(self._module.name)
         except (QueueNotDeclared, TransientError) as error:
-            log.warning("whether a message is a dead letter already is not known, it runs: %s", error)
+            log.warning("whether a message is a dead letter already is not known: %s", error)
             return False
         return any(letter.headers.get(MESSAGE_HEADER) == attempt.message for letter in letters)

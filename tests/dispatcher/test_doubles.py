@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ion_core.contracts.messaging import MESSAGE_HEADER, RetryPolicy
+from ion_core.contracts.messaging import MESSAGE_HEADER, DeadLetter, RetryPolicy
 from ion_core.contracts.storage import Document
 from ion_core.dataplane import forget_rounds, forget_rounds_of
 from ion_core.dispatcher import doubles
@@ -210,8 +210,9 @@ async def test_what_is_redriven_runs(world: World, failing: Failing) -> None:
     await doubled(world)
     await world.run()
     for round in (2, 3):
-        [letter] = await world.dead()
-        await world.broker.redrive("worker", [letter.id])
+        letters = await world.dead()
+        await forget_rounds(world.documents, letters)
+        await world.broker.redrive("worker", [letter.id for letter in letters])
         await world.run()
         assert failing.runs == round * RUNS
         assert len(await world.dead()) == 1
@@ -224,9 +225,38 @@ async def test_what_is_moved_back_by_hand_runs(world: World, failing: Failing) -
     [letter] = await world.dead()
     world.broker.queue("worker").dead.clear()
     await world.broker.publish("in", letter.body, headers=letter.headers)
+    age(world, doubles.LETTER_COMES_WITHIN)
     await world.run()
     assert failing.runs == 2 * RUNS
     assert len(await world.dead()) == 1
+
+
+@pytest.mark.parametrize("unseen", ["not told of", "told of as none"])
+async def test_a_copy_of_a_dead_letter_that_is_not_seen_yet_waits_for_it(
+    unseen: str, world: World, failing: Failing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another dispatcher looks at the letters, and RabbitMQ shows them to nobody else; or nodes have yet to agree."""
+    await world.publish()
+    await world.run()
+    [letter] = await world.dead()
+    seen = world.broker.dead_letters
+    looks = 0
+
+    async def dead_letters(queue: str, *, limit: int | None = None) -> Sequence[DeadLetter]:
+        nonlocal looks
+        looks += 1
+        if looks > 3:
+            return await seen(queue, limit=limit)
+        if unseen == "not told of":
+            raise TransientError("the broker is away")
+        return []
+
+    monkeypatch.setattr(world.broker, "dead_letters", dead_letters)
+    await world.broker.publish("in", letter.body, headers=letter.headers)
+    await world.run()
+    assert failing.runs == RUNS
+    assert looks == 4
+    assert len(await seen("worker")) == 1
 
 
 async def test_an_event_published_anew_beside_its_dead_letter_is_none_of_its_own(

@@ -130,8 +130,10 @@ class PodmanService:
         self._process.wait()
 
     def pause(self) -> None:
-        """It hangs until ``resume``."""
+        """It hangs until ``resume``. Returns once none of its threads goes on."""
         self._signal(signal.SIGSTOP)
+        assert self._process is not None
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def resume(self) -> None:
         self._signal(signal.SIGCONT)

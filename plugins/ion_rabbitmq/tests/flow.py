@@ -21,8 +21,10 @@ from typing import Any
 
 from tests.acceptance.pipeline import ION, Pipeline, environment
 
-PATIENCE = 150.0
+PATIENCE = 240.0
 """Seconds without what is waited for, after which a test has failed."""
+LETTER_IS_THERE = "is a dead letter"
+"""What is said of a delivery whose settlement was cut short after its dead letter had been written."""
 GOOD, BAD = "work", "fail"
 RETRIES = 1
 CONFIG = """
@@ -271,6 +273,7 @@ class Flow:
         def all_over() -> bool:
             done = {line["eventId"] for it in ("job committed", "job already committed") for line in self._logged(it)}
             dead = {line["eventId"] for line in self._logged("job dead-lettered")}
+            dead |= {line["eventId"] for line in self._logged("job duplicate") if LETTER_IS_THERE in line["message"]}
             return done >= good and dead >= bad
 
         self.until(all_over, "an end of every event")

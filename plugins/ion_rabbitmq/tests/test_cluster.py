@@ -14,7 +14,7 @@ import pytest
 from cluster import APART, RabbitCluster
 from flow import BAD, Flow, Outcome
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 SOME, MANY = 10, 40
 OUTAGE = 30.0
