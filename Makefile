@@ -7,8 +7,8 @@ PYTHON ?=
 PYTEST_WORKERS ?= 2
 # whose Python test-versions takes: trixie has 3.13, forky 3.14
 SUITE ?= trixie
-# whose RabbitMQ test-rabbitmq takes: trixie has 4.0, sid 4.3 or what is newest by now
-RABBITMQ_SUITE ?= trixie
+# whose RabbitMQ test-rabbitmq takes: trixie has 4.0, forky 4.3 or what is newest by now
+RABBITMQ_SUITE ?= forky
 # whose Podman test-podman takes: trixie has 5.4
 PODMAN_SUITE ?= trixie
 # more for pytest, as in PYTEST_ARGS='-k dispatcher -x'
@@ -39,7 +39,7 @@ test-versions: ## tests under the Python of Debian 13 or of SUITE, in a tree of 
 	PYTEST_WORKERS=$(PYTEST_WORKERS) scripts/test-versions $(SUITE)
 	$(MAKE) --no-print-directory test-rabbitmq test-podman
 
-test-rabbitmq: .venv/ready-for-test ## the tests of the plugin on RabbitMQ 4 of Debian 13 or of RABBITMQ_SUITE, and a cluster of it; needs root
+test-rabbitmq: .venv/ready-for-test ## the tests of the plugin on the newest RabbitMQ of Debian or that of RABBITMQ_SUITE, and a cluster of it; needs root
 	PYTEST_WORKERS=$(PYTEST_WORKERS) scripts/test-versions rabbitmq $(RABBITMQ_SUITE)
 
 test-cluster: .venv/ready-for-test ## a cluster of three nodes of this machine's RabbitMQ, which fail in turn; needs root

@@ -195,14 +195,14 @@ class JobRunner:
         record = AttemptLog(attempt, hide=self._around.hide)
         async with AsyncExitStack() as slot:
             try:
-                outcome = await self._outcome(attempt, record, slot)
+                outcome = await self._outcome(attempt, hold, record, slot)
             except asyncio.CancelledError:
                 outcome = Outcome(verdict=Verdict.RELEASED, reason="shutting down")
                 await uninterrupted(self._conclude(attempt, hold, record, outcome), within=CONCLUDE_WITHIN)
                 raise
             await uninterrupted(self._conclude(attempt, hold, record, outcome), within=CONCLUDE_WITHIN)
 
-    async def _outcome(self, attempt: Attempt, record: AttemptLog, slot: AsyncExitStack) -> Outcome:
+    async def _outcome(self, attempt: Attempt, hold: Hold, record: AttemptLog, slot: AsyncExitStack) -> Outcome:
         """Do the work; what went wrong decides what becomes of the delivery. A failure is recorded before that."""
         if self.troubles.is_paused and not await self.troubles.pause(self._stopping):
             return Outcome(verdict=Verdict.RELEASED, reason="shutting down")
@@ -222,20 +222,23 @@ class JobRunner:
                 log.exception("job failed by a bug", extra=record.fields)
                 outcome = self._retry_or_not(attempt, f"bug: {type(error).__name__}: {error}")
                 by_a_bug = True
-            outcome = await self._recorded(attempt, record, outcome)
+            outcome = await self._recorded(attempt, hold, record, outcome)
         except StorageFull as error:
             self._around.health.storage_full(str(error))
             return Outcome(verdict=Verdict.RELEASED, reason=str(error))
         except TransientError as error:
-            return await self._later(attempt, begun, record, str(error))
+            return await self._later(attempt, hold, begun, record, str(error))
         if outcome.verdict is not Verdict.RELEASED and not by_a_bug:
             committed = outcome.verdict is Verdict.COMMITTED
             self.troubles.passed(attempt.job.id, begun, record.progress, all_of_it=committed)
         return outcome
 
-    async def _recorded(self, attempt: Attempt, record: AttemptLog, outcome: Outcome) -> Outcome:
+    async def _recorded(self, attempt: Attempt, hold: Hold, record: AttemptLog, outcome: Outcome) -> Outcome:
         """A failure in its record; of several messages of one event only one comes to be tried again or kept aside."""
         if outcome.verdict not in (Verdict.RETRIED, Verdict.DEAD_LETTERED):
+            return outcome
+        if hold.lost:  # nothing will settle it, and a record would say that something may have
+            hold.over = True
             return outcome
         try:
             outcome = await self._doubles.failed(attempt, replace(outcome, reason=self._around.hide(outcome.reason)))
@@ -248,7 +251,7 @@ class JobRunner:
         crash.reached(crash.FAILED)
         return outcome
 
-    async def _later(self, attempt: Attempt, begun: int, record: AttemptLog, reason: str) -> Outcome:
+    async def _later(self, attempt: Attempt, hold: Hold, begun: int, record: AttemptLog, reason: str) -> Outcome:
         """Something was not to be had: the event makes room for the others; a failure only if it is its own trouble."""
         ruling = await self.troubles.failed(attempt.job.id, begun, record.progress)
         if ruling.counted:
@@ -256,7 +259,7 @@ class JobRunner:
             if outcome.verdict is Verdict.DEAD_LETTERED:
                 self.troubles.forget(attempt.job.id)
             try:
-                return await self._recorded(attempt, record, outcome)
+                return await self._recorded(attempt, hold, record, outcome)
             except TransientError as error:  # that may be its trouble: then it comes to an end all the same
                 log.warning("a failed attempt could not be recorded: %s", error, extra=record.fields)
                 return outcome

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from ion_core.contracts.messaging import RetryPolicy
 from ion_core.contracts.runtime import ContainerRef
 from ion_core.contracts.storage import Document
 from ion_core.embedded.memory.broker import MemoryBroker, MemoryDelivery
@@ -147,6 +148,26 @@ async def test_a_job_whose_delivery_is_lost_for_good_commits_all_the_same(world:
         await world.observed.until(lambda: bool(world.observed.finished))
     assert world.observed.verdicts == [Verdict.LOST]
     assert len(world.commits) == 1
+
+
+async def test_a_job_that_fails_once_its_delivery_is_lost_runs_again_as_soon_as_that_is_back(world: World) -> None:
+    """Nobody has begun to settle it, so no dead letter of it can be on its way: its record says nothing of one."""
+    scene = Scene(code=1)
+    world.add(scene, retry=RetryPolicy(retries=0))
+    async with world.serving():
+        await world.publish()
+        await scene.until(1)
+        held(world).take_back()
+        [stored] = world.broker.queue("worker").ready
+        world.broker.queue("worker").ready.clear()  # it will be given out a little later
+        scene.go.set()
+        await world.observed.finishes(1)
+        assert world.documents_of("round") == []
+        await world.broker.publish("in", stored.message.body, headers=stored.message.headers)
+        await world.broker.idle()
+    assert world.observed.verdicts == [Verdict.LOST, Verdict.DEAD_LETTERED]
+    assert scene.arrived == 2
+    assert len(await world.dead()) == 1
 
 
 class SlowToRemove(MemoryRuntime):

@@ -70,6 +70,7 @@ REFUSES_AFTER = 1.0
 SILENT_FOR = 2
 """Timeouts without one confirm, after which a connection is given up though its heartbeats come: a node that has lost
 its cluster takes connections, answers most of what it is asked, and confirms nothing."""
+SILENT = "it confirms nothing"
 
 
 class RabbitBroker:
@@ -386,9 +387,9 @@ class RabbitBroker:
         trouble = TransientError(f"{self.settings.place()}: {text}. Another connection is made.")
         log.warning("%s", trouble)
         self._outgoing.abandon()
-        self._publishing.give_up()
+        self._publishing.give_up(SILENT)
         if len(self.settings.addresses()) > 1:
-            self.consuming.give_up()
+            self.consuming.give_up(SILENT)
         for subscription in self._subscriptions:
             subscription.fail(trouble)
         raise trouble
@@ -634,11 +635,30 @@ class RabbitBroker:
         """For ever: look whether RabbitMQ still knows our consumers, which it may forget without a word."""
         while True:
             await asyncio.sleep(self.settings.watch.total_seconds())
+            with _warned():
+                await self._reach_a_queue()
             for subscription in list(self._subscriptions):
-                try:
+                with _warned():
                     await subscription.check(self.looking)
-                except ProviderError as error:
-                    log.warning("RabbitMQ could not be asked for its consumers: %s", error)
+
+    async def _reach_a_queue(self) -> None:
+        """Where nothing is held: ask for a message by the connection that consumes, and give that up if none answers.
+
+        A node that has lost its cluster goes on with heartbeats, and sends nothing: who has nothing to confirm would
+        not notice. Whoever holds deliveries will, and would lose them.
+        """
+        if self.settings.queue_type == "classic" or any(it.held for it in self._subscriptions):
+            return
+        queue = next((it.queue for it in self._subscriptions), None)
+        if queue is None:
+            return
+        try:
+            with suppress(ChannelNotFoundEntity):
+                async with self.consuming.borrowed() as channel:
+                    await self._count_known(channel, self.topology.queue(queue))
+        except TransientError:
+            self.consuming.give_up("its node does not reach a queue: perhaps it has lost its cluster")
+            raise
 
     async def close(self) -> None:
         if self._opening is not None:
@@ -648,6 +668,15 @@ class RabbitBroker:
         if self._channel is not None:
             await closed(self._channel, self.settings)
         await asyncio.gather(self._publishing.close(), self.consuming.close(), self.looking.close())
+
+
+@contextmanager
+def _warned() -> Iterator[None]:
+    """What cannot be asked for is asked for the next time."""
+    try:
+        yield
+    except ProviderError as error:
+        log.warning("RabbitMQ could not be asked for its consumers: %s", error)
 
 
 async def _confirmed(channel: AbstractChannel, message: aio_pika.Message, *, to: str, exchange: str = "") -> None:

@@ -98,9 +98,9 @@ class Link:
         """Why the server takes no messages on it; None where it does, or does not say."""
         return str(self._alarm) if self._alarm else None
 
-    def give_up(self) -> None:
+    def give_up(self, why: str) -> None:
         """It lives and is of no use. The next one is to another address, if there are several."""
-        self._give_up(self._connection, "it confirms nothing, and is given up")
+        self._give_up(self._connection, f"{why}, and is given up")
 
     def _give_up(self, connection: AbstractConnection | None, why: str) -> None:
         """It may not know yet that it is dead; whatever it still had ends with it."""
@@ -185,6 +185,10 @@ async def closed(what: AbstractChannel | AbstractConnection, settings: RabbitSet
             await what.close()
     except (*CONNECTION_EXCEPTIONS, TimeoutError) as error:
         log.debug("was closed already: %s", error)
+    except asyncio.CancelledError:
+        if _we_are_cancelled():
+            raise
+        log.debug("its connection was lost meanwhile")
     except Exception as error:
         if not _is_nameless(error):
             raise
@@ -213,10 +217,8 @@ def translated(settings: RabbitSettings) -> Iterator[None]:
             f"{settings.place()}: refuses user, password or virtual host. Correct {section.dotted('url')}."
         ) from error
     except asyncio.CancelledError as error:
-        task = asyncio.current_task()
-        if task is None or task.cancelling():
+        if _we_are_cancelled():
             raise
-        # aiormq cancels what waits on a connection that dies; nobody has cancelled us.
         raise TransientError(f"{settings.place()}: RabbitMQ: the connection was lost meanwhile") from error
     except TimeoutError as error:
         seconds = settings.timeout.total_seconds()
@@ -227,6 +229,12 @@ def translated(settings: RabbitSettings) -> Iterator[None]:
         if not _is_nameless(error):
             raise
         raise TransientError(f"{settings.place()}: RabbitMQ: the connection was closed meanwhile") from error
+
+
+def _we_are_cancelled() -> bool:
+    """Whether anybody wants that: aiormq cancels what waits on a connection that dies."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
 
 
 def _is_nameless(error: Exception) -> bool:

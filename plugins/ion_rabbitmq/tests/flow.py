@@ -221,16 +221,25 @@ class Flow:
 
     @contextmanager
     def under_way(self) -> Iterator[None]:
+        with self.idle("a", "b"):
+            self._publisher = Publishing(self.pipeline, self.environs[0], self._news)
+            try:
+                yield
+            finally:
+                self._publisher.close()
+
+    @contextmanager
+    def idle(self, *names: str) -> Iterator[None]:
+        """As many dispatchers as names, and nothing is published."""
         try:
-            for name, environ in zip(("a", "b"), self.environs, strict=False):
+            for name, environ in zip(names, self.environs, strict=False):
                 serving = Serving(self.pipeline, self._home / name, environ, self._news)
                 self.serving.append(serving)
                 self.until(serving.is_ready, "serving")  # the first one declares: leaders are where it is connected
-            self._publisher = Publishing(self.pipeline, self.environs[0], self._news)
             yield
         finally:
-            for it in (*self.serving, *filter(None, [self._publisher])):
-                it.close()
+            for serving in self.serving:
+                serving.close()
 
     def until(self, happened: Callable[[], bool], what: str) -> None:
         """Returns once it has, looking whenever a line was logged."""
@@ -258,8 +267,14 @@ class Flow:
         return [module["queue"] for module in found]
 
     def until_more_commits(self, count: int) -> None:
-        target = len(self._logged("job committed")) + count
-        self.until(lambda: len(self._logged("job committed")) >= target, f"{count} commits more")
+        self.until_commits(len(self._logged("job committed")) + count)
+
+    def until_commits(self, count: int) -> None:
+        self.until(lambda: len(self._logged("job committed")) >= count, f"{count} commits")
+
+    def until_said(self, what: str) -> None:
+        """By one of the dispatchers, since it was started."""
+        self.until(lambda: any(what in line["message"] for it in self.serving for line in it.log), f"said: {what}")
 
     def _logged(self, message: str) -> list[dict[str, Any]]:
         return [line for it in self.serving for line in it.log if line["message"].startswith(message)]

@@ -74,6 +74,20 @@ def test_the_connected_node_fails(cluster: RabbitCluster, tmp_path: Path, failur
         assert_each_ended_once(flow.outcome(), f"connected node {failure}")
 
 
+def test_who_has_no_work_leaves_a_node_that_has_lost_the_others(cluster: RabbitCluster, tmp_path: Path) -> None:
+    flow = Flow(tmp_path, "idle", cluster.urls(first=APART))
+    with flow.idle("a"):
+        flow.pipeline.ion("event", "publish", "work.asked", **flow.environs[0])
+        flow.until_commits(1)
+        cluster.cut_off_from_nodes(APART)
+        try:
+            flow.until_said("its node does not reach a queue")
+            flow.pipeline.ion("event", "publish", "work.asked", **flow.environs[1])
+            flow.until_commits(2)
+        finally:
+            cluster.joined_again_with_nodes(APART)
+
+
 def test_two_of_three_nodes_are_down_for_half_a_minute(cluster: RabbitCluster, tmp_path: Path) -> None:
     flow = Flow(tmp_path, "two-down", cluster.urls(first=APART))
     with flow.under_way():
