@@ -9,7 +9,7 @@ PYTEST_WORKERS ?= 2
 SUITE ?= trixie
 # whose RabbitMQ test-rabbitmq takes: trixie has 4.0, forky 4.3 or what is newest by now
 RABBITMQ_SUITE ?= forky
-# whose Podman test-podman takes: trixie has 5.4
+# whose Podman test-podman takes: trixie has 5.4, forky 5.8 or what is newest by now
 PODMAN_SUITE ?= trixie
 # more for pytest, as in PYTEST_ARGS='-k dispatcher -x'
 PYTEST_ARGS ?=
