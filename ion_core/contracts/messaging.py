@@ -177,6 +177,14 @@ class MessageBroker(Protocol):
         settings may say in a method of this name: ``def max_hold(self) -> HoldLimit | None``.
         """
 
+    @property
+    def letters_unseen_for(self) -> timedelta:
+        """How long after a settlement that failed its dead letter may still turn up, or be hidden by another process.
+
+        Zero where ``dead_letters`` shows to everybody what is there, and what is not there by then never comes. Ten
+        minutes at most. A redelivered message that was to be a dead letter waits so long before it runs again.
+        """
+
     async def declare(self, queue: str, *, topics: Sequence[str], retry: RetryPolicy) -> None:
         """Make ``queue`` exist and receive what is published to any of ``topics`` from now on.
 

@@ -25,10 +25,6 @@ be gone, removed by hand or by a policy, the next one takes its place."""
 COPIES_WITHIN = timedelta(minutes=10)
 """How long after a message became a dead letter another copy of it may come, of a settlement whose answer was lost."""
 
-LETTER_COMES_WITHIN = timedelta(minutes=1)
-"""How long until that dead letter is certain to be seen, if there is one: a broker may still have it on its way between
-nodes, and while another dispatcher looks at the dead letters RabbitMQ shows them to nobody else."""
-
 WAIT_LEAST, WAIT_MOST = timedelta(seconds=1), timedelta(minutes=1)
 """Between two looks of a double at what has become of the other message, where that could have had its turn already."""
 
@@ -65,7 +61,7 @@ class Doubles:
             return None  # it was redriven
         if await self._is_kept(attempt):
             return Outcome(verdict=Verdict.DUPLICATE, reason=COPY_DONE)
-        if _now() < record.failed_at + LETTER_COMES_WITHIN:
+        if _now() < record.failed_at + self._dataplane.broker.letters_unseen_for:
             return self._waits(record, COPY_SEEKS)
         return None  # its settlement was cut short, or it was moved by hand
 

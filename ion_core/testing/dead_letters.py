@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 
 from ion_core.contracts.messaging import MessageBroker
@@ -9,6 +10,7 @@ from ion_core.errors import DeadLetterNotFound
 from ion_core.testing.kit import only, refused
 from ion_core.testing.subscriber import BODY, HEADERS, BrokerKit
 
+UNSEEN_AT_MOST = timedelta(minutes=10)
 CLOCKS = timedelta(milliseconds=50)
 """How far a backend's clock may be from ours, here."""
 
@@ -50,6 +52,14 @@ class DeadLetterRules(BrokerKit):
         async with self.dead(broker, b"1", b"2", b"3") as held:
             assert [letter.body for letter in await broker.dead_letters(held.queue)] == [b"1", b"2", b"3"]
             assert [letter.body for letter in await broker.dead_letters(held.queue, limit=2)] == [b"1", b"2"]
+
+    async def test_dead_letters_are_unseen_no_longer_than_said(self, broker: MessageBroker) -> None:
+        said = broker.letters_unseen_for
+        assert timedelta(0) <= said <= UNSEEN_AT_MOST, f"they may be unseen for {said}"
+        async with self.dead(broker, b"1", b"2") as held:
+            seen = await asyncio.gather(*(broker.dead_letters(held.queue) for _ in range(3)))
+        if not said:
+            assert [len(letters) for letters in seen] == [2, 2, 2], "who looks at the same time sees all of them"
 
     async def test_ids_of_dead_letters_stay(self, broker: MessageBroker) -> None:
         async with self.dead(broker, b"1", b"2", b"3") as held:

@@ -210,9 +210,7 @@ async def test_what_is_redriven_runs(world: World, failing: Failing) -> None:
     await doubled(world)
     await world.run()
     for round in (2, 3):
-        letters = await world.dead()
-        await forget_rounds(world.documents, letters)
-        await world.broker.redrive("worker", [letter.id for letter in letters])
+        await world.redrive()
         await world.run()
         assert failing.runs == round * RUNS
         assert len(await world.dead()) == 1
@@ -225,7 +223,6 @@ async def test_what_is_moved_back_by_hand_runs(world: World, failing: Failing) -
     [letter] = await world.dead()
     world.broker.queue("worker").dead.clear()
     await world.broker.publish("in", letter.body, headers=letter.headers)
-    age(world, doubles.LETTER_COMES_WITHIN)
     await world.run()
     assert failing.runs == 2 * RUNS
     assert len(await world.dead()) == 1
@@ -236,6 +233,7 @@ async def test_a_copy_of_a_dead_letter_that_is_not_seen_yet_waits_for_it(
     unseen: str, world: World, failing: Failing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another dispatcher looks at the letters, and RabbitMQ shows them to nobody else; or nodes have yet to agree."""
+    world.broker.letters_unseen_for = timedelta(minutes=1)
     await world.publish()
     await world.run()
     [letter] = await world.dead()

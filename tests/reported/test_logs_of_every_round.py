@@ -25,7 +25,7 @@ def world(tmp_path: Path) -> World:
 
 
 async def redriven(world: World) -> None:
-    await world.broker.redrive("worker", [dead.id for dead in await world.dead()])
+    await world.redrive()
     await world.run()
 
 

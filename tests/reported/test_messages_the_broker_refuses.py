@@ -61,9 +61,8 @@ async def test_redriven_once_it_is_taken_it_publishes_what_it_owes_and_runs_no_s
     world.add(exits(0), "next", takes="out", emits=())
     await world.publish()
     await world.run()
-    [letter] = await world.dead()
     refused.clear()
-    await world.broker.redrive("worker", [letter.id])
+    await world.redrive()
     world.observed.finished.clear()
     await world.run()
     assert set(world.observed.verdicts) == {Verdict.ALREADY_COMMITTED, Verdict.COMMITTED}

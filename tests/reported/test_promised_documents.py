@@ -154,10 +154,9 @@ async def test_the_promise_outlives_retries_releases_and_redrives(world: World) 
     await world.run()
     [letter] = await world.dead()
     assert letter.headers[DOCUMENT_HEADER] == DOCUMENT_STORED
-    await world.broker.redrive("worker", [letter.id])
+    await world.redrive()
     await world.run()
-    [letter] = await world.dead()
-    await world.broker.redrive("worker", [letter.id])
+    await world.redrive()
     world.documents.documents.update(away)
     await world.run()
     assert len(world.commits) == 1

@@ -18,7 +18,7 @@ from ion_core.commits import Commit
 from ion_core.contracts.messaging import RetryPolicy
 from ion_core.contracts.runtime import ContainerState
 from ion_core.contracts.storage import Document
-from ion_core.dataplane import DataPlane, Patience
+from ion_core.dataplane import DataPlane, Patience, forget_rounds
 from ion_core.dispatcher import Dispatcher
 from ion_core.embedded.memory.blobs import MemoryBlobStore
 from ion_core.embedded.memory.broker import MemoryBroker
@@ -305,6 +305,12 @@ class World:
 
     async def dead(self, queue: str = "worker") -> list[Any]:
         return list(await self.broker.dead_letters(queue))
+
+    async def redrive(self, queue: str = "worker") -> None:
+        """All dead letters of the queue, as the command does."""
+        letters = await self.dead(queue)
+        await forget_rounds(self.documents, letters)
+        await self.broker.redrive(queue, [letter.id for letter in letters])
 
     def alive(self) -> int:
         """How many containers run at this moment."""

@@ -294,6 +294,20 @@ async def redrive_keeps_attempts(self: Any, queue: str, ids: list[str]) -> int:
     return len(letters)
 
 
+for name, unseen in (("for_less_than_nothing", timedelta(-1)), ("for_ever", timedelta(days=1))):
+    hiding = type("Mutant", (MemoryBroker,), {"letters_unseen_for": unseen})
+    MESSAGING.add("dead_letters_are_unseen_no_longer_than_said", name, opening(hiding))
+
+
+@broker("dead_letters_are_unseen_no_longer_than_said", "dead_letters")
+async def holds_what_it_shows(self: Any, queue: str, *, limit: int | None = None) -> Any:
+    there = self.queue(queue)
+    held, there.dead = there.dead, {}
+    await asyncio.sleep(0)
+    there.dead |= held
+    return list(held.values())[:limit]
+
+
 @broker("redrive_starts_attempts_again", "redrive")
 async def redrive_drops_headers(self: Any, queue: str, ids: list[str]) -> int:
     dead = self.queue(queue).dead

@@ -169,6 +169,7 @@ class MemoryBroker:
 
     delivery_type = MemoryDelivery
     max_hold: HoldLimit | None = None
+    letters_unseen_for = timedelta(0)
 
     def __init__(self, *, lease: timedelta | None = None, call_later: CallLater | None = None) -> None:
         self.lease = lease

@@ -47,6 +47,7 @@ class SqliteBroker:
     """The contract's ``MessageBroker`` on a SQLite file. Made by ``open_sqlite_broker``."""
 
     max_hold: HoldLimit | None = None
+    letters_unseen_for = timedelta(0)
 
     def __init__(
         self, database: Database, *, lease: timedelta, poll: timedelta, clock: Callable[[], float] = time.time

@@ -65,6 +65,8 @@ BACK_WITHIN = 2.0
 GIVEN_BACK_WITHIN = 75.0
 """Seconds within which RabbitMQ gives back what a consumer held whose node died: a minute, on a cluster."""
 
+LETTERS_UNSEEN_FOR = timedelta(minutes=1)
+"""In which a partition of ``net_ticktime`` (a minute by default) is noticed, and most lookers are done."""
 REFUSES_AFTER = 1.0
 """Seconds, at least, that a channel is published on though something was refused there: a full queue refuses all."""
 SILENT_FOR = 2
@@ -111,6 +113,11 @@ class RabbitBroker:
     def max_hold(self) -> HoldLimit | None:
         """As far as we were told. The server's version decides what would change it."""
         return self.settings.max_hold_at(self.consuming.version)
+
+    @property
+    def letters_unseen_for(self) -> timedelta:
+        """Who looks holds them, and a node that was cut off brings what it was given when it is back."""
+        return LETTERS_UNSEEN_FOR
 
     async def declare(self, queue: str, *, topics: Sequence[str], retry: RetryPolicy) -> None:
         topology, wanted = self.topology, Entry(frozenset(topics), frozenset(rungs_of(retry)))
