@@ -75,7 +75,9 @@ async def owed(dataplane: DataPlane, module: Module, events: Sequence[tuple[date
     """Which of ``events`` the module has neither done nor waiting. Its queue must exist. Raises as the providers do."""
 
     async def is_committed(event: Event) -> bool:
-        return await dataplane.committed(Job(event=event, module=module.name).id) is not None
+        names = (module.name, *module.formerly)
+        ids = (Job(event=event, module=name).id for name in names)
+        return any([await dataplane.committed(id) is not None for id in ids])
 
     has = set(_ids(await bodies_in(dataplane.broker, module.name)))
     there = [it for it in events if it[1].context.event_id not in has]

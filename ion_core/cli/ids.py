@@ -63,6 +63,13 @@ async def flow_or_event(documents: DocumentStore, id: str) -> tuple[str, str | N
     return (whole, None) if whole in flows else (events[whole], whole)
 
 
+async def newest_flow(documents: DocumentStore, kind: str = EVENT_META) -> str | None:
+    """The correlation id of the newest document of that kind."""
+    async for document in documents.find(kind, newest_first=True):
+        return document.correlation_id
+    return None
+
+
 def the_one(ids: Iterable[str], id: str, *, what: str) -> str | None:
     """The only one of ``ids``; None where there is none. Raises UsageError naming them where there are several."""
     found = sorted(ids)

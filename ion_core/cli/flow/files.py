@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ion_core.cli.named import FlowOrEventId, ModuleName
+from ion_core.cli.named import FlowOrEventId, ModuleName, no_module, now_and_then
 from ion_core.cli.options import Options, PathText, json_option, with_config
 from ion_core.cli.output import out, out_array, out_table, plain, say, shown_id
 
 if TYPE_CHECKING:
     from ion_core.app import App
     from ion_core.cli.flow.stored import FileOfFlow
-    from ion_core.contracts.storage import DocumentStore
 
 
 @click.command("files")
@@ -63,33 +62,28 @@ def _list(options: Options, files: Sequence[FileOfFlow]) -> None:
 
 async def _work(app: App, id: str | None, module: str | None, directory: str | None) -> list[FileOfFlow]:
     from ion_core.cli.flow.stored import fetch, files_of
-    from ion_core.cli.ids import flow_or_event
+    from ion_core.cli.ids import flow_or_event, newest_flow
 
     documents = await app.documents()
     event_id: str | None = None
     if id is None:
-        correlation_id = await _newest(documents)
+        correlation_id = await newest_flow(documents)
         if correlation_id is None:
             say("There are no flows. `ion-core event publish` starts one.")
             return []
         say(f"Of the newest flow, {plain(correlation_id)}:")
     else:
         correlation_id, event_id = await flow_or_event(documents, id)
-    files = [it for it in await files_of(documents, correlation_id, event_id) if module in (None, it.module)]
+    every = await files_of(documents, correlation_id, event_id)
+    files = [it for it in every if module is None or it.module in now_and_then(module, app.config.modules)]
+    if module is not None and not files and module not in app.config.modules:
+        raise no_module(module, dict.fromkeys([*app.config.modules, *(it.module for it in every)]))
     if not files:
         say("There are no such files." if module is not None else "There are no files.")
     elif directory is not None:
         with _progress(sum(it.file.size for it in files)) as fetched:
             await fetch(files, Path(directory), blobs=await app.blobs(), fetched=fetched)
     return files
-
-
-async def _newest(documents: DocumentStore) -> str | None:
-    from ion_core.events import EVENT_META
-
-    async for document in documents.find(EVENT_META, newest_first=True):
-        return document.correlation_id
-    return None
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ion_core.cli.named import EventId, ModuleName
+from ion_core.cli.named import EventId, ModuleName, no_module, now_and_then
 from ion_core.cli.options import Options, json_option, with_config
 from ion_core.cli.output import JsonArray, out, plain, plain_lines, results, say
 from ion_core.errors import DocumentNotFound, UsageError
@@ -76,10 +76,17 @@ async def _print(app: App, event_id: str, module: str | None, attempt: int | Non
     event_id, correlation_id = await whole_id(documents, event_id)
     found: list[tuple[str, int, str]] = []
     tokens: set[object] = set()
+    by: set[str] = set()
+    names = None if module is None else now_and_then(module, app.config.modules)
     async for name, log in logs_of(documents, event_id, correlation_id):
         tokens.add(log.body.get("token"))
-        if (module or name) == name and attempt in (None, log.body.get("attempt")):
+        by.add(name)
+        if (names is None or name in names) and attempt in (None, log.body.get("attempt")):
             found.append((str(log.body.get("finishedAt", "")), len(found), log.id))
+    if not found and module is not None and module not in app.config.modules:
+        by |= {name async for name, _ in _lost(documents, event_id, correlation_id, tokens)}
+        if module not in by:
+            raise no_module(module, dict.fromkeys([*app.config.modules, *sorted(by)]))
     array = JsonArray()
     for _, _, id in sorted(found):
         try:
@@ -98,7 +105,7 @@ async def _print(app: App, event_id: str, module: str | None, attempt: int | Non
         lost = 0
         async for name, commit in _lost(documents, event_id, correlation_id, tokens):
             number = commit.get("attempt")
-            if (module or name) == name and attempt in (None, number):
+            if (names is None or name in names) and attempt in (None, number):
                 lost += 1
                 say(plain(f"{name}: committed, attempt {number}, at {commit.get('committedAt', '?')}; {LOG_LOST}."))
         if not found and not lost:

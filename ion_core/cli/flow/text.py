@@ -122,7 +122,10 @@ def _event_title(event: EventSeen) -> str:
 
 
 def _job_title(job: JobSeen) -> str:
-    last, name = job.last, shortened(job.module, 70)
+    last, name = (
+        job.last,
+        shortened(job.module, 70) + (f" (then {shortened(', '.join(job.then), 70)})" if job.then else ""),
+    )
     if job.state == RETRIED and last is not None:
         return f"{name}: waits for attempt {last.number + 1}"
     if job.state == GONE:
