@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import sys
+from collections import Counter
 from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Sequence
 from typing import Any, TextIO
 
@@ -17,6 +18,11 @@ _CONTROL_IN_JSON = re.compile("[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]
 
 LEAST = 16
 """Characters of the last column of a table that are shown, however narrow the terminal."""
+
+SHORT = 8
+"""Characters of a UUID that are shown of it, at least."""
+LONG, HEAD, TAIL = 36, 12, 23
+"""Characters of any other id that is shown as it is; of a longer one its first and last so many are."""
 
 _UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
@@ -142,13 +148,39 @@ def shortened(text: str, width: int) -> str:
 
 
 def short_id(id: str) -> str:
-    """Enough of an id to tell it from others: every command takes it. Of one that is no UUID the end may matter."""
-    return id[:8] if _UUID.fullmatch(id) else shortened(id, 36)
+    """Enough of an id to tell it from most others: every command takes it, see ``cli.ids``.
+
+    Of one that is no UUID the end matters too: ids of one maker begin alike. What is too long is cut in its middle.
+    """
+    if _UUID.fullmatch(id):
+        return id[:SHORT]
+    return plain(id) if len(id) <= LONG else plain(id[:HEAD]) + mark("…", "...") + plain(id[-TAIL:])
 
 
-def shown_id(id: str, *, whole: bool = False) -> str:
-    """An id in a table: short on a terminal, where people read it; whole where it is piped, or ``whole`` is wanted."""
-    return short_id(id) if results().isatty() and not whole else plain(id)
+def short_ids(ids: Iterable[str]) -> dict[str, str]:
+    """What each of them is shown as: short, and unlike that of all others, also as what is given to a command."""
+    known = sorted(set(ids))
+    cut = Counter((id[:HEAD], id[-TAIL:]) for id in known if len(id) >= HEAD + TAIL)
+    shown = {}
+    for n, id in enumerate(known):
+        if _UUID.fullmatch(id):
+            beside = (known[it] for it in (n - 1, n + 1) if 0 <= it < len(known))
+            shown[id] = id[: max(SHORT, *(_alike(id, it) + 1 for it in beside), 0)]
+        else:
+            shown[id] = short_id(id) if cut[id[:HEAD], id[-TAIL:]] < 2 else plain(id)
+    return shown
+
+
+def _alike(one: str, other: str) -> int:
+    """How many characters they begin with in common."""
+    return next(
+        (n for n, (mine, its) in enumerate(zip(one, other, strict=False)) if mine != its), min(len(one), len(other))
+    )
+
+
+def shown_ids(ids: Iterable[str], *, whole: bool = False) -> dict[str, str]:
+    """Ids in a table: short on a terminal, where people read them; whole where it is piped, or ``whole`` is wanted."""
+    return short_ids(ids) if results().isatty() and not whole else {id: plain(id) for id in ids}
 
 
 def encodes(text: str) -> bool:

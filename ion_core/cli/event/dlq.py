@@ -223,13 +223,12 @@ async def _forgotten(app: App, letters: Sequence[DeadLetter], call: Callable[...
 
 def whole_letter(id: str, known: Iterable[str]) -> str:
     """The id that is meant, or as it was given. The beginning of a number is another number."""
-    from ion_core.cli.ids import SHORTEST, the_one
+    from ion_core.cli.ids import fits, is_enough, the_one
 
     known = list(known)
-    begun = id.rstrip("…")
-    if id in known or len(begun) < SHORTEST or begun.isdecimal():
+    if id in known or not is_enough(id) or id.isdecimal():
         return id
-    return the_one((it for it in known if it.startswith(begun)), id, what="dead letters") or id
+    return the_one((it for it in known if fits(it, id)), id, what="dead letters") or id
 
 
 async def _for_each_queue(letters: Sequence[DeadLetter], call: Callable[[str, Sequence[str]], Awaitable[int]]) -> int:

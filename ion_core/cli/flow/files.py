@@ -13,7 +13,7 @@ import click
 
 from ion_core.cli.named import FlowOrEventId, ModuleName, no_module, now_and_then
 from ion_core.cli.options import Options, PathText, json_option, with_config
-from ion_core.cli.output import out, out_array, out_table, plain, say, shown_id
+from ion_core.cli.output import out, out_array, out_table, plain, say, shown_ids
 
 if TYPE_CHECKING:
     from ion_core.app import App
@@ -32,9 +32,9 @@ def command(options: Options, id: str | None, directory: str | None, module: str
     What came in, and what the modules made of it: of the newest flow, if no id is given. With an event's id, what that
     brings and what was made of it. The beginning of an id will do.
 
-    With --get each goes to DIR/MODULE/EVENT_ID/NAME, from whatever store it lies in, and is checked by its sha256. What
-    is there with the same content is left as it is; where there is another file, nothing is fetched and the exit code
-    is 2.
+    With --get each goes to DIR/MODULE/EVENT_ID/NAME, what came in to DIR/_in/EVENT_ID/NAME, from whatever store it lies
+    in, and is checked by its sha256. What is there with the same content is left as it is; where there is another file,
+    nothing is fetched and the exit code is 2.
 
     \b
     Examples:
@@ -56,7 +56,11 @@ def command(options: Options, id: str | None, directory: str | None, module: str
 
 def _list(options: Options, files: Sequence[FileOfFlow]) -> None:
     whole = options.verbose
-    rows = [[it.file.name, f"{it.file.size:,}", it.module, shown_id(it.event_id, whole=whole)] for it in files]
+    ids = shown_ids((it.event_id for it in files), whole=whole)
+    rows = [
+        [it.file.name, f"{it.file.size:,}", f"from {it.module}" if it.came_in else it.module, ids[it.event_id]]
+        for it in files
+    ]
     out_table(["FILE", "BYTES", "MODULE", "OF EVENT"], rows)
 
 
@@ -75,7 +79,7 @@ async def _work(app: App, id: str | None, module: str | None, directory: str | N
     else:
         correlation_id, event_id = await flow_or_event(documents, id)
     every = await files_of(documents, correlation_id, event_id)
-    files = [it for it in every if module is None or it.module in now_and_then(module, app.config.modules)]
+    files = every if module is None else _made_by(module, app, every)
     if module is not None and not files and module not in app.config.modules:
         raise no_module(module, dict.fromkeys([*app.config.modules, *(it.module for it in every)]))
     if not files:
@@ -84,6 +88,13 @@ async def _work(app: App, id: str | None, module: str | None, directory: str | N
         with _progress(sum(it.file.size for it in files)) as fetched:
             await fetch(files, Path(directory), blobs=await app.blobs(), fetched=fetched)
     return files
+
+
+def _made_by(name: str, app: App, files: Sequence[FileOfFlow]) -> list[FileOfFlow]:
+    """Those of that module, by whatever name it had; where there is none, what came in from somebody called so."""
+    names = now_and_then(name, app.config.modules)
+    made = [it for it in files if it.module in names and not it.came_in]
+    return made or [it for it in files if it.module == name and name not in app.config.modules]
 
 
 @contextlib.contextmanager
@@ -104,6 +115,7 @@ def _to_json(it: FileOfFlow, directory: str | None) -> dict[str, Any]:
         "executable": it.file.executable,
         "key": it.file.key,
         "module": it.module,
+        "cameIn": it.came_in,
         "eventId": it.event_id,
     }
     return said if directory is None else said | {"path": str(Path(directory) / it.path)}

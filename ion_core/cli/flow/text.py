@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -18,7 +18,7 @@ from ion_core.cli.flow.flow import (
     Flow,
     JobSeen,
 )
-from ion_core.cli.output import RED, YELLOW, coloured, mark, short_id, shortened
+from ion_core.cli.output import RED, YELLOW, coloured, mark, short_ids, shortened
 from ion_core.words import counted
 
 MAX_INDENT = 40
@@ -63,12 +63,13 @@ def lines(flow: Flow, *, colours: bool = True) -> Iterator[str]:
     """The whole tree, however deep, however many events; on a terminal in ``colours``."""
     yield _summary(flow)
     glyphs = Glyphs.fitting()
+    ids = short_ids(event.id for event in flow.events())
     waiting: list[tuple[Item, str, str, int]] = [(event, "", "", 0) for event in reversed(flow.roots)]
     while waiting:
         item, first, rest, depth = waiting.pop()
         below = _below(item)
         colour = COLOURS.get(item.state) if colours and isinstance(item, JobSeen) else None
-        yield first + coloured(_title(item), colour)
+        yield first + coloured(_title(item, ids), colour)
         for note in _notes(item):
             yield rest + (glyphs.bar if below else glyphs.gap) + note
         indent = rest if depth < MAX_INDENT else ""
@@ -93,8 +94,8 @@ def _below(item: Item) -> Sequence[Item]:
     return [*item.jobs.values(), *item.others] if isinstance(item, EventSeen) else item.events
 
 
-def _title(item: Item) -> str:
-    return _event_title(item) if isinstance(item, EventSeen) else _job_title(item)
+def _title(item: Item, ids: Mapping[str, str]) -> str:
+    return _event_title(item, ids) if isinstance(item, EventSeen) else _job_title(item)
 
 
 def _notes(item: Item) -> Iterator[str]:
@@ -109,8 +110,8 @@ def _notes(item: Item) -> Iterator[str]:
         yield shortened("insight " + pairs_text(item.pairs), PAIRS_WIDTH)
 
 
-def _event_title(event: EventSeen) -> str:
-    said = [shortened(event.type, 130), short_id(event.id)]
+def _event_title(event: EventSeen, ids: Mapping[str, str]) -> str:
+    said = [shortened(event.type, 130), ids[event.id]]
     if event.name and not event.parent:
         said.append(f"from {shortened(event.name, 40)}")
     brings = [shortened(name, 40) for name in event.files[:3]]

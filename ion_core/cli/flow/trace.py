@@ -11,7 +11,7 @@ import click
 from ion_core.cli.group import Group
 from ion_core.cli.named import EventType, FlowId, ModuleName, no_module, no_type
 from ion_core.cli.options import Age, Options, before, json_option, with_config
-from ion_core.cli.output import RED, YELLOW, cut, out, out_array, out_array_of, out_table, say, shortened, shown_id
+from ion_core.cli.output import RED, YELLOW, cut, out, out_array, out_array_of, out_table, say, shortened, shown_ids
 
 if TYPE_CHECKING:
     from ion_core.app import App
@@ -101,12 +101,12 @@ def _print_list(flows: Sequence[FlowInShort], *, whole: bool) -> None:
     from ion_core.cli.flow.text import PAIRS_WIDTH, ago, pairs_text
 
     now = datetime.now(UTC)
-    rows = []
+    rows, ids = [], shown_ids((flow.correlation_id for flow in flows), whole=whole)
     for flow in flows:
         began = parsed(flow.started_at)
         when = "-" if began is None else flow.started_at if whole else ago(began, now)
         brings = " ".join([*flow.files[:3], *(["…"] if len(flow.files) > 3 else []), pairs_text(flow.data)]).strip()
-        id, width = shown_id(flow.correlation_id, whole=whole), None if whole else PAIRS_WIDTH
+        id, width = ids[flow.correlation_id], None if whole else PAIRS_WIDTH
         rows.append([id, flow.outcome, shortened(flow.type, 40), str(flow.events), when, cut(brings, width)])
     colours = [{DEAD: RED, FAILED: YELLOW}.get(flow.outcome) for flow in flows]
     headers = ["FLOW", "OUTCOME", "TYPE", "EVENTS", "BEGAN" if whole else "AGE", "BRINGS"]
