@@ -61,7 +61,7 @@ def _list(options: Options, files: Sequence[FileOfFlow]) -> None:
         [it.file.name, f"{it.file.size:,}", f"from {it.module}" if it.came_in else it.module, ids[it.event_id]]
         for it in files
     ]
-    out_table(["FILE", "BYTES", "MODULE", "OF EVENT"], rows)
+    out_table(["FILE", "BYTES", "MODULE", "OF EVENT"], rows, fit=not whole, cuttable=("FILE", "MODULE"))
 
 
 async def _work(app: App, id: str | None, module: str | None, directory: str | None) -> list[FileOfFlow]:

@@ -37,8 +37,6 @@ STATES = {
 
 Item = EventSeen | JobSeen
 
-_UNITS = (("d", 86_400), ("h", 3_600), ("min", 60))
-
 
 @dataclass(frozen=True)
 class Glyphs:
@@ -79,15 +77,6 @@ def lines(flow: Flow, *, colours: bool = True) -> Iterator[str]:
             start, further = (glyphs.last, glyphs.gap) if last else (glyphs.fork, glyphs.bar)
             branches.append((child, indent + start, indent + further, depth + 1 if depth < MAX_INDENT else 0))
         waiting += reversed(branches)
-
-
-def ago(then: datetime, now: datetime) -> str:
-    """How long it was until ``now``, in the largest unit that says anything."""
-    seconds = max((now - then).total_seconds(), 0.0)
-    for unit, length in _UNITS:
-        if seconds >= length:
-            return f"{seconds / length:,.0f} {unit}"
-    return f"{seconds:.0f} s"
 
 
 def _below(item: Item) -> Sequence[Item]:

@@ -11,7 +11,19 @@ import click
 from ion_core.cli.group import Group
 from ion_core.cli.named import EventType, FlowId, ModuleName, no_module, no_type
 from ion_core.cli.options import Age, Options, before, json_option, with_config
-from ion_core.cli.output import RED, YELLOW, cut, out, out_array, out_array_of, out_table, say, shortened, shown_ids
+from ion_core.cli.output import (
+    RED,
+    YELLOW,
+    ago,
+    cut,
+    out,
+    out_array,
+    out_array_of,
+    out_table,
+    say,
+    shortened,
+    shown_ids,
+)
 
 if TYPE_CHECKING:
     from ion_core.app import App
@@ -98,7 +110,7 @@ def _print_list(flows: Sequence[FlowInShort], *, whole: bool) -> None:
     from datetime import UTC, datetime
 
     from ion_core.cli.flow.short import DEAD, FAILED, parsed
-    from ion_core.cli.flow.text import PAIRS_WIDTH, ago, pairs_text
+    from ion_core.cli.flow.text import PAIRS_WIDTH, pairs_text
 
     now = datetime.now(UTC)
     rows, ids = [], shown_ids((flow.correlation_id for flow in flows), whole=whole)
@@ -110,7 +122,7 @@ def _print_list(flows: Sequence[FlowInShort], *, whole: bool) -> None:
         rows.append([id, flow.outcome, shortened(flow.type, 40), str(flow.events), when, cut(brings, width)])
     colours = [{DEAD: RED, FAILED: YELLOW}.get(flow.outcome) for flow in flows]
     headers = ["FLOW", "OUTCOME", "TYPE", "EVENTS", "BEGAN" if whole else "AGE", "BRINGS"]
-    out_table(headers, rows, fit=not whole, colours=colours)
+    out_table(headers, rows, fit=not whole, cuttable=("TYPE",), colours=colours)
 
 
 @command.command("flow")
