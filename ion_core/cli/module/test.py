@@ -52,7 +52,8 @@ def test(
 
     NAME is a module, or one case as MODULE/CASE; without any, all in cases/ beside the configuration are replayed. No
     service is needed, and nothing is committed. Printed is a dot for each, or with -v a line, and how those that fail
-    differ. Ends with 0 when all pass, 1 when one fails, 5 when there is none to replay, and 78 when a case cannot be
+    differ. Cases of a module that is not in the configuration, such as one that was removed, are passed over, and that
+    is said. Ends with 0 when all pass, 1 when one fails, 5 when there is none to replay, and 78 when a case cannot be
     read.
 
     \b
@@ -96,7 +97,10 @@ def _chosen(config: Config, names: Sequence[str], expression: str | None) -> lis
 
     fits: Callable[[str], bool] = chooses(expression) if expression is not None else lambda id: True
     base = from_here(config.path.parent / DIRECTORY)
-    return [case for case in cases_below(base, config.modules, names) if fits(case.id)]
+    found = cases_below(base, config.modules, names)
+    for said in found.ownerless:
+        say(plain(f"Passed over: {said}"))
+    return [case for case in found.cases if fits(case.id)]
 
 
 async def _replay_all(app: App, cases: Sequence[Case], where: Where, *, update: bool) -> AsyncIterator[Replayed]:
