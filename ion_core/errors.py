@@ -80,7 +80,11 @@ class ModuleFailed(IonError):
 
 
 class ProviderError(IonError):
-    """A provider failed."""
+    """A provider failed. ``said`` are lines of a program that it ran, for the log: no part of the message."""
+
+    def __init__(self, *args: object, said: Sequence[str] = ()) -> None:
+        super().__init__(*args)
+        self.said = tuple(said)
 
 
 class TransientError(ProviderError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -116,6 +117,7 @@ def show(options: Options, id: str, module: str | None, as_json: bool) -> None:
             out(f"event:\n{to_json(entry['event'], indent=2)}")
         if letter.log_tail:
             out("\n".join(["last lines of its log:", *(f"  {plain(line)}" for line in letter.log_tail)]))
+        say(f"Once what was wrong is mended: ion-core dlq redrive{options.flags()} {shlex.quote(plain(letter.id))}")
 
 
 @command.command("redrive")

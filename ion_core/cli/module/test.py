@@ -128,7 +128,8 @@ async def _replay_all(app: App, cases: Sequence[Case], where: Where, *, update: 
                     update=update,
                 )
             except (PermanentError, InvalidEvent) as error:
-                yield Replayed(case=case, outcome=Outcome.FAILED, reason=str(error))
+                said = getattr(error, "said", ())
+                yield Replayed(case=case, outcome=Outcome.FAILED, reason=str(error), lines=said)
 
 
 MARKS = {"passed": ".", "failed": "F", "updated": "U"}
