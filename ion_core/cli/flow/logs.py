@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -96,7 +97,7 @@ async def _print(app: App, event_id: str, module: str | None, attempt: int | Non
         if as_json:
             array.add(body)
         else:
-            _print_log(body)
+            _print_log(body, app.state.path / "failed")
     if as_json:
         array.end()
     elif follow:
@@ -112,13 +113,26 @@ async def _print(app: App, event_id: str, module: str | None, attempt: int | Non
             say(f"No attempt for event {plain(event_id)} has left such a log yet.")
 
 
-def _print_log(body: Mapping[str, Any]) -> None:
+def _print_log(body: Mapping[str, Any], failed: Path) -> None:
+    """``failed`` is where this machine keeps workspaces of failed attempts."""
     from ion_core.events import parse_context
 
     module = parse_context(body, what="log", problems=[]).name
     started = f"  {body['startedAt']}" if "startedAt" in body else ""
     out(plain(f"== {module}, {body.get('desc') or 'attempt'}{started}"))
-    out(plain_lines(str(body.get("logs", "")).rstrip("\n")) + "\n")
+    out(plain_lines(as_it_is_now(str(body.get("logs", "")).rstrip("\n"), failed)) + "\n")
+
+
+def as_it_is_now(text: str, failed: Path) -> str:
+    """The lines of a log; one that tells of a workspace of this machine that is kept no more says so."""
+    from ion_core.handler.failed import home_in
+
+    def now(line: str) -> str:
+        home = home_in(line)
+        gone = home is not None and home.is_relative_to(failed) and not home.exists()
+        return "workspace not kept any more: newer ones of the module are" if gone else line
+
+    return "\n".join(map(now, text.split("\n")))
 
 
 async def logs_of(
