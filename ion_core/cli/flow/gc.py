@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ion_core.cli.left_queues import remove_left_queues
 from ion_core.cli.options import Age, Options, before, json_option, with_config
 from ion_core.cli.output import out, out_json
 from ion_core.words import counted
@@ -93,4 +94,7 @@ async def _collect(app: App, older_than: timedelta, dry_run: bool) -> Removed:
     from ion_core.retention import collect
 
     then = before(older_than, datetime.now(UTC), option="--older-than")
-    return await collect(await app.dataplane(), app.config.modules.values(), before=then, dry_run=dry_run)
+    removed = await collect(await app.dataplane(), app.config.modules.values(), before=then, dry_run=dry_run)
+    if not dry_run:
+        await remove_left_queues(app)
+    return removed
