@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,12 @@ class Cases:
 
     cases: list[Case]
     ownerless: list[str]
+
+
+def case_names(directory: Path, modules: Container[str]) -> list[str]:
+    """``MODULE/CASE`` of all that lie beside the configuration in ``directory``, sorted. They are not read."""
+    base = directory / DIRECTORY
+    return [f"{of.name}/{it.name}" for of in _directories(base) if of.name in modules for it in _directories(of)]
 
 
 def cases_below(base: Path, modules: Mapping[str, Module], wanted: Iterable[str] = ()) -> Cases:

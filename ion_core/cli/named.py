@@ -93,3 +93,21 @@ class DeadLetterId(Text):
         from ion_core.cli.completing import dead_letters
 
         return dead_letters(ctx, incomplete)
+
+
+class CaseName(ModuleName):
+    """The name of a module that has recorded cases, or MODULE/CASE."""
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        from ion_core.cli.completing import cases
+
+        return cases(ctx, incomplete)
+
+
+class QueueName(Text):
+    """The name of a queue that no module of the configuration takes."""
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        from ion_core.cli.completing import queues_of_no_module
+
+        return queues_of_no_module(ctx, incomplete)

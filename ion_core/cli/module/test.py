@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ion_core.cli.module.record import from_here
-from ion_core.cli.named import ModuleName
+from ion_core.cli.named import CaseName
 from ion_core.cli.options import Options, Text, json_option, with_config
 from ion_core.cli.output import hidden_in, out, out_array, plain, plain_lines, results, say
 from ion_core.words import counted
@@ -28,7 +28,7 @@ RULER = 79
 
 
 @click.command("test")
-@click.argument("names", metavar="[NAME]...", type=ModuleName(), nargs=-1)
+@click.argument("names", metavar="[NAME]...", type=CaseName(), nargs=-1)
 @click.option("-k", "expression", metavar="EXPR", type=Text(), help="Only cases whose MODULE/CASE fits, as in pytest.")
 @click.option(
     "--update", is_flag=True, help="Expect from now on what differs; read the changes before you commit them."
