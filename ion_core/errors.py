@@ -151,6 +151,14 @@ class DocumentExists(PermanentError):
     """Another document with other content is stored under that kind and id."""
 
 
+class DocumentsDamaged(PermanentError):
+    """What is stored is no document any more, or not whole. ``problems`` has a line for each, which names it."""
+
+    def __init__(self, problems: str | Sequence[str]) -> None:
+        self.problems: tuple[str, ...] = (problems,) if isinstance(problems, str) else tuple(problems)
+        super().__init__(shortened(self.problems))
+
+
 class ContainerNotFound(PermanentError):
     """The runtime knows no such container."""
 

@@ -33,7 +33,8 @@ def command(options: Options, older_than: timedelta, dry_run: bool, as_json: boo
     files of attempts of modules that it does not name stay. Python environments that no module of the configuration
     asks for go when nobody has used them for AGE.
 
-    A file or document that cannot be removed is named and keeps its flow; all others go, and the exit code is 1.
+    A file or document that cannot be removed, or is damaged, is named and keeps its flow; all others go, and the exit
+    code is 1.
 
     \b
     Example:

@@ -24,6 +24,7 @@ from ion_core.cli.output import (
     shortened,
     shown_ids,
 )
+from ion_core.errors import DocumentsDamaged
 
 if TYPE_CHECKING:
     from ion_core.app import App
@@ -79,14 +80,17 @@ def list_flows(
     config = load(options)
     now = present_names(config.modules.values()).get(module or "", module)
     wanted = Wanted(failed=failed, module=now, type=event_type, since=then)
-    flows = run(config, lambda app: flows_in_short(app, wanted, limit=limit), reading=True)
-    if not flows:  # for what was mistyped there are none
+    damaged: set[str] = set()
+    flows = run(config, lambda app: flows_in_short(app, wanted, limit=limit, damaged=damaged), reading=True)
+    if not flows and not damaged:  # for what was mistyped there are none
         _check_known(config, module, event_type)
     if as_json:
         out_array(flow.to_json() for flow in flows)
-        return
-    _print_list(flows, whole=options.verbose)
-    if not flows:
+    else:
+        _print_list(flows, whole=options.verbose)
+    if damaged:
+        raise DocumentsDamaged(sorted(damaged))
+    if not flows and not as_json:
         say(
             "There are no such flows."
             if wanted != Wanted()
