@@ -33,7 +33,7 @@ class Module:
     ``reuse``: its process may be given one event after the other, when it asks for them. ``keep_failed`` is how many
     workspaces of failed attempts are kept, the newest ones. ``oom`` says what becomes of an attempt that ends with exit
     code 0 though one of its processes was killed for memory: it fails, or is committed with a warning. ``formerly`` are
-    names that it had before: what was done under them it has done.
+    names that it had before: what was done under them is shown as its own. A job is known by the present name alone.
     """
 
     name: str

@@ -46,12 +46,15 @@ async def opened(tmp_path: Path, isolation: str = "none") -> AsyncIterator[Conta
 def installer(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The one that is found on the PATH, or there is no uv there."""
     name: str = request.param
-    path = [it for it in os.environ["PATH"].split(os.pathsep) if not Path(it, "uv").exists()]
     if name == "uv":
         (tmp_path / "bin").mkdir()
         (tmp_path / "bin/uv").symlink_to(Path(sysconfig.get_path("scripts"), "uv"))
-        path.insert(0, str(tmp_path / "bin"))
-    monkeypatch.setenv("PATH", os.pathsep.join(path))
+        monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    else:
+        which = shutil.which
+        monkeypatch.setattr(
+            shutil, "which", lambda program, **more: None if program == "uv" else which(program, **more)
+        )
     assert bool(shutil.which("uv")) == (name == "uv")
     return name
 
