@@ -1,7 +1,8 @@
 """Backfill: events that are stored are given to a module that came later, once more, and to nobody else.
 
 Only what such a module has not done, and does not have waiting, is given to it. The events are those that were stored,
-under their ids: what a module has committed meanwhile is not done again.
+under their ids: what a module has committed meanwhile is not done again. Each is as far from the start of its flow as
+it was, so that a loop of modules ends where it would have ended.
 
 An event from outside does not say when it was stored. It is as old as the first attempt at a job of it, or else at most
 as old as the next document that says when it was stored.
@@ -10,13 +11,14 @@ as old as the next document that says when it was stored.
 from __future__ import annotations
 
 import logging
+import re
 import secrets
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
-from ion_core.contracts.messaging import RetryPolicy
+from ion_core.contracts.messaging import MessageBroker, RetryPolicy
 from ion_core.contracts.storage import Document
 from ion_core.dataplane import DataPlane, bodies_in, event_of, for_each
 from ion_core.errors import InvalidEvent, ProviderError
@@ -27,6 +29,7 @@ from ion_core.modules import Module
 log = logging.getLogger(__name__)
 
 _AT_ONCE = 256
+_QUEUE = re.compile(r"republish-([0-9a-f]{16})-[0-9a-f]{12}")
 _SKEW = timedelta(hours=1)
 """By so much the clocks of those who store documents may differ."""
 
@@ -53,6 +56,7 @@ async def stored_events(
     Reads the documents from the newest one to the first that is older than ``since``. Raises what the store raises.
     """
     found: list[tuple[datetime, Event]] = []
+    hops: dict[str, int] = {}
     began: dict[str, datetime] = {}
     after = datetime.now(UTC)
     async for document in dataplane.documents.find(newest_first=True):
@@ -61,6 +65,7 @@ async def stored_events(
                 after = stored
                 if stored < since - _SKEW:
                     break
+            hops.update(_hops_in(document))
             event_id = (document.body.get("context") or {}).get("eventId")
             if (start := _time(document, "startedAt")) is not None and isinstance(event_id, str):
                 began[event_id] = min(start, began.get(event_id, start))
@@ -68,14 +73,16 @@ async def stored_events(
             time = min(after, began.pop(document.id, after))
             if since <= time and (until is None or time <= until):
                 found.append((time, event_of(document)))
-    return found[::-1]
+    return [(time, replace(event, hops=hops.get(event.context.event_id, 0))) for time, event in found[::-1]]
 
 
 async def owed(dataplane: DataPlane, module: Module, events: Sequence[tuple[datetime, Event]]) -> Owed:
     """Which of ``events`` the module has neither done nor waiting. Its queue must exist. Raises as the providers do."""
 
     async def is_committed(event: Event) -> bool:
-        return await dataplane.committed(Job(event=event, module=module.name).id) is not None
+        names = (module.name, *module.formerly)
+        ids = (Job(event=event, module=name).id for name in names)
+        return any([await dataplane.committed(id) is not None for id in ids])
 
     has = set(_ids(await bodies_in(dataplane.broker, module.name)))
     there = [it for it in events if it[1].context.event_id not in has]
@@ -84,13 +91,16 @@ async def owed(dataplane: DataPlane, module: Module, events: Sequence[tuple[date
     return Owed(module=module, events=left, committed=sum(done), waiting=len(events) - len(there))
 
 
-async def give(dataplane: DataPlane, owed: Owed, *, given: Callable[[int], None] = lambda count: None) -> None:
+async def give(
+    dataplane: DataPlane, owed: Owed, *, state_id: str, given: Callable[[int], None] = lambda count: None
+) -> None:
     """Put what is owed into the queue of the module; ``given`` is told how many more are published.
 
     They are published to a queue of their own first, which is then moved into that of the module: nobody else who takes
-    their type gets them again. After an error some, or none, are there: the same again gives the rest.
+    their type gets them again. After an error some, or none, are there: the same again gives the rest. Of a process
+    that is killed that queue is left, and known by ``state_id``, that of its state directory: see ``remove_left``.
     """
-    broker, name = dataplane.broker, f"republish-{secrets.token_hex(6)}"
+    broker, name = dataplane.broker, f"republish-{state_id}-{secrets.token_hex(6)}"
     await broker.declare(name, topics=(name,), retry=RetryPolicy(retries=0))
 
     async def publish(event: Event) -> None:
@@ -108,6 +118,31 @@ async def give(dataplane: DataPlane, owed: Owed, *, given: Callable[[int], None]
             await broker.drop(name)
         raise
     await broker.drop(name)
+
+
+async def remove_left(broker: MessageBroker, state_id: str) -> list[tuple[str, int]]:
+    """Remove queues that were left by a ``give`` of that state directory, and return each with how many it held.
+
+    What they held was given to nobody yet, and is still owed. Call it while no other process of that directory can be
+    giving: ``State.republishing``. Raises what the broker raises.
+    """
+    removed = []
+    for queue in await broker.queues():
+        if (found := _QUEUE.fullmatch(queue.name)) is not None and found[1] == state_id:
+            held = (await broker.stats(queue.name)).pending
+            await broker.drop(queue.name)
+            removed.append((queue.name, held))
+    return removed
+
+
+def _hops_in(commit: Document) -> dict[str, int]:
+    """Of the events that were emitted with it, by their ids; nothing for another document, or one of another making."""
+    events = commit.body.get("events") if commit.kind == COMMIT else ()
+    return {
+        it["id"]: it["hops"]
+        for it in (events if isinstance(events, list) else ())
+        if isinstance(it, dict) and isinstance(it.get("id"), str) and isinstance(it.get("hops"), int)
+    }
 
 
 def _ids(bodies: Iterable[bytes]) -> Iterable[str]:

@@ -80,7 +80,11 @@ class ModuleFailed(IonError):
 
 
 class ProviderError(IonError):
-    """A provider failed."""
+    """A provider failed. ``said`` are lines of a program that it ran, for the log: no part of the message."""
+
+    def __init__(self, *args: object, said: Sequence[str] = ()) -> None:
+        super().__init__(*args)
+        self.said = tuple(said)
 
 
 class TransientError(ProviderError):
@@ -145,6 +149,14 @@ class DocumentNotFound(PermanentError):
 
 class DocumentExists(PermanentError):
     """Another document with other content is stored under that kind and id."""
+
+
+class DocumentsDamaged(PermanentError):
+    """What is stored is no document any more, or not whole. ``problems`` has a line for each, which names it."""
+
+    def __init__(self, problems: str | Sequence[str]) -> None:
+        self.problems: tuple[str, ...] = (problems,) if isinstance(problems, str) else tuple(problems)
+        super().__init__(shortened(self.problems))
 
 
 class ContainerNotFound(PermanentError):

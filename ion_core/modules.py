@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -32,7 +32,8 @@ class Module:
 
     ``reuse``: its process may be given one event after the other, when it asks for them. ``keep_failed`` is how many
     workspaces of failed attempts are kept, the newest ones. ``oom`` says what becomes of an attempt that ends with exit
-    code 0 though one of its processes was killed for memory: it fails, or is committed with a warning.
+    code 0 though one of its processes was killed for memory: it fails, or is committed with a warning. ``formerly`` are
+    names that it had before: what was done under them is shown as its own. A job is known by the present name alone.
     """
 
     name: str
@@ -56,3 +57,9 @@ class Module:
     network: str = "none"
     env: Mapping[str, str] = field(default_factory=dict)
     limits: OutputLimits = OutputLimits()
+    formerly: tuple[str, ...] = ()
+
+
+def present_names(modules: Iterable[Module]) -> dict[str, str]:
+    """What modules are called now, by the names that they had formerly."""
+    return {before: module.name for module in modules for before in module.formerly}

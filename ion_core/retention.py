@@ -14,8 +14,8 @@ flow is only removed when
 Modules that the configuration lacks are known by the commits and logs they left, and by the queues that the broker
 lists. What types those took that have worked here is not known, so any job of theirs may be under way.
 
-Files go first, then documents, commits last: cut short, it is simply run again. What cannot be removed is said and
-passed over, with the rest of its flow, which would otherwise never be found again.
+Files go first, then documents, commits last: cut short, it is simply run again. What cannot be removed, or is damaged,
+is said and passed over, with the rest of its flow, which would otherwise never be found again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import logging
 import secrets
 import tempfile
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,8 +35,8 @@ from ion_core.commits import Commit
 from ion_core.contracts.messaging import MessageBroker
 from ion_core.contracts.storage import Document, DocumentStore
 from ion_core.dataplane import DataPlane, key_segment, try_each
-from ion_core.errors import InvalidEvent, ProviderError, QueueNotDeclared, TransientError
-from ion_core.events import COMMIT, EVENT_META, MODULE_LOGS, Context, Event, parse_context, parse_event
+from ion_core.errors import DocumentsDamaged, InvalidEvent, ProviderError, QueueNotDeclared, TransientError
+from ion_core.events import COMMIT, EVENT_META, MODULE_LOGS, Context, Event, StoredFile, parse_context, parse_event
 from ion_core.jobs import Job
 from ion_core.modules import MODULE_NAME, Module
 
@@ -58,7 +58,7 @@ class Removed:
     """What was removed, or would be.
 
     ``kept`` counts the flows that are old enough, and not over; ``failed`` the files and documents that could not be
-    removed, whose flows stay.
+    removed, or are damaged, whose flows stay.
     """
 
     flows: int = 0
@@ -90,14 +90,15 @@ async def collect(
 ) -> Removed:
     """Remove what was over ``before`` then. Safe beside running dispatchers, and to repeat.
 
-    A file or document that cannot be removed keeps its flow and nothing else. Raises as the stores do where they do not
-    answer for what is their own either.
+    A file or document that cannot be removed, or is damaged, keeps its flow and nothing else. Raises as the stores do
+    where they do not answer for what is their own either.
 
     ``modules`` are those we know. What waits for others is seen where the broker lists their queues, or they have left
     a commit or a log by then: modules that were removed or renamed, or another configuration's. A warning names them.
     """
     takers = {module.name: frozenset(module.subscribes) for module in modules}
-    old = await _old_flows(dataplane.documents, before)
+    damaged = _Damaged()
+    old = await _old_flows(dataplane.documents, before, damaged)
     listed = {queue.name: queue.topics for queue in await dataplane.broker.queues()}
     found = {name: await _queue(dataplane.broker, name) for name in {*takers, *old.workers, *listed}}
     queues = {name: queue for name, queue in found.items() if name in takers or queue.exists}
@@ -111,13 +112,61 @@ async def collect(
     strangers = {name: topics for name, topics in listed.items() if name not in old.workers}
     removed, deletions = Removed(), _Deletions(dataplane)
     for correlation_id, count in old.flows.items():
-        documents = [it async for it in dataplane.documents.find(correlation_id=correlation_id)]
+        documents = [it async for it in _whole(dataplane.documents, damaged, correlation_id)]
+        if correlation_id in damaged.flows:
+            continue
         times = [time for document in documents if (time := _time_of(document)) is not None]
         if len(documents) != count or any(time > before for time in times):
             continue  # something of it is younger
         flow = _Flow(correlation_id, documents, queues, takers, strangers)
         removed += await _remove(dataplane, flow, None if dry_run else deletions)
-    return removed
+    return removed + Removed(failed=len(damaged.problems))
+
+
+class _Damaged:
+    """Documents that do not say what they should: each is told once, and its flow stays."""
+
+    def __init__(self) -> None:
+        self.problems: set[str] = set()
+        self.flows: set[str] = set()
+
+    def add(self, problems: Iterable[str], correlation_id: str | None) -> None:
+        if correlation_id is not None:
+            self.flows.add(correlation_id)
+        for problem in sorted(set(problems) - self.problems):
+            self.problems.add(problem)
+            if len(self.problems) <= _SAID:
+                log.warning("its flow stays: %s", problem)
+            elif len(self.problems) == _SAID + 1:
+                log.warning("and more that are damaged")
+
+
+async def _whole(
+    documents: DocumentStore, damaged: _Damaged, correlation_id: str | None = None
+) -> AsyncIterator[Document]:
+    """Those of a flow, or all; what is damaged is passed over and noted."""
+    try:
+        async for document in documents.find(correlation_id=correlation_id):
+            if (problem := _problem(document)) is None:
+                yield document
+            else:
+                damaged.add([problem], document.correlation_id)
+    except DocumentsDamaged as error:
+        damaged.add(error.problems, correlation_id)
+
+
+def _problem(document: Document) -> str | None:
+    """What is wrong with one that is not as Ion writes it, as far as what is removed depends on that."""
+    try:
+        if document.kind == COMMIT:
+            Commit.from_document(document).documents()
+        elif document.kind == EVENT_META:
+            for blob in document.body.get("blobs", ()):
+                StoredFile.from_json(blob)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        what = f"{type(error).__name__}: {error}"
+        return f"{document.kind} {document.id[:80]!r}: is damaged ({what:.80}). Restore it, or remove it."
+    return None
 
 
 async def _queue(broker: MessageBroker, name: str) -> Queue:
@@ -149,7 +198,7 @@ class _Old:
     workers: frozenset[str]
 
 
-async def _old_flows(documents: DocumentStore, before: datetime) -> _Old:
+async def _old_flows(documents: DocumentStore, before: datetime, damaged: _Damaged) -> _Old:
     """What was stored before then. Only what is old is read, and one more.
 
     Documents without a time are as old as the commit that tells of them, or at least as the next one that has a time.
@@ -158,7 +207,7 @@ async def _old_flows(documents: DocumentStore, before: datetime) -> _Old:
     undated: Counter[str] = Counter()
     told: set[tuple[str, str]] = set()
     workers: set[str] = set()
-    async for document in documents.find():
+    async for document in _whole(documents, damaged):
         time = _time_of(document)
         if document.kind in (COMMIT, MODULE_LOGS):
             name = parse_context(document.body, what=document.kind, problems=[]).name

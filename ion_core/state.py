@@ -112,7 +112,20 @@ class State:
 
         The lock is the kernel's (flock), so a process that dies lets go of it.
         """
-        file = self.path / "serve.lock"
+        otherwise = "or give this one a state directory of its own with --state-dir"
+        with self._alone("serve.lock", "ion-core serve", otherwise):
+            self._make_work()
+            yield
+
+    @contextmanager
+    def republishing(self) -> Iterator[None]:
+        """Be the one `event republish` of this directory, or what removes what one left. Raises as ``locked``."""
+        with self._alone("republish.lock", "ion-core event republish", "or wait for it"):
+            yield
+
+    @contextmanager
+    def _alone(self, name: str, who: str, otherwise: str) -> Iterator[None]:
+        file = self.path / name
         try:
             descriptor, _ = open_regular(file, os.O_RDWR | os.O_CREAT)
         except OSError as error:
@@ -123,12 +136,10 @@ class State:
             except BlockingIOError:
                 pid = os.read(descriptor, 32).decode("ascii", "replace").strip() or "unknown"
                 raise StateBusy(
-                    f"{self.path}: in use by another `ion-core serve`, pid {pid}. Stop that one, or give this one a "
-                    "state directory of its own with --state-dir."
+                    f"{self.path}: in use by another `{who}`, pid {pid}. Stop that one, {otherwise}."
                 ) from None
             os.ftruncate(descriptor, 0)
             os.write(descriptor, f"{os.getpid()}\n".encode("ascii"))
-            self._make_work()
             yield
         finally:
             os.close(descriptor)

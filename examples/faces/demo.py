@@ -7,6 +7,7 @@ is imported here.
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -43,7 +44,18 @@ def main() -> None:
     say("\n== As expected. The blurred faces:")
     for path in results:
         say(f"  {path}")
-    say(f"\nAll events, documents and files: {STATE}\nBy hand, in five lines: {HERE / 'README.md'}")
+    say(f"\nAll events, documents and files: {STATE}\nTo look at them:")
+    for words in ("trace list", f"trace flow {correlation_ids['collage.jpg']}", "files --get faces"):
+        say(f"  {look(words)}")
+    say(f"By hand, in five lines: {HERE / 'README.md'}")
+
+
+def look(words: str) -> str:
+    """A command as one would type it here. It names this state: without that it would be the one of your own events."""
+    program = shutil.which("ion-core", path=search_path()) or "ion-core"
+    places = (os.path.relpath(path) for path in (program, CONFIG, STATE))
+    program, config, state = (shlex.quote(place) for place in places)
+    return f"{program} {words} --config {config} --state-dir {state}"
 
 
 def publish(photo: str) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,21 +64,35 @@ class Case:
         return f"{self.module}/{self.name}"
 
 
-def cases_below(base: Path, modules: Mapping[str, Module], wanted: Iterable[str] = ()) -> list[Case]:
+@dataclass(frozen=True, kw_only=True)
+class Cases:
+    """``ownerless`` says of each directory of cases of no module, such as one that was removed, what would do."""
+
+    cases: list[Case]
+    ownerless: list[str]
+
+
+def case_names(directory: Path, modules: Container[str]) -> list[str]:
+    """``MODULE/CASE`` of all that lie beside the configuration in ``directory``, sorted. They are not read."""
+    base = directory / DIRECTORY
+    return [f"{of.name}/{it.name}" for of in _directories(base) if of.name in modules for it in _directories(of)]
+
+
+def cases_below(base: Path, modules: Mapping[str, Module], wanted: Iterable[str] = ()) -> Cases:
     """The cases in ``base``, sorted; of ``wanted`` modules (``detect``) or cases (``detect/first``) if there are any.
 
-    Raises ConfigError with everything that is wrong with them, each with its path: also a case of a module that
-    ``modules`` does not have, and one that is wanted and not there.
+    Raises ConfigError with everything that is wrong with them, each with its path: also what is wanted and not there,
+    or of a module that ``modules`` does not have.
     """
     names, problems = list(wanted), list[str]()
-    found: list[Case] = []
+    found, ownerless = list[Case](), list[str]()
     seen: set[str] = set()
     for directory in _directories(base):
         here = [path for path in _directories(directory) if not names or _is_wanted(path, names)]
         seen |= {directory.name, *(f"{directory.name}/{path.name}" for path in here)} if here else set()
         if here and directory.name not in modules:
             known = f"{nearest(directory.name, modules)} Modules: {', '.join(modules) or 'none'}."
-            problems.append(
+            (problems if names else ownerless).append(
                 f"{directory}: no module called {directory.name!r} is in the configuration.{known} Remove its "
                 f"{'case' if len(here) == 1 else 'cases'}, or name the directory after the module."
             )
@@ -92,7 +106,7 @@ def cases_below(base: Path, modules: Mapping[str, Module], wanted: Iterable[str]
             problems.append(f"{base / name}: no recorded case there. `ion-core module record` makes one.")
     if problems:
         raise ConfigError(problems)
-    return found
+    return Cases(cases=found, ownerless=ownerless)
 
 
 def _directories(base: Path) -> list[Path]:

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from click.shell_completion import CompletionItem, get_completion_class
+from click.shell_completion import BashComplete, CompletionItem, ShellComplete, get_completion_class, split_arg_string
 
 from ion_core.cli.options import Options
 from ion_core.contracts.provider import Reach
@@ -33,13 +33,55 @@ WITHIN = 1.0
 LOOKED_AT, SHOWN = 1_000, 50
 """Documents of which ids are taken, the newest, and how many of these are shown."""
 
-_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,99}")
+_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,99}")
 """What no shell reads anything into. Ids are any text."""
+
+
+class _Bash(BashComplete):
+    """As click's, but given the line as it was typed, not as bash cuts it: at colons too, of which ids may have some.
+
+    What bash puts in is behind the last of these; so that is what it is told.
+    """
+
+    source_template = """\
+%(complete_func)s() {
+    local IFS=$'\\n' answer type value
+    COMPREPLY=()
+    for answer in $(env COMP_WORDS="${COMP_LINE:0:COMP_POINT}" COMP_BREAKS="$COMP_WORDBREAKS" \\
+            COMP_WORD="${COMP_WORDS[COMP_CWORD]}" %(complete_var)s=bash_complete "$1"); do
+        IFS=',' read -r type value <<< "$answer"
+        case $type in
+            dir) compopt -o dirnames ;;
+            file) compopt -o default ;;
+            plain) COMPREPLY+=("$value") ;;
+        esac
+    done
+}
+complete -o nosort -F %(complete_func)s %(prog_name)s
+"""
+    _put_in_already = ""
+
+    def get_completion_args(self) -> tuple[list[str], str]:
+        line = os.environ["COMP_WORDS"]
+        words = split_arg_string(line)
+        incomplete = "" if line[-1:].isspace() or len(words) < 2 else words.pop()
+        quoted = os.environ.get("COMP_WORD", "").startswith(("'", '"'))
+        if ":" in os.environ.get("COMP_BREAKS", "") and not quoted:
+            value = incomplete.partition("=")[2] if incomplete.startswith("--") else incomplete
+            self._put_in_already = value[: value.rfind(":") + 1]
+        return words[1:], incomplete
+
+    def format_completion(self, item: CompletionItem) -> str:
+        return f"{item.type},{str(item.value).removeprefix(self._put_in_already)}"
+
+
+def _class_for(shell: str) -> type[ShellComplete] | None:
+    return _Bash if shell == "bash" else get_completion_class(shell)
 
 
 def script(program: click.Command, name: str, shell: str) -> str:
     """What that shell is to read so that it asks."""
-    kind = get_completion_class(shell)
+    kind = _class_for(shell)
     if kind is None:
         raise LookupError(shell)
     asking = kind(program, {}, name, VARIABLE)
@@ -49,7 +91,7 @@ def script(program: click.Command, name: str, shell: str) -> str:
 def answer(program: click.Command, name: str) -> int:
     """Answer a shell that asks by ``VARIABLE``; the exit code. It never fails, nor says anything else."""
     shell, _, what = os.environ.get(VARIABLE, "").partition("_")
-    kind = get_completion_class(shell)
+    kind = _class_for(shell)
     if kind is None or what != "complete":
         return 0
     shell_reads = _be_quiet()
@@ -107,6 +149,29 @@ def dead_letters(ctx: click.Context, incomplete: str) -> list[CompletionItem]:
 
     _run(config, read)
     return found[:SHOWN]
+
+
+def queues_of_no_module(ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+    config = _config(ctx)
+    if not _is_at_hand(config.messaging.location):
+        return []
+    found: list[str] = []
+
+    async def read(app: App) -> None:
+        queues = await (await app.broker()).queues()
+        found.extend(it.name for it in queues if it.name not in config.modules)
+
+    _run(config, read)
+    return _fitting(found[:SHOWN], incomplete)
+
+
+def cases(ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+    """Modules that have recorded cases; once there is a slash, their cases."""
+    from ion_core.cases import case_names
+
+    config = _config(ctx)
+    names = case_names(config.path.parent, config.modules)
+    return _fitting(names if "/" in incomplete else dict.fromkeys(it.partition("/")[0] for it in names), incomplete)
 
 
 def _of_state(ctx: click.Context, incomplete: str, *, flows: bool) -> list[CompletionItem]:

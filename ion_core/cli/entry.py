@@ -100,6 +100,8 @@ def _failed(error: Exception, options: Options) -> int:
             problems = [f"{error} Its traceback {where}."]
         for problem in problems:
             say(plain(problem) if isinstance(error, ConfigError) else f"{PROGRAM}: {plain(problem)}")
+        for line in getattr(error, "said", ()):
+            say(f"  {plain(line)}")
         return error.exit_code
     if isinstance(error, OSError) and error.filename is None and error.errno in NOT_WRITABLE:
         _silence_stdout()

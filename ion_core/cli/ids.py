@@ -1,4 +1,4 @@
-"""Ids as people give them: whole, or the beginning of the one that is meant."""
+"""Ids as people give them: whole, the beginning of the one that is meant, or as it was shown: cut in its middle."""
 
 from __future__ import annotations
 
@@ -63,6 +63,30 @@ async def flow_or_event(documents: DocumentStore, id: str) -> tuple[str, str | N
     return (whole, None) if whole in flows else (events[whole], whole)
 
 
+async def newest_flow(documents: DocumentStore, kind: str = EVENT_META) -> str | None:
+    """The correlation id of the newest document of that kind."""
+    async for document in documents.find(kind, newest_first=True):
+        return document.correlation_id
+    return None
+
+
+def fits(id: str, given: str) -> bool:
+    """Whether ``given`` is the beginning of ``id``, or beginning and end of it with ``…`` or ``...`` between."""
+    begin, _, end = _cut(given)
+    both = id.startswith(begin) and id.endswith(end) and len(id) >= len(begin) + len(end)
+    return both or id.startswith(given)
+
+
+def is_enough(given: str) -> bool:
+    """Whether it is long enough to stand for another."""
+    begin, _, end = _cut(given)
+    return len(begin) + len(end) >= SHORTEST
+
+
+def _cut(given: str) -> tuple[str, str, str]:
+    return given.partition("…" if "…" in given else "...")
+
+
 def the_one(ids: Iterable[str], id: str, *, what: str) -> str | None:
     """The only one of ``ids``; None where there is none. Raises UsageError naming them where there are several."""
     found = sorted(ids)
@@ -83,14 +107,13 @@ async def _begun(documents: DocumentStore, id: str) -> tuple[dict[str, str], dic
     """Events whose id is this one or begins so, and flows that begin so; each with its correlation id."""
     events: dict[str, str] = {}
     flows: dict[str, str] = {}
-    id = id.rstrip("…")  # as an id that was cut is shown
-    enough = len(id) >= SHORTEST
+    enough = is_enough(id)
     async for document in documents.find(EVENT_META):
         if document.id == id:
             return {id: document.correlation_id}, {}
-        if enough and document.id.startswith(id):
+        if enough and fits(document.id, id):
             events[document.id] = document.correlation_id
-        if enough and document.correlation_id.startswith(id):
+        if enough and fits(document.correlation_id, id):
             flows[document.correlation_id] = document.correlation_id
     return events, flows
 

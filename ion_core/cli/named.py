@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import click
@@ -13,6 +13,8 @@ from ion_core.errors import UsageError
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
+    from ion_core.modules import Module
+
 
 def no_module(name: str, modules: Iterable[str]) -> UsageError:
     """The error that names the nearest of the modules, and all of them."""
@@ -22,6 +24,21 @@ def no_module(name: str, modules: Iterable[str]) -> UsageError:
     near = difflib.get_close_matches(name, known, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return UsageError(f"no module called {name[:80]!r}.{hint} Modules: {', '.join(known) or 'none'}.")
+
+
+def no_type(name: str, modules: Mapping[str, Module]) -> UsageError:
+    """The error that names the nearest of the types that modules take or may emit, and all of them."""
+    import difflib
+
+    known = sorted({it for module in modules.values() for it in (*module.subscribes, *module.publishes)})
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return UsageError(f"no event of type {name[:80]!r}.{hint} Types: {', '.join(known) or 'none'}.")
+
+
+def now_and_then(name: str, modules: Mapping[str, Module]) -> frozenset[str]:
+    """The names under which a module has worked: that one, and its former ones."""
+    return frozenset((name, *(modules[name].formerly if name in modules else ())))
 
 
 class ModuleName(Text):
@@ -76,3 +93,21 @@ class DeadLetterId(Text):
         from ion_core.cli.completing import dead_letters
 
         return dead_letters(ctx, incomplete)
+
+
+class CaseName(ModuleName):
+    """The name of a module that has recorded cases, or MODULE/CASE."""
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        from ion_core.cli.completing import cases
+
+        return cases(ctx, incomplete)
+
+
+class QueueName(Text):
+    """The name of a queue that no module of the configuration takes."""
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        from ion_core.cli.completing import queues_of_no_module
+
+        return queues_of_no_module(ctx, incomplete)

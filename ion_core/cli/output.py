@@ -7,7 +7,9 @@ import os
 import re
 import shutil
 import sys
+from bisect import bisect_left
 from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Sequence
+from datetime import datetime
 from typing import Any, TextIO
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
@@ -18,7 +20,17 @@ _CONTROL_IN_JSON = re.compile("[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]
 LEAST = 16
 """Characters of the last column of a table that are shown, however narrow the terminal."""
 
+SHORT = 8
+"""Characters of a UUID that are shown of it, at least."""
+LONG, HEAD, TAIL = 28, 7, 20
+"""Characters of any other id that is shown as it is; of a longer one its first, at least, and its last so many are.
+
+The end of what is named after a time is that time.
+"""
+
 _UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+
+_UNITS = (("d", 86_400), ("h", 3_600), ("min", 60))
 
 _hide: Callable[[str], str] = str
 
@@ -142,13 +154,55 @@ def shortened(text: str, width: int) -> str:
 
 
 def short_id(id: str) -> str:
-    """Enough of an id to tell it from others: every command takes it. Of one that is no UUID the end may matter."""
-    return id[:8] if _UUID.fullmatch(id) else shortened(id, 36)
+    """Enough of an id to tell it from most others: every command takes it, see ``cli.ids``.
+
+    Of one that is no UUID the end matters more: ids of one maker begin alike. What is too long is cut in its middle.
+    """
+    return short_ids([id])[id]
 
 
-def shown_id(id: str, *, whole: bool = False) -> str:
-    """An id in a table: short on a terminal, where people read it; whole where it is piped, or ``whole`` is wanted."""
-    return short_id(id) if results().isatty() and not whole else plain(id)
+def short_ids(ids: Iterable[str]) -> dict[str, str]:
+    """What each of them is shown as: short, and unlike that of all others, also as what is given to a command."""
+    known = sorted(set(ids))
+    alike: dict[str, list[str]] = {}
+    for id in known:
+        alike.setdefault(id[-TAIL:], []).append(id)
+    shown = {}
+    for n, id in enumerate(known):
+        if _UUID.fullmatch(id):
+            shown[id] = id[: max(SHORT, _told_apart(known, n))]
+            continue
+        others = alike[id[-TAIL:]]
+        head = max(HEAD, _told_apart(others, bisect_left(others, id)))
+        is_cut = len(id) > LONG and head + TAIL < len(id)
+        shown[id] = plain(id[:head]) + mark("…", "...") + plain(id[-TAIL:]) if is_cut else plain(id)
+    return shown
+
+
+def _told_apart(ids: Sequence[str], n: int) -> int:
+    """How many characters of the one at ``n`` no other begins with; they are sorted."""
+    beside = (ids[it] for it in (n - 1, n + 1) if 0 <= it < len(ids))
+    return max((_alike(ids[n], it) + 1 for it in beside), default=0)
+
+
+def _alike(one: str, other: str) -> int:
+    """How many characters they begin with in common."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((n for n, (mine, its) in pairs if mine != its), min(len(one), len(other)))
+
+
+def shown_ids(ids: Iterable[str], *, whole: bool = False) -> dict[str, str]:
+    """Ids in a table: short on a terminal, where people read them; whole where it is piped, or ``whole`` is wanted."""
+    return short_ids(ids) if results().isatty() and not whole else {id: plain(id) for id in ids}
+
+
+def ago(then: datetime, now: datetime) -> str:
+    """How long it was until ``now``, in the largest unit that says anything."""
+    seconds = max((now - then).total_seconds(), 0.0)
+    for unit, length in _UNITS:
+        if seconds >= length:
+            return f"{seconds / length:,.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def encodes(text: str) -> bool:
@@ -215,11 +269,17 @@ def cut(text: str, width: int | None) -> str:
 
 
 def out_table(
-    headers: Sequence[str], rows: Sequence[Sequence[str]], *, fit: bool = False, colours: Sequence[str | None] = ()
+    headers: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    fit: bool = False,
+    cuttable: Sequence[str] = (),
+    colours: Sequence[str | None] = (),
 ) -> None:
     """Columns as wide as they need to be; the last one is not padded. Nothing for no rows.
 
-    ``fit``: on a terminal what does not fit its width is cut off the last column. ``colours`` are those of the rows.
+    ``fit``: on a terminal what does not fit its width is cut off the last column, and if that leaves it no room, off
+    the widest of those that are ``cuttable``, by their headers. ``colours`` are those of the rows.
     """
     if not rows:
         return
@@ -228,7 +288,19 @@ def out_table(
     widths = [max(len(line[n]) for line in lines) for n in range(len(headers) - 1)]
     room = None
     if fit and results().isatty():
-        room = max(shutil.get_terminal_size().columns - sum(widths) - 2 * len(widths), LEAST)
+        columns = shutil.get_terminal_size().columns
+        last = min(max(len(line[-1]) for line in lines), LEAST)
+        _narrow(widths, [n for n in range(len(widths)) if headers[n] in cuttable], columns - last - 2 * len(widths))
+        room = max(columns - sum(widths) - 2 * len(widths), last)
     for line, colour in zip(lines, of_lines, strict=True):
-        padded = [cell.ljust(width) for cell, width in zip(line[:-1], widths, strict=True)]
+        padded = [shortened(cell, width).ljust(width) for cell, width in zip(line[:-1], widths, strict=True)]
         out(coloured("  ".join([*padded, cut(line[-1], room)]).rstrip(), colour))
+
+
+def _narrow(widths: list[int], cuttable: Sequence[int], room: int) -> None:
+    """Take from the widest of the ``cuttable`` columns until all fit into ``room``, or nothing is left of them."""
+    while sum(widths) > room and cuttable:
+        widest = max(cuttable, key=widths.__getitem__)
+        if widths[widest] <= LEAST // 2:
+            return
+        widths[widest] -= 1

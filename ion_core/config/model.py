@@ -255,6 +255,10 @@ class ModuleSettings(Settings):
     network: str = Field(default="none", min_length=1, description="none, bridge, host or the name of a network.")
     env: dict[EnvName, EnvValue] = Field(default={}, description="Environment variables.")
     limits: LimitsSettings = Field(default=LimitsSettings(), description="What one attempt may leave in out/.")
+    formerly: tuple[Name, ...] = Field(
+        default=(),
+        description="Names that it had before: what was done under them is its own. `module rename` adds one.",
+    )
 
     @field_validator("warm")
     @classmethod
@@ -288,6 +292,7 @@ class ModuleSettings(Settings):
             network=self.network,
             env=self.env,
             limits=OutputLimits(**dict(limits)),
+            formerly=tuple(dict.fromkeys(self.formerly)),
         )
 
 

@@ -190,6 +190,29 @@ def check_modules(root: Node, problems: Problems) -> None:
             path = ("modules", name, "runtime")
             if not problems.at(runtime.place, path):
                 problems.add(runtime.place, path, text)
+    _check_former_names(root, problems)
+
+
+def _check_former_names(root: Node, problems: Problems) -> None:
+    """A former name stands for one module: what was done under it can be no other's."""
+    modules = _keys(root, ("modules",))
+    whose: dict[str, str] = {}
+    for name in modules:
+        path = ("modules", name, "formerly")
+        node = root.at(path)
+        for n, item in enumerate(node.value if node is not None and isinstance(node.value, list) else ()):
+            if not isinstance(item.value, str):
+                continue  # as the settings say
+            former, other = item.value, whose.setdefault(item.value, name)
+            if former in modules:
+                text = f'"{former}" is a module of this configuration. Take it out here, or give that another name.'
+            elif other != name:
+                text = f'"{former}" is a former name of {other} too. Take it out of one of them.'
+            else:
+                continue
+            if item.secret:
+                text = f"is a name of another module{not_shown(item)}. Take it out here."
+            problems.add(item.place, (*path, n), text)
 
 
 def _sections(root: Node) -> Iterator[Keys]:

@@ -120,7 +120,7 @@ class DocumentStore(Protocol):
         """Store or replace the document of that kind and id, whole."""
 
     async def get(self, kind: str, id: str) -> Document:
-        """Raises DocumentNotFound."""
+        """Raises DocumentNotFound, and DocumentsDamaged for what is no document any more."""
 
     def find(
         self,
@@ -130,7 +130,10 @@ class DocumentStore(Protocol):
         pending: bool | None = None,
         newest_first: bool = False,
     ) -> AsyncIterator[Document]:
-        """Documents that match every condition given, in the order they were first stored (or the reverse)."""
+        """Documents that match every condition given, in the order they were first stored (or the reverse).
+
+        What is damaged hides no other: when all others have been given, DocumentsDamaged is raised, a line for each.
+        """
 
     async def clear_pending(self, kind: str, id: str) -> None:
         """Set ``pending`` to False. Idempotent. Raises DocumentNotFound."""

@@ -58,6 +58,15 @@ class AttemptLog:
         finally:
             self.seconds[name] = round(time.monotonic() - begun, 6)
 
+    @contextmanager
+    def hearing(self) -> Iterator[None]:
+        """What a program said that a provider ran in vain is kept in place of the module, which did not come to run."""
+        try:
+            yield
+        except ProviderError as error:
+            self.worker += error.said
+            raise
+
     def elapsed(self) -> float:
         return time.monotonic() - self._begun
 

@@ -139,7 +139,8 @@ class Dispatcher:
             await self._declare(runner.module)
         await remove_orphans(self._runtimes, self._state_id)
         await self._handler.sweep()
-        await self._handler.failed.trim({runner.module.name: runner.module.keep_failed for runner in self._runners})
+        modules = [runner.module for runner in self._runners]
+        await self._handler.failed.trim({name: it.keep_failed for it in modules for name in (it.name, *it.formerly)})
         try:
             await self._outbox.sweep(older_than=timedelta(0))
         except StorageFull:

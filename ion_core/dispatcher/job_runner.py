@@ -210,7 +210,8 @@ class JobRunner:
         by_a_bug = False
         try:
             try:
-                outcome = await self._work(attempt, record, slot)
+                with record.hearing():
+                    outcome = await self._work(attempt, record, slot)
             except (StorageFull, TransientError):
                 raise
             except (PermanentError, InvalidEvent) as error:

@@ -158,11 +158,8 @@ class Slots:
         if slot.failed is None:
             return
         attempt, reason, most = slot.failed.attempt, slot.failed.reason, self._module.keep_failed
-        kept, why_not = await self._handler.failed.keep(slot.workspace, attempt, reason, most=most)
-        if kept is not None:
-            slot.log.append(f"workspace kept in {kept}")
-        elif why_not:
-            slot.log.append(f"workspace not kept: {why_not}")
+        said = await self._handler.failed.keep(slot.workspace, attempt, reason, most=most)
+        slot.log += [said] if said else []
 
     async def _remove_half_made(self, name: str) -> None:
         """The container of a ``create`` that failed or was cancelled, which may have made it all the same."""

@@ -12,6 +12,7 @@ import asyncio
 import json
 import logging
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -26,6 +27,7 @@ from ion_core.handler.aside import Aside
 from ion_core.handler.workspace import Workspace
 from ion_core.jobs import Attempt
 from ion_core.regular import read_regular, write_new
+from ion_core.words import counted
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +76,15 @@ def own_inputs(workspace: Workspace) -> None:
                     copy.unlink(missing_ok=True)
 
 
+_KEPT_LINE = re.compile(r"workspace kept in (?P<home>/.*), until \d+ newer .*")
+
+
+def home_in(line: str) -> Path | None:
+    """Where a line of a log says that a workspace is kept; None for any other line."""
+    found = _KEPT_LINE.fullmatch(line)
+    return Path(found["home"]) if found is not None else None
+
+
 class FailedWorkspaces:
     """Keeps up to so many for each module, the newest ones. ``base`` must be on the file system of the workspaces.
 
@@ -85,20 +96,24 @@ class FailedWorkspaces:
         self._aside = Aside(base.parent)
         self._alone = asyncio.Lock()
 
-    async def keep(self, workspace: Workspace, attempt: Attempt, reason: str, *, most: int) -> tuple[Path | None, str]:
+    async def keep(self, workspace: Workspace, attempt: Attempt, reason: str, *, most: int) -> str:
         """Move the workspace here, by a rename, and let the oldest go that is one too many.
 
-        Returns where it is, or None and why not; then it is where it was. Its container must be gone. Never raises for
-        the disk's sake: keeping is a courtesy.
+        Returns what the attempt's log is to say: where it is, or why it stayed where it was; '' where none is wanted.
+        Its container must be gone. Never raises for the disk's sake: keeping is a courtesy.
         """
         if most <= 0:
-            return None, ""
+            return ""
         async with self._alone:
             try:
-                return await asyncio.to_thread(self._keep, workspace, attempt, reason, most)
+                home, why_not = await asyncio.to_thread(self._keep, workspace, attempt, reason, most)
             except OSError as error:
                 log.warning("the workspace of a failed attempt is not kept: %s", error)
-                return None, str(error.strerror or error)
+                home, why_not = None, str(error.strerror or error)
+        if home is None:
+            return f"workspace not kept: {why_not}"
+        newer = f"{counted(most, 'newer one')} of {attempt.job.module}"
+        return f"workspace kept in {home}, until {newer} {'is' if most == 1 else 'are'}"
 
     async def trim(self, most: Mapping[str, int]) -> None:
         """Leave so many for each module, and none for modules that are not named."""

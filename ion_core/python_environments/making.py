@@ -24,6 +24,10 @@ from ion_core.python_environments.search import BASE_PYTHON
 log = logging.getLogger(__name__)
 
 _LAST_LINES = 8
+_SHORT = 300
+"""Characters of what an installer said was wrong that go into a message."""
+_ERROR = re.compile(r"\s*(error:\s*|×\s*)", re.IGNORECASE)
+_CAUSE = re.compile(r"\s*(cause:|caused by:|╰─▶|├─▶)\s*", re.IGNORECASE)
 _AGAIN_AFTER = 60.0
 """Seconds for which a failure stands, while the requirements stay the same."""
 _CREDENTIALS = re.compile(r"://[^/\s'\"]+@")
@@ -43,6 +47,7 @@ _NOT_FOR_INSTALLING = (
 class _Failed:
     until: float
     why: str
+    said: Sequence[str]
 
 
 class Environments:
@@ -61,8 +66,8 @@ class Environments:
     async def get(self, requirements: Path | None) -> Path:
         """The directory of the environment that has what ``requirements`` say now; made, if it is not there.
 
-        Raises PermanentError with the last lines of what installs them, TransientError where an index may answer later,
-        and StorageFull. What failed is not tried again for a minute, unless the requirements change.
+        Raises PermanentError, which has the last lines of what installs them, TransientError where an index may answer
+        later, and StorageFull. What failed is not tried again for a minute, unless the requirements change.
         """
         try:
             what = await asyncio.to_thread(wanted, requirements)
@@ -78,13 +83,13 @@ class Environments:
                 return path
             failed = self._failed.get(what.key)
             if failed is not None and time.monotonic() < failed.until:
-                raise PermanentError(failed.why)
+                raise PermanentError(failed.why, said=failed.said)
             try:
                 await self._made_or_found(what, path)
             except OSError as error:
                 raise storage_error(str(error.filename or path), error) from error
             except PermanentError as error:
-                self._failed[what.key] = _Failed(time.monotonic() + _AGAIN_AFTER, str(error))
+                self._failed[what.key] = _Failed(time.monotonic() + _AGAIN_AFTER, str(error), error.said)
                 raise
         return path
 
@@ -188,17 +193,32 @@ def _surroundings(environ: Mapping[str, str]) -> dict[str, str]:
     return kept | {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1", "PIP_REQUIRE_VIRTUALENV": "0"}
 
 
-def _failure(argv: Sequence[str], what: Wanted, said: str) -> ProviderError:
-    said = _CREDENTIALS.sub("://****@", said)  # a line that cannot be read is repeated as it stands
-    lines = [line.strip() for line in said.splitlines() if line.strip()][-_LAST_LINES:]
+def _failure(argv: Sequence[str], what: Wanted, all_said: str) -> ProviderError:
+    """In one line what is wrong and what would do; the last lines of what the program said go with it."""
+    all_said = _CREDENTIALS.sub("://****@", all_said)  # a line that cannot be read is repeated as it stands
+    lines = [line.rstrip() for line in all_said.splitlines() if line.strip()][-_LAST_LINES:]
     tool = Path(argv[0]).name if "-m" not in argv else argv[argv.index("-m") + 1]
-    errors = [line for line in lines if line.lower().startswith("error")] or lines or ["it said nothing"]
-    text = f"requirements cannot be installed: {errors[-1]}\n{tool} said of {_named(what)}:\n"
-    text += "\n".join(f"  {line}" for line in lines)
-    if _FULL.search(said):
-        return StorageFull(f"{text}\nFree some space; work goes on by itself then.")
-    if _PASSING.search(said):
-        return TransientError(f"{text}\nIt is tried again.")
+    text = f"requirements cannot be installed: {_in_short(lines) or f'{tool} said nothing'}"
+    text += "" if text.endswith((".", "!", "?")) else "."
+    said = [f"{tool} said of {_named(what)}:", *(f"  {line}" for line in lines)] if lines else []
+    if _FULL.search(all_said):
+        return StorageFull(f"{text} Free some space; work goes on by itself then.", said=said)
+    if _PASSING.search(all_said):
+        return TransientError(f"{text} It is tried again.", said=said)
     if "ensurepip" in argv[3:] or (what.requirements is None and lines):
-        return PermanentError(f"{text}\nInstall uv, or this Python's venv and pip (Debian: python3-venv).")
-    return PermanentError(f"{text}\nMend the file, or make the package available; then `ion-core dlq redrive`.")
+        return PermanentError(f"{text} Install uv, or this Python's venv and pip (Debian: python3-venv).", said=said)
+    return PermanentError(f"{text} Mend {_named(what)}, or make the package available.", said=said)
+
+
+def _in_short(lines: Sequence[str]) -> str:
+    """What pip or uv said was wrong: its last error, with the cause behind it. Without one, its last line."""
+    found = [n for n, line in enumerate(lines) if _ERROR.match(line)]
+    if not found:
+        return lines[-1].strip() if lines else ""
+    at = found[-1]
+    causes = [line for line in lines[at + 1 :] if _CAUSE.match(line)]
+    if "╰" in "".join(causes):  # wrapped to the width of a terminal
+        causes = [" ".join(line.strip() for line in lines[at + 1 :])]
+    parts = [_ERROR.sub("", lines[at]).strip(), *(_CAUSE.sub("", it).strip() for it in causes)]
+    text = ": ".join(part.rstrip(":") for part in parts if part)
+    return text if len(text) <= _SHORT else text[: _SHORT - 1] + "…"

@@ -1,7 +1,7 @@
 """Writing new projects and modules that run, are tested and pass ``ion-core check`` as they are."""
 
 from ion_core.scaffold.configuration import entry_text, with_module
-from ion_core.scaffold.editing import places_that_say, with_renamed_module, without_module
+from ion_core.scaffold.editing import names_formerly, places_that_say, with_renamed_module, without_module
 from ion_core.scaffold.templates import LANGUAGES, ModuleNames, module_entry, module_files, project_files
 from ion_core.scaffold.writing import NewFile, replace_text, write_new
 
@@ -12,6 +12,7 @@ __all__ = [
     "entry_text",
     "module_entry",
     "module_files",
+    "names_formerly",
     "places_that_say",
     "project_files",
     "replace_text",

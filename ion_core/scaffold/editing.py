@@ -42,10 +42,61 @@ def without_module(raw: bytes, name: str, *, where: str) -> bytes:
 
 
 def with_renamed_module(raw: bytes, name: str, to: str, *, where: str) -> bytes:
-    """The configuration in ``raw`` with the module under the name ``to``, in its place, and nothing else changed.
+    """The configuration in ``raw`` with the module under the name ``to``, in its place.
 
-    Raises as ``without_module``; UsageError too when there is a module called ``to``.
+    ``name`` is in its ``formerly`` then, and nothing else is changed. Where that can only be written by hand, as in a
+    mapping that several modules share, it is left as it is: see ``names_formerly``. Raises as ``without_module``;
+    UsageError too when there is a module called ``to``.
     """
+    made = _with_other_name(raw, name, to, where=where)
+    return _with_former_name(made, to, name) or made
+
+
+def names_formerly(raw: bytes, name: str, before: str, *, where: str) -> bool:
+    """Whether the module ``name`` says that it was called ``before``."""
+    node = parse(raw, where, Problems()).at(("modules", name, "formerly"))
+    return node is not None and isinstance(node.value, list) and before in (it.value for it in node.value)
+
+
+def _with_former_name(raw: bytes, name: str, before: str) -> bytes | None:
+    """None where that cannot be written without touching anything else."""
+    root = parse(raw, "", Problems())
+    module = root.at(("modules", name))
+    if module is None or not isinstance(module.value, dict) or not module.value:
+        return None
+    wanted = _plain(root)
+    there = module.value.get("formerly")
+    listed = there.value if there is not None and isinstance(there.value, list) else []
+    wanted["modules"][name]["formerly"] = names = [
+        *(it.value for it in listed if it.value not in (name, before)),
+        before,
+    ]
+    text = ", ".join(it if _read_one(it) == it else f'"{it}"' for it in names)
+    lines, end = _lines(raw)
+    first = next(iter(module.value.values()))
+    if there is not None:
+        at, column = there.place.line - 1, there.place.column - 1
+        lines[at] = lines[at][:column] + re.sub(r"^\[[^\]]*\]", f"[{text}]", lines[at][column:])
+    else:
+        at, column = first.key_place.line - 1, first.key_place.column - 1
+        indent = lines[at][:column]
+        if indent.strip():  # within braces
+            lines[at] = f"{indent}formerly: [{text}], {lines[at][column:]}"
+        else:
+            lines.insert(at, f"{indent}formerly: [{text}]")
+    made = (end.join(lines) + end).encode("utf-8")
+    return made if _read(made) == wanted else None
+
+
+def _read_one(text: str) -> Any:
+    """What YAML takes it for, such as a number."""
+    try:
+        return parse(f"it: {text}".encode(), "", Problems()).value["it"].value
+    except ConfigError:
+        return None
+
+
+def _with_other_name(raw: bytes, name: str, to: str, *, where: str) -> bytes:
     root = parse(raw, where, Problems())
     modules = _modules(root, name, where)
     node = modules.value[name]
@@ -71,6 +122,8 @@ def places_that_say(raw: bytes, text: str, *, where: str) -> list[str]:
     """Where else in a configuration a value or a key is just ``text``, each as ``file:line:column: key``."""
     found = []
     for path, node in parse(raw, where, Problems()).walk():
+        if path[:1] == ("modules",) and path[2:3] == ("formerly",):
+            continue  # it is there to say so
         if node.value == text and path:
             found.append(f"{node.place}: {dotted(path)}")
         elif path and path[-1] == text and path[:-1] != ("modules",):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, ClassVar
 
 from ion_core import strict_json
 from ion_core.contracts.storage import Document, DocumentStore
-from ion_core.errors import DocumentExists, DocumentNotFound, IonError
+from ion_core.errors import DocumentExists, DocumentNotFound, DocumentsDamaged, IonError
 from ion_core.testing.kit import Conformance, needs, refused, undeclared
 
 BODY: dict[str, Any] = {
@@ -57,6 +57,10 @@ class DocumentKit(Conformance):
     racers: ClassVar[int] = 20
     reopen: Callable[..., AbstractAsyncContextManager[Any]] | None = undeclared(
         "reopen", "def reopen(self): a context manager of a second store, as another process on this backend has it"
+    )
+    damage: Callable[..., Awaitable[None]] | None = undeclared(
+        "damage",
+        "async def damage(self, documents, kind, id): make what is stored no document, behind the store's back",
     )
     outage: Callable[..., AbstractAsyncContextManager[None]] | None = undeclared(
         "outage", "def outage(self, documents): a context manager within which the backend fails every call"
@@ -269,6 +273,24 @@ class DocumentStoreConformance(DocumentKit):
             await self.stores(second, document("created", body=BODY, pending=True))
             await self.stores(second, document("put", body=BODY))
             assert await self.found(second) == ["created", "put"]
+
+    @needs("damage")
+    async def test_what_is_damaged_hides_nothing_else(self, documents: DocumentStore) -> None:
+        assert self.damage is not None
+        for id in ("first", "damaged", "last"):
+            await documents.create(document(id))
+        await self.damage(documents, "insight", "damaged")
+        for newest_first in (False, True):
+            for flow in (None, "flow"):
+                found = []
+                with refused(DocumentsDamaged, naming="damaged", of="find"):
+                    async for each in documents.find("insight", correlation_id=flow, newest_first=newest_first):
+                        found.append(each.id)
+                assert found == (["last", "first"] if newest_first else ["first", "last"])
+        with refused(DocumentsDamaged, naming="damaged", of="get"):
+            await documents.get("insight", "damaged")
+        await documents.delete("insight", "damaged")
+        assert await self.found(documents) == ["first", "last"]
 
     @needs("outage")
     async def test_errors_of_the_backend_become_ours(self, documents: DocumentStore) -> None:

@@ -77,6 +77,16 @@ def test_what_cannot_be_installed_is_a_dead_letter_that_says_why_until_it_is_men
     assert letter["reason"].startswith("requirements cannot be installed: ")
     assert "nowhere==7" in letter["reason"]
     assert "modules/greet/requirements.txt" in letter["reason"]
+    assert "\n" not in letter["reason"]
+    assert "said of" in project.ion("logs", letter["eventId"], "--module", "greet").stdout
+    # What is tried by hand says the same, and nothing of a queue.
+    for command in (("run", "greet", "--type", "greet.requested"), ("test", "greet")):
+        ran = project.ion("module", *command, code=1)
+        told = ran.stdout + ran.stderr
+        assert "requirements cannot be installed: " in told
+        assert "said of" in told
+        assert "redrive" not in told
+        assert "\\n" not in told
     assert len(project.documents("commit")) == 1  # the other module went on
     require(project, "greeting")
     project.ion("dlq", "redrive", "--module", "greet", "--all")

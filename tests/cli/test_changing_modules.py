@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +85,13 @@ def test_any_module_can_be_removed_or_renamed_and_nothing_else_changes(text: str
     for name in before:
         renamed = with_renamed_module(text.encode(), name, "007", where="f")
         assert list(plain(renamed)) == ["007" if it == name else it for it in before]
-        changed = [old for old, new in zip(text.splitlines(), renamed.decode().splitlines(), strict=True) if old != new]
-        assert len(changed) == 1
+        without, count = re.subn(rf"(?m)^ *formerly: \[{name}\]\r?\n|formerly: \[{name}\], ", "", renamed.decode())
+        assert count == 1
+        lines = zip(text.splitlines(), without.splitlines(), strict=True)
+        assert len([old for old, new in lines if old != new]) == 1
+        back = with_renamed_module(renamed, "007", name, where="f").decode()
+        expected = renamed.decode().replace("007", name).replace(f"formerly: [{name}]", 'formerly: ["007"]')
+        assert back == expected
         left = without_module(left, name, where="f")
     assert plain(left) == {}
     comments = [line for line in text.splitlines() if line.startswith("#")]
@@ -99,7 +105,12 @@ def test_what_is_written_in_one_line_is_left_to_hands() -> None:
     shared = b"modules:\n  a: &a {command: x, subscribes: [t]}\n  b: *a\n"
     with pytest.raises(UsageError, match="by hand"):
         without_module(shared, "a", where="f")
-    assert b"c: &a" in with_renamed_module(shared, "a", "c", where="f")
+    assert with_renamed_module(shared, "a", "c", where="f") == shared.replace(b"a: &a", b"c: &a")
+    braces = b"modules: {a: {formerly: [x], command: y, subscribes: [t]}}"
+    assert (
+        with_renamed_module(braces, "a", "b", where="f")
+        == braces.replace(b"{a: ", b"{b: ").replace(b"[x]", b"[x, a]") + b"\n"
+    )
     with pytest.raises(UsageError, match="is there already"):
         with_renamed_module(text, "a", "b", where="f")
 
@@ -112,12 +123,56 @@ def test_a_renamed_module_takes_its_events_and_cases_along(ion: Ion) -> None:
     renamed = ion("module", "rename", "up", "lift", "--yes", "--json")
     assert renamed.code == 0, renamed.err
     assert renamed.json["moved"] == 2
-    assert (ion.home / "ion.yaml").read_text() == PIPELINE.replace("  up:\n", "  lift:\n")
+    assert (ion.home / "ion.yaml").read_text() == PIPELINE.replace("  up:\n", "  lift:\n    formerly: [up]\n")
     assert names(ion) == {"lift": queue(ready=1, dead=1), "fails": queue(), "takes": queue()}
     assert (ion.home / "cases/lift/first").is_dir()
     assert not case.exists()
     ion.process("serve", "--until-idle")
     assert "lift: committed" in ion("trace", "flow", "waits").out
+
+
+def test_what_a_module_did_under_a_former_name_is_its_own(ion: Ion) -> None:
+    """Dead, retried and committed: in one line, as a tree, by its files, logs and commits."""
+    publish(ion, "one")
+    ion.process("serve", "--until-idle")
+    [letter] = ion("dlq", "list", "--json").json
+    assert letter["module"] == "fails"
+    for old, new in (("fails", "breaks"), ("up", "lift"), ("breaks", "bursts")):
+        assert ion("module", "rename", old, new, "--yes").code == 0
+    [dead] = ion("trace", "list", "--json").json
+    assert (dead["outcome"], dead["jobs"]) == ("dead", {"committed": 2, "dead-lettered": 1})
+    (ion.home / "mended").touch()
+    assert ion("dlq", "redrive", "--all").code == 0
+    ion.process("serve", "--until-idle")
+    [done] = ion("trace", "list", "--module", "bursts", "--json").json
+    assert (done["outcome"], done["jobs"]) == ("done", {"committed": 3})
+    assert ion("trace", "list", "--module", "fails", "--json").json == [done]
+    assert ion("trace", "list", "--failed", "--json").json == []
+    tree = ion("trace", "flow", "one").out
+    assert "lift (then up): committed" in tree
+    assert "bursts (then fails): committed" in tree
+    assert "pending" not in tree
+    assert "no module" not in tree
+    files = [it["name"] for it in ion("files", "--module", "lift", "--json").json]
+    assert files == ["note.txt"]
+    assert "worked hard" in ion("logs", "one", "--module", "lift").out
+    assert ion("event", "republish", "--type", "start", "--since", "1h", "--dry-run", "--json").json["modules"] == [
+        {"module": "lift", "events": 0, "committed": 1, "waiting": 0}
+    ]
+    assert ion("replay", "one").code == 0
+
+
+def test_a_former_name_is_that_of_one_module(ion: Ion) -> None:
+    config = ion.home / "ion.yaml"
+    config.write_text(
+        PIPELINE.replace("  up:\n", "  up:\n    formerly: [takes, x]\n").replace(
+            "  fails:\n", "  fails:\n    formerly: [x, A B]\n"
+        )
+    )
+    said = ion("check").err
+    assert 'ion.yaml:3:16: modules.up.formerly[0]: "takes" is a module of this configuration.' in said
+    assert 'ion.yaml:9:16: modules.fails.formerly[0]: "x" is a former name of up too.' in said
+    assert "modules.fails.formerly[1]" in said
 
 
 def test_one_that_was_cut_short_is_finished_by_the_same_again(ion: Ion) -> None:
@@ -254,4 +309,4 @@ def test_what_cannot_be_is_said_and_changes_nothing(ion: Ion, monkeypatch: pytes
 def test_other_places_that_have_the_old_name_are_named(ion: Ion) -> None:
     config = ion.home / "ion.yaml"
     config.write_text(PIPELINE.replace("subscribes: [start]", "subscribes: [start]\n    env: {WHO: up}"))
-    assert "ion.yaml:6:16: modules.lift.env.WHO: still says up" in ion("module", "rename", "up", "lift", "--yes").err
+    assert "ion.yaml:7:16: modules.lift.env.WHO: still says up" in ion("module", "rename", "up", "lift", "--yes").err

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from ion_core.app import App
 from ion_core.cli.completing import SHELLS
+from ion_core.contracts.messaging import RetryPolicy
 from tests.cli.running import Ion, command
 
 FLOW = "8000fe0c-1e56-5bc4-8ea6-50d8ab3db51d"
@@ -23,9 +25,16 @@ HAVE_SHELLS = [shell for shell in SHELLS if shutil.which(shell)]
 """Those of this machine: on others the scripts are printed, and that is all that can be seen of them."""
 
 
+async def _with_a_queue_of_nobody(app: App) -> None:
+    await (await app.broker()).declare("gone", topics=(), retry=RetryPolicy())
+
+
 @pytest.fixture
 def published(ion: Ion) -> Ion:
     ids = ("--correlation-id", FLOW, "--event-id", "an-event")
+    for case in ("up/first", "up/second", "gone/first"):
+        (ion.home / "cases" / case).mkdir(parents=True)
+    ion.in_app(_with_a_queue_of_nobody)
     assert ion("event", "publish", "start", "--file", "note.txt", *ids).code == 0
     return ion
 
@@ -57,6 +66,15 @@ def _asked(ion: Ion, line: str) -> list[str]:
         ("ion-core event republish --type st", ["start"]),
         ("ion-core event publish ", ["made", "start"]),
         ("ion-core completion z", ["zsh"]),
+        ("ion-core docs oper", ["operating"]),
+        ("ion-core docs contracts/blo", ["contracts/blobs"]),
+        ("ion-core module test ", ["up"]),
+        ("ion-core module test up/", ["up/first", "up/second"]),
+        ("ion-core module test up/first up/s", ["up/second"]),
+        ("ion-core module drain ", ["gone"]),
+        ("ion-core module drop g", ["gone"]),
+        ("ion-core module move ", ["gone"]),
+        ("ion-core module move gone ta", ["takes"]),
         ("ion-core nothing ", []),
     ],
 )
@@ -173,6 +191,30 @@ def test_a_real_shell_completes_commands_and_values(published: Ion, tmp_path: Pa
         terminal.shows("trace ")
         terminal.types("flow 80\t")
         terminal.shows(FLOW[2:])
+
+
+BEGUN = ("order:", "order:20", "'order:20", "--correlation-id=order:20")
+
+
+@pytest.mark.parametrize("shell", [it for it in HAVE_SHELLS if it != "fish"])
+@pytest.mark.parametrize("begun", BEGUN)
+def test_a_real_shell_completes_ids_that_have_colons(ion: Ion, tmp_path: Path, shell: str, begun: str) -> None:
+    """At which bash cuts words, and puts in only what comes behind the last of them."""
+    id = "order:2024:017"
+    assert ion("event", "publish", "start", "--file", "note.txt", "--correlation-id", id).code == 0
+    arguments, start = START[shell]
+    program = tmp_path / "bin" / "ion-core"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec {" ".join(command())} "$@"\n')
+    program.chmod(0o755)
+    with _terminal(ion, arguments, program.parent) as terminal:
+        terminal.types(f"{start}; echo re''ady\n")
+        terminal.shows("ready")
+        terminal.types(f"ion-core trace flow {begun}\t")
+        terminal.shows("017")
+        terminal.types("; echo do''ne\n")
+        terminal.shows(f"\nflow {id}")
+        terminal.shows("done")
 
 
 @pytest.mark.parametrize("shell", [it for it in HAVE_SHELLS if it == "fish"])

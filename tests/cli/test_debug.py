@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import pty
+import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from ion_core.app import App
 from tests.cli.running import Ion, Result, command
 from tests.conformance.test_embedded_providers import bubblewrap_works
 
@@ -81,6 +84,26 @@ def test_an_attempt_can_be_chosen(ion: Ion, failed: str) -> None:
     assert "the workspace of attempt 3 is not kept. Kept of this job: 1, 2." in result.err
 
 
+def test_a_log_does_not_name_a_workspace_that_is_gone(ion: Ion, failed: str) -> None:
+    first, second = sorted((ion.home / ".ion/failed/fails").iterdir())
+    elsewhere = "workspace kept in /another/machine/failed/fails/x, until 3 newer ones of fails are"
+
+    async def add(app: App) -> None:
+        documents = await app.documents()
+        async for log in documents.find("modulelogs"):
+            if log.body["context"]["name"] == "fails":
+                body = {**log.body, "logs": log.body["logs"] + elsewhere}
+                await documents.put(replace(log, body=body))
+
+    ion.in_app(add)
+    shutil.rmtree(first)
+    told = ion("logs", failed, "--module", "fails").out
+    assert str(first) not in told
+    assert told.count("workspace not kept any more: newer ones of the module are") == 1
+    assert f"workspace kept in {second}, until 3 newer ones of fails are" in told
+    assert told.count(elsewhere) == 2, "what another machine keeps nobody here can tell"
+
+
 def test_without_a_shell_it_says_what_there_is(ion: Ion, failed: str) -> None:
     shown = ion("debug", failed)
     assert shown.code == 0, shown.err
@@ -94,7 +117,7 @@ def test_without_a_shell_it_says_what_there_is(ion: Ion, failed: str) -> None:
     assert ["out/data/half.txt", "5"] in [line.split() for line in lines]
     assert "== attempt 2: dead-lettered: exit code 3 (attempt 2, the last)" in lines
     assert "oh no" in lines
-    assert f"workspace kept in {home}" in lines
+    assert f"workspace kept in {home}, until 3 newer ones of fails are" in lines
     assert "until 3 newer ones of fails are kept" in shown.err
 
     found = ion("debug", failed, "--json").json

@@ -40,10 +40,11 @@ def dead(ion: Ion) -> Ion:
 
 
 @pytest.mark.parametrize(
-    ("id", "whole"), [("ab12", "ab12-x"), ("ab1", "ab1"), ("1234", "1234"), ("12345", "12345"), ("nix!", "nix!")]
+    ("id", "whole"),
+    [("ab12", "ab12-x"), ("ab1", "ab1"), ("1234", "1234"), ("12345", "12345"), ("nix!", "nix!"), ("8888", "8888-a")],
 )
 def test_the_beginning_of_an_id_will_do_but_for_a_number(id: str, whole: str) -> None:
-    assert whole_letter(id, ["ab12-x", "cd34", "12345"]) == whole
+    assert whole_letter(id, ["ab12-x", "cd34", "12345", "8888-a", "88889"]) == whole
 
 
 def test_a_beginning_that_several_dead_letters_have_is_misuse() -> None:

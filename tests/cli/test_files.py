@@ -38,7 +38,7 @@ def test_files_of_the_newest_flow_are_listed_with_size_and_module(ran: Ion) -> N
     listed = ran("files", "c-one")
     assert [line.split() for line in listed.out.splitlines()] == [
         ["FILE", "BYTES", "MODULE", "OF", "EVENT"],
-        ["note.txt", "9", "cli", "e-one"],
+        ["note.txt", "9", "from", "cli", "e-one"],
         ["note.txt", "9", "up", "e-one"],
     ]
 
@@ -84,11 +84,27 @@ def test_a_beginning_that_several_have_is_misuse_that_names_them(ran: Ion) -> No
 
 def test_files_are_fetched_each_to_its_place(ran: Ion) -> None:
     result = ran("files", "--get", "results")
-    places = ["results/cli/e-one/note.txt", "results/up/e-one/note.txt"]
+    places = ["results/_in/e-one/note.txt", "results/up/e-one/note.txt"]
     assert (result.code, result.out.splitlines()) == (0, places)
     assert [(ran.home / place).read_text() for place in places] == 2 * ["remember\n"]
     assert [it["path"] for it in ran("files", "--get", "results", "--json").json] == places
-    assert sorted(path.name for path in (ran.home / "results").iterdir()) == ["cli", "up"]
+    assert sorted(path.name for path in (ran.home / "results").iterdir()) == ["_in", "up"]
+
+
+@pytest.mark.parametrize("name", ["cli", "up"])
+def test_a_module_called_like_who_an_event_came_from_does_not_get_in_its_way(ion: Ion, name: str) -> None:
+    config = ion.home / "ion.yaml"
+    config.write_text(config.read_text().replace("  up:", f"  {name}:"))
+    (ion.home / "up.sh").write_text('echo made > "$HANDLER_BASE_DIR"/out/data/note.txt\n')
+    ids = ("--event-id", "e", "--correlation-id", "c")
+    ion("event", "create", "--event-name", name, "--event-type", "start", "--file", "note.txt", *ids)
+    ion.process("serve", "--until-idle")
+    result = ion("files", "--get", "results")
+    places = ["results/_in/e/note.txt", f"results/{name}/e/note.txt"]
+    assert (result.code, result.out.splitlines()) == (0, places), result.err
+    assert [(ion.home / place).read_text() for place in places] == ["remember\n", "made\n"]
+    assert [it["cameIn"] for it in ion("files", "--json").json] == [True, False]
+    assert [it["path"] for it in ion("files", "--module", name, "--get", "results", "--json").json] == places[1:]
 
 
 def test_what_could_be_executed_can_be_executed(ion: Ion) -> None:
@@ -106,7 +122,7 @@ def test_another_file_of_that_name_is_left_and_nothing_is_fetched(ran: Ion) -> N
     assert (result.code, result.out) == (2, "")
     assert "'results/up/e-one/note.txt': is there already, with other content." in result.err
     assert there.read_text() == "mine\n"
-    assert not (ran.home / "results/cli").exists()
+    assert not (ran.home / "results/_in").exists()
 
 
 def test_what_is_there_already_is_left_as_it_is(ran: Ion) -> None:
@@ -125,7 +141,7 @@ def test_a_damaged_file_is_not_fetched_and_the_others_are(ran: Ion) -> None:
     assert (result.code, result.out) == (1, "")
     assert "'note.txt' of up: blob " in result.err
     assert [path for path in (ran.home / "results").rglob("*") if path.is_file()] == [
-        ran.home / "results/cli/e-one/note.txt"
+        ran.home / "results/_in/e-one/note.txt"
     ]
 
 

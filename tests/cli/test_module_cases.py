@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -207,11 +208,22 @@ def test_no_case_at_all_ends_with_5(ion: Ion) -> None:
     assert "`ion-core module record`" in done.err
 
 
-def test_a_case_of_a_module_that_is_gone_is_an_error_that_names_it(recorded: Ion) -> None:
-    (recorded.home / "cases/up").rename(recorded.home / "cases/upp")
+def test_cases_of_a_module_that_is_gone_are_passed_over_and_said_unless_they_are_asked_for(recorded: Ion) -> None:
+    shutil.copytree(recorded.home / "cases/up", recorded.home / "cases/upp")
+    said = "cases/upp: no module called 'upp' is in the configuration. Did you mean \"up\"?"
     done = recorded("module", "test")
-    assert (done.code, done.out) == (78, "")
-    assert done.err.startswith("cases/upp: no module called 'upp' is in the configuration. Did you mean \"up\"?")
+    assert (done.code, done.out.splitlines()[0]) == (0, "1 recorded case"), done
+    assert f"Passed over: {said}" in done.err
+    asked = recorded("module", "test", "upp")
+    assert (asked.code, asked.out) == (78, "")
+    assert asked.err.startswith(said)
+
+
+def test_a_removed_module_does_not_stop_the_tests_of_others(recorded: Ion) -> None:
+    assert recorded("module", "remove", "up", "--yes").code == 0
+    done = recorded("module", "test")
+    assert done.code == 5, done
+    assert "Passed over: cases/up: no module" in done.err
 
 
 def test_a_name_without_a_case_is_an_error(recorded: Ion) -> None:

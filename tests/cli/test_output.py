@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from ion_core.cli.ids import fits
 from ion_core.cli.logging_setup import JsonFormatter, TerminalFormatter, TextFormatter
 from ion_core.cli.output import (
     RED,
@@ -20,8 +21,9 @@ from ion_core.cli.output import (
     plain,
     plain_lines,
     short_id,
+    short_ids,
     shortened,
-    shown_id,
+    shown_ids,
     to_json,
 )
 
@@ -164,13 +166,57 @@ def test_a_table_fits_a_terminal_where_it_may_be_cut(monkeypatch: pytest.MonkeyP
     assert terminal.getvalue() == ("A  B\n\x1b[33m1  " + "y" * 76 + "…\x1b[0m\nA  B\n1  " + "y" * 100 + "\n")
 
 
+def test_where_the_last_column_would_have_no_room_others_are_cut_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = _on_a_terminal(monkeypatch)
+    rows = [[ID, "m" * 60, "t" * 63, "y" * 100], [ID, "m", "t", "y"]]
+    out_table(["ID", "MODULE", "TYPE", "REASON"], rows, fit=True, cuttable=["MODULE", "TYPE"])
+    [headers, first, second] = terminal.getvalue().splitlines()
+    assert [len(first), first.count("…"), first.count("y")] == [80, 3, 15]
+    assert first.startswith(f"{ID}  mmm")
+    assert headers.index("REASON") == second.index("y") == first.index("y")
+
+
 def test_an_id_is_short_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert shown_id(ID) == ID
+    assert shown_ids([ID]) == {ID: ID}
     _on_a_terminal(monkeypatch)
-    assert [shown_id(ID), shown_id(ID, whole=True)] == ["8000fe0c", ID]
+    assert [shown_ids([ID]), shown_ids([ID], whole=True)] == [{ID: "8000fe0c"}, {ID: ID}]
 
 
-def test_a_short_id_is_the_beginning_of_a_uuid_and_else_all_of_it() -> None:
+def test_a_short_id_is_the_beginning_of_a_uuid_and_else_its_beginning_and_end() -> None:
     assert short_id(ID) == "8000fe0c"
     assert short_id("order-2024-0017") == "order-2024-0017"
-    assert short_id("x" * 100) == "x" * 35 + "…"
+    assert short_id("x" * 28) == "x" * 28
+    assert short_id("planner.nightly-report.2026-11-29T06:00:00Z") == "planner…2026-11-29T06:00:00Z"
+    assert list(short_ids(MIDDLE).values()) == [
+        "planner.nightly-l…2026-11-28T06:00:00Z",
+        "planner.nightly-s…2026-11-28T06:00:00Z",
+    ]
+
+
+PLANNED = [f"planner.nightly-report.2026-11-{day}T06:00:00Z" for day in (28, 29)]
+MIDDLE = [f"planner.nightly-{kind}-report.of-all.2026-11-28T06:00:00Z" for kind in ("small", "large")]
+TWINS = [ID, ID[:12] + "f" + ID[13:], ID[:-1] + "e", ID[:9] + "no-uuid"]
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        PLANNED,
+        MIDDLE,
+        TWINS,
+        [*PLANNED, *MIDDLE, *TWINS, "8000fe0c", "a", "abcd", "a...d", MIDDLE[0][-20:], MIDDLE[0][1:]],
+    ],
+)
+def test_what_is_shown_of_ids_is_unlike_and_stands_for_each_as_input(ids: list[str]) -> None:
+    shown = short_ids(ids)
+    assert len(set(shown.values())) == len(ids)
+    for id, text in shown.items():
+        assert text in ids or [it for it in ids if fits(it, text)] == [id], text
+        assert text not in ids or text == id
+
+
+def test_ids_are_shortened_without_the_mark_that_a_terminal_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    [one, other] = short_ids(PLANNED).values()
+    assert (one, other) == ("planner...2026-11-28T06:00:00Z", "planner...2026-11-29T06:00:00Z")
+    assert [fits(it, other) for it in PLANNED] == [False, True]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 
 from ion_core.app import App
+from ion_core.state import State
 from tests.cli.conftest import ion as ion
 from tests.cli.running import Ion
 
@@ -102,6 +105,69 @@ def test_only_events_of_the_time_that_was_asked_for(late: Ion, monkeypatch: pyte
     assert events("--since", "2020-05-05", "--until", "2020-05-06") == 1
     assert events("--since", "2020-05-04T00:00:00+02:00") == 3
     assert events("--since", "2099-01-01") == 0
+
+
+KILLED = """\
+import os, sys
+from ion_core.cli import main
+from ion_core.embedded.sqlite.broker import SqliteBroker
+SqliteBroker.move = lambda *args: os._exit(137)
+main(sys.argv[1:])
+"""
+
+
+def killed_before_it_moved(ion: Ion) -> str:
+    """The queue that is left by a real process that ends so."""
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, *REPUBLISH, "--module", "late", "--yes"], cwd=ion.home, capture_output=True
+    )
+    assert done.returncode == 137, done.stderr
+    [left] = [name for name in counts(ion) if name.startswith("republish-")]
+    return left
+
+
+@pytest.mark.parametrize("by", ["republish", "gc"])
+def test_what_one_that_was_killed_has_left_is_removed_said_and_given_by_the_next(late: Ion, by: str) -> None:
+    left = killed_before_it_moved(late)
+    assert counts(late)[left]["ready"] == 3
+    with State.open(late.home / ".ion").republishing():  # for all that others know, it may be under way
+        late("gc", "--older-than", "1h")
+        assert left in counts(late)
+        assert late(*REPUBLISH, "--module", "late", "--yes").code == 75
+    given(late, "--module", "late", "--dry-run")
+    assert left in counts(late)
+    done = late(*REPUBLISH, "--module", "late", "--yes") if by == "republish" else late("gc", "--older-than", "1h")
+    assert done.code == 0, done.err
+    assert (
+        f"Removed {left}, which a republish that was cut short has left. Not given, so to be given again: 3."
+        in done.err
+    )
+    assert left not in counts(late)
+    assert counts(late)["late"]["ready"] == (3 if by == "republish" else 0)
+    given(late, "--module", "late", "--yes")
+    assert counts(late)["late"]["ready"] == 3
+
+
+def test_what_that_of_another_state_directory_has_left_is_not_touched(late: Ion) -> None:
+    left = killed_before_it_moved(late)
+    (late.home / ".ion/id").write_text("0123456789abcdef\n")
+    assert late(*REPUBLISH, "--module", "late", "--yes").code == 0
+    assert counts(late)[left]["ready"] == 3
+
+
+def test_an_event_stays_as_far_from_the_start_of_its_flow_as_it_was(ion: Ion) -> None:
+    """So that a loop of modules, given its own events again, ends where it would have ended."""
+    ion("event", "publish", "start", "--file", "note.txt", "--event-id", "e", "--correlation-id", "c")
+    ion.process("serve", "--until-idle")
+    config = ion.home / "ion.yaml"
+    config.write_text(config.read_text() + LATE.replace("[start]", "[made, start]"))
+    for type in ("made", "start"):
+        assert ion("event", "republish", "--type", type, "--since", "1h", "--module", "late", "--yes").code == 0
+
+    async def hops(app: App) -> list[str]:
+        return [it.headers["ion-hops"] for it in await (await app.broker()).peek("late", limit=9)]
+
+    assert ion.in_app(hops) == ["1", "0"]
 
 
 def test_a_dead_letter_is_left_for_redriving(late: Ion) -> None:

@@ -187,9 +187,43 @@ def test_a_flow_is_a_tree_for_people(stored: Ion) -> None:
     assert "takes: committed" in lines[6]
 
 
-@pytest.mark.parametrize("arguments", [[], ["a", "-c", "b"]])
-def test_which_flow_has_to_be_said(stored: Ion, arguments: list[str]) -> None:
-    assert stored("trace", "flow", *arguments).code == 2
+def test_two_flows_are_one_too_many(stored: Ion) -> None:
+    assert stored("trace", "flow", "a", "-c", "b").code == 2
+
+
+def test_without_an_id_it_is_the_newest_flow_or_the_one_that_failed_last(ion: Ion) -> None:
+    nothing = ion("trace", "flow", "--json")
+    assert (nothing.code, nothing.json) == (0, [])
+    assert "There are no flows" in nothing.err
+    ion("event", "publish", "start", "--file", "note.txt", "--correlation-id", "bad")
+    ion.process("serve", "--until-idle")
+    (ion.home / "mended").touch()
+    ion("event", "publish", "start", "--file", "note.txt", "--correlation-id", "good")
+    ion.process("serve", "--until-idle")
+    assert ion("trace", "flow").out.startswith("flow good")
+    assert ion("trace", "flow", "--failed").out.startswith("flow bad")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "near"),
+    [
+        (["files", "--module", "fail"], "fails"),
+        (["files", "--module", "fail", "--json"], "fails"),
+        (["files", "c", "--module", "tekes", "--get", "results"], "takes"),
+        (["trace", "list", "--module", "fail"], "fails"),
+        (["trace", "list", "--failed", "--module", "fail", "--json"], "fails"),
+        (["trace", "list", "--type", "strat"], "start"),
+        (["logs", "8000fe0c", "--module", "fail"], "fails"),
+        (["logs", "8000fe0c", "--module", "fail", "--json"], "fails"),
+        (["logs", "8000fe0c", "--module", "fail", "--follow"], "fails"),
+        (["dlq", "list", "--module", "fail"], "fails"),
+        (["event", "peek", "--module", "fail"], "fails"),
+    ],
+)
+def test_a_filter_by_what_is_not_there_names_the_nearest(stored: Ion, arguments: list[str], near: str) -> None:
+    refused = stored(*arguments)
+    assert (refused.code, refused.out) == (2, "")
+    assert f"Did you mean '{near}'?" in refused.err
 
 
 def test_an_unknown_flow_is_an_error_that_says_what_would_do(stored: Ion) -> None:

@@ -95,6 +95,11 @@ class TestSqliteDocuments(DocumentStoreConformance):
     def reopen(self) -> AbstractAsyncContextManager[DocumentStore]:
         return open_sqlite_documents(self.settings)
 
+    async def damage(self, documents: DocumentStore, kind: str, id: str) -> None:
+        with sqlite3.connect(self.settings.path) as connection:
+            connection.execute("UPDATE documents SET body = '{' WHERE kind = ? AND id = ?", (kind, id))
+        connection.close()
+
     @asynccontextmanager
     async def outage(self, documents: DocumentStore) -> AsyncIterator[None]:
         with tables_away(self.settings.path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,9 @@ class TestMemoryDocuments(DocumentStoreConformance):
     async def documents(self) -> AsyncIterator[MemoryDocumentStore]:
         async with open_memory_documents() as documents:
             yield documents
+
+    async def damage(self, documents: MemoryDocumentStore, kind: str, id: str) -> None:
+        documents.documents[kind, id] = replace(documents.documents[kind, id], body=None)  # type: ignore[arg-type]
 
 
 class TestMemoryRuntime(MemoryCommands, ContainerRuntimeConformance):

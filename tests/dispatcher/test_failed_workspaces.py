@@ -11,7 +11,7 @@ import pytest
 
 from ion_core.contracts.messaging import RetryPolicy
 from ion_core.handler import failed
-from ion_core.handler.failed import FailedWorkspaces
+from ion_core.handler.failed import FailedWorkspaces, home_in
 from ion_core.jobs import Verdict
 from tests.support.worlds import Scene, World, attempt, does, emit, exits
 
@@ -51,7 +51,10 @@ async def test_the_workspace_of_a_failed_attempt_is_kept_as_it_was_left(world: W
     note = json.loads((second / "attempt.json").read_text())
     assert (note["module"], note["eventId"], note["attempt"]) == ("worker", event.context.event_id, 2)
     assert note["reason"] == "exit code 3"
-    assert [f"workspace kept in {home}" in log for home, log in zip((first, second), logs(world), strict=True)] == [
+    assert [
+        f"workspace kept in {home}, until 3 newer ones of worker are" in log
+        for home, log in zip((first, second), logs(world), strict=True)
+    ] == [
         True,
         True,
     ]
@@ -179,7 +182,8 @@ async def test_ids_of_any_length_and_alphabet_become_a_name(world: World) -> Non
     workspace = await world.handler.open_workspace("job")
     odd = "../" + "ü\n" * 300
     keeping = FailedWorkspaces(world.work / "failed")
-    home, _ = await keeping.keep(workspace, attempt(odd), "because", most=1)
+    said = await keeping.keep(workspace, attempt(odd), "because", most=1)
+    home = home_in(said)
     assert home is not None
     assert home.parent == world.work / "failed" / "worker"
     [found] = keeping.all(odd)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.acceptance.pipeline import Pipeline
+from tests.acceptance.pipeline import Pipeline, environment
 from tests.docs.blocks import ROOT, blocks, write_files
+from tests.support.wheels import make_wheel
 
 PAGES = [
     "README.md",
@@ -28,7 +30,7 @@ def test_the_readme_names_the_two_commands() -> None:
 def test_the_pipeline_of_the_readme_does_what_it_says(tmp_path: Path) -> None:
     write_files("README.md", tmp_path)
     pipeline = Pipeline(tmp_path)
-    [commands] = [block.text for block in blocks("README.md") if block.role == "run"]
+    commands = next(block.text for block in blocks("README.md") if block.role == "run")
 
     for line in commands.splitlines():
         program, *arguments = line.split()
@@ -44,6 +46,34 @@ def test_the_pipeline_of_the_readme_does_what_it_says(tmp_path: Path) -> None:
     shouted = pipeline.state / "blobs" / "files" / output["key"]
     assert shouted.read_text() == '[{"KEY":"NAME","VALUE":"WORLD"}]'
     assert [event["type"] for event in commit["events"]] == ["hello.shouted"]
+
+
+def test_all_of_it_typed_in_one_shell_ends_with_what_it_says(tmp_path: Path) -> None:
+    """Its package is one that is made here: no index is asked."""
+    naturalsize = '\n\ndef naturalsize(size):\n    return f"{size} Bytes"\n'
+    make_wheel(tmp_path / "wheels", "humanize", more=naturalsize)
+    home = tmp_path / "hello"
+    home.mkdir()
+    write_files("README.md", home)
+    lines = "".join(block.text for block in blocks("README.md") if block.role == "run")
+    wheels = {"FIND_LINKS": str(tmp_path / "wheels"), "NO_INDEX": "1"}
+    installs_from = {f"{tool}_{name}": value for tool in ("PIP", "UV") for name, value in wheels.items()}
+    path = f"{Path(sys.executable).parent}:{environment()['PATH']}"
+    typed = subprocess.run(
+        ["/bin/sh", "-c", f"set -v\n{lines}"],
+        cwd=home,
+        env=environment(PATH=path, **installs_from),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        timeout=100,
+    )
+    assert typed.returncode == 0, typed.stdout
+    before, _, after = typed.stdout.partition("1 put back.")
+    assert "module measure may not publish 'hello.mesured'" in before, typed.stdout
+    assert '[{"KEY":"NAME","VALUE":"WORLD"}]' in before
+    assert typed.stdout.endswith("\n30 Bytes\n"), typed.stdout
+    assert "dead" not in after
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -6,13 +6,16 @@ import zipfile
 from pathlib import Path
 
 
-def make_wheel(directory: Path, name: str, version: str = "1.0", *, says: str = "hello") -> Path:
-    """A wheel of one module ``name``, with a function ``say`` that returns ``says``, and a program of its name."""
+def make_wheel(directory: Path, name: str, version: str = "1.0", *, says: str = "hello", more: str = "") -> Path:
+    """A wheel of one module ``name``, with a function ``say`` that returns ``says``, and a program of its name.
+
+    ``more`` is what else is in the module.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"{name}-{version}-py3-none-any.whl"
     info = f"{name}-{version}.dist-info"
     files = {
-        f"{name}.py": f"def say():\n    return {says!r}\n\n\ndef main():\n    print(say())\n",
+        f"{name}.py": f"def say():\n    return {says!r}\n\n\ndef main():\n    print(say())\n{more}",
         f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
         f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: a test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
         f"{info}/entry_points.txt": f"[console_scripts]\n{name} = {name}:main\n",

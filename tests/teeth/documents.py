@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from ion_core.contracts.storage import Document
 from ion_core.embedded.memory.documents import MemoryDocumentStore
-from ion_core.errors import DocumentExists, DocumentNotFound
+from ion_core.errors import DocumentExists, DocumentNotFound, DocumentsDamaged
 from ion_core.testing.documents import DocumentStoreConformance
 from tests.teeth.harness import Mutants, out_of_order, store
 
@@ -25,6 +25,9 @@ class Documents(DocumentStoreConformance):
 
     def reopen(self) -> Any:
         return nullcontext(self.opened)
+
+    async def damage(self, documents: MemoryDocumentStore, kind: str, id: str) -> None:
+        documents.documents[kind, id] = replace(documents.documents[kind, id], body=None)  # type: ignore[arg-type]
 
 
 DOCUMENTS = Mutants(Documents, "documents", store(MemoryDocumentStore))
@@ -199,6 +202,29 @@ async def orders_by_id(self: Any, kind: str | None = None, **conditions: Any) ->
 
 
 documents("newest_first_is_the_reverse", "find")(finding("newest_first"))
+
+
+@documents("what_is_damaged_hides_nothing_else", "find")
+async def stops_at_what_is_damaged(self: Any, *args: Any, **conditions: Any) -> AsyncIterator[Document]:
+    for key, stored in self.documents.items():
+        if not isinstance(stored.body, dict):
+            raise DocumentsDamaged(f"{key} is damaged")
+    async for document in MemoryDocumentStore.find(self, *args, **conditions):
+        yield document
+
+
+@documents("what_is_damaged_hides_nothing_else", "find")
+async def passes_over_what_is_damaged(self: Any, *args: Any, **conditions: Any) -> AsyncIterator[Document]:
+    try:
+        async for document in MemoryDocumentStore.find(self, *args, **conditions):
+            yield document
+    except DocumentsDamaged:
+        return
+
+
+@documents("what_is_damaged_hides_nothing_else", "get")
+async def gives_what_is_damaged(self: Any, kind: str, id: str) -> Document:
+    return self._stored(kind, id)  # type: ignore[no-any-return]
 
 
 @documents("clear_pending_changes_that_only", "clear_pending")

@@ -287,3 +287,37 @@ async def test_a_store_that_is_away_is_not_asked_for_everything(world: World, mo
     with pytest.raises(TransientError, match="the store is away"):
         await gc(world)
     assert asked < 100
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("commit", None),
+        ("commit", {"committedAt": "2020-01-01T00:00:00+00:00"}),
+        ("eventMeta", None),
+        ("eventMeta", {"type": "start", "blobs": 7}),
+        ("eventMeta", {"type": "start", "blobs": [{"name": "x"}]}),
+        ("modulelogs", None),
+    ],
+)
+async def test_a_damaged_document_keeps_its_flow_and_no_other(
+    world: World, kind: str, body: dict[str, object] | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    events = [await world.publish(files={"input": b"input"}) for _ in range(3)]
+    await world.run()
+    flow = events[1].context.correlation_id
+    key, document = next((key, it) for key, it in world.documents.documents.items() if it.kind == kind
+                         and it.correlation_id == flow)  # fmt: skip
+    world.documents.documents[key] = replace(document, body=body)  # type: ignore[arg-type]
+    before = {key: it for key, it in world.documents.documents.items() if it.correlation_id == flow}
+    assert await gc(world, dry_run=True) == Removed(flows=2, documents=8, files=4, failed=1)
+    caplog.clear()
+    assert await gc(world) == Removed(flows=2, documents=8, files=4, failed=1)
+    assert world.documents.documents == before
+    assert len(await keys(world)) == 2
+    [said] = [record.getMessage() for record in caplog.records if "damaged" in record.getMessage()]
+    assert said.startswith(f"its flow stays: {kind} {document.id[:80]!r}: is damaged")
+    # Once it is restored, or removed, the rest goes.
+    world.documents.documents[key] = document
+    assert (await gc(world)).flows == 1
+    assert world.documents.documents == {}

@@ -12,7 +12,7 @@ from ion_core.cli.event.republish import republish
 from ion_core.cli.group import Group
 from ion_core.cli.named import EventType, ModuleName
 from ion_core.cli.options import Options, PathText, Text, json_option, with_config
-from ion_core.cli.output import out, out_array, out_json, out_table, plain, results, say
+from ion_core.cli.output import out, out_array, out_json, out_table, plain, results, say, shown_ids
 
 if TYPE_CHECKING:
     from ion_core.app import App
@@ -211,6 +211,8 @@ def _publish(
 def peek(options: Options, module: str, limit: int, as_json: bool) -> None:
     """Show events that wait for a module, oldest first. They stay where they are.
 
+    On a terminal ids are short and lines are cut to fit; with --verbose nothing is.
+
     \b
     Example:
       ion-core event peek --module detect
@@ -226,9 +228,18 @@ def peek(options: Options, module: str, limit: int, as_json: bool) -> None:
     if as_json:
         out_array(entries)
         return
+    whole = options.verbose
+    ids = {
+        key: shown_ids((entry[key] for entry in entries if entry[key] is not None), whole=whole)
+        for key in ("eventId", "correlationId")
+    }
+    for entry in entries:
+        entry |= {key: shown.get(entry[key]) for key, shown in ids.items()}
     out_table(
         ["TYPE", "EVENT ID", "CORRELATION ID", "ATTEMPT"],
         [row(entry, "type", "eventId", "correlationId", "attempt") for entry in entries],
+        fit=not whole,
+        cuttable=("TYPE",),
     )
     if not entries:
         say(f"No event waits for {plain(module)}.")

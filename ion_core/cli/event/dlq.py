@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -10,7 +11,20 @@ import click
 from ion_core.cli.group import Group
 from ion_core.cli.named import DeadLetterId, ModuleName
 from ion_core.cli.options import Options, Text, check_can_ask, json_option, with_config
-from ion_core.cli.output import out, out_array, out_json, out_table, plain, plain_lines, say, shortened, to_json
+from ion_core.cli.output import (
+    ago,
+    out,
+    out_array,
+    out_json,
+    out_table,
+    plain,
+    plain_lines,
+    results,
+    say,
+    shortened,
+    shown_ids,
+    to_json,
+)
 from ion_core.words import counted
 
 if TYPE_CHECKING:
@@ -46,7 +60,10 @@ def command() -> None:
 @json_option
 @with_config
 def list_letters(options: Options, module: str | None, reason: str | None, as_json: bool) -> None:
-    """List the dead letters, oldest first; also those in queues that no module of the configuration takes."""
+    """List the dead letters, oldest first; also those in queues that no module of the configuration takes.
+
+    On a terminal ids are short and lines are cut to fit; with --verbose nothing is.
+    """
     from ion_core.cli.session import load, run
 
     config = load(options)
@@ -55,13 +72,29 @@ def list_letters(options: Options, module: str | None, reason: str | None, as_js
     if as_json:
         out_array(entries)
         return
-    headers = ["ID", "MODULE", "TYPE", "EVENT ID", "ATTEMPTS", "DIED AT", "REASON"]
-    out_table(headers, [[*(_cell(entry[key]) for key in SHOWN), shortened(entry["reason"], 100)] for entry in entries])
+    _print_list(entries, whole=options.verbose)
     for stray in sorted({letter.queue for letter in letters} - config.modules.keys()):
         text = "no module of this configuration takes it. `ion-core module move` gives what lies there to another."
         say(f"{plain(stray)}: {text}")
     if not entries:
         say("There are no such dead letters." if module or reason else "There are no dead letters.")
+
+
+def _print_list(entries: Sequence[dict[str, Any]], *, whole: bool) -> None:
+    from datetime import UTC, datetime
+
+    here = results().isatty() and not whole
+    now, rows = datetime.now(UTC), []
+    ids = shown_ids((entry["id"] for entry in entries), whole=whole)
+    events = shown_ids((entry["eventId"] for entry in entries if entry["eventId"] is not None), whole=whole)
+    for entry in entries:
+        cells = {key: _cell(entry[key]) for key in SHOWN}
+        cells |= {"id": ids[entry["id"]], "eventId": events.get(entry["eventId"], cells["eventId"])}
+        if here:
+            cells["diedAt"] = ago(datetime.fromisoformat(entry["diedAt"]), now)
+        rows.append([*cells.values(), entry["reason"] if whole else shortened(entry["reason"], 100)])
+    headers = ["ID", "MODULE", "TYPE", "EVENT ID", "ATTEMPTS", "AGE" if here else "DIED AT", "REASON"]
+    out_table(headers, rows, fit=not whole, cuttable=("MODULE", "TYPE"))
 
 
 @command.command("show")
@@ -84,6 +117,7 @@ def show(options: Options, id: str, module: str | None, as_json: bool) -> None:
             out(f"event:\n{to_json(entry['event'], indent=2)}")
         if letter.log_tail:
             out("\n".join(["last lines of its log:", *(f"  {plain(line)}" for line in letter.log_tail)]))
+        say(f"Once what was wrong is mended: ion-core dlq redrive{options.flags()} {shlex.quote(plain(letter.id))}")
 
 
 @command.command("redrive")
@@ -223,13 +257,13 @@ async def _forgotten(app: App, letters: Sequence[DeadLetter], call: Callable[...
 
 def whole_letter(id: str, known: Iterable[str]) -> str:
     """The id that is meant, or as it was given. The beginning of a number is another number."""
-    from ion_core.cli.ids import SHORTEST, the_one
+    from ion_core.cli.ids import fits, is_enough, the_one
 
     known = list(known)
-    begun = id.rstrip("…")
-    if id in known or len(begun) < SHORTEST or begun.isdecimal():
+    if id in known or not is_enough(id):
         return id
-    return the_one((it for it in known if it.startswith(begun)), id, what="dead letters") or id
+    begun = (it for it in known if fits(it, id) and not it.isdecimal())
+    return the_one(begun, id, what="dead letters") or id
 
 
 async def _for_each_queue(letters: Sequence[DeadLetter], call: Callable[[str, Sequence[str]], Awaitable[int]]) -> int:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ion_core.cli.event.progress import progress
+from ion_core.cli.left_queues import remove_left_queues
 from ion_core.cli.named import EventType, ModuleName, no_module
 from ion_core.cli.options import Options, check_can_ask, json_option, with_config, yes_option
 from ion_core.cli.output import out, out_json, plain, say
@@ -70,7 +71,8 @@ def republish(
 
     The events keep their ids, pairs and files, and go into the queues of the modules meant, not of others that take the
     type. What a module has committed, has in its queue or among its dead letters is left out, so the same command twice
-    does no harm. The time of an event is that of its first job, or of what was stored next.
+    does no harm; after one that was cut short it gives the rest. The time of an event is that of its first job, or of
+    what was stored next.
 
     \b
     Example:
@@ -88,6 +90,8 @@ def republish(
 
         await app.intake()
         dataplane = await app.dataplane()
+        if not dry_run:
+            await remove_left_queues(app)
         events = await stored_events(dataplane, event_type, since=since, until=until)
         return [await owed(dataplane, config.modules[name], events) for name in names]
 
@@ -95,10 +99,11 @@ def republish(
         from ion_core.backfill import give
 
         dataplane = await app.dataplane()
-        for it in found:
-            if it.events:
-                with progress(len(it.events), f"to {it.module.name}") as given:
-                    await give(dataplane, it, given=given)
+        with app.state.republishing():
+            for it in found:
+                if it.events:
+                    with progress(len(it.events), f"to {it.module.name}") as given:
+                        await give(dataplane, it, state_id=app.state.id(), given=given)
 
     found = run(config, look)
     count = sum(len(it.events) for it in found)

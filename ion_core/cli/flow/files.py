@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ion_core.cli.named import FlowOrEventId, ModuleName
+from ion_core.cli.named import FlowOrEventId, ModuleName, no_module, now_and_then
 from ion_core.cli.options import Options, PathText, json_option, with_config
-from ion_core.cli.output import out, out_array, out_table, plain, say, shown_id
+from ion_core.cli.output import out, out_array, out_table, plain, say, shown_ids
 
 if TYPE_CHECKING:
     from ion_core.app import App
     from ion_core.cli.flow.stored import FileOfFlow
-    from ion_core.contracts.storage import DocumentStore
 
 
 @click.command("files")
@@ -33,9 +32,9 @@ def command(options: Options, id: str | None, directory: str | None, module: str
     What came in, and what the modules made of it: of the newest flow, if no id is given. With an event's id, what that
     brings and what was made of it. The beginning of an id will do.
 
-    With --get each goes to DIR/MODULE/EVENT_ID/NAME, from whatever store it lies in, and is checked by its sha256. What
-    is there with the same content is left as it is; where there is another file, nothing is fetched and the exit code
-    is 2.
+    With --get each goes to DIR/MODULE/EVENT_ID/NAME, what came in to DIR/_in/EVENT_ID/NAME, from whatever store it lies
+    in, and is checked by its sha256. What is there with the same content is left as it is; where there is another file,
+    nothing is fetched and the exit code is 2.
 
     \b
     Examples:
@@ -57,25 +56,32 @@ def command(options: Options, id: str | None, directory: str | None, module: str
 
 def _list(options: Options, files: Sequence[FileOfFlow]) -> None:
     whole = options.verbose
-    rows = [[it.file.name, f"{it.file.size:,}", it.module, shown_id(it.event_id, whole=whole)] for it in files]
-    out_table(["FILE", "BYTES", "MODULE", "OF EVENT"], rows)
+    ids = shown_ids((it.event_id for it in files), whole=whole)
+    rows = [
+        [it.file.name, f"{it.file.size:,}", f"from {it.module}" if it.came_in else it.module, ids[it.event_id]]
+        for it in files
+    ]
+    out_table(["FILE", "BYTES", "MODULE", "OF EVENT"], rows, fit=not whole, cuttable=("FILE", "MODULE"))
 
 
 async def _work(app: App, id: str | None, module: str | None, directory: str | None) -> list[FileOfFlow]:
     from ion_core.cli.flow.stored import fetch, files_of
-    from ion_core.cli.ids import flow_or_event
+    from ion_core.cli.ids import flow_or_event, newest_flow
 
     documents = await app.documents()
     event_id: str | None = None
     if id is None:
-        correlation_id = await _newest(documents)
+        correlation_id = await newest_flow(documents)
         if correlation_id is None:
             say("There are no flows. `ion-core event publish` starts one.")
             return []
         say(f"Of the newest flow, {plain(correlation_id)}:")
     else:
         correlation_id, event_id = await flow_or_event(documents, id)
-    files = [it for it in await files_of(documents, correlation_id, event_id) if module in (None, it.module)]
+    every = await files_of(documents, correlation_id, event_id)
+    files = every if module is None else _made_by(module, app, every)
+    if module is not None and not files and module not in app.config.modules:
+        raise no_module(module, dict.fromkeys([*app.config.modules, *(it.module for it in every)]))
     if not files:
         say("There are no such files." if module is not None else "There are no files.")
     elif directory is not None:
@@ -84,12 +90,11 @@ async def _work(app: App, id: str | None, module: str | None, directory: str | N
     return files
 
 
-async def _newest(documents: DocumentStore) -> str | None:
-    from ion_core.events import EVENT_META
-
-    async for document in documents.find(EVENT_META, newest_first=True):
-        return document.correlation_id
-    return None
+def _made_by(name: str, app: App, files: Sequence[FileOfFlow]) -> list[FileOfFlow]:
+    """Those of that module, by whatever name it had; where there is none, what came in from somebody called so."""
+    names = now_and_then(name, app.config.modules)
+    made = [it for it in files if it.module in names and not it.came_in]
+    return made or [it for it in files if it.module == name and name not in app.config.modules]
 
 
 @contextlib.contextmanager
@@ -110,6 +115,7 @@ def _to_json(it: FileOfFlow, directory: str | None) -> dict[str, Any]:
         "executable": it.file.executable,
         "key": it.file.key,
         "module": it.module,
+        "cameIn": it.came_in,
         "eventId": it.event_id,
     }
     return said if directory is None else said | {"path": str(Path(directory) / it.path)}

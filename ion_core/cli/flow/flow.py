@@ -9,7 +9,7 @@ from typing import Any
 from ion_core.contracts.storage import Document
 from ion_core.events import COMMIT, EVENT_META, INSIGHT, MODULE_LOGS, Context, parse_context
 from ion_core.jobs import Verdict
-from ion_core.modules import Module
+from ion_core.modules import Module, present_names
 
 COMMITTED = Verdict.COMMITTED.value
 ALREADY_COMMITTED = Verdict.ALREADY_COMMITTED.value
@@ -44,6 +44,8 @@ class JobSeen:
     """
 
     module: str
+    then: list[str] = field(default_factory=list)
+    """What it was called when it did some of this, where that was another name."""
     taken: bool = True
     """Whether the configuration has a module of that name."""
     unseen: bool = False
@@ -52,6 +54,10 @@ class JobSeen:
     committed_by: tuple[int, str] | None = None
     pairs: list[tuple[str, str]] = field(default_factory=list)
     events: list[EventSeen] = field(default_factory=list)
+
+    @property
+    def names(self) -> set[str]:
+        return {self.module, *self.then}
 
     @property
     def last(self) -> AttemptSeen | None:
@@ -109,7 +115,7 @@ class Flow:
     def tells(self) -> Callable[[Document], bool]:
         """Whether a document is that of an event or a job in here."""
         events = {event.id for event in self.events()}
-        jobs = {(event.id, name) for event in self.events() for name in event.jobs}
+        jobs = {(event.id, it) for event in self.events() for job in event.jobs.values() for it in job.names}
 
         def is_told(document: Document) -> bool:
             context = parse_context(document.body, what="document", problems=[])
@@ -144,10 +150,14 @@ class FlowReader:
     """Takes the documents of one correlation id, in any order, keeping what a tree needs of them."""
 
     def __init__(self, correlation_id: str, modules: Iterable[Module] | None = None) -> None:
-        """``modules`` tell who takes which type, so that jobs that have not begun are known, and those of nobody."""
+        """``modules`` tell who takes which type, so that jobs that have not begun are known, and those of nobody.
+
+        What was done under a former name of one is its own.
+        """
         self._correlation_id = correlation_id
         self._modules = list(modules or ())
         self._names = None if modules is None else {module.name for module in self._modules}
+        self._now = present_names(self._modules)
         self._events: dict[str, EventSeen] = {}
         self._jobs: dict[tuple[str, str], JobSeen] = {}
         self.count = 0
@@ -225,7 +235,11 @@ class FlowReader:
                 self._add_event(id, item, child)
 
     def _job(self, context: Context) -> JobSeen:
-        return self._jobs.setdefault((context.event_id, context.name), JobSeen(module=context.name))
+        name = self._now.get(context.name, context.name)
+        job = self._jobs.setdefault((context.event_id, name), JobSeen(module=name))
+        if context.name != name and context.name not in job.then:
+            job.then.append(context.name)
+        return job
 
     def _place(self) -> list[EventSeen]:
         """Put every event below what caused it; circles, which only foreign documents have, are opened somewhere."""
@@ -235,15 +249,20 @@ class FlowReader:
             if cause is None or cause is event:
                 roots.append(event)
             else:
-                _siblings(cause, event).append(event)
+                self._siblings(cause, event).append(event)
         reached: set[str] = set()
         self._mark(roots, reached)
         for event in self._events.values():
             if event.id not in reached:
-                _siblings(self._events[event.parent], event).remove(event)
+                self._siblings(self._events[event.parent], event).remove(event)
                 roots.append(event)
                 self._mark([event], reached)
         return roots
+
+    def _siblings(self, cause: EventSeen, event: EventSeen) -> list[EventSeen]:
+        """Where ``event`` belongs below its cause: to the job that made it, if there is one."""
+        job = cause.jobs.get(self._now.get(event.name, event.name))
+        return cause.others if job is None else job.events
 
     @staticmethod
     def _mark(events: Iterable[EventSeen], reached: set[str]) -> None:
@@ -252,12 +271,6 @@ class FlowReader:
             event = waiting.pop()
             reached.add(event.id)
             waiting += children(event)
-
-
-def _siblings(cause: EventSeen, event: EventSeen) -> list[EventSeen]:
-    """Where ``event`` belongs below its cause: to the job that made it, if there is one."""
-    job = cause.jobs.get(event.name)
-    return cause.others if job is None else job.events
 
 
 def _text(value: Any, instead: str) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ion_core.cli.left_queues import remove_left_queues
 from ion_core.cli.options import Age, Options, before, json_option, with_config
 from ion_core.cli.output import out, out_json
 from ion_core.words import counted
@@ -32,7 +33,8 @@ def command(options: Options, older_than: timedelta, dry_run: bool, as_json: boo
     files of attempts of modules that it does not name stay. Python environments that no module of the configuration
     asks for go when nobody has used them for AGE.
 
-    A file or document that cannot be removed is named and keeps its flow; all others go, and the exit code is 1.
+    A file or document that cannot be removed, or is damaged, is named and keeps its flow; all others go, and the exit
+    code is 1.
 
     \b
     Example:
@@ -93,4 +95,7 @@ async def _collect(app: App, older_than: timedelta, dry_run: bool) -> Removed:
     from ion_core.retention import collect
 
     then = before(older_than, datetime.now(UTC), option="--older-than")
-    return await collect(await app.dataplane(), app.config.modules.values(), before=then, dry_run=dry_run)
+    removed = await collect(await app.dataplane(), app.config.modules.values(), before=then, dry_run=dry_run)
+    if not dry_run:
+        await remove_left_queues(app)
+    return removed

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ion_core.cli.named import EventId, ModuleName
+from ion_core.cli.named import EventId, ModuleName, no_module, now_and_then
 from ion_core.cli.options import Options, json_option, with_config
 from ion_core.cli.output import JsonArray, out, plain, plain_lines, results, say
 from ion_core.errors import DocumentNotFound, UsageError
@@ -76,10 +77,17 @@ async def _print(app: App, event_id: str, module: str | None, attempt: int | Non
     event_id, correlation_id = await whole_id(documents, event_id)
     found: list[tuple[str, int, str]] = []
     tokens: set[object] = set()
+    by: set[str] = set()
+    names = None if module is None else now_and_then(module, app.config.modules)
     async for name, log in logs_of(documents, event_id, correlation_id):
         tokens.add(log.body.get("token"))
-        if (module or name) == name and attempt in (None, log.body.get("attempt")):
+        by.add(name)
+        if (names is None or name in names) and attempt in (None, log.body.get("attempt")):
             found.append((str(log.body.get("finishedAt", "")), len(found), log.id))
+    if not found and module is not None and module not in app.config.modules:
+        by |= {name async for name, _ in _lost(documents, event_id, correlation_id, tokens)}
+        if module not in by:
+            raise no_module(module, dict.fromkeys([*app.config.modules, *sorted(by)]))
     array = JsonArray()
     for _, _, id in sorted(found):
         try:
@@ -89,7 +97,7 @@ async def _print(app: App, event_id: str, module: str | None, attempt: int | Non
         if as_json:
             array.add(body)
         else:
-            _print_log(body)
+            _print_log(body, app.state.path / "failed")
     if as_json:
         array.end()
     elif follow:
@@ -98,20 +106,33 @@ async def _print(app: App, event_id: str, module: str | None, attempt: int | Non
         lost = 0
         async for name, commit in _lost(documents, event_id, correlation_id, tokens):
             number = commit.get("attempt")
-            if (module or name) == name and attempt in (None, number):
+            if (names is None or name in names) and attempt in (None, number):
                 lost += 1
                 say(plain(f"{name}: committed, attempt {number}, at {commit.get('committedAt', '?')}; {LOG_LOST}."))
         if not found and not lost:
             say(f"No attempt for event {plain(event_id)} has left such a log yet.")
 
 
-def _print_log(body: Mapping[str, Any]) -> None:
+def _print_log(body: Mapping[str, Any], failed: Path) -> None:
+    """``failed`` is where this machine keeps workspaces of failed attempts."""
     from ion_core.events import parse_context
 
     module = parse_context(body, what="log", problems=[]).name
     started = f"  {body['startedAt']}" if "startedAt" in body else ""
     out(plain(f"== {module}, {body.get('desc') or 'attempt'}{started}"))
-    out(plain_lines(str(body.get("logs", "")).rstrip("\n")) + "\n")
+    out(plain_lines(as_it_is_now(str(body.get("logs", "")).rstrip("\n"), failed)) + "\n")
+
+
+def as_it_is_now(text: str, failed: Path) -> str:
+    """The lines of a log; one that tells of a workspace of this machine that is kept no more says so."""
+    from ion_core.handler.failed import home_in
+
+    def now(line: str) -> str:
+        home = home_in(line)
+        gone = home is not None and home.is_relative_to(failed) and not home.exists()
+        return "workspace not kept any more: newer ones of the module are" if gone else line
+
+    return "\n".join(map(now, text.split("\n")))
 
 
 async def logs_of(

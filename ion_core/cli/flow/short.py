@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ion_core.cli.flow.flow import COMMITTED, DEAD_LETTERED, PENDING, Flow, FlowReader
 from ion_core.cli.output import plain, say
-from ion_core.errors import QueueNotDeclared, TransientError
+from ion_core.errors import DocumentsDamaged, QueueNotDeclared, TransientError
 from ion_core.events import EVENT_META, FAILURE, pairs_to_json
 
 if TYPE_CHECKING:
@@ -127,20 +127,26 @@ class FlowInShort:
         }
 
 
-async def flows_in_short(app: App, wanted: Wanted, *, limit: int) -> list[FlowInShort]:
-    """At most ``limit`` of those, the newest first: by the newest event, failed ones by what failed first in them."""
+async def flows_in_short(app: App, wanted: Wanted, *, limit: int, damaged: set[str]) -> list[FlowInShort]:
+    """At most ``limit`` of those, the newest first: by the newest event, failed ones by what failed first in them.
+
+    What is said of documents that are damaged is added to ``damaged``; all others count.
+    """
     documents = await app.documents()
     modules = app.config.modules
 
     async def read(correlation_id: str) -> FlowInShort | None:
         reader = FlowReader(correlation_id, modules.values())
-        async for document in documents.find(correlation_id=correlation_id):
-            reader.add(document)
+        try:
+            async for document in documents.find(correlation_id=correlation_id):
+                reader.add(document)
+        except DocumentsDamaged as error:
+            damaged.update(error.problems)
         flow = reader.flow()
         return FlowInShort.of(flow) if flow.roots else None  # `gc` was quicker
 
     found: list[FlowInShort] = []
-    ids = _candidates(documents, wanted)
+    ids = _candidates(documents, wanted, damaged)
     while len(found) < limit and (some := await _next(ids, min(AT_ONCE, limit - len(found)))):
         flows = await asyncio.gather(*(read(id) for id in some))
         found += [flow for flow in flows if flow is not None and wanted.takes(flow)]
@@ -148,13 +154,16 @@ async def flows_in_short(app: App, wanted: Wanted, *, limit: int) -> list[FlowIn
     return found
 
 
-async def _candidates(documents: DocumentStore, wanted: Wanted) -> AsyncIterator[str]:
+async def _candidates(documents: DocumentStore, wanted: Wanted, damaged: set[str]) -> AsyncIterator[str]:
     """Correlation ids of flows that may be wanted, each once; as few as can be told without reading the flows."""
     seen: set[str] = set()
-    async for document in _told(documents, wanted):
-        if document.correlation_id not in seen:
-            seen.add(document.correlation_id)
-            yield document.correlation_id
+    try:
+        async for document in _told(documents, wanted):
+            if document.correlation_id not in seen:
+                seen.add(document.correlation_id)
+                yield document.correlation_id
+    except DocumentsDamaged as error:
+        damaged.update(error.problems)
 
 
 async def _told(documents: DocumentStore, wanted: Wanted) -> AsyncIterator[Document]:

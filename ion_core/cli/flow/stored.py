@@ -16,6 +16,7 @@ from ion_core.dataplane import for_each, key_segment
 from ion_core.errors import PermanentError, UsageError, storage_error
 from ion_core.events import COMMIT, EVENT_META, StoredFile, parse_context
 
+IN = "_in"
 NAMED = 5
 """Of many files with one trouble, so many are named."""
 
@@ -24,17 +25,23 @@ NAMED = 5
 class FileOfFlow:
     """A file, and whose it is: the module that made it, and the event that it made it of.
 
-    Of what came from outside ``module`` is who it came from, and the event is the one that brought it.
+    Of what ``came_in`` from outside ``module`` is who it came from, and the event is the one that brought it.
     """
 
     file: StoredFile
     module: str
     event_id: str
+    came_in: bool = False
 
     @property
     def path(self) -> Path:
-        """Where it goes below a directory: ``<module>/<event id>/<name>``, whatever these are."""
-        return Path(key_segment(self.module), key_segment(self.event_id), check_key(self.file.name))
+        """Where it goes below a directory: ``<module>/<event id>/<name>``, whatever these are; of what came in ``_in``.
+
+        That is the name of no module, as that of whoever it came from may be.
+        """
+        return Path(
+            IN if self.came_in else key_segment(self.module), key_segment(self.event_id), check_key(self.file.name)
+        )
 
 
 async def files_of(documents: DocumentStore, correlation_id: str, event_id: str | None = None) -> list[FileOfFlow]:
@@ -55,7 +62,7 @@ async def files_of(documents: DocumentStore, correlation_id: str, event_id: str 
     found: dict[str, FileOfFlow] = {}
     for id, name, file in brought:
         if event_id in (None, id):
-            whose = FileOfFlow(file=file, module=name, event_id=id)
+            whose = FileOfFlow(file=file, module=name, event_id=id, came_in=True)
             found.setdefault(file.key, made.get(file.key, whose))
     for it in made.values():
         if event_id in (None, it.event_id):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -18,7 +18,7 @@ from ion_core.cli.flow.flow import (
     Flow,
     JobSeen,
 )
-from ion_core.cli.output import RED, YELLOW, coloured, mark, short_id, shortened
+from ion_core.cli.output import RED, YELLOW, coloured, mark, short_ids, shortened
 from ion_core.words import counted
 
 MAX_INDENT = 40
@@ -36,8 +36,6 @@ STATES = {
 }
 
 Item = EventSeen | JobSeen
-
-_UNITS = (("d", 86_400), ("h", 3_600), ("min", 60))
 
 
 @dataclass(frozen=True)
@@ -63,12 +61,13 @@ def lines(flow: Flow, *, colours: bool = True) -> Iterator[str]:
     """The whole tree, however deep, however many events; on a terminal in ``colours``."""
     yield _summary(flow)
     glyphs = Glyphs.fitting()
+    ids = short_ids(event.id for event in flow.events())
     waiting: list[tuple[Item, str, str, int]] = [(event, "", "", 0) for event in reversed(flow.roots)]
     while waiting:
         item, first, rest, depth = waiting.pop()
         below = _below(item)
         colour = COLOURS.get(item.state) if colours and isinstance(item, JobSeen) else None
-        yield first + coloured(_title(item), colour)
+        yield first + coloured(_title(item, ids), colour)
         for note in _notes(item):
             yield rest + (glyphs.bar if below else glyphs.gap) + note
         indent = rest if depth < MAX_INDENT else ""
@@ -80,21 +79,12 @@ def lines(flow: Flow, *, colours: bool = True) -> Iterator[str]:
         waiting += reversed(branches)
 
 
-def ago(then: datetime, now: datetime) -> str:
-    """How long it was until ``now``, in the largest unit that says anything."""
-    seconds = max((now - then).total_seconds(), 0.0)
-    for unit, length in _UNITS:
-        if seconds >= length:
-            return f"{seconds / length:,.0f} {unit}"
-    return f"{seconds:.0f} s"
-
-
 def _below(item: Item) -> Sequence[Item]:
     return [*item.jobs.values(), *item.others] if isinstance(item, EventSeen) else item.events
 
 
-def _title(item: Item) -> str:
-    return _event_title(item) if isinstance(item, EventSeen) else _job_title(item)
+def _title(item: Item, ids: Mapping[str, str]) -> str:
+    return _event_title(item, ids) if isinstance(item, EventSeen) else _job_title(item)
 
 
 def _notes(item: Item) -> Iterator[str]:
@@ -109,8 +99,8 @@ def _notes(item: Item) -> Iterator[str]:
         yield shortened("insight " + pairs_text(item.pairs), PAIRS_WIDTH)
 
 
-def _event_title(event: EventSeen) -> str:
-    said = [shortened(event.type, 130), short_id(event.id)]
+def _event_title(event: EventSeen, ids: Mapping[str, str]) -> str:
+    said = [shortened(event.type, 130), ids[event.id]]
     if event.name and not event.parent:
         said.append(f"from {shortened(event.name, 40)}")
     brings = [shortened(name, 40) for name in event.files[:3]]
@@ -122,7 +112,10 @@ def _event_title(event: EventSeen) -> str:
 
 
 def _job_title(job: JobSeen) -> str:
-    last, name = job.last, shortened(job.module, 70)
+    last, name = (
+        job.last,
+        shortened(job.module, 70) + (f" (then {shortened(', '.join(job.then), 70)})" if job.then else ""),
+    )
     if job.state == RETRIED and last is not None:
         return f"{name}: waits for attempt {last.number + 1}"
     if job.state == GONE:

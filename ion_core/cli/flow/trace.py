@@ -9,13 +9,27 @@ from typing import TYPE_CHECKING
 import click
 
 from ion_core.cli.group import Group
-from ion_core.cli.named import EventType, FlowId, ModuleName
+from ion_core.cli.named import EventType, FlowId, ModuleName, no_module, no_type
 from ion_core.cli.options import Age, Options, before, json_option, with_config
-from ion_core.cli.output import RED, YELLOW, cut, out, out_array, out_array_of, out_table, say, shortened, shown_id
+from ion_core.cli.output import (
+    RED,
+    YELLOW,
+    ago,
+    cut,
+    out,
+    out_array,
+    out_array_of,
+    out_table,
+    say,
+    shortened,
+    shown_ids,
+)
+from ion_core.errors import DocumentsDamaged
 
 if TYPE_CHECKING:
     from ion_core.app import App
     from ion_core.cli.flow.short import FlowInShort
+    from ion_core.config import Config
 
 
 @click.group("trace", cls=Group)
@@ -60,15 +74,23 @@ def list_flows(
 
     from ion_core.cli.flow.short import Wanted, flows_in_short
     from ion_core.cli.session import load, run
+    from ion_core.modules import present_names
 
     then = None if since is None else before(since, datetime.now(UTC), option="--since")
-    wanted = Wanted(failed=failed, module=module, type=event_type, since=then)
-    flows = run(load(options), lambda app: flows_in_short(app, wanted, limit=limit), reading=True)
+    config = load(options)
+    now = present_names(config.modules.values()).get(module or "", module)
+    wanted = Wanted(failed=failed, module=now, type=event_type, since=then)
+    damaged: set[str] = set()
+    flows = run(config, lambda app: flows_in_short(app, wanted, limit=limit, damaged=damaged), reading=True)
+    if not flows and not damaged:  # for what was mistyped there are none
+        _check_known(config, module, event_type)
     if as_json:
         out_array(flow.to_json() for flow in flows)
-        return
-    _print_list(flows, whole=options.verbose)
-    if not flows:
+    else:
+        _print_list(flows, whole=options.verbose)
+    if damaged:
+        raise DocumentsDamaged(sorted(damaged))
+    if not flows and not as_json:
         say(
             "There are no such flows."
             if wanted != Wanted()
@@ -76,23 +98,35 @@ def list_flows(
         )
 
 
+def _check_known(config: Config, module: str | None, event_type: str | None) -> None:
+    """Raises UsageError for a module or type that is none of the configuration."""
+    from ion_core.modules import present_names
+
+    names = {*config.modules, *present_names(config.modules.values())}
+    if module is not None and module not in names:
+        raise no_module(module, config.modules)
+    types = {it for one in config.modules.values() for it in (*one.subscribes, *one.publishes)}
+    if event_type is not None and event_type not in types:
+        raise no_type(event_type, config.modules)
+
+
 def _print_list(flows: Sequence[FlowInShort], *, whole: bool) -> None:
     from datetime import UTC, datetime
 
     from ion_core.cli.flow.short import DEAD, FAILED, parsed
-    from ion_core.cli.flow.text import PAIRS_WIDTH, ago, pairs_text
+    from ion_core.cli.flow.text import PAIRS_WIDTH, pairs_text
 
     now = datetime.now(UTC)
-    rows = []
+    rows, ids = [], shown_ids((flow.correlation_id for flow in flows), whole=whole)
     for flow in flows:
         began = parsed(flow.started_at)
         when = "-" if began is None else flow.started_at if whole else ago(began, now)
         brings = " ".join([*flow.files[:3], *(["…"] if len(flow.files) > 3 else []), pairs_text(flow.data)]).strip()
-        id, width = shown_id(flow.correlation_id, whole=whole), None if whole else PAIRS_WIDTH
+        id, width = ids[flow.correlation_id], None if whole else PAIRS_WIDTH
         rows.append([id, flow.outcome, shortened(flow.type, 40), str(flow.events), when, cut(brings, width)])
     colours = [{DEAD: RED, FAILED: YELLOW}.get(flow.outcome) for flow in flows]
     headers = ["FLOW", "OUTCOME", "TYPE", "EVENTS", "BEGAN" if whole else "AGE", "BRINGS"]
-    out_table(headers, rows, fit=not whole, colours=colours)
+    out_table(headers, rows, fit=not whole, cuttable=("TYPE",), colours=colours)
 
 
 @command.command("flow")
@@ -116,30 +150,39 @@ def flow(
     """Print a flow: its events, the jobs they started, and how those went.
 
     A tree for people: below each event the modules that took it, below each module the events it emitted. With --json
-    an array of every document of the flow, in the order of storing. The beginning of a correlation id will do.
+    an array of every document of the flow, in the order of storing. The beginning of a correlation id will do; without
+    one it is the newest flow, or with --failed the one in which something failed last.
 
     \b
-    Example:
+    Examples:
+      ion-core trace flow
       ion-core trace flow 7c1b0a52-94f1-4d0e-9a53-1c9e6b0f2a11
     """
     from ion_core.cli.session import load, run
 
-    if correlation_id is None and named is None:
-        raise click.UsageError("which one? Give its correlation id; `ion-core trace list` shows those there are.", ctx)
     if correlation_id is not None and named is not None and correlation_id != named:
         raise click.UsageError("two different correlation ids are given.", ctx)
-    wanted = correlation_id or named or ""
+    wanted = correlation_id or named
     run(load(options), lambda app: _print_flow(app, wanted, failed, as_json), reading=True)
 
 
-async def _print_flow(app: App, correlation_id: str, failed: bool, as_json: bool) -> None:
+async def _print_flow(app: App, given: str | None, failed: bool, as_json: bool) -> None:
     from ion_core.cli.flow.flow import FlowReader
     from ion_core.cli.flow.strays import look_for_strays
     from ion_core.cli.flow.text import lines
-    from ion_core.cli.ids import whole_flow
+    from ion_core.cli.ids import newest_flow, whole_flow
+    from ion_core.events import EVENT_META, FAILURE
 
     documents = await app.documents()
-    correlation_id = await whole_flow(documents, correlation_id)
+    if given is not None:
+        correlation_id = await whole_flow(documents, given)
+    elif (newest := await newest_flow(documents, FAILURE if failed else EVENT_META)) is not None:
+        correlation_id = newest
+    else:
+        say("There are no such flows." if failed else "There are no flows. `ion-core event publish` starts one.")
+        if as_json:
+            out_array([])
+        return
     if as_json and not failed:
         await out_array_of(document.body async for document in documents.find(correlation_id=correlation_id))
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,11 +12,25 @@ from ion_core.cli.options import Text, verbose_option
 from ion_core.cli.output import out, out_table, results
 from ion_core.errors import IonError, UsageError
 
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
 INSTALLED = "share/doc/ion-core"
 
 
+class PageName(Text):
+    """The name of a page."""
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        from click.shell_completion import CompletionItem
+
+        return [
+            CompletionItem(name, help=_title(path)) for name, path in _pages().items() if name.startswith(incomplete)
+        ]
+
+
 @click.command("docs")
-@click.argument("page", metavar="[PAGE]", type=Text(), required=False)
+@click.argument("page", metavar="[PAGE]", type=PageName(), required=False)
 @verbose_option
 def command(page: str | None) -> None:
     """Read the documentation that came with this version.

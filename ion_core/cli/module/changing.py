@@ -97,9 +97,9 @@ def rename(ctx: click.Context, options: Options, name: str, to: str, yes: bool, 
     """Give a module another name: in the configuration, with what waits in its queue and its recorded cases.
 
     Comments and order of the configuration stay, and so does where the module's files are. Waiting events, retries and
-    dead letters come along, each with its attempts; what was committed under the old name stays so. It is refused while
-    a `serve` runs on this state directory, or a dispatcher holds events of the module: stop those of other machines
-    first. Cut short, the same again does the rest.
+    dead letters come along, each with its attempts. What was done under the old name stays so; `formerly` in its entry
+    says that it was this module. It is refused while a `serve` runs on this state directory, or a dispatcher holds
+    events of the module: stop those of other machines first. Cut short, the same again does the rest.
 
     \b
     Example:
@@ -132,8 +132,10 @@ def rename(ctx: click.Context, options: Options, name: str, to: str, yes: bool, 
     say(f"modules.{plain(name)} is modules.{plain(to)} now in {plain(str(edited.path))}; {moved:,} moved to its queue.")
     if cases:
         say(f"Its recorded cases are in {plain(str(cases))}.")
-    from ion_core.scaffold import places_that_say
+    from ion_core.scaffold import names_formerly, places_that_say
 
+    if not names_formerly(edited.after, to, name, where=str(edited.path)):
+        say(plain(f"modules.{to}: add `formerly: [{name}]`, so that what it did until now is known to be its own."))
     for place in places_that_say(edited.after, name, where=str(edited.path)):
         say(plain(f"{place}: still says {name}. Is that the module?"))
 

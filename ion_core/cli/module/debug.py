@@ -132,9 +132,10 @@ async def _kept(app: App, event: Event, module: Module, attempt: int | None) -> 
     from ion_core.handler.failed import FailedWorkspaces, own_inputs
 
     every = await asyncio.to_thread(FailedWorkspaces(app.state.path / "failed").all, event.context.event_id)
-    found = [it for it in every if it.module == module.name and attempt in (None, it.attempt)]
+    names = (module.name, *module.formerly)
+    found = [it for it in every if it.module in names and attempt in (None, it.attempt)]
     if attempt is not None and not found:
-        kept = ", ".join(str(it.attempt) for it in every if it.module == module.name) or "none"
+        kept = ", ".join(str(it.attempt) for it in every if it.module in names) or "none"
         raise UsageError(f"--attempt: the workspace of attempt {attempt} is not kept. Kept of this job: {kept}.")
     if not found:
         return None
@@ -257,9 +258,13 @@ async def _last_logs(app: App, event: Event, token: str | None = None) -> Mappin
 
 async def _log(app: App, found: Found) -> str | None:
     """Of the attempt whose workspace it is, else of the last one; None if there is none."""
+    from ion_core.cli.flow.logs import as_it_is_now
+
     logs = await _last_logs(app, found.event, found.kept.token if found.kept else None)
-    body = logs.get(found.module.name)
-    return None if body is None else f"{body.get('desc', '')}\n{body.get('logs', '')}"
+    named = [logs[name] for name in (found.module.name, *found.module.formerly) if name in logs]
+    if not named:
+        return None
+    return f"{named[0].get('desc', '')}\n{as_it_is_now(str(named[0].get('logs', '')), app.state.path / 'failed')}"
 
 
 def _show(found: Found, shown: Mapping[str, Any]) -> None:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from ion_core.cli.event.messages import described
-from ion_core.cli.named import ModuleName, no_module
-from ion_core.cli.options import Options, Text, check_can_ask, json_option, with_config, yes_option
+from ion_core.cli.named import ModuleName, QueueName, no_module
+from ion_core.cli.options import Options, check_can_ask, json_option, with_config, yes_option
 from ion_core.cli.output import out_json, plain, say
 from ion_core.errors import IonError, QueueNotDeclared, UsageError
 
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 @click.command("drain")
-@click.argument("name", metavar="NAME", type=Text())
+@click.argument("name", metavar="NAME", type=QueueName())
 @yes_option
 @json_option
 @with_config
@@ -51,7 +51,7 @@ def drain(ctx: click.Context, options: Options, name: str, yes: bool, as_json: b
 
 
 @click.command("move")
-@click.argument("name", metavar="OLD", type=Text())
+@click.argument("name", metavar="OLD", type=QueueName())
 @click.argument("to", metavar="NEW", type=ModuleName())
 @yes_option
 @json_option
@@ -89,7 +89,7 @@ def move(ctx: click.Context, options: Options, name: str, to: str, yes: bool, as
 
 
 @click.command("drop")
-@click.argument("name", metavar="NAME", type=Text())
+@click.argument("name", metavar="NAME", type=QueueName())
 @yes_option
 @json_option
 @with_config

@@ -95,16 +95,20 @@ def command(
 
 
 async def _jobs(app: App, event: Event, name: str | None) -> list[tuple[Module, Commit]]:
-    """The modules that committed for the event, with their commits. Raises DocumentNotFound if there is none."""
+    """The modules that committed for the event, with their commits. Raises DocumentNotFound if there is none.
+
+    One that has another name now is called as it was: the ids of its events come from that.
+    """
     from ion_core.jobs import Job
 
     dataplane = await app.dataplane()
     modules = list(app.config.modules.values()) if name is None else [app.config.modules[name]]
     found = []
     for module in modules:
-        committed = await dataplane.committed(Job(event=event, module=module.name).id)
-        if committed is not None:
-            found.append((module, committed[0]))
+        for called in (module.name, *module.formerly):
+            committed = await dataplane.committed(Job(event=event, module=called).id)
+            if committed is not None:
+                found.append((replace(module, name=called), committed[0]))
     if not found:
         who = "no module of the configuration" if name is None else f"module {name}"
         raise DocumentNotFound(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ion_core.cli.module.record import from_here
-from ion_core.cli.named import ModuleName
+from ion_core.cli.named import CaseName
 from ion_core.cli.options import Options, Text, json_option, with_config
 from ion_core.cli.output import hidden_in, out, out_array, plain, plain_lines, results, say
 from ion_core.words import counted
@@ -28,7 +28,7 @@ RULER = 79
 
 
 @click.command("test")
-@click.argument("names", metavar="[NAME]...", type=ModuleName(), nargs=-1)
+@click.argument("names", metavar="[NAME]...", type=CaseName(), nargs=-1)
 @click.option("-k", "expression", metavar="EXPR", type=Text(), help="Only cases whose MODULE/CASE fits, as in pytest.")
 @click.option(
     "--update", is_flag=True, help="Expect from now on what differs; read the changes before you commit them."
@@ -52,7 +52,8 @@ def test(
 
     NAME is a module, or one case as MODULE/CASE; without any, all in cases/ beside the configuration are replayed. No
     service is needed, and nothing is committed. Printed is a dot for each, or with -v a line, and how those that fail
-    differ. Ends with 0 when all pass, 1 when one fails, 5 when there is none to replay, and 78 when a case cannot be
+    differ. Cases of a module that is not in the configuration, such as one that was removed, are passed over, and that
+    is said. Ends with 0 when all pass, 1 when one fails, 5 when there is none to replay, and 78 when a case cannot be
     read.
 
     \b
@@ -96,7 +97,10 @@ def _chosen(config: Config, names: Sequence[str], expression: str | None) -> lis
 
     fits: Callable[[str], bool] = chooses(expression) if expression is not None else lambda id: True
     base = from_here(config.path.parent / DIRECTORY)
-    return [case for case in cases_below(base, config.modules, names) if fits(case.id)]
+    found = cases_below(base, config.modules, names)
+    for said in found.ownerless:
+        say(plain(f"Passed over: {said}"))
+    return [case for case in found.cases if fits(case.id)]
 
 
 async def _replay_all(app: App, cases: Sequence[Case], where: Where, *, update: bool) -> AsyncIterator[Replayed]:
@@ -124,7 +128,8 @@ async def _replay_all(app: App, cases: Sequence[Case], where: Where, *, update: 
                     update=update,
                 )
             except (PermanentError, InvalidEvent) as error:
-                yield Replayed(case=case, outcome=Outcome.FAILED, reason=str(error))
+                said = getattr(error, "said", ())
+                yield Replayed(case=case, outcome=Outcome.FAILED, reason=str(error), lines=said)
 
 
 MARKS = {"passed": ".", "failed": "F", "updated": "U"}

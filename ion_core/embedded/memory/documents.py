@@ -10,11 +10,14 @@ from typing import Any
 
 from ion_core import strict_json
 from ion_core.contracts.storage import Document
-from ion_core.errors import DocumentExists, DocumentNotFound, ProviderError
+from ion_core.errors import DocumentExists, DocumentNotFound, DocumentsDamaged, ProviderError
 
 
 class MemoryDocumentStore:
-    """The document contract over a dict. While ``failing`` is set to an error, every call raises it."""
+    """The document contract over a dict. While ``failing`` is set to an error, every call raises it.
+
+    A document whose body is no object is damaged: somebody has put it there.
+    """
 
     def __init__(self) -> None:
         self.documents: dict[tuple[str, str], Document] = {}
@@ -34,7 +37,10 @@ class MemoryDocumentStore:
 
     async def get(self, kind: str, id: str) -> Document:
         self._check()
-        return _copy(self._stored(kind, id))
+        document = self._stored(kind, id)
+        if not isinstance(document.body, dict):
+            raise DocumentsDamaged(_damaged(document))
+        return _copy(document)
 
     async def find(
         self,
@@ -45,14 +51,19 @@ class MemoryDocumentStore:
         newest_first: bool = False,
     ) -> AsyncIterator[Document]:
         self._check()
-        stored = list(self.documents.values())
+        stored, damaged = list(self.documents.values()), list[str]()
         for document in reversed(stored) if newest_first else stored:
             if (
                 kind in (None, document.kind)
                 and correlation_id in (None, document.correlation_id)
                 and pending in (None, document.pending)
             ):
-                yield _copy(document)
+                if isinstance(document.body, dict):
+                    yield _copy(document)
+                else:
+                    damaged.append(_damaged(document))
+        if damaged:
+            raise DocumentsDamaged(damaged)
 
     async def clear_pending(self, kind: str, id: str) -> None:
         self._check()
@@ -71,6 +82,10 @@ class MemoryDocumentStore:
     def _check(self) -> None:
         if self.failing is not None:
             raise self.failing
+
+
+def _damaged(document: Document) -> str:
+    return f"{document.kind} {document.id[:80]!r}: is damaged, it is no document. Restore it, or remove it."
 
 
 def _copy(document: Document) -> Document:

@@ -14,7 +14,7 @@ from ion_core.contracts.storage import Document
 from ion_core.embedded.settings import SqliteDocumentsSettings
 from ion_core.embedded.sqlite.database import Access, Database, open_database
 from ion_core.embedded.sqlite.schema import Schema
-from ion_core.errors import DocumentExists, DocumentNotFound, PermanentError
+from ion_core.errors import DocumentExists, DocumentNotFound, DocumentsDamaged
 
 SCHEMA = Schema(
     name="document store",
@@ -59,12 +59,15 @@ def _document(row: _Row) -> Document:
 
 
 def _read(body: str, kind: str, id: str) -> Any:
-    """Raises PermanentError for what is no JSON: somebody else wrote there, or the disk lost something."""
+    """Raises DocumentsDamaged for what is no JSON object: somebody else wrote there, or the disk lost something."""
     try:
-        return json.loads(body)
-    except ValueError as error:
+        value = json.loads(body)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
         where = f"{kind} {id[:80]!r}"
-        raise PermanentError(f"{where}: is damaged, it is no document. Restore it, or remove it.") from error
+        raise DocumentsDamaged(f"{where}: is damaged, it is no document. Restore it, or remove it.")
+    return value
 
 
 def _canonical(value: Any) -> str:
@@ -169,12 +172,20 @@ class SqliteDocuments:
         def page(connection: sqlite3.Connection) -> list[_Row]:
             return connection.execute(statement, values).fetchall()
 
+        damaged: list[str] = []
         while rows := await self.database.call(page, Access.READ):
             for row in rows:
-                yield _document(row)
+                try:
+                    document = _document(row)
+                except DocumentsDamaged as error:
+                    damaged += error.problems
+                else:
+                    yield document
             if len(rows) < _PAGE:
-                return
+                break
             values["after"] = rows[-1][0]
+        if damaged:
+            raise DocumentsDamaged(damaged)
 
     async def clear_pending(self, kind: str, id: str) -> None:
         """Not flushed by itself: lost in a power cut, what was owed is done again, under the same ids."""

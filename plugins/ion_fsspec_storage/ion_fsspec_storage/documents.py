@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from ion_core.contracts.storage import Document, DocumentStore
-from ion_core.errors import DocumentExists, DocumentNotFound, TransientError
+from ion_core.errors import DocumentExists, DocumentNotFound, DocumentsDamaged, TransientError
 from ion_fsspec_storage.objects import Objects
 from ion_fsspec_storage.opening import open_objects
 from ion_fsspec_storage.records import Clock, Marker, Record, flow_prefix, same_body
@@ -61,11 +61,15 @@ class FsspecDocuments:
         """One listing, of the flow, of what is pending or else of all flows; then the records, some at a time."""
         markers = await self._run(lambda: self._markers(kind, correlation_id, pending is True))
         owed: set[str] | None = None
+        damaged: list[str] = []
         if newest_first:
             markers.reverse()
         for start in range(0, len(markers), self._at_once):
             part = markers[start : start + self._at_once]
             for marker, record in zip(part, await self._records(part), strict=True):
+                if isinstance(record, DocumentsDamaged):
+                    damaged += record.problems
+                    continue
                 if record is None or correlation_id not in (None, record.document.correlation_id):
                     continue
                 document = record.document
@@ -75,6 +79,8 @@ class FsspecDocuments:
                     document = record.with_pending(marker.name in owed)
                 if pending in (None, document.pending):
                     yield document
+        if damaged:
+            raise DocumentsDamaged(damaged)
 
     async def clear_pending(self, kind: str, id: str) -> None:
         await self._run(lambda: self._clear_pending(kind, id))
@@ -85,7 +91,7 @@ class FsspecDocuments:
     async def _run(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
-    async def _records(self, markers: list[Marker]) -> list[Record | None]:
+    async def _records(self, markers: list[Marker]) -> list[Record | DocumentsDamaged | None]:
         loop = asyncio.get_running_loop()
         return await asyncio.gather(*(loop.run_in_executor(self._pool, self._record_of, it) for it in markers))
 
@@ -137,7 +143,11 @@ class FsspecDocuments:
             self._objects.delete(record.pending_marker())
 
     def _delete(self, kind: str, id: str) -> None:
-        record = self._read(Record.name_of(kind, id))
+        try:
+            record = self._read(Record.name_of(kind, id))
+        except DocumentsDamaged:  # its markers, which it would name, go once they are old
+            self._objects.delete(Record.name_of(kind, id))
+            return
         if record is not None:
             self._objects.delete(record.name)
             for marker in record.markers():
@@ -158,9 +168,12 @@ class FsspecDocuments:
     def _markers_below(self, prefix: str) -> list[Marker]:
         return [marker for name in self._objects.names(prefix) if (marker := Marker.parse(name)) is not None]
 
-    def _record_of(self, marker: Marker) -> Record | None:
-        """What it stands for, if it counts."""
-        record = self._read(marker.record)
+    def _record_of(self, marker: Marker) -> Record | DocumentsDamaged | None:
+        """What it stands for, if it counts, or why that cannot be told."""
+        try:
+            record = self._read(marker.record)
+        except DocumentsDamaged as error:
+            return error
         if record is not None and record.stamp == marker.stamp and marker.path in record.markers():
             return record
         if self._clock.is_old(marker.stamp):

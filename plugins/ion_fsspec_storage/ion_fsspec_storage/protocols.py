@@ -29,8 +29,8 @@ def refusal(protocol: str) -> str:
 
 
 def refusal_of_documents(protocol: str) -> str:
-    """Why no documents can be kept there, '' for all that is known."""
-    if protocol in EXCLUSIVE:
+    """Why no documents can be kept there, '' for all that is known, and for a layer, whatever it is over."""
+    if protocol in EXCLUSIVE or protocol in _LAYERS:
         return ""
     near = [] if protocol in _DIRECTORIES else difflib.get_close_matches(protocol, EXCLUSIVE, n=1)
     if near:

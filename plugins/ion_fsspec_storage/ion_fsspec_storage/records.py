@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ion_core.contracts.storage import Document
-from ion_core.errors import PermanentError
+from ion_core.errors import DocumentsDamaged
 from ion_fsspec_storage.names import name_of_id
 
 _DAY = 86_400
@@ -80,7 +80,7 @@ class Record:
 
     @classmethod
     def decoded(cls, raw: bytes, where: str) -> Record:
-        """Raises PermanentError for what is no record of ours."""
+        """Raises DocumentsDamaged for what is no record of ours."""
         try:
             value: Any = json.loads(raw.decode("utf-8", "surrogatepass"))
             document = Document(
@@ -90,9 +90,11 @@ class Record:
                 body=value["body"],
                 pending=value["pending"],
             )
+            if not isinstance(document.body, dict):
+                raise TypeError(type(document.body))
             return cls(document, value["stamp"])
         except (ValueError, KeyError, TypeError) as error:
-            raise PermanentError(f"{where}: is damaged, it is no document. Restore it, or remove it.") from error
+            raise DocumentsDamaged(f"{where}: is damaged, it is no document. Restore it, or remove it.") from error
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,9 @@ def _place(url: str) -> str:
 
 
 def _exclusive(url: str) -> str:
-    if why := refusal_of_documents(url.partition("://")[0]):
+    """Before ``_place``, whose advice is for files."""
+    match = _URL.fullmatch(url)
+    if match is not None and (why := refusal_of_documents(match["protocol"])):
         raise ValueError(why)
     return url
 
@@ -101,6 +103,6 @@ class FsspecBlobsSettings(Place):
 class FsspecDocumentsSettings(Place):
     """JSON documents in an object store that can create exclusively."""
 
-    url: Annotated[str, AfterValidator(_place), AfterValidator(_exclusive)] = Field(
+    url: Annotated[str, AfterValidator(_exclusive), AfterValidator(_place)] = Field(
         description="Where: file://, memory://, s3://, gs:// or az://, and a prefix there.", examples=_EXAMPLES
     )

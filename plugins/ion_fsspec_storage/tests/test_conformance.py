@@ -26,8 +26,9 @@ from ion_fsspec_storage import plugin
 from ion_fsspec_storage.blobs import FsspecBlobs, open_fsspec_blobs
 from ion_fsspec_storage.connections import Pooled, Shared
 from ion_fsspec_storage.directories import DirectoryObjects
-from ion_fsspec_storage.documents import open_fsspec_documents
+from ion_fsspec_storage.documents import FsspecDocuments, open_fsspec_documents
 from ion_fsspec_storage.drivers import Driver
+from ion_fsspec_storage.records import Record
 from ion_fsspec_storage.settings import FsspecBlobsSettings, FsspecDocumentsSettings
 
 
@@ -102,6 +103,10 @@ class _Documents(DocumentStoreConformance):
 
     def reopen(self) -> AbstractAsyncContextManager[DocumentStore]:
         return open_fsspec_documents(self.settings)
+
+    async def damage(self, documents: DocumentStore, kind: str, id: str) -> None:
+        assert isinstance(documents, FsspecDocuments)
+        await asyncio.to_thread(documents._objects.write, Record.name_of(kind, id), b"{")
 
 
 class _Away:

@@ -103,6 +103,13 @@ async def test_a_container_that_does_not_exist_is_refused(azure: ObjectStore) ->
         ("webdav://x", "webdav:// cannot create exclusively"),
         ("smb://host/share", "smb:// cannot create exclusively"),
         ("s33://bucket/x", "Did you mean s3://?"),
+        (
+            "ftp://host/x",
+            "ftp:// cannot create exclusively, so two dispatchers could commit one job. Keep documents else",
+        ),
+        ("https://host/x", "Keep documents elsewhere"),
+        ("simplecache://x", "is a layer over another filesystem. Name that one"),
+        ("bucket/x", "such as s3://bucket/ion"),
     ],
 )
 def test_a_filesystem_without_exclusive_creation_is_refused_for_documents_before_anybody_is_asked(

@@ -5,13 +5,22 @@ from __future__ import annotations
 import click
 
 
+def _names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """For a shell that completes: the schedules of the configuration that the line names."""
+    from ion_core.contracts.command import configured
+
+    with ctx.scope(cleanup=False):
+        services = configured().services("schedule", config=ctx.params.get("config"))
+    return [name for it in services.values() for name in it.schedules if name.startswith(incomplete)]
+
+
 @click.group()
 def schedule() -> None:
     """Events at planned times."""
 
 
 @schedule.command("next")
-@click.argument("names", metavar="[NAME]...", nargs=-1)
+@click.argument("names", metavar="[NAME]...", nargs=-1, shell_complete=_names)
 @click.option("--count", default=3, show_default=True, type=click.IntRange(1, 1000), help="Times of each.")
 @click.option("--config", metavar="FILE", help="The configuration. Default: $ION_CONFIG, then ./ion.yaml.")
 def coming(names: tuple[str, ...], count: int, config: str | None) -> None:

@@ -17,8 +17,8 @@ services:
 """
 
 
-def ion(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("ION_")}
+def ion(directory: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ION_")} | more
     return subprocess.run(
         [sys.executable, "-m", "ion_core", *arguments],
         cwd=directory,
@@ -89,3 +89,22 @@ def test_what_is_planned_runs_its_module(tmp_path: Path) -> None:
         serve.terminate()
         serve.communicate(timeout=60)
     assert "eventId=schedule.often." in committed
+
+
+@pytest.mark.parametrize(
+    ("line", "answer"),
+    [
+        ("ion-core schedule next ", ["nightly", "hourly"]),
+        ("ion-core schedule next ni", ["nightly"]),
+        ("ion-core schedule next nightly h", ["hourly"]),
+        ("ion-core schedule next --config other.yaml ", ["other"]),
+        ("ion-core schedule next --config nowhere.yaml ", []),
+    ],
+)
+def test_names_of_schedules_are_completed(tmp_path: Path, line: str, answer: list[str]) -> None:
+    every = "{every: 1h, type: report.asked}"
+    (tmp_path / "ion.yaml").write_text(f"{HEAD}      nightly: {every}\n      hourly: {every}\n")
+    (tmp_path / "other.yaml").write_text(f"{HEAD}      other: {every}\n")
+    done = ion(tmp_path, _ION_CORE_COMPLETE="bash_complete", COMP_WORDS=line)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.split() == [f"plain,{name}" for name in answer]
