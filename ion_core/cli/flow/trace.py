@@ -15,7 +15,7 @@ from ion_core.cli.output import RED, YELLOW, cut, out, out_array, out_array_of, 
 
 if TYPE_CHECKING:
     from ion_core.app import App
-    from ion_core.cli.flow.short import FlowInShort
+    from ion_core.flows import FlowInShort
 
 
 @click.group("trace", cls=Group)
@@ -79,8 +79,8 @@ def list_flows(
 def _print_list(flows: Sequence[FlowInShort], *, whole: bool) -> None:
     from datetime import UTC, datetime
 
-    from ion_core.cli.flow.short import DEAD, FAILED, parsed
     from ion_core.cli.flow.text import PAIRS_WIDTH, ago, pairs_text
+    from ion_core.flows import DEAD, FAILED, parsed
 
     now = datetime.now(UTC)
     rows = []
@@ -133,20 +133,17 @@ def flow(
 
 
 async def _print_flow(app: App, correlation_id: str, failed: bool, as_json: bool) -> None:
-    from ion_core.cli.flow.flow import FlowReader
     from ion_core.cli.flow.strays import look_for_strays
     from ion_core.cli.flow.text import lines
     from ion_core.cli.ids import whole_flow
+    from ion_core.flows import read_flow
 
     documents = await app.documents()
     correlation_id = await whole_flow(documents, correlation_id)
     if as_json and not failed:
         await out_array_of(document.body async for document in documents.find(correlation_id=correlation_id))
         return
-    reader = FlowReader(correlation_id, app.config.modules.values())
-    async for document in documents.find(correlation_id=correlation_id):
-        reader.add(document)
-    flow = reader.flow()
+    flow = await read_flow(documents, correlation_id, app.config.modules.values())
     if as_json:
         is_told = flow.failed().tells()
         found = documents.find(correlation_id=correlation_id)

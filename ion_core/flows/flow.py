@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ion_core.contracts.storage import Document
+from ion_core.contracts.storage import Document, DocumentStore
 from ion_core.events import COMMIT, EVENT_META, INSIGHT, MODULE_LOGS, Context, parse_context
 from ion_core.jobs import Verdict
 from ion_core.modules import Module
@@ -252,6 +252,14 @@ class FlowReader:
             event = waiting.pop()
             reached.add(event.id)
             waiting += children(event)
+
+
+async def read_flow(documents: DocumentStore, correlation_id: str, modules: Iterable[Module]) -> Flow:
+    """What the store knows of a flow; without ``roots`` where that is nothing. Raises as the store does."""
+    reader = FlowReader(correlation_id, modules)
+    async for document in documents.find(correlation_id=correlation_id):
+        reader.add(document)
+    return reader.flow()
 
 
 def _siblings(cause: EventSeen, event: EventSeen) -> list[EventSeen]:
