@@ -41,6 +41,14 @@ class Intake:
         for module in self._modules:
             await self._dataplane.broker.declare(module.name, topics=module.subscribes, retry=module.retry)
 
+    def takers(self, event_type: str) -> list[str]:
+        """The names of the modules that take this type."""
+        return [module.name for module in self._modules if event_type in module.subscribes]
+
+    def event_types(self) -> list[str]:
+        """The types that some module takes, sorted."""
+        return sorted({event_type for module in self._modules for event_type in module.subscribes})
+
     async def publish(
         self,
         event_type: str,
@@ -131,7 +139,7 @@ class Intake:
         return Event(context=context, type=event_type, data=tuple(data), files=tuple(files))
 
     def _check_taken(self, event_type: str) -> None:
-        taken = sorted({event_type for module in self._modules for event_type in module.subscribes})
+        taken = self.event_types()
         if event_type not in taken:
             near = difflib.get_close_matches(event_type, taken, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""

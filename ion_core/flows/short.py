@@ -6,12 +6,16 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 from ion_core.events import pairs_to_json
-from ion_core.flows.flow import COMMITTED, DEAD_LETTERED, PENDING, Flow
+from ion_core.flows.flow import COMMITTED, DEAD_LETTERED, GONE, PENDING, Flow
 
-DEAD, FAILED, RUNNING, DONE = "dead", "failed", "running", "done"
+Outcome = Literal["dead", "failed", "running", "done"]
+DEAD: Outcome = "dead"
+FAILED: Outcome = "failed"
+RUNNING: Outcome = "running"
+DONE: Outcome = "done"
 
 
 @dataclass(kw_only=True)
@@ -62,7 +66,12 @@ class FlowInShort:
         )
 
     @property
-    def outcome(self) -> str:
+    def over(self) -> bool:
+        """Whether each of its jobs has committed, or was given up. What waits in no queue any more is not over."""
+        return self.jobs.keys() <= {COMMITTED, DEAD_LETTERED, GONE}
+
+    @property
+    def outcome(self) -> Outcome:
         """The worst of its jobs: ``dead`` was given up, ``failed`` failed and is to be tried again; then ``running``.
 
         ``done`` is what has nothing of these.
