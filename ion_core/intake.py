@@ -16,6 +16,7 @@ from ion_core.contracts.storage import check_key
 from ion_core.dataplane import MAX_NAME_BYTES, DataPlane
 from ion_core.errors import (
     DocumentExists,
+    IdTaken,
     InvalidEvent,
     InvalidKey,
     PermanentError,
@@ -64,8 +65,8 @@ class Intake:
 
         ``files`` maps the name modules see to a local file. An ``event_id`` that was taken in before with the same
         type, data and files is that event: it is published once more, and nothing is stored. With anything else it is
-        refused. Raises InvalidEvent with everything that is wrong or differs, Unroutable when no module takes the type,
-        and what the providers raise.
+        refused. Raises InvalidEvent with everything that is wrong, IdTaken with what differs, Unroutable when no module
+        takes the type, and what the providers raise.
         """
         files = files or {}
         event = self.checked(
@@ -93,9 +94,10 @@ class Intake:
         differs = [*differences(stored, event), *_other_ids(stored.context, correlation_id, parent_event_id)]
         differs += await asyncio.to_thread(_other_files, stored_files, files)
         if differs:
-            raise InvalidEvent(
+            raise IdTaken(
                 f"event id {stored.context.event_id[:80]!r}: is that of another event: {shortened(differs)}. "
-                "Use a new one."
+                "Use a new one.",
+                differs,
             )
         await self._hand_over(stored)
         return stored

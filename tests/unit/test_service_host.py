@@ -21,6 +21,7 @@ from ion_core.contracts.settings import Settings
 from ion_core.contracts.storage import BlobInfo
 from ion_core.errors import (
     ConfigError,
+    IdTaken,
     InvalidEvent,
     IonError,
     MessageRefused,
@@ -237,8 +238,9 @@ async def test_what_is_wrong_with_an_event_comes_as_such(app: App, tmp_path: Pat
         await host.publish("Photo", files={"../up": tmp_path, "gone": tmp_path / "gone"})
     assert len(caught.value.problems) == 4
     await host.publish("photo.received", data=[("a", "1")], event_id="e1")
-    with pytest.raises(InvalidEvent, match="is that of another event"):
+    with pytest.raises(IdTaken, match=r"is that of another event: .* another value") as taken:
         await host.publish("photo.received", data=[("a", "2")], event_id="e1")
+    assert taken.value.problems == ("data 'a' has another value",)
 
 
 async def test_files_may_go_once_publish_has_returned(app: App) -> None:
