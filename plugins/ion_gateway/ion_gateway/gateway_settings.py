@@ -1,0 +1,158 @@
+"""Settings of the service ``gateway``."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import ipaddress
+import re
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationInfo, field_validator
+
+from ion_core.contracts.settings import ByteSize, Secret, Settings
+
+_LISTEN = re.compile(r"(?:\[(?P<six>[0-9a-fA-F:.]+)\]|(?P<host>[^\[\]:/\s]+)):(?P<port>\d{1,5})")
+
+LEAST_TOKEN = 16
+"""Characters that a token, or a secret of signatures, must have."""
+
+
+def _as_list(value: Any) -> Any:
+    return value if isinstance(value, list) else [value]
+
+
+def _token(value: SecretStr) -> SecretStr:
+    text = value.get_secret_value()
+    if len(text) < LEAST_TOKEN:
+        raise ValueError(f"must have at least {LEAST_TOKEN} characters, such as `openssl rand -hex 32` prints")
+    if not all("!" <= character <= "~" for character in text):
+        raise ValueError("must be ASCII without blanks: no header carries anything else")
+    return value
+
+
+def _secret(value: SecretStr) -> SecretStr:
+    if len(value.get_secret_value()) < LEAST_TOKEN:
+        raise ValueError(f"must have at least {LEAST_TOKEN} characters, such as `openssl rand -hex 32` prints")
+    return value
+
+
+def _webhook_secret(value: SecretStr) -> SecretStr:
+    """What the library takes without a word: a text that is no base64 becomes other bytes there."""
+    text = value.get_secret_value()
+    form = "must be whsec_ and 24 to 64 bytes in base64, such as `echo whsec_$(openssl rand -base64 32)` prints"
+    if not text.startswith("whsec_"):
+        raise ValueError(form)
+    try:
+        key = base64.b64decode(text.removeprefix("whsec_"), validate=True)
+    except (binascii.Error, ValueError):
+        raise ValueError(form) from None
+    if not 24 <= len(key) <= 64:
+        raise ValueError(form)
+    return value
+
+
+Token = Annotated[Secret, AfterValidator(_token)]
+SharedSecret = Annotated[Secret, AfterValidator(_secret)]
+WebhookSecret = Annotated[Secret, AfterValidator(_webhook_secret)]
+
+
+class Auth(Settings):
+    """Who may publish: one of the three; anybody where all are empty.
+
+    Of several secrets each is taken, as is needed while one replaces another.
+    """
+
+    bearer: Annotated[list[Token], BeforeValidator(_as_list)] = Field(
+        [], description="Tokens: Authorization: Bearer TOKEN."
+    )
+    github: Annotated[list[SharedSecret], BeforeValidator(_as_list)] = Field(
+        [], description="Secrets of signatures as GitHub makes them: X-Hub-Signature-256, an HMAC-SHA256 of the body."
+    )
+    standard_webhooks: Annotated[list[WebhookSecret], BeforeValidator(_as_list)] = Field(
+        [], description="Secrets of Standard Webhooks, whsec_…: webhook-id, webhook-timestamp, webhook-signature."
+    )
+
+    @property
+    def anybody(self) -> bool:
+        return not any(_kinds(self))
+
+
+def _kinds(auth: Auth) -> tuple[list[SecretStr], ...]:
+    return auth.bearer, auth.github, auth.standard_webhooks
+
+
+def _or_none(schema: dict[str, Any]) -> None:
+    """For editors: beside the section there is a word."""
+    reference = schema.pop("$ref", None) or schema.pop("allOf", [{}])[0].get("$ref")
+    schema["anyOf"] = [{"$ref": reference}, {"const": "none"}]
+
+
+class GatewaySettings(Settings):
+    """Events that come in by HTTP."""
+
+    listen: str = Field("127.0.0.1:8080", description="Address and port: 127.0.0.1:8080, or [::1]:8080.")
+    exposed: bool = Field(False, description="Whether auth: none is meant where others than this machine reach it.")
+    auth: Auth = Field(
+        description="Who may publish: bearer, github or standard_webhooks; or none.", json_schema_extra=_or_none
+    )
+    max_body: ByteSize = Field(1024**3, description="Bytes of one request, with its files.", ge=1)
+    max_json: ByteSize = Field(1024**2, description="Bytes of one request that is JSON.", ge=1)
+    max_signed: ByteSize = Field(32 * 1024**2, description="Bytes of one request whose signature covers them.", ge=1)
+    max_files: int = Field(100, description="Files of one event.", ge=1, le=10_000)
+    max_pairs: int = Field(1_000, description="Pairs of one event.", ge=1, le=100_000)
+    max_requests: int = Field(100, description="Requests at a time; above them 503.", ge=1, le=10_000)
+    max_pending: int = Field(
+        10_000, description="Messages that may wait for the modules that take a type; above them 429.", ge=1
+    )
+
+    @field_validator("listen")
+    @classmethod
+    def _an_address(cls, value: str) -> str:
+        found = _LISTEN.fullmatch(value)
+        if found is None or int(found["port"]) > 65535:
+            raise ValueError(f'must be an address and a port, such as 127.0.0.1:8080 or [::1]:8080 (got "{value}")')
+        if found["six"] is not None:
+            try:
+                ipaddress.IPv6Address(found["six"])
+            except ValueError:
+                raise ValueError(f'must have an IPv6 address in its brackets (got "{value}")') from None
+        return value
+
+    @field_validator("auth", mode="before")
+    @classmethod
+    def _who_may(cls, value: Any) -> Any:
+        if value == "none":
+            return Auth.model_construct()
+        if not isinstance(value, dict) or not value:
+            raise ValueError("must be none, or one of bearer, github and standard_webhooks with its secrets")
+        return value
+
+    @field_validator("auth")
+    @classmethod
+    def _nobody_else(cls, value: Auth, info: ValidationInfo) -> Auth:
+        if value.model_fields_set and len([it for it in _kinds(value) if it]) != 1:
+            raise ValueError("must have one of bearer, github and standard_webhooks, with at least one secret")
+        listen = info.data.get("listen")
+        if value.anybody and listen is not None and not info.data.get("exposed") and not is_loopback(listen):
+            raise ValueError(
+                f"none lets anybody publish who reaches {listen}. Give bearer, github or standard_webhooks; listen on "
+                "127.0.0.1; or set exposed: true, if something before it says who may"
+            )
+        return value
+
+    @property
+    def address(self) -> tuple[str, int]:
+        found = _LISTEN.fullmatch(self.listen)
+        assert found is not None
+        return found["six"] or found["host"], int(found["port"])
+
+
+def is_loopback(listen: str) -> bool:
+    """Whether only this machine reaches it. Of a name other than localhost nobody knows."""
+    found = _LISTEN.fullmatch(listen)
+    host = "" if found is None else found["six"] or found["host"]
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
