@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
 from aiohttp import web
+
+log = logging.getLogger(__name__)
 
 RETRY_AFTER = 5
 """Seconds after which a client is asked to come again."""
@@ -38,6 +41,12 @@ class Refused(Exception):
         if self.problems:
             body["problems"] = [*self.problems]
         return _json(self.status, body, self.headers, content_type="application/problem+json")
+
+
+def no_room(error: OSError) -> Refused:
+    """Where a file cannot be written on its way in; the log says which and why."""
+    log.error("a file on its way in cannot be written: %s", error)
+    return later(HTTPStatus.SERVICE_UNAVAILABLE, "There is no room for files at this moment.")
 
 
 def later(status: HTTPStatus, detail: str) -> Refused:

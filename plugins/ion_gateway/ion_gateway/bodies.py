@@ -20,7 +20,7 @@ from aiohttp import web
 from ion_core.contracts.storage import check_key
 from ion_core.errors import InvalidKey
 from ion_core.words import counted
-from ion_gateway.answers import Refused, later
+from ion_gateway.answers import Refused, no_room
 
 SILENT_FOR = 30.0
 """Seconds a client may send nothing in the middle of a body."""
@@ -144,7 +144,7 @@ async def read_form(body: Body, boundary: str, *, into: Path, max_files: int, ma
             HTTPStatus.BAD_REQUEST, f"The body is no multipart/form-data as RFC 7578 has it: {error}."
         ) from error
     except OSError as error:
-        raise later(HTTPStatus.SERVICE_UNAVAILABLE, "There is no room for files at the moment.") from error
+        raise no_room(error) from error
     finally:
         if part is not None:
             part.close()
@@ -229,7 +229,12 @@ class _File(_Part):
 
     async def _write(self) -> None:
         some, self._kept = self._kept, bytearray()
-        await asyncio.to_thread(self._write_now, some)
+        writing = asyncio.ensure_future(asyncio.to_thread(self._write_now, some))
+        try:
+            await asyncio.shield(writing)
+        except asyncio.CancelledError:
+            await asyncio.wait({writing})  # else it would make the file again that is removed meanwhile
+            raise
 
     def _write_now(self, some: bytearray) -> None:
         if self._file is None:

@@ -8,18 +8,21 @@ import hashlib
 import logging
 import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from http import HTTPStatus
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from ion_core.errors import IdTaken, InvalidEvent, MessageRefused, TransientError, Unroutable
-from ion_core.events import MAX_TYPE_LENGTH
+from ion_core.events import MAX_TYPE_LENGTH, Event
 from ion_core.words import counted
-from ion_gateway.answers import Refused, answer, later
+from ion_gateway.answers import Refused, answer, later, no_room
 from ion_gateway.auth import Guard
 from ion_gateway.bodies import directory
-from ion_gateway.contents import Brought, read_content
+from ion_gateway.cloud_events import keep_content, read_cloud_events
+from ion_gateway.contents import read_content
 from ion_gateway.gateway_settings import GatewaySettings, is_loopback
 
 if TYPE_CHECKING:
@@ -47,8 +50,14 @@ class Receiver:
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """Raises Refused, Gone; IonError and anything else where it fails here."""
+        if request.path == EVENTS.rstrip("/"):
+            if request.method != "POST":
+                raise Refused(
+                    HTTPStatus.METHOD_NOT_ALLOWED, "CloudEvents are sent with POST.", headers={"Allow": "POST"}
+                )
+            return await self._take_cloud_events(request)
         if not request.path.startswith(EVENTS) or request.path == EVENTS:
-            raise Refused(HTTPStatus.NOT_FOUND, "There is POST /events/TYPE and GET /events/ID.")
+            raise Refused(HTTPStatus.NOT_FOUND, "There is POST /events/TYPE, POST /events and GET /events/ID.")
         what = request.path.removeprefix(EVENTS)
         if request.method == "POST":
             return await self._take(request, what)
@@ -91,24 +100,39 @@ class Receiver:
             if signed is not None:
                 signed.check()
                 self._check_taken(event_type)
-            try:
-                return await self._publish(event_type, brought(), key)
-            except IdTaken as error:
-                raise Refused(
-                    HTTPStatus.CONFLICT,
-                    "This key was used for another event. Use a new one, or send what was sent before.",
-                    problems=error.problems,
-                ) from error
-            except InvalidEvent as error:
-                raise Refused(
-                    HTTPStatus.UNPROCESSABLE_ENTITY, "The event is not as it must be.", problems=error.problems
-                ) from error
+            with _told_as_such():
+                event_id = str(uuid.uuid4()) if key is None else event_id_of(event_type, key)
+                found = brought()
+                event = await self._publish(event_type, found.pairs, found.files, event_id)
+        headers = {"Location": f"{EVENTS}{quote(event.context.event_id, safe='')}"}
+        return answer(HTTPStatus.ACCEPTED, _as_json(event), headers)
 
-    async def _publish(self, event_type: str, brought: Brought, key: str | None) -> web.StreamResponse:
-        event_id = str(uuid.uuid4()) if key is None else event_id_of(event_type, key)
+    async def _take_cloud_events(self, request: web.BaseRequest) -> web.StreamResponse:
+        signed = self._guard.before(request)
+        told = await read_cloud_events(request, self._settings, also=None if signed is None else signed.add)
+        if signed is not None:
+            signed.check()
+        with _told_as_such():
+            events = told()
+            for event_type in dict.fromkeys(it.type for it in events):
+                self._check_taken(event_type)
+                await self._check_room(event_type)
+            published = []
+            async with directory(self._host.work) as into:
+                for n, it in enumerate(events):  # what fails midway is sent again as a whole, and is the same then
+                    try:
+                        files = await asyncio.to_thread(keep_content, it, into, n)
+                    except OSError as error:
+                        raise no_room(error) from error
+                    published.append(_as_json(await self._publish(it.type, it.pairs, files, it.event_id)))
+        return answer(HTTPStatus.ACCEPTED, {"events": published})
+
+    async def _publish(
+        self, event_type: str, pairs: Sequence[tuple[str, str]], files: Mapping[str, Path], event_id: str
+    ) -> Event:
         try:
-            event = await self._host.publish(
-                event_type, data=brought.pairs, files=brought.files, event_id=event_id, correlation_id=event_id
+            return await self._host.publish(
+                event_type, data=pairs, files=files, event_id=event_id, correlation_id=event_id
             )
         except Unroutable as error:
             raise _of_nobody(event_type, self._host.event_types()) from error
@@ -119,9 +143,6 @@ class Receiver:
             ) from error
         except TransientError as error:
             raise self._away(error) from error
-        context = event.context
-        body = {"eventId": context.event_id, "correlationId": context.correlation_id, "type": event.type}
-        return answer(HTTPStatus.ACCEPTED, body, {"Location": f"{EVENTS}{quote(context.event_id, safe='')}"})
 
     def _away(self, error: TransientError) -> Refused:
         log.warning("a request is to come again: %s", error)
@@ -168,6 +189,28 @@ class Receiver:
                 )
             return key
         return None
+
+
+@contextmanager
+def _told_as_such() -> Iterator[None]:
+    """What the core finds wrong with an event, as an answer."""
+    try:
+        yield
+    except IdTaken as error:
+        raise Refused(
+            HTTPStatus.CONFLICT,
+            "The key, or the source and id, is that of another event. Use a new one, or send what was sent before.",
+            problems=error.problems,
+        ) from error
+    except InvalidEvent as error:
+        raise Refused(
+            HTTPStatus.UNPROCESSABLE_ENTITY, "The event is not as it must be.", problems=error.problems
+        ) from error
+
+
+def _as_json(event: Event) -> dict[str, str]:
+    context = event.context
+    return {"eventId": context.event_id, "correlationId": context.correlation_id, "type": event.type}
 
 
 def event_id_of(event_type: str, key: str) -> str:

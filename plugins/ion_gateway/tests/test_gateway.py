@@ -330,7 +330,7 @@ async def test_a_type_that_nobody_takes_is_refused_with_the_nearest_before_the_b
     ("method", "path", "status"),
     [
         ("GET", "/", 404),
-        ("POST", "/events", 404),
+        ("POST", "/event", 404),
         ("POST", "/events/", 404),
         ("POST", "/events/Photo", 404),
         ("POST", "/events/photo.received/", 404),
