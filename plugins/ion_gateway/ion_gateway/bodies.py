@@ -106,6 +106,20 @@ async def directory(work: Path) -> AsyncIterator[Path]:
         await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
 
 
+async def keep(content: bytes, into: Path, name: str = "body") -> Path:
+    """``content`` as a file below ``into``. Raises Refused (503) where there is no room."""
+
+    def write() -> Path:
+        into.mkdir(mode=0o700, exist_ok=True)
+        (into / name).write_bytes(content)
+        return into / name
+
+    try:
+        return await asyncio.to_thread(write)
+    except OSError as error:
+        raise no_room(error) from error
+
+
 async def read_form(body: Body, boundary: str, *, into: Path, max_files: int, max_pairs: int) -> Form:
     """Files go into the directory ``into``, which is made for the first of them. Mistakes are listed, not raised.
 

@@ -14,7 +14,6 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import multipart
@@ -213,13 +212,3 @@ def _is_json(content_type: str) -> bool:
     """What says nothing is JSON."""
     kind, _ = multipart.parse_options_header(content_type)
     return not kind or _JSON.fullmatch(kind) is not None
-
-
-def keep_content(told: Told, into: Path, number: int) -> dict[str, Path]:
-    """The file that it brings, if any, written below ``into``."""
-    if told.content is None:
-        return {}
-    into.mkdir(mode=0o700, exist_ok=True)
-    path = into / str(number)
-    path.write_bytes(told.content)
-    return {DATA: path}

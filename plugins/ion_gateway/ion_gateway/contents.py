@@ -44,9 +44,7 @@ async def read_content(
     Until that is called nothing of the content is judged, but its form: a signature comes first. ``also`` is given each
     chunk of the body, which has the limit of signed ones then; ``whole`` refuses forms. Raises Refused and Gone.
     """
-    packed = request.headers.get("Content-Encoding", "identity").strip().lower()
-    if packed != "identity":
-        raise _unsupported(f"A body that is packed ({packed[:40]!r}) is not taken. Send it as it is.")
+    _check_packing(request)
     given = request.headers.get("Content-Type", "")
     kind, options = multipart.parse_options_header(given)
     most = settings.max_body if also is None else settings.max_signed
@@ -71,6 +69,21 @@ async def read_content(
         return brought
     ways = JSON if whole else f"{JSON}, or {FORM} with files"
     raise _unsupported(f"The Content-Type {given[:80]!r} is not taken. Send {ways}.")
+
+
+async def read_json_of_any_kind(
+    request: web.BaseRequest, settings: GatewaySettings, *, also: Callable[[bytes], None] | None
+) -> bytes:
+    """The body, whatever its Content-Type says, as senders do that mean JSON. Raises Refused and Gone."""
+    _check_packing(request)
+    limit = settings.max_json if also is None else min(settings.max_json, settings.max_signed)
+    return await Body(request, limit=limit, what="JSON", also=also).read()
+
+
+def _check_packing(request: web.BaseRequest) -> None:
+    packed = request.headers.get("Content-Encoding", "identity").strip().lower()
+    if packed != "identity":
+        raise _unsupported(f"A body that is packed ({packed[:40]!r}) is not taken. Send it as it is.")
 
 
 def _unsupported(detail: str) -> Refused:

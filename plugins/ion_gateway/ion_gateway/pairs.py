@@ -18,7 +18,11 @@ def read_json(raw: bytes, *, limit: int, max_pairs: int) -> list[tuple[str, str]
     """
     if not raw:
         return []
-    value = strict_json.loads(raw, what="body", limit=limit)
+    return pairs_of(strict_json.loads(raw, what="body", limit=limit), max_pairs=max_pairs)
+
+
+def pairs_of(value: Any, *, max_pairs: int) -> list[tuple[str, str]]:
+    """The same of what has been read."""
     if isinstance(value, list):
         problems: list[str] = []
         pairs = list(parse_pairs(value, what="body", problems=problems))

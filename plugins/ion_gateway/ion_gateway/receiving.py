@@ -18,12 +18,13 @@ from urllib.parse import quote
 from ion_core.errors import IdTaken, InvalidEvent, MessageRefused, TransientError, Unroutable
 from ion_core.events import MAX_TYPE_LENGTH, Event
 from ion_core.words import counted
-from ion_gateway.answers import Refused, answer, later, no_room
+from ion_gateway.answers import Refused, answer, later
 from ion_gateway.auth import Guard
-from ion_gateway.bodies import directory
-from ion_gateway.cloud_events import keep_content, read_cloud_events
-from ion_gateway.contents import read_content
-from ion_gateway.gateway_settings import GatewaySettings, is_loopback
+from ion_gateway.bodies import directory, keep
+from ion_gateway.cloud_events import DATA, read_cloud_events
+from ion_gateway.contents import read_content, read_json_of_any_kind
+from ion_gateway.gateway_settings import Auth, GatewaySettings, Route, is_loopback
+from ion_gateway.routes import found
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -45,11 +46,20 @@ class Receiver:
     def __init__(self, settings: GatewaySettings, host: ServiceHost) -> None:
         self._settings = settings
         self._host = host
-        self._guard = Guard(settings.auth, alone=is_loopback(settings.listen) and not settings.exposed)
+        alone = is_loopback(settings.listen) and not settings.exposed
+        self._guard = Guard(settings.auth, alone=alone)
+        self._routes = {
+            it.path: (name, it, self._guard if it.auth is None else Guard(it.auth, alone=alone))
+            for name, it in settings.routes.items()
+        }
         self._counts: dict[str, tuple[float, int | None]] = {}
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """Raises Refused, Gone; IonError and anything else where it fails here."""
+        if request.path in self._routes:
+            if request.method != "POST":
+                raise Refused(HTTPStatus.METHOD_NOT_ALLOWED, "This is for POST.", headers={"Allow": "POST"})
+            return await self._take_by_route(request, *self._routes[request.path])
         if request.path == EVENTS.rstrip("/"):
             if request.method != "POST":
                 raise Refused(
@@ -93,7 +103,7 @@ class Receiver:
         if signed is None:
             self._check_taken(event_type)
         await self._check_room(event_type)
-        key = self._key(request)
+        key = self._key(request, self._settings.auth)
         async with directory(self._host.work) as into:
             also = None if signed is None else signed.add
             brought = await read_content(request, self._settings, into=into, also=also, whole=self._guard.whole)
@@ -102,8 +112,8 @@ class Receiver:
                 self._check_taken(event_type)
             with _told_as_such():
                 event_id = str(uuid.uuid4()) if key is None else event_id_of(event_type, key)
-                found = brought()
-                event = await self._publish(event_type, found.pairs, found.files, event_id)
+                content = brought()
+                event = await self._publish(event_type, content.pairs, content.files, event_id)
         headers = {"Location": f"{EVENTS}{quote(event.context.event_id, safe='')}"}
         return answer(HTTPStatus.ACCEPTED, _as_json(event), headers)
 
@@ -120,12 +130,29 @@ class Receiver:
             published = []
             async with directory(self._host.work) as into:
                 for n, it in enumerate(events):  # what fails midway is sent again as a whole, and is the same then
-                    try:
-                        files = await asyncio.to_thread(keep_content, it, into, n)
-                    except OSError as error:
-                        raise no_room(error) from error
+                    files = {} if it.content is None else {DATA: await keep(it.content, into, str(n))}
                     published.append(_as_json(await self._publish(it.type, it.pairs, files, it.event_id)))
         return answer(HTTPStatus.ACCEPTED, {"events": published})
+
+    async def _take_by_route(
+        self, request: web.BaseRequest, name: str, route: Route, guard: Guard
+    ) -> web.StreamResponse:
+        signed = guard.before(request)
+        await self._check_room(route.type)
+        raw = await read_json_of_any_kind(request, self._settings, also=None if signed is None else signed.add)
+        if signed is not None:
+            signed.check()
+        with _told_as_such():
+            it = found(route, raw, request.headers, self._settings)
+            if it is None:
+                log.info("a request is not what route %s is for, and is passed over", name)
+                return answer(HTTPStatus.OK, {"published": False, "detail": "It is not what this is for."})
+            key = self._key(request, route.auth or self._settings.auth) if it.key is None else f"{name}\n{it.key}"
+            event_id = str(uuid.uuid4()) if key is None else event_id_of(route.type, key)
+            async with directory(self._host.work) as into:
+                files = {} if route.file is None else {route.file: await keep(raw, into)}
+                event = await self._publish(route.type, it.pairs, files, event_id)
+        return answer(HTTPStatus.ACCEPTED, _as_json(event))
 
     async def _publish(
         self, event_type: str, pairs: Sequence[tuple[str, str]], files: Mapping[str, Path], event_id: str
@@ -171,12 +198,12 @@ class Receiver:
                 f"Too much waits already for those who take this type: {counted(count, 'message')}.",
             )
 
-    def _key(self, request: web.BaseRequest) -> str | None:
+    def _key(self, request: web.BaseRequest, auth: Auth) -> str | None:
         """What makes this request and another one the same event. Raises Refused."""
         names = ["Idempotency-Key"]
-        if self._settings.auth.standard_webhooks:
+        if auth.standard_webhooks:
             names = ["webhook-id"]
-        elif self._settings.auth.github:
+        elif auth.github:
             names.append("X-GitHub-Delivery")
         for name in names:
             found = request.headers.getall(name, [])
@@ -215,7 +242,7 @@ def _as_json(event: Event) -> dict[str, str]:
 
 def event_id_of(event_type: str, key: str) -> str:
     """The id of the event of this type and key: the same from every gateway. A type has no line breaks."""
-    return hashlib.sha256(f"{event_type}\n{key}".encode("ascii")).hexdigest()[:32]
+    return hashlib.sha256(f"{event_type}\n{key}".encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
 
 def _of_nobody(event_type: str, types: Sequence[str]) -> Refused:

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from ion_gateway.gateway_settings import GatewaySettings
+from ion_gateway.gateway_settings import GatewaySettings, Route
 
 PIPELINE = """
 modules:
@@ -230,6 +230,16 @@ def test_the_page_says_what_the_settings_are() -> None:
     table = README.partition("| key | default | |")[2].partition("\n\n")[0]
     told = {name for row in table.splitlines()[2:] for name in re.findall(r"`(\w+)`", row.split("|")[1])}
     assert told == set(GatewaySettings.model_fields)
+    table = README.partition("| key of a route | default | |")[2].partition("\n\n")[0]
+    assert set(re.findall(r"^\| `(\w+)`", table, re.MULTILINE)) == set(Route.model_fields)
+
+
+def test_the_route_of_the_page_can_be_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("GATEWAY_TOKEN", "GITHUB_SECRET"):
+        monkeypatch.setitem(ENVIRONMENT, name, "0123456789abcdef")
+    modules = 'modules: {build: {command: ["true"], source: ., subscribes: [push.received]}}'
+    (tmp_path / "ion.yaml").write_text(f"{modules}\n{block('gets a path of its own:')}")
+    assert "ok: 1 module" in ion(tmp_path, "check")
 
 
 HEAD = """modules:
@@ -262,6 +272,31 @@ services:
         ('{auth: none, listen: "[::g]:80"}', "services.gateway.listen: must"),
         ("{auth: none, max_body: much}", "services.gateway.max_body: must be a size"),
         ("{auth: none, max_files: 0}", "services.gateway.max_files"),
+        ("{auth: none, routes: {a: {path: /a}}}", "services.gateway.routes.a.type: is required"),
+        ("{auth: none, routes: {a: {type: report.asked}}}", "services.gateway.routes.a.path: is required"),
+        ("{auth: none, routes: {a: {path: a, type: report.asked}}}", "routes.a.path: must be a path such as /hooks"),
+        ("{auth: none, routes: {a: {path: /a/, type: report.asked}}}", "routes.a.path: must be a path such as /hooks"),
+        (
+            "{auth: none, routes: {a: {path: /events/a, type: report.asked}}}",
+            "routes.a.path: must not be below /events",
+        ),
+        ("{auth: none, routes: {A: {path: /a, type: report.asked}}}", "lower-case letters"),
+        (
+            "{auth: none, routes: {a: {path: /a, type: report.asked}, b: {path: /a, type: report.asked}}}",
+            "services.gateway.routes: a and b have one path, /a. Give one of them another",
+        ),
+        (
+            "{auth: none, routes: {a: {path: /a, type: report.askd}}}",
+            'services.gateway.routes.a.type: no module takes "report.askd", so it would be refused. Did you mean',
+        ),
+        ("{auth: none, routes: {a: {path: /a, type: report.asked, id: /x~2}}}", "routes.a.id: must be a JSON Pointer"),
+        ("{auth: none, routes: {a: {path: /a, type: report.asked, id: x y}}}", "routes.a.id: must be a JSON Pointer"),
+        ("{auth: none, routes: {a: {path: /a, type: report.asked, file: ../x}}}", "routes.a.file: key '../x'"),
+        (
+            "{auth: {github: 0123456789abcdef}, listen: 0.0.0.0:80,"
+            " routes: {a: {path: /a, type: report.asked, auth: none}}}",
+            "services.gateway.routes: none lets anybody publish who reaches 0.0.0.0:80",
+        ),
     ],
 )
 def test_check_names_what_cannot_be_served(tmp_path: Path, gateway: str, says: str) -> None:
@@ -289,6 +324,7 @@ def test_check_names_what_cannot_be_served(tmp_path: Path, gateway: str, says: s
         "{auth: none, listen: localhost:8080}",
         "{auth: none, listen: 0.0.0.0:8080, exposed: true}",
         '{auth: {bearer: "${env:GATE}"}, listen: 0.0.0.0:8080}',
+        "{auth: none, routes: {a: {path: /a, type: report.asked, id: X-Id, pairs: {a: /a/0, b: ''}, when: {/x: y}}}}",
         "{auth: {standard_webhooks: [whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIz]}}",
     ],
 )
