@@ -41,7 +41,7 @@ class Gateway:
     async def run(self, host: ServiceHost, stop: asyncio.Event, ready: asyncio.Event) -> None:
         """Raises ConfigError, TransientError where it cannot listen."""
         self._stopping = False
-        receiver = Receiver(self._settings, host)
+        receiver = Receiver(self._settings, host, stop)
 
         async def handle(request: web.BaseRequest) -> web.StreamResponse:
             return await self._handle(receiver, request)

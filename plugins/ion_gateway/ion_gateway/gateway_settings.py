@@ -16,7 +16,7 @@ from ion_core.contracts.storage import check_key
 from ion_core.errors import InvalidKey
 from ion_gateway.settings import checked_name, checked_type
 
-_LISTEN = re.compile(r"(?:\[(?P<six>[0-9a-fA-F:.]+)\]|(?P<host>[^\[\]:/\s]+)):(?P<port>\d{1,5})")
+_LISTEN = re.compile(r"(?:\[(?P<six>[0-9a-fA-F:.]+)\]|(?P<host>[^\[\]:/\s]+)):(?P<port>[0-9]{1,5})")
 
 _PATH = re.compile(r"(?:/[A-Za-z0-9._-]+)+")
 _HEADER = re.compile(r"[A-Za-z0-9-]+")

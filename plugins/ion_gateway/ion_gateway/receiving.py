@@ -10,12 +10,13 @@ import re
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from ion_core.errors import IdTaken, InvalidEvent, MessageRefused, TransientError, Unroutable
+from ion_core.errors import IdTaken, InvalidEvent, IonError, MessageRefused, TransientError, Unroutable
 from ion_core.events import MAX_TYPE_LENGTH, Event
 from ion_core.words import counted
 from ion_gateway.answers import Refused, answer, later
@@ -24,12 +25,13 @@ from ion_gateway.bodies import directory, keep
 from ion_gateway.cloud_events import DATA, read_cloud_events
 from ion_gateway.contents import read_content, read_json_of_any_kind
 from ion_gateway.gateway_settings import Auth, GatewaySettings, Route, is_loopback
+from ion_gateway.preferring import wait
 from ion_gateway.routes import found
 
 if TYPE_CHECKING:
     from aiohttp import web
 
-    from ion_core.contracts.service import ServiceHost
+    from ion_core.contracts.service import FlowOutcome, ServiceHost
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +45,9 @@ _KEY = re.compile(r"[!-~]{1,255}")
 class Receiver:
     """Answers requests for one run of the service."""
 
-    def __init__(self, settings: GatewaySettings, host: ServiceHost) -> None:
+    def __init__(self, settings: GatewaySettings, host: ServiceHost, stop: asyncio.Event) -> None:
         self._settings = settings
+        self._stop = stop
         self._host = host
         alone = is_loopback(settings.listen) and not settings.exposed
         self._guard = Guard(settings.auth, alone=alone)
@@ -87,15 +90,7 @@ class Receiver:
             raise self._away(error) from error
         if found is None:
             raise Refused(HTTPStatus.NOT_FOUND, "No event of this id came in here, or it is removed already.")
-        body = {
-            "eventId": event_id,
-            "correlationId": found.correlation_id,
-            "outcome": found.outcome,
-            "over": found.over,
-            "events": found.events,
-            "jobs": dict(found.jobs),
-            "failing": list(found.failing),
-        }
+        body = {"eventId": event_id, "correlationId": found.correlation_id, **_outcome_as_json(found)}
         return answer(HTTPStatus.OK, body)
 
     async def _take(self, request: web.BaseRequest, event_type: str) -> web.StreamResponse:
@@ -114,8 +109,34 @@ class Receiver:
                 event_id = str(uuid.uuid4()) if key is None else event_id_of(event_type, key)
                 content = brought()
                 event = await self._publish(event_type, content.pairs, content.files, event_id)
+        return await self._taken(request, event)
+
+    async def _taken(self, request: web.BaseRequest, event: Event) -> web.StreamResponse:
+        """202; or, where that is preferred and its flow is over in time, 200 with what became of it."""
         headers = {"Location": f"{EVENTS}{quote(event.context.event_id, safe='')}"}
-        return answer(HTTPStatus.ACCEPTED, _as_json(event), headers)
+        within = wait(request.headers.getall("Prefer", []))
+        if within is None:
+            return answer(HTTPStatus.ACCEPTED, _as_json(event), headers)
+        headers["Preference-Applied"] = f"wait={within.total_seconds():.0f}"
+        found = await self._outcome_unless_ending(event.context.correlation_id, within)
+        if found is None:
+            return answer(HTTPStatus.ACCEPTED, _as_json(event), headers)
+        status = HTTPStatus.OK if found.over else HTTPStatus.ACCEPTED
+        return answer(status, {**_as_json(event), **_outcome_as_json(found)}, headers)
+
+    async def _outcome_unless_ending(self, correlation_id: str, within: timedelta) -> FlowOutcome | None:
+        """None where the service is to end, or nobody can tell: the event is taken all the same."""
+        asking = asyncio.ensure_future(self._host.outcome(correlation_id, within=within))
+        ending = asyncio.ensure_future(self._stop.wait())
+        try:
+            await asyncio.wait({asking, ending}, return_when=asyncio.FIRST_COMPLETED)
+            return asking.result() if asking.done() else None
+        except IonError as error:
+            log.warning("what became of %s cannot be told now: %s", correlation_id, error)
+            return None
+        finally:
+            asking.cancel()
+            ending.cancel()
 
     async def _take_cloud_events(self, request: web.BaseRequest) -> web.StreamResponse:
         signed = self._guard.before(request)
@@ -152,7 +173,7 @@ class Receiver:
             async with directory(self._host.work) as into:
                 files = {} if route.file is None else {route.file: await keep(raw, into)}
                 event = await self._publish(route.type, it.pairs, files, event_id)
-        return answer(HTTPStatus.ACCEPTED, _as_json(event))
+        return await self._taken(request, event)
 
     async def _publish(
         self, event_type: str, pairs: Sequence[tuple[str, str]], files: Mapping[str, Path], event_id: str
@@ -238,6 +259,16 @@ def _told_as_such() -> Iterator[None]:
 def _as_json(event: Event) -> dict[str, str]:
     context = event.context
     return {"eventId": context.event_id, "correlationId": context.correlation_id, "type": event.type}
+
+
+def _outcome_as_json(found: FlowOutcome) -> dict[str, Any]:
+    return {
+        "outcome": found.outcome,
+        "over": found.over,
+        "events": found.events,
+        "jobs": dict(found.jobs),
+        "failing": list(found.failing),
+    }
 
 
 def event_id_of(event_type: str, key: str) -> str:

@@ -33,6 +33,8 @@ class Host:
         self.outcomes: dict[str, FlowOutcome | IonError] = {}
         self.holding: asyncio.Event | None = None
         self.held = asyncio.Event()
+        self.waited: list[float] = []
+        self.flowing: asyncio.Event | None = None
 
     async def publish(
         self,
@@ -64,6 +66,9 @@ class Host:
         return self.waiting
 
     async def outcome(self, correlation_id: str, *, within: timedelta = timedelta(0)) -> FlowOutcome | None:
+        self.waited.append(within.total_seconds())
+        if self.flowing is not None:
+            await self.flowing.wait()
         found = self.outcomes.get(correlation_id)
         if isinstance(found, IonError):
             raise found

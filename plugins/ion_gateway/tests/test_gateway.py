@@ -555,6 +555,66 @@ async def test_what_became_of_an_event_is_told(it: Running) -> None:
     assert "/srv" not in json.dumps(said)
 
 
+# What is preferred
+
+
+def over(event_id: str, **other: Any) -> FlowOutcome:
+    jobs = {"committed": 1}
+    return FlowOutcome(
+        **{"correlation_id": event_id, "outcome": "done", "over": True, "events": 1, "jobs": jobs, **other}
+    )
+
+
+async def test_who_waits_is_told_what_became_of_it(it: Running) -> None:
+    headers = {"Prefer": "wait=30", "Idempotency-Key": "k"}
+    id = event_id_of("photo.received", "k")
+    it.host.outcomes[id] = over(id)
+    status, said, given = await it.post(headers=headers)
+    assert (status, given["Preference-Applied"], given["Location"]) == (200, "wait=30", f"/events/{id}")
+    assert (said["eventId"], said["outcome"], said["over"], said["jobs"]) == (id, "done", True, {"committed": 1})
+    it.host.outcomes[id] = over(id, over=False, outcome="running")
+    status, said, _ = await it.post(headers=headers)
+    assert (status, said["outcome"]) == (202, "running")
+    assert it.host.waited == [30, 30]
+
+
+async def test_what_cannot_be_told_is_taken_all_the_same(it: Running) -> None:
+    id = event_id_of("photo.received", "k")
+    it.host.outcomes[id] = TransientError("/srv/ion: away")
+    status, said, _ = await it.post(headers={"Prefer": "wait=30", "Idempotency-Key": "k"})
+    assert (status, said) == (202, {"eventId": id, "correlationId": id, "type": "photo.received"})
+
+
+@pytest.mark.parametrize(
+    ("prefer", "waited"),
+    [
+        ("wait=30s", [30]),
+        ('foo, Wait = "30" ; x=y', [30]),
+        ("wait=999999", [60]),
+        ("wait=0", [0]),
+        ("respond-async", []),
+        ("respond-async, wait=30", []),
+        ("return=minimal", []),
+        ("wait", []),
+        ("wait=-1", []),
+        ("wait=1e9", []),
+        ("wait=\u0661", []),
+        ("", []),
+    ],
+)
+async def test_preferences_that_are_not_known_are_passed_over(it: Running, prefer: str, waited: list[float]) -> None:
+    assert (await it.post(headers={"Prefer": prefer}))[0] == 202
+    assert it.host.waited == waited
+
+
+async def test_who_waits_does_not_hold_up_the_end(it: Running) -> None:
+    it.host.flowing = asyncio.Event()
+    waiting = asyncio.create_task(it.post(headers={"Prefer": "wait=60"}))
+    await until(lambda: len(it.host.waited) == 1)
+    it.stop.set()
+    assert (await waiting)[0] == 202
+
+
 # Ending
 
 
@@ -583,7 +643,7 @@ async def test_what_does_not_finish_is_cut_off_and_leaves_nothing(
         second = asyncio.create_task(post_form(it, ("f", b"x", "a")))
         await it.host.held.wait()
         await until(lambda: len(it.gateway._under_way) == 2)
-    assert [*it.host.work.iterdir()] == []
+    await it.left()
     assert it.host.taken == []
     with pytest.raises(aiohttp.ClientError):
         await second

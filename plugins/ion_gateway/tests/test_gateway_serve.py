@@ -146,6 +146,11 @@ def test_a_job_that_was_given_up_is_told(served: Serving) -> None:
     assert (found["outcome"], found["failing"], found["jobs"]) == ("dead", ["bad"], {"dead-lettered": 1})
 
 
+def test_who_prefers_to_wait_is_told_once_the_flow_is_over(served: Serving) -> None:
+    found = served.curl("-F", "f=@photo.jpg", "-H", "Prefer: wait=60", f"{served.url}/events/photo.received")
+    assert (found["status"], found["outcome"], found["jobs"]) == (200, "done", {"committed": 2})
+
+
 def test_what_the_core_refuses_is_refused_with_what_is_wrong(served: Serving) -> None:
     url = f"{served.url}/events/photo.received"
     found = served.curl("-F", "f=@photo.jpg;filename=a", "-F", "g=@photo.jpg;filename=a/b", url)
