@@ -56,8 +56,8 @@ async def read_content(
         return lambda: Brought(pairs=read_json(raw, limit=settings.max_json, max_pairs=settings.max_pairs))
     if kind == FORM and not whole:
         boundary = options.get("boundary", "")
-        if not boundary:
-            raise Refused(HTTPStatus.BAD_REQUEST, "The header Content-Type has no boundary.")
+        if not boundary or not boundary.isascii():
+            raise Refused(HTTPStatus.BAD_REQUEST, "The header Content-Type has no boundary, or none in ASCII.")
         body = Body(request, limit=most, what="one request", also=also)
         form = await read_form(body, boundary, into=into, max_files=settings.max_files, max_pairs=settings.max_pairs)
 

@@ -9,7 +9,6 @@ from http import HTTPStatus
 from typing import Any
 
 from jsonpointer import EndOfList, JsonPointer
-from multidict import CIMultiDictProxy
 
 from ion_core import strict_json
 from ion_gateway.answers import Refused
@@ -27,7 +26,7 @@ class Found:
     pairs: Sequence[tuple[str, str]]
 
 
-def found(route: Route, raw: bytes, headers: CIMultiDictProxy[str], settings: GatewaySettings) -> Found | None:
+def found(route: Route, raw: bytes, headers: Mapping[str, str], settings: GatewaySettings) -> Found | None:
     """None for what is not meant, by ``when``. Raises InvalidEvent; Refused (400) where it does not say which event."""
     value = strict_json.loads(raw, what="body", limit=settings.max_json)
     for source, texts in route.when.items():
