@@ -16,8 +16,9 @@ from ion_core.contracts.service import ServiceHost
 from ion_core.errors import ConfigError, IonError, TransientError
 from ion_gateway.answers import Refused, later
 from ion_gateway.bodies import Gone
-from ion_gateway.gateway_settings import GatewaySettings
+from ion_gateway.gateway_settings import GatewaySettings, is_loopback
 from ion_gateway.receiving import Receiver
+from ion_gateway.tls import Certificate
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ class Gateway:
     async def run(self, host: ServiceHost, stop: asyncio.Event, ready: asyncio.Event) -> None:
         """Raises ConfigError, TransientError where it cannot listen."""
         self._stopping = False
+        certificate = Certificate(self._settings) if self._settings.cert_file is not None else None
         receiver = Receiver(self._settings, host, stop)
 
         async def handle(request: web.BaseRequest) -> web.StreamResponse:
@@ -56,22 +58,27 @@ class Gateway:
         )
         runner = web.ServerRunner(server, shutdown_timeout=FINISH_WITHIN)
         await runner.setup()
+        renewing = None if certificate is None else asyncio.create_task(certificate.keep(), name="certificate")
         try:
-            await self._listen(runner)
+            await self._listen(runner, certificate)
             log.info("the gateway listens", extra={"url": self.url})
             ready.set()
             await stop.wait()
         finally:
             self._stopping = True
+            if renewing is not None:
+                renewing.cancel()
             await runner.cleanup()
             if self._under_way:  # cancelled by now; what they have in the work directory goes with them
                 await asyncio.wait(self._under_way, timeout=FINISH_WITHIN)
 
-    async def _listen(self, runner: web.ServerRunner) -> None:
+    async def _listen(self, runner: web.ServerRunner, certificate: Certificate | None) -> None:
         name, port = self._settings.address
         where = f"{self._settings.section.where('listen')}: {self._settings.listen}"
         try:
-            await web.TCPSite(runner, name, port).start()
+            await web.TCPSite(
+                runner, name, port, ssl_context=None if certificate is None else certificate.context
+            ).start()
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 raise TransientError(
@@ -80,7 +87,13 @@ class Gateway:
             raise ConfigError(f"{where}: cannot be listened on: {error.strerror or error}.") from error
         address = runner.addresses[0]
         shown = f"[{address[0]}]" if ":" in address[0] else address[0]
-        self.url = f"http://{shown}:{address[1]}"
+        self.url = f"{'http' if certificate is None else 'https'}://{shown}:{address[1]}"
+        if certificate is None and not is_loopback(self._settings.listen) and not self._settings.exposed:
+            log.warning(
+                "%s: others reach it and HTTP is plain: tokens and files can be read on their way. Give cert_file, or "
+                "put what ends TLS before it and set exposed: true",
+                where,
+            )
 
     async def _handle(self, receiver: Receiver, request: web.BaseRequest) -> web.StreamResponse:
         """An answer, whatever happens."""

@@ -6,12 +6,13 @@ import base64
 import binascii
 import ipaddress
 import re
+from pathlib import Path
 from typing import Annotated, Any
 
 from jsonpointer import JsonPointer, JsonPointerException
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationInfo, field_validator
 
-from ion_core.contracts.settings import ByteSize, Secret, Settings
+from ion_core.contracts.settings import ByteSize, ConfigPath, Secret, Settings
 from ion_core.contracts.storage import check_key
 from ion_core.errors import InvalidKey
 from ion_gateway.settings import checked_name, checked_type
@@ -173,6 +174,8 @@ class GatewaySettings(Settings):
     """Events that come in by HTTP."""
 
     listen: str = Field("127.0.0.1:8080", description="Address and port: 127.0.0.1:8080, or [::1]:8080.")
+    cert_file: ConfigPath | None = Field(None, description="Certificate for TLS, in PEM; without it HTTP is plain.")
+    key_file: ConfigPath | None = Field(None, description="Its key, where cert_file does not hold it, too.")
     exposed: bool = Field(False, description="Whether auth: none is meant where others than this machine reach it.")
     auth: Who = Field(
         description="Who may publish: bearer, github or standard_webhooks; or none.", json_schema_extra=_or_none
@@ -199,6 +202,13 @@ class GatewaySettings(Settings):
                 ipaddress.IPv6Address(found["six"])
             except ValueError:
                 raise ValueError(f'must have an IPv6 address in its brackets (got "{value}")') from None
+        return value
+
+    @field_validator("key_file")
+    @classmethod
+    def _of_a_certificate(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if value is not None and info.data.get("cert_file") is None:
+            raise ValueError("is the key of a certificate, and cert_file is not given")
         return value
 
     @field_validator("auth")

@@ -96,7 +96,7 @@ class Running:
 
     @property
     def address(self) -> tuple[str, int]:
-        host, _, port = self.gateway.url.removeprefix("http://").rpartition(":")
+        host, _, port = self.gateway.url.partition("://")[2].rpartition(":")
         return host, int(port)
 
     async def post(self, path: str = "/events/photo.received", **how: Any) -> tuple[int, dict[str, Any], Any]:

@@ -277,6 +277,7 @@ services:
         ('{auth: none, listen: "[::g]:80"}', "services.gateway.listen: must"),
         ("{auth: none, max_body: much}", "services.gateway.max_body: must be a size"),
         ("{auth: none, max_files: 0}", "services.gateway.max_files"),
+        ("{auth: none, key_file: key.pem}", "services.gateway.key_file: is the key of a certificate, and cert_file"),
         ("{auth: none, routes: {a: {path: /a}}}", "services.gateway.routes.a.type: is required"),
         ("{auth: none, routes: {a: {type: report.asked}}}", "services.gateway.routes.a.path: is required"),
         ("{auth: none, routes: {a: {path: a, type: report.asked}}}", "routes.a.path: must be a path such as /hooks"),
