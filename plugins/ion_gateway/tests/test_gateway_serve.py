@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,16 @@ def test_a_photo_by_curl_goes_through_the_whole_flow_once(served: Serving) -> No
     assert events[0]["data"] == [{"key": "who", "value": "me"}]
     ion(served.directory, "files", sent[0]["correlationId"], "--get", "got")
     assert [path.read_text() for path in (served.directory / "got" / "shout").rglob("shouted")] == ["A PHOTO"]
+
+
+def test_many_at_once_with_one_key_are_one_event(served: Serving) -> None:
+    url, form = f"{served.url}/events/photo.received", ["-F", "file=@photo.jpg", "-F", "who=me"]
+    with ThreadPoolExecutor(8) as pool:
+        sent = list(pool.map(lambda _: served.curl(*form, "-H", "Idempotency-Key: many", url), range(8)))
+    assert [it["status"] for it in sent] == [202] * 8
+    assert len({it["eventId"] for it in sent}) == 1
+    found = served.over(sent[0]["eventId"])
+    assert (found["outcome"], found["events"], found["jobs"]) == ("done", 2, {"committed": 2})
 
 
 def test_a_key_that_is_used_for_something_else_is_told_what_differs(served: Serving) -> None:
