@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Any
@@ -121,8 +121,12 @@ class Gateway:
 
 
 class _Server(web.Server):
+    def __init__(self, handle: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], **how: Any) -> None:
+        super().__init__(handle, **how)
+        self._how = how
+
     def __call__(self) -> web.RequestHandler:
-        return _Connection(self, loop=asyncio.get_running_loop(), **self._kwargs)
+        return _Connection(self, loop=asyncio.get_running_loop(), **self._how)
 
 
 class _Connection(web.RequestHandler):
