@@ -63,6 +63,14 @@ class InvalidEvent(IonError):
         super().__init__(shortened(self.problems))
 
 
+class IdTaken(InvalidEvent):
+    """The id that was given is that of another event; each of ``problems`` says what differs, without any value."""
+
+    def __init__(self, message: str, differs: Sequence[str] = ()) -> None:
+        super().__init__(differs or message)
+        self.args = (message,)
+
+
 class PluginFailed(IonError):
     """A plugin did what no plugin may: the message names it. Its cause, where there is one, is what it raised."""
 

@@ -16,6 +16,7 @@ from ion_core.contracts.storage import check_key
 from ion_core.dataplane import MAX_NAME_BYTES, DataPlane
 from ion_core.errors import (
     DocumentExists,
+    IdTaken,
     InvalidEvent,
     InvalidKey,
     PermanentError,
@@ -41,6 +42,14 @@ class Intake:
         for module in self._modules:
             await self._dataplane.broker.declare(module.name, topics=module.subscribes, retry=module.retry)
 
+    def takers(self, event_type: str) -> list[str]:
+        """The names of the modules that take this type."""
+        return [module.name for module in self._modules if event_type in module.subscribes]
+
+    def event_types(self) -> list[str]:
+        """The types that some module takes, sorted."""
+        return sorted({event_type for module in self._modules for event_type in module.subscribes})
+
     async def publish(
         self,
         event_type: str,
@@ -56,8 +65,8 @@ class Intake:
 
         ``files`` maps the name modules see to a local file. An ``event_id`` that was taken in before with the same
         type, data and files is that event: it is published once more, and nothing is stored. With anything else it is
-        refused. Raises InvalidEvent with everything that is wrong or differs, Unroutable when no module takes the type,
-        and what the providers raise.
+        refused. Raises InvalidEvent with everything that is wrong, IdTaken with what differs, Unroutable when no module
+        takes the type, and what the providers raise.
         """
         files = files or {}
         event = self.checked(
@@ -85,9 +94,10 @@ class Intake:
         differs = [*differences(stored, event), *_other_ids(stored.context, correlation_id, parent_event_id)]
         differs += await asyncio.to_thread(_other_files, stored_files, files)
         if differs:
-            raise InvalidEvent(
+            raise IdTaken(
                 f"event id {stored.context.event_id[:80]!r}: is that of another event: {shortened(differs)}. "
-                "Use a new one."
+                "Use a new one.",
+                differs,
             )
         await self._hand_over(stored)
         return stored
@@ -131,7 +141,7 @@ class Intake:
         return Event(context=context, type=event_type, data=tuple(data), files=tuple(files))
 
     def _check_taken(self, event_type: str) -> None:
-        taken = sorted({event_type for module in self._modules for event_type in module.subscribes})
+        taken = self.event_types()
         if event_type not in taken:
             near = difflib.get_close_matches(event_type, taken, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""

@@ -7,13 +7,14 @@ import fcntl
 import os
 import pwd
 import re
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from ion_core.errors import StateBusy, StateError, storage_error
+from ion_core.errors import StateBusy, StateError, StorageFull, storage_error
 from ion_core.regular import open_regular, read_regular, write_new
 
 _ID = re.compile(r"[0-9a-f]{16}")
@@ -78,6 +79,27 @@ class State:
     def work(self) -> Path:
         """Where workspaces lie."""
         return self.path / "work"
+
+    def emptied(self, *below: str) -> Path:
+        """A directory below this one, made anew with nothing in it, closed to others.
+
+        Raises StateError where it cannot be made, or what is in it cannot be removed; StorageFull.
+        """
+        path = self.path.joinpath(*below)
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if path.is_symlink() or path.is_file():
+                path.unlink()
+            elif path.exists():
+                shutil.rmtree(path)
+            path.mkdir(mode=0o700)
+        except OSError as error:
+            if isinstance(found := storage_error(str(path), error), StorageFull):
+                raise found from error
+            raise StateError(
+                f"{error.filename or path}: cannot be removed or made anew: {error.strerror}. Remove it by hand."
+            ) from error
+        return path
 
     def id(self) -> str:
         """Marks what belongs to this directory, such as containers. Made once, the same ever after.

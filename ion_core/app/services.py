@@ -1,23 +1,20 @@
-"""The services beside the dispatcher: opened, started, given what they may ask for, watched, and started again."""
+"""The services beside the dispatcher: opened, started, watched, and started again."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import random
-from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from pathlib import Path
 
 from ion_core.app.blame import blamed, naming
+from ion_core.app.host import Host
 from ion_core.app.opening import App, opened
 from ion_core.config import Chosen
 from ion_core.contracts.messaging import RetryPolicy
 from ion_core.contracts.service import Service
 from ion_core.dispatcher import Dispatcher
 from ion_core.errors import IonError, TransientError
-from ion_core.events import Event
-from ion_core.intake import Intake
 
 log = logging.getLogger(__name__)
 
@@ -46,9 +43,10 @@ class Services:
         chosen = self._app.config.services
         if not chosen:
             return
-        intake = await self._app.intake()
+        intake, dataplane = await self._app.intake(), await self._app.dataplane()
         for name, it in chosen.items():
-            kept = _Kept(name, it, _Host(name, intake, self._dispatcher), self._stop, self._dispatcher)
+            host = Host(name, self._app, intake, dataplane, self._dispatcher.health.problems)
+            kept = _Kept(name, it, host, self._stop, self._dispatcher)
             tasks.create_task(self._watch(kept), name=f"service {name}")
             await kept.started
 
@@ -71,7 +69,7 @@ class Services:
 class _Kept:
     """One service: served until it is to end, and what is done when it ends before."""
 
-    def __init__(self, name: str, chosen: Chosen, host: _Host, stop: asyncio.Event, dispatcher: Dispatcher) -> None:
+    def __init__(self, name: str, chosen: Chosen, host: Host, stop: asyncio.Event, dispatcher: Dispatcher) -> None:
         self.started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done once it has been ready for the first time, or has failed to be."""
         self._part = f"service {name}"
@@ -87,6 +85,7 @@ class _Kept:
         while True:
             begun = loop.time()
             try:
+                await self._host.empty_work()
                 async with opened(self._chosen) as service:
                     await self._serve(service)
                 return None
@@ -137,31 +136,6 @@ class _Kept:
             await service.run(self._host, self._stop, ready)
         if not self._stop.is_set():
             raise self._chosen.fault("returned from run before it was to stop")
-
-
-class _Host:
-    """What the service called ``name`` in the configuration may ask of us."""
-
-    def __init__(self, name: str, intake: Intake, dispatcher: Dispatcher) -> None:
-        self._name = name
-        self._intake = intake
-        self._dispatcher = dispatcher
-
-    async def publish(
-        self,
-        event_type: str,
-        *,
-        data: Sequence[tuple[str, str]] = (),
-        files: Mapping[str, Path] | None = None,
-        event_id: str | None = None,
-        correlation_id: str | None = None,
-    ) -> Event:
-        return await self._intake.publish(
-            event_type, name=self._name, data=data, files=files, event_id=event_id, correlation_id=correlation_id
-        )
-
-    def problems(self) -> Sequence[str]:
-        return self._dispatcher.health.problems()
 
 
 async def _set_within(event: asyncio.Event, seconds: float) -> bool:

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ion_core.contracts.service import Service
+from ion_core.contracts.service import FlowOutcome, Service
 from ion_core.errors import InvalidEvent, IonError, TransientError, Unroutable
 from ion_core.events import Context, Event
 from ion_core.testing.kit import Conformance, needs, refused, undeclared
 
 
 class Host:
-    """What the kit gives a service to publish to: it notes every event, or raises ``refusing``."""
+    """What the kit gives a service to publish to: it notes every event, or raises ``refusing``.
 
-    def __init__(self) -> None:
+    ``work`` is a directory that is there. Every type is taken that is among ``taken``; nothing waits, and every
+    flow is over at once.
+    """
+
+    def __init__(self, work: Path, *, taken: Sequence[str] = ()) -> None:
+        self.work = work
+        self.taken = taken
         self.published: asyncio.Queue[str] = asyncio.Queue()
         self.refusing: IonError | None = None
 
@@ -37,6 +45,15 @@ class Host:
         event_id = event_id or Conformance.fresh("event")
         context = Context(name="kit", event_id=event_id, correlation_id=correlation_id or event_id)
         return Event(context=context, type=event_type, data=tuple(data), files=tuple(files or ()))
+
+    async def pending(self, event_type: str) -> int | None:
+        return 0
+
+    async def outcome(self, correlation_id: str, *, within: timedelta = timedelta(0)) -> FlowOutcome | None:
+        return FlowOutcome(correlation_id=correlation_id, outcome="done", over=True, events=1, jobs={"committed": 1})
+
+    def event_types(self) -> Sequence[str]:
+        return sorted(self.taken)
 
     def problems(self) -> Sequence[str]:
         return ()
@@ -68,11 +85,13 @@ class ServiceConformance(Conformance):
                 return a_gateway_whose_port_is_taken()
 
     ``service``      an open service, not run yet.
+    ``event_types``  the types that the host says are taken (those that ``cause_event`` returns, at least).
     ``ends_within``  seconds it may take to end once it has been told to (5).
     ``patience``     seconds to wait for what must happen (10); ``quiet`` for what must not (0.3).
     """
 
     ends_within: ClassVar[float] = 5.0
+    event_types: ClassVar[Sequence[str]] = ("photo.received",)
     cause_event: Callable[..., Awaitable[str]] | None = undeclared(
         "cause_event", "async def cause_event(self, service): make it publish, return the event's type"
     )
@@ -82,7 +101,18 @@ class ServiceConformance(Conformance):
 
     @asynccontextmanager
     async def serving(self, service: Service) -> AsyncIterator[Serving]:
-        host, stop, ready = Host(), asyncio.Event(), asyncio.Event()
+        with self.host() as host:
+            async with self._running(service, host) as serving:
+                yield serving
+
+    @contextmanager
+    def host(self) -> Iterator[Host]:
+        with tempfile.TemporaryDirectory(prefix="ion-kit-") as work:
+            yield Host(Path(work), taken=self.event_types)
+
+    @asynccontextmanager
+    async def _running(self, service: Service, host: Host) -> AsyncIterator[Serving]:
+        stop, ready = asyncio.Event(), asyncio.Event()
         running = asyncio.create_task(service.run(host, stop, ready))
         try:
             becoming_ready = asyncio.create_task(ready.wait())
@@ -117,13 +147,14 @@ class ServiceConformance(Conformance):
     async def test_a_stop_set_before_ends_it(self, service: Service) -> None:
         stop = asyncio.Event()
         stop.set()
-        running = asyncio.create_task(service.run(Host(), stop, asyncio.Event()))
-        try:
-            await self.ends(running)
-            assert running.result() is None
-        finally:
-            running.cancel()
-            await asyncio.wait({running}, timeout=self.ends_within)
+        with self.host() as host:
+            running = asyncio.create_task(service.run(host, stop, asyncio.Event()))
+            try:
+                await self.ends(running)
+                assert running.result() is None
+            finally:
+                running.cancel()
+                await asyncio.wait({running}, timeout=self.ends_within)
 
     async def test_cancelling_ends_it(self, service: Service) -> None:
         async with self.serving(service) as serving:
@@ -149,10 +180,23 @@ class ServiceConformance(Conformance):
                 await self.within(serving.host.published.get(), f"publish after {error!r}")
             await self.stays_quiet(asyncio.shield(serving.running), "run ended because an event was refused")
 
+    @needs("cause_event")
+    async def test_nothing_is_left_in_its_work_directory(self, service: Service) -> None:
+        assert self.cause_event is not None
+        async with self.serving(service) as serving:
+            for error in (None, InvalidEvent("bad"), TransientError("later"), None):
+                serving.host.refusing = error
+                await self.within(self.cause_event(service), "cause_event")
+                await self.within(serving.host.published.get(), f"publish after {error!r}")
+            serving.stop.set()
+            await self.ends(serving.running)
+            left = sorted(path.name for path in serving.host.work.iterdir())
+            assert not left, f"left in the work directory: {left}"
+
     @needs("unservable")
     async def test_what_keeps_it_from_serving_is_raised(self, service: Service) -> None:
         assert self.unservable is not None
         ready = asyncio.Event()
-        with refused(IonError):
-            await self.within(self.unservable().run(Host(), asyncio.Event(), ready), "the error")
+        with self.host() as host, refused(IonError):
+            await self.within(self.unservable().run(host, asyncio.Event(), ready), "the error")
         assert not ready.is_set(), "it cannot serve and said that it does"

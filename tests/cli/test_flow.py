@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from ion_core.cli.flow.flow import Flow, FlowReader, children
 from ion_core.cli.flow.text import lines
 from ion_core.contracts.storage import Document
+from ion_core.flows import Flow, FlowReader, children
 from ion_core.modules import Module
 
 MODULES = [Module(name="detect", subscribes=("photo",)), Module(name="blur", subscribes=("face",))]

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from ion_core.cli.flow.flow import Flow, FlowReader
 from ion_core.cli.flow.text import lines
 from ion_core.contracts.messaging import RetryPolicy
 from ion_core.contracts.storage import Document
 from ion_core.dispatcher.attempt_log import AttemptLog
 from ion_core.errors import TransientError
 from ion_core.events import MODULE_LOGS
+from ion_core.flows import Flow, FlowReader
 from ion_core.jobs import Outcome, Verdict
 from tests.support.worlds import World, attempt, does, fails_first, no_back_off, say
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -128,6 +130,27 @@ async def ends_when_refused(self: Any, host: Any, stop: asyncio.Event, ready: as
     ready.set()
     while not stop.is_set():
         await host.publish(await self._poked.get())
+
+
+@service("nothing_is_left_in_its_work_directory", "_publish")
+async def leaves_what_it_took(self: Any, host: Any) -> None:
+    while True:
+        event_type = await self._poked.get()
+        upload = host.work / "upload"
+        upload.write_bytes(b"a photo")
+        with contextlib.suppress(IonError):
+            await host.publish(event_type, files={"photo.jpg": upload})
+
+
+@service("nothing_is_left_in_its_work_directory", "_publish")
+async def leaves_what_was_refused(self: Any, host: Any) -> None:
+    while True:
+        event_type = await self._poked.get()
+        upload = host.work / secrets.token_hex(4)
+        upload.write_bytes(b"a photo")
+        with contextlib.suppress(IonError):
+            await host.publish(event_type, files={"photo.jpg": upload})
+            upload.unlink()
 
 
 class Optimist(MemoryService):

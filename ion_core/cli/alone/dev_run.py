@@ -21,10 +21,10 @@ from ion_core.errors import InvalidEvent, StateBusy, Unroutable, UsageError
 
 if TYPE_CHECKING:
     from ion_core.app import App
-    from ion_core.cli.flow.flow import EventSeen, Flow, JobSeen
     from ion_core.config import Config
     from ion_core.contracts.storage import DocumentStore
     from ion_core.events import Event
+    from ion_core.flows import EventSeen, Flow, JobSeen
     from ion_core.rehearsal.results import JobResult, Jobs
 
 DIRECTORY, STATE = DEV_STATE.split("/")
@@ -139,12 +139,9 @@ class _Run:
 
 
 async def _flow(config: Config, documents: DocumentStore, correlation_id: str) -> Flow:
-    from ion_core.cli.flow.flow import FlowReader
+    from ion_core.flows import read_flow
 
-    reader = FlowReader(correlation_id, config.modules.values())
-    async for document in documents.find(correlation_id=correlation_id):
-        reader.add(document)
-    return reader.flow()
+    return await read_flow(documents, correlation_id, config.modules.values())
 
 
 def _show(config: Config, event: Event, top: Path, *, as_json: bool, flags: str) -> None:

@@ -17,7 +17,7 @@ from ion_core.cli.output import mark, results, shortened
 from ion_core.errors import ProviderError
 
 if TYPE_CHECKING:
-    from ion_core.cli.flow.flow import Flow
+    from ion_core.flows import Flow
 
 
 class LiveTree(logging.StreamHandler[TextIO]):

@@ -1,25 +1,23 @@
-"""A flow in one line: how it stands, what it began with, and when."""
+"""Which flows there are, the newest first, each in short."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
 
-from ion_core.cli.flow.flow import COMMITTED, DEAD_LETTERED, PENDING, Flow, FlowReader
 from ion_core.cli.output import plain, say
 from ion_core.errors import DocumentsDamaged, QueueNotDeclared, TransientError
-from ion_core.events import EVENT_META, FAILURE, pairs_to_json
+from ion_core.events import EVENT_META, FAILURE
+from ion_core.flows import DEAD, FAILED, FlowInShort, parsed, read_flow
 
 if TYPE_CHECKING:
     from ion_core.app import App
     from ion_core.contracts.messaging import MessageBroker
     from ion_core.contracts.storage import Document, DocumentStore
 
-DEAD, FAILED, RUNNING, DONE = "dead", "failed", "running", "done"
 AT_ONCE = 16
 """Flows that are read at the same time."""
 IN_A_ROW = 100
@@ -48,85 +46,6 @@ class Wanted:
         )
 
 
-@dataclass(kw_only=True)
-class FlowInShort:
-    """``jobs`` counts them by state; times are ISO 8601, '' where no job has begun.
-
-    ``waits`` names the modules of jobs that have not begun: whether their queues have anything is for ``settle`` to
-    say, which takes those out that wait for nothing, such as a module that came later than the event.
-    """
-
-    correlation_id: str
-    event_id: str
-    type: str
-    data: Sequence[tuple[str, str]] = ()
-    files: Sequence[str] = ()
-    events: int = 0
-    jobs: Mapping[str, int] = field(default_factory=dict)
-    modules: frozenset[str] = frozenset()
-    types: frozenset[str] = frozenset()
-    failing: Sequence[str] = ()
-    waits: frozenset[str] = frozenset()
-    begun: int = 0
-    started_at: str = ""
-    finished_at: str = ""
-
-    @classmethod
-    def of(cls, flow: Flow) -> FlowInShort:
-        events, jobs = list(flow.events()), list(flow.jobs())
-        attempts = [attempt for job in jobs for attempt in job.attempts]
-        first = flow.roots[0]
-        pending = [job for job in jobs if job.state == PENDING]
-        bad = [job.module for job in jobs if job.state not in (COMMITTED, PENDING)]
-        return cls(
-            correlation_id=flow.correlation_id,
-            event_id=first.id,
-            type=first.type,
-            data=first.pairs,
-            files=first.files,
-            events=len(events),
-            jobs=Counter(job.state for job in jobs),
-            modules=frozenset(job.module for job in jobs),
-            types=frozenset(event.type for event in events),
-            failing=list(dict.fromkeys(bad)),
-            waits=frozenset(job.module for job in pending if not job.attempts),
-            begun=sum(1 for job in pending if job.attempts),
-            started_at=min((it.started_at for it in attempts if it.started_at), default=""),
-            finished_at=max((it.finished_at for it in attempts if it.finished_at), default=""),
-        )
-
-    @property
-    def outcome(self) -> str:
-        """The worst of its jobs: ``dead`` was given up, ``failed`` failed and is to be tried again; then ``running``.
-
-        ``done`` is what has nothing of these.
-        """
-        if self.jobs.get(DEAD_LETTERED):
-            return DEAD
-        if self.failing:
-            return FAILED
-        return RUNNING if self.begun or self.waits else DONE
-
-    def is_since(self, then: datetime) -> bool:
-        ended = parsed(self.finished_at)
-        return ended is None or ended >= then
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "correlationId": self.correlation_id,
-            "eventId": self.event_id,
-            "type": self.type,
-            "outcome": self.outcome,
-            "events": self.events,
-            "jobs": dict(self.jobs),
-            "failing": list(self.failing),
-            "data": pairs_to_json(self.data),
-            "files": list(self.files),
-            "startedAt": self.started_at or None,
-            "finishedAt": self.finished_at or None,
-        }
-
-
 async def flows_in_short(app: App, wanted: Wanted, *, limit: int, damaged: set[str]) -> list[FlowInShort]:
     """At most ``limit`` of those, the newest first: by the newest event, failed ones by what failed first in them.
 
@@ -136,13 +55,7 @@ async def flows_in_short(app: App, wanted: Wanted, *, limit: int, damaged: set[s
     modules = app.config.modules
 
     async def read(correlation_id: str) -> FlowInShort | None:
-        reader = FlowReader(correlation_id, modules.values())
-        try:
-            async for document in documents.find(correlation_id=correlation_id):
-                reader.add(document)
-        except DocumentsDamaged as error:
-            damaged.update(error.problems)
-        flow = reader.flow()
+        flow = await read_flow(documents, correlation_id, modules.values(), damaged=damaged)
         return FlowInShort.of(flow) if flow.roots else None  # `gc` was quicker
 
     found: list[FlowInShort] = []
@@ -192,14 +105,6 @@ async def _told(documents: DocumentStore, wanted: Wanted) -> AsyncIterator[Docum
 def _time(document: Document) -> datetime | None:
     """When that was which it tells of; None for what says nothing of it."""
     return parsed(document.body.get("finishedAt") or document.body.get("committedAt"))
-
-
-def parsed(time: Any) -> datetime | None:
-    """A time of a document; None for what is none, such as one of another making."""
-    try:
-        return datetime.fromisoformat(time).astimezone(UTC) if isinstance(time, str) else None
-    except ValueError:
-        return None
 
 
 async def _next(ids: AsyncIterator[str], most: int) -> list[str]:

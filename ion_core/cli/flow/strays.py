@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ion_core.cli.flow.flow import COMMITTED, DEAD_LETTERED, PENDING, EventSeen, Flow, JobSeen
 from ion_core.cli.output import plain, say
 from ion_core.errors import InvalidEvent, QueueNotDeclared, TransientError
 from ion_core.events import parse_event
+from ion_core.flows import COMMITTED, DEAD_LETTERED, PENDING, EventSeen, Flow, JobSeen
 
 if TYPE_CHECKING:
     from ion_core.app import App

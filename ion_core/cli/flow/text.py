@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from ion_core.cli.flow.flow import (
+from ion_core.cli.output import RED, YELLOW, coloured, mark, short_ids, shortened
+from ion_core.flows import (
     COMMITTED,
     DEAD_LETTERED,
     GONE,
@@ -18,7 +19,6 @@ from ion_core.cli.flow.flow import (
     Flow,
     JobSeen,
 )
-from ion_core.cli.output import RED, YELLOW, coloured, mark, short_ids, shortened
 from ion_core.words import counted
 
 MAX_INDENT = 40

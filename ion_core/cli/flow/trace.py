@@ -28,8 +28,8 @@ from ion_core.errors import DocumentsDamaged
 
 if TYPE_CHECKING:
     from ion_core.app import App
-    from ion_core.cli.flow.short import FlowInShort
     from ion_core.config import Config
+    from ion_core.flows import FlowInShort
 
 
 @click.group("trace", cls=Group)
@@ -113,8 +113,8 @@ def _check_known(config: Config, module: str | None, event_type: str | None) -> 
 def _print_list(flows: Sequence[FlowInShort], *, whole: bool) -> None:
     from datetime import UTC, datetime
 
-    from ion_core.cli.flow.short import DEAD, FAILED, parsed
     from ion_core.cli.flow.text import PAIRS_WIDTH, pairs_text
+    from ion_core.flows import DEAD, FAILED, parsed
 
     now = datetime.now(UTC)
     rows, ids = [], shown_ids((flow.correlation_id for flow in flows), whole=whole)
@@ -167,11 +167,11 @@ def flow(
 
 
 async def _print_flow(app: App, given: str | None, failed: bool, as_json: bool) -> None:
-    from ion_core.cli.flow.flow import FlowReader
     from ion_core.cli.flow.strays import look_for_strays
     from ion_core.cli.flow.text import lines
     from ion_core.cli.ids import newest_flow, whole_flow
     from ion_core.events import EVENT_META, FAILURE
+    from ion_core.flows import read_flow
 
     documents = await app.documents()
     if given is not None:
@@ -186,10 +186,7 @@ async def _print_flow(app: App, given: str | None, failed: bool, as_json: bool) 
     if as_json and not failed:
         await out_array_of(document.body async for document in documents.find(correlation_id=correlation_id))
         return
-    reader = FlowReader(correlation_id, app.config.modules.values())
-    async for document in documents.find(correlation_id=correlation_id):
-        reader.add(document)
-    flow = reader.flow()
+    flow = await read_flow(documents, correlation_id, app.config.modules.values())
     if as_json:
         is_told = flow.failed().tells()
         found = documents.find(correlation_id=correlation_id)

@@ -1,4 +1,4 @@
-"""What ion-gateway registers with Ion: the service ``schedule``."""
+"""What ion-gateway registers with Ion: the services ``gateway`` and ``schedule``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ import click
 from ion_core.contracts.provider import Provider
 from ion_core.contracts.service import Service
 from ion_core.hookspecs import hookimpl
+from ion_gateway.gateway_settings import GatewaySettings
 from ion_gateway.settings import ScheduleSettings
+
+
+def _open_gateway(settings: GatewaySettings) -> AbstractAsyncContextManager[Service]:
+    from ion_gateway.gateway import open_gateway
+
+    return open_gateway(settings)
 
 
 def _open_schedule(settings: ScheduleSettings) -> AbstractAsyncContextManager[Service]:
@@ -21,7 +28,10 @@ def _open_schedule(settings: ScheduleSettings) -> AbstractAsyncContextManager[Se
 
 @hookimpl
 def ion_services() -> Iterable[Provider[Service]]:
-    return [Provider(name="schedule", settings=ScheduleSettings, open=_open_schedule, contract="1.0")]
+    return [
+        Provider(name="gateway", settings=GatewaySettings, open=_open_gateway, contract="1.1"),
+        Provider(name="schedule", settings=ScheduleSettings, open=_open_schedule, contract="1.0"),
+    ]
 
 
 @hookimpl

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ion_core.contracts.storage import Document
+from ion_core.contracts.storage import Document, DocumentStore
+from ion_core.errors import DocumentsDamaged
 from ion_core.events import COMMIT, EVENT_META, INSIGHT, MODULE_LOGS, Context, parse_context
 from ion_core.jobs import Verdict
 from ion_core.modules import Module, present_names
@@ -271,6 +272,25 @@ class FlowReader:
             event = waiting.pop()
             reached.add(event.id)
             waiting += children(event)
+
+
+async def read_flow(
+    documents: DocumentStore, correlation_id: str, modules: Iterable[Module], *, damaged: set[str] | None = None
+) -> Flow:
+    """What the store knows of a flow; without ``roots`` where that is nothing.
+
+    What is said of documents that are damaged is added to ``damaged``, and all others count; without it they raise
+    DocumentsDamaged. Raises otherwise as the store does.
+    """
+    reader = FlowReader(correlation_id, modules)
+    try:
+        async for document in documents.find(correlation_id=correlation_id):
+            reader.add(document)
+    except DocumentsDamaged as error:
+        if damaged is None:
+            raise
+        damaged.update(error.problems)
+    return reader.flow()
 
 
 def _text(value: Any, instead: str) -> str:

@@ -1,0 +1,142 @@
+"""What a service may ask of the process it runs in."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+
+from ion_core.app.opening import App
+from ion_core.contracts.service import FlowOutcome
+from ion_core.dataplane import DataPlane
+from ion_core.errors import IonError, PluginFailed, TransientError
+from ion_core.events import Event
+from ion_core.flows import FlowInShort, read_flow
+from ion_core.intake import Intake
+
+PUBLISH_WITHIN = 60.0
+"""Seconds that publishing may take, without files."""
+
+BYTES_A_SECOND = 1024 * 1024
+"""For so many bytes of files it may take a second more."""
+
+COUNTED_WITHIN = 30.0
+"""Seconds that a broker gets to count what waits."""
+
+LOOK_FIRST, LOOK_LAST = 0.05, 2.0
+"""Seconds between looks at a flow that is waited for: at first, and doubled up to the second. Others may do the work,
+so that nothing tells us when it is over."""
+
+
+class Host:
+    """For the service called ``name`` in the configuration."""
+
+    def __init__(
+        self, name: str, app: App, intake: Intake, dataplane: DataPlane, problems: Callable[[], Sequence[str]]
+    ) -> None:
+        self._name = name
+        self._app = app
+        self._intake = intake
+        self._dataplane = dataplane
+        self._problems = problems
+
+    @property
+    def work(self) -> Path:
+        return self._app.state.path / "services" / self._name / "work"
+
+    async def empty_work(self) -> None:
+        """Before the service runs. Raises StateError, StorageFull."""
+        await asyncio.to_thread(self._app.state.emptied, "services", self._name, "work")
+
+    async def publish(
+        self,
+        event_type: str,
+        *,
+        data: Sequence[tuple[str, str]] = (),
+        files: Mapping[str, Path] | None = None,
+        event_id: str | None = None,
+        correlation_id: str | None = None,
+    ) -> Event:
+        seconds = PUBLISH_WITHIN + await asyncio.to_thread(_size, files or {}) / BYTES_A_SECOND
+        try:
+            async with asyncio.timeout(seconds) as bound:
+                return await self._intake.publish(
+                    event_type,
+                    name=self._name,
+                    data=data,
+                    files=files,
+                    event_id=event_id,
+                    correlation_id=correlation_id,
+                )
+        except IonError:
+            raise
+        except TimeoutError as error:
+            if not bound.expired():
+                raise self._fault(error) from error
+            again = "Publish the same under that id once more." if event_id else "It had no id of its own."
+            raise TransientError(
+                f"event {event_id or event_type!r}: was not published within {seconds:.0f} s. Whether the stores and "
+                f"the broker have it is unknown. {again}"
+            ) from error
+        except Exception as error:
+            raise self._fault(error) from error
+
+    async def pending(self, event_type: str) -> int | None:
+        waiting = 0
+        try:
+            async with asyncio.timeout(COUNTED_WITHIN):
+                for name in self._intake.takers(event_type):
+                    stats = await self._dataplane.broker.stats(name)
+                    waiting += stats.ready + stats.delayed
+        except (IonError, TimeoutError):
+            return None
+        return waiting
+
+    async def outcome(self, correlation_id: str, *, within: timedelta = timedelta(0)) -> FlowOutcome | None:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + within.total_seconds()
+        pause = LOOK_FIRST
+        while True:
+            found = await self._outcome(correlation_id)
+            left = until - loop.time()
+            if found is None or found.over or left <= 0:
+                return found
+            await asyncio.sleep(min(pause, left))
+            pause = min(pause * 2, LOOK_LAST)
+
+    async def _outcome(self, correlation_id: str) -> FlowOutcome | None:
+        modules = self._app.config.modules.values()
+        flow = await read_flow(self._dataplane.documents, correlation_id, modules)
+        if not flow.roots:
+            return None
+        found = FlowInShort.of(flow)
+        return FlowOutcome(
+            correlation_id=correlation_id,
+            outcome=found.outcome,
+            over=found.over,
+            events=found.events,
+            jobs=dict(found.jobs),
+            failing=found.failing,
+        )
+
+    def event_types(self) -> Sequence[str]:
+        return self._intake.event_types()
+
+    def problems(self) -> Sequence[str]:
+        return self._problems()
+
+    def _fault(self, error: Exception) -> PluginFailed:
+        """Of a provider: which of them it was, its traceback says."""
+        return PluginFailed(f"service {self._name}: publishing failed: {type(error).__name__}: {str(error)[:400]}")
+
+
+def _size(files: Mapping[str, Path]) -> int:
+    """Of those that can be seen: what cannot be read is refused later, with its name."""
+    found = 0
+    for path in files.values():
+        try:
+            found += path.stat().st_size
+        except OSError:
+            continue
+    return found

@@ -1,0 +1,155 @@
+"""Who may publish: asked before the body is read, or once it has come where its signature tells."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from ion_gateway.answers import Refused
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from ion_gateway.gateway_settings import Auth
+
+GITHUB_SIGNATURE = "X-Hub-Signature-256"
+
+
+class Signed:
+    """A signature that is still to be checked: given the body piece by piece."""
+
+    def add(self, chunk: bytes) -> None:
+        """Some more of the body, as it was received."""
+        raise NotImplementedError
+
+    def check(self) -> None:
+        """Raises Refused (401)."""
+        raise NotImplementedError
+
+
+class Guard:
+    """Of one route. ``alone``: it is for this machine only, and so for no page that somebody looks at there."""
+
+    def __init__(self, auth: Auth, *, alone: bool) -> None:
+        self._tokens = [_digest(it.get_secret_value().encode("ascii")) for it in auth.bearer]
+        self._secrets = [it.get_secret_value().encode("utf-8") for it in auth.github]
+        self._webhooks = [it.get_secret_value() for it in auth.standard_webhooks]
+        self._anybody = auth.anybody
+        self._alone = alone
+
+    @property
+    def signs(self) -> bool:
+        """Whether the body tells who may."""
+        return bool(self._secrets or self._webhooks)
+
+    @property
+    def whole(self) -> bool:
+        """Whether the signature is checked over the body as a whole, which therefore is no form with files."""
+        return bool(self._webhooks)
+
+    def before(self, request: web.BaseRequest) -> Signed | None:
+        """What can be told from the head; what is to be checked once the body has come. Raises Refused (401, 403)."""
+        if self._tokens:
+            self._bearer(request)
+        elif self._secrets:
+            return _GitHub(self._secrets, _only(request, GITHUB_SIGNATURE))
+        elif self._webhooks:
+            return _StandardWebhook(
+                self._webhooks,
+                {name: _only(request, name) for name in ("webhook-id", "webhook-timestamp", "webhook-signature")},
+            )
+        elif self._anybody and self._alone:
+            _no_page(request)
+        return None
+
+    def _bearer(self, request: web.BaseRequest) -> None:
+        scheme, _, token = _only(request, "Authorization").partition(" ")
+        given = _digest(token.strip().encode("utf-8", "surrogateescape"))
+        found = [hmac.compare_digest(given, it) for it in self._tokens]  # all of them, whichever it is
+        if scheme.lower() != "bearer" or not any(found):
+            raise _denied("Bearer")
+
+
+class _GitHub(Signed):
+    def __init__(self, secrets: Sequence[bytes], given: str) -> None:
+        self._given = given.encode("utf-8", "surrogateescape")
+        if not given.startswith("sha256="):
+            raise _denied(GITHUB_SIGNATURE)
+        self._macs = [hmac.new(secret, digestmod=hashlib.sha256) for secret in secrets]
+
+    def add(self, chunk: bytes) -> None:
+        for mac in self._macs:
+            mac.update(chunk)
+
+    def check(self) -> None:
+        found = [hmac.compare_digest(f"sha256={mac.hexdigest()}".encode("ascii"), self._given) for mac in self._macs]
+        if not any(found):
+            raise _denied(GITHUB_SIGNATURE)
+
+
+class _StandardWebhook(Signed):
+    def __init__(self, secrets: Sequence[str], headers: dict[str, str]) -> None:
+        self._secrets, self._headers = secrets, headers
+        self._body = bytearray()
+
+    def add(self, chunk: bytes) -> None:
+        self._body += chunk
+
+    def check(self) -> None:
+        from standardwebhooks.webhooks import Webhook
+
+        found = False
+        for secret in self._secrets:
+            try:
+                Webhook(secret).verify(bytes(self._body), self._headers, json_parse=False)
+            except Exception:
+                continue
+            found = True
+        if not found:
+            raise _denied("Standard-Webhooks")
+
+
+def _digest(token: bytes) -> bytes:
+    """Of one length, so that comparing tells nothing of that either."""
+    return hashlib.sha256(token).digest()
+
+
+def _only(request: web.BaseRequest, name: str) -> str:
+    """A header that may be there once; '' where it is not. Raises Refused."""
+    found = request.headers.getall(name, [])
+    if len(found) > 1:
+        raise Refused(HTTPStatus.BAD_REQUEST, f"The header {name} is there more than once.")
+    return found[0] if found else ""
+
+
+def _denied(challenge: str) -> Refused:
+    return Refused(
+        HTTPStatus.UNAUTHORIZED,
+        "Who sent this may not publish here, as far as the request shows.",
+        headers={"WWW-Authenticate": challenge},
+    )
+
+
+def _no_page(request: web.BaseRequest) -> None:
+    """A web page that somebody looks at on this machine may send requests here, also under a name of its own.
+
+    Raises Refused.
+    """
+    origin = request.headers.get("Origin")
+    if not _is_this_machine(f"//{request.headers.get('Host', '')}") or (origin and not _is_this_machine(origin)):
+        raise Refused(
+            HTTPStatus.FORBIDDEN, "Pages of other hosts may not publish here. Ask for localhost, without an Origin."
+        )
+
+
+def _is_this_machine(url: str) -> bool:
+    try:
+        host = urlsplit(url).hostname or ""
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

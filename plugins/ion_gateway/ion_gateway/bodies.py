@@ -1,0 +1,297 @@
+"""Bodies of requests, as they come in: counted, within time, hashed; JSON in memory, files into a directory of ours."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+import shutil
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from pathlib import Path
+from typing import BinaryIO
+from urllib.parse import unquote
+
+import multipart
+from aiohttp import web
+
+from ion_core.contracts.storage import check_key
+from ion_core.errors import InvalidKey
+from ion_core.words import counted
+from ion_gateway.answers import Refused, no_room
+
+SILENT_FOR = 30.0
+"""Seconds a client may send nothing in the middle of a body."""
+GRACE, LEAST_RATE = 60.0, 1024
+"""After ``GRACE`` seconds a body must have come with so many bytes a second: who sends one at a time holds a place."""
+WRITTEN_AT_ONCE = 1024 * 1024
+MAX_FIELD = 256 * 1024
+"""Bytes of a form field that is no file."""
+
+
+class Gone(Exception):
+    """The client went away in the middle of its request: there is nobody to answer."""
+
+
+class Body:
+    """The body of a request, at most ``limit`` bytes. ``also`` is given each chunk, for signatures."""
+
+    def __init__(
+        self, request: web.BaseRequest, *, limit: int, what: str, also: Callable[[bytes], None] | None = None
+    ) -> None:
+        self._request = request
+        self._limit = limit
+        self._too_large = Refused(
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            f"The body has more than {counted(limit, 'byte')}, the limit of {what}.",
+        )
+        self._also = also
+        if (request.content_length or 0) > limit:
+            raise self._too_large
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """Raises Refused where it is too large or too slow, Gone where the client is."""
+        request, loop = self._request, asyncio.get_running_loop()
+        begun, count = loop.time(), 0
+        try:
+            if request.headers.get("Expect", "").lower() == "100-continue":
+                await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+                request.writer.output_size = 0  # what is counted there is the answer, which has not begun
+            while True:
+                async with asyncio.timeout(SILENT_FOR):
+                    chunk = await request.content.readany()
+                if not chunk:
+                    return
+                count += len(chunk)
+                if count > self._limit:
+                    raise self._too_large
+                if (seconds := loop.time() - begun) > GRACE and count < (seconds - GRACE) * LEAST_RATE:
+                    raise TimeoutError
+                if self._also is not None:
+                    self._also(chunk)
+                yield chunk
+        except TimeoutError:
+            raise Refused(
+                HTTPStatus.REQUEST_TIMEOUT, "The body came too slowly.", headers={"Connection": "close"}
+            ) from None
+        except (ConnectionError, web.RequestPayloadError) as error:
+            raise Gone from error
+
+    async def read(self) -> bytes:
+        """All of it."""
+        found = bytearray()
+        async for chunk in self.chunks():
+            found += chunk
+        return bytes(found)
+
+
+@dataclass(kw_only=True)
+class Form:
+    """What a form brought. ``files`` by the name they were sent under, in their order."""
+
+    pairs: list[tuple[str, str]] = field(default_factory=list)
+    files: dict[str, Path] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+
+@asynccontextmanager
+async def directory(work: Path) -> AsyncIterator[Path]:
+    """A directory for one request below ``work``, gone with all that is in it when the request is over."""
+    path = work / secrets.token_hex(8)
+    try:
+        yield path
+    finally:
+        await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
+
+
+async def keep(content: bytes, into: Path, name: str = "body") -> Path:
+    """``content`` as a file below ``into``. Raises Refused (503) where there is no room."""
+
+    def write() -> Path:
+        into.mkdir(mode=0o700, exist_ok=True)
+        (into / name).write_bytes(content)
+        return into / name
+
+    try:
+        return await asyncio.to_thread(write)
+    except OSError as error:
+        raise no_room(error) from error
+
+
+async def read_form(body: Body, boundary: str, *, into: Path, max_files: int, max_pairs: int) -> Form:
+    """Files go into the directory ``into``, which is made for the first of them. Mistakes are listed, not raised.
+
+    Raises Refused for what is no form, or too large, and Gone.
+    """
+    form = Form()
+    part: _Part | None = None
+    try:
+        parser = multipart.PushMultipartParser(
+            boundary,
+            max_header_size=4096,
+            max_header_count=8,
+            max_segment_count=max_files + max_pairs,
+            header_charset="utf8",
+            strict=True,
+        )
+        end = _End(boundary)
+        number = 0
+        async for chunk in body.chunks():
+            for event in parser.parse(some) if (some := end.until(chunk)) else ():
+                if isinstance(event, multipart.MultipartSegment):
+                    number += 1
+                    part = _begin(event, number, form, into, max_files=max_files, max_pairs=max_pairs)
+                elif event:
+                    assert part is not None
+                    await part.add(bytes(event))
+                else:
+                    assert part is not None
+                    await part.end(form)
+                    part = None
+        parser.close()
+    except multipart.ParserLimitReached as error:
+        raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"The form is too large: {error}.") from error
+    except multipart.MultipartError as error:
+        raise Refused(
+            HTTPStatus.BAD_REQUEST, f"The body is no multipart/form-data as RFC 7578 has it: {error}."
+        ) from error
+    except OSError as error:
+        raise no_room(error) from error
+    finally:
+        if part is not None:
+            part.close()
+    return form
+
+
+class _End:
+    """Finds the end of a form. The parser passes over what follows it, or refuses that, by how the body is cut."""
+
+    def __init__(self, boundary: str) -> None:
+        self._last = b"\r\n--" + boundary.encode("utf-8", "surrogateescape") + b"--"
+        self._seen = b"\r\n"  # before the first boundary there need be none
+        self._after: bytearray | None = None
+
+    def until(self, chunk: bytes) -> bytes:
+        """What of this chunk is up to the end. Raises ParserError for anything but a line break behind it."""
+        if self._after is None:
+            window = self._seen + chunk
+            found = window.find(self._last)
+            if found < 0:
+                self._seen = window[-len(self._last) + 1 :]
+                return chunk
+            at = found + len(self._last) - len(self._seen)
+            chunk, self._after = chunk[:at], bytearray(chunk[at:])
+        else:
+            chunk, self._after = b"", self._after + chunk
+        if not b"\r\n".startswith(self._after):
+            raise multipart.ParserError("Something follows the last boundary")
+        return chunk
+
+
+class _Part:
+    """One part of a form; what is refused already is read, and kept nowhere."""
+
+    async def add(self, chunk: bytes) -> None:
+        """Some more of its content."""
+
+    async def end(self, form: Form) -> None:
+        """That was all of it."""
+
+    def close(self) -> None:
+        """In the middle, where the rest does not come. Idempotent."""
+
+
+class _Field(_Part):
+    def __init__(self, what: str, name: str) -> None:
+        self._what, self._name = what, name
+        self._value = bytearray()
+
+    async def add(self, chunk: bytes) -> None:
+        self._value += chunk[: MAX_FIELD + 1 - len(self._value)]
+
+    async def end(self, form: Form) -> None:
+        if len(self._value) > MAX_FIELD:
+            form.problems.append(f"{self._what}: has more than {counted(MAX_FIELD, 'byte')}. Send it as a file.")
+            return
+        try:
+            form.pairs.append((self._name, self._value.decode("utf-8")))
+        except UnicodeDecodeError as error:
+            form.problems.append(f"{self._what}: is not UTF-8 (byte {error.start}). Send bytes as a file.")
+
+
+class _File(_Part):
+    def __init__(self, name: str, path: Path) -> None:
+        self._name, self._path = name, path
+        self._kept = bytearray()
+        self._file: BinaryIO | None = None
+
+    async def add(self, chunk: bytes) -> None:
+        self._kept += chunk
+        if len(self._kept) >= WRITTEN_AT_ONCE:
+            await self._write()
+
+    async def end(self, form: Form) -> None:
+        await self._write()
+        self.close()
+        form.files[self._name] = self._path
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    async def _write(self) -> None:
+        some, self._kept = self._kept, bytearray()
+        writing = asyncio.ensure_future(asyncio.to_thread(self._write_now, some))
+        try:
+            await asyncio.shield(writing)
+        except asyncio.CancelledError:
+            await asyncio.wait({writing})  # else it would make the file again that is removed meanwhile
+            raise
+
+    def _write_now(self, some: bytearray) -> None:
+        if self._file is None:
+            self._path.parent.mkdir(mode=0o700, exist_ok=True)
+            self._file = self._path.open("xb")
+        self._file.write(some)
+        self._file.flush()
+
+
+_STAR = re.compile(r";\s*filename\*\s*=\s*utf-8'[^']*'([^;\s]*)", re.IGNORECASE)
+
+
+def _begin(
+    segment: multipart.MultipartSegment, number: int, form: Form, into: Path, *, max_files: int, max_pairs: int
+) -> _Part:
+    """What becomes of a part, by its headers."""
+    name, filename = segment.name or "", segment.filename
+    headers = [header for header, _ in segment.headerlist]
+    what = f"part {number} ({name[:80]!r})"
+    star = _STAR.search(segment.header("Content-Disposition", ""))
+    if star is not None:  # not for forms, by RFC 7578, and some send it all the same
+        filename = unquote(star[1], errors="surrogateescape")
+    if twice := next((it for it in headers if headers.count(it) > 1), None):
+        form.problems.append(f"{what}: has the header {twice} twice")
+        return _Part()
+    encoding = segment.header("Content-Transfer-Encoding", "binary").strip().lower()
+    if encoding not in ("binary", "8bit", "7bit"):
+        form.problems.append(f"{what}: is encoded as {encoding[:40]!r}. Send it as it is.")
+        return _Part()
+    if filename is None:
+        if len(form.pairs) >= max_pairs:
+            form.problems.append(f"{what}: is one pair more than {max_pairs:,}, which is the limit")
+            return _Part()
+        return _Field(what, name)
+    if len(form.files) >= max_files:
+        form.problems.append(f"{what}: is one file more than {max_files:,}, which is the limit")
+        return _Part()
+    if filename in form.files:
+        form.problems.append(f"{what}: the file name {filename[:80]!r} is there twice. Rename one of them.")
+        return _Part()
+    try:
+        check_key(filename)
+    except InvalidKey as error:
+        form.problems.append(f"{what}: file name: {error}")
+        return _Part()
+    return _File(filename, into / str(number))

@@ -1,0 +1,154 @@
+"""The service ``gateway``: it listens, hands requests to ``Receiver``, and ends what is under way when told to."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from typing import Any
+
+from aiohttp import web
+
+from ion_core.contracts.service import ServiceHost
+from ion_core.errors import ConfigError, IonError, TransientError
+from ion_gateway.answers import Refused, later
+from ion_gateway.bodies import Gone
+from ion_gateway.gateway_settings import GatewaySettings, is_loopback
+from ion_gateway.receiving import Receiver
+from ion_gateway.tls import Certificate
+
+log = logging.getLogger(__name__)
+
+IDLE_FOR = 30.0
+"""Seconds that a connection may be open without a request, or with one whose head is not there as a whole."""
+LINGER_FOR = 2.0
+"""Seconds for which what a refused client still sends is read, so that it sees the answer."""
+FINISH_WITHIN = 3.0
+"""Seconds that requests under way get to finish when the service is to end, and again when they are cancelled."""
+
+
+class Gateway:
+    """``url`` is where it listens, once it is ready."""
+
+    def __init__(self, settings: GatewaySettings) -> None:
+        self._settings = settings
+        self._under_way: set[asyncio.Task[Any]] = set()
+        self._stopping = False
+        self.url = ""
+
+    async def run(self, host: ServiceHost, stop: asyncio.Event, ready: asyncio.Event) -> None:
+        """Raises ConfigError, TransientError where it cannot listen."""
+        self._stopping = False
+        certificate = Certificate(self._settings) if self._settings.cert_file is not None else None
+        receiver = Receiver(self._settings, host, stop)
+
+        async def handle(request: web.BaseRequest) -> web.StreamResponse:
+            return await self._handle(receiver, request)
+
+        server = _Server(
+            handle,
+            access_log=None,
+            logger=log,
+            keepalive_timeout=IDLE_FOR,
+            lingering_time=LINGER_FOR,
+            auto_decompress=False,  # what is packed is refused, and never unpacked without a bound
+        )
+        runner = web.ServerRunner(server, shutdown_timeout=FINISH_WITHIN)
+        await runner.setup()
+        renewing = None if certificate is None else asyncio.create_task(certificate.keep(), name="certificate")
+        try:
+            await self._listen(runner, certificate)
+            log.info("the gateway listens", extra={"url": self.url})
+            ready.set()
+            await stop.wait()
+        finally:
+            self._stopping = True
+            if renewing is not None:
+                renewing.cancel()
+            await runner.cleanup()
+            if self._under_way:  # cancelled by now; what they have in the work directory goes with them
+                await asyncio.wait(self._under_way, timeout=FINISH_WITHIN)
+
+    async def _listen(self, runner: web.ServerRunner, certificate: Certificate | None) -> None:
+        name, port = self._settings.address
+        where = f"{self._settings.section.where('listen')}: {self._settings.listen}"
+        try:
+            await web.TCPSite(
+                runner, name, port, ssl_context=None if certificate is None else certificate.context
+            ).start()
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise TransientError(
+                    f"{where}: is taken. End what listens there (`ss -tlnp`), or choose another port."
+                ) from error
+            raise ConfigError(f"{where}: cannot be listened on: {error.strerror or error}.") from error
+        address = runner.addresses[0]
+        shown = f"[{address[0]}]" if ":" in address[0] else address[0]
+        self.url = f"{'http' if certificate is None else 'https'}://{shown}:{address[1]}"
+        if certificate is None and not is_loopback(self._settings.listen) and not self._settings.exposed:
+            log.warning(
+                "%s: others reach it and HTTP is plain: tokens and files can be read on their way. Give cert_file, or "
+                "put what ends TLS before it and set exposed: true",
+                where,
+            )
+
+    async def _handle(self, receiver: Receiver, request: web.BaseRequest) -> web.StreamResponse:
+        """An answer, whatever happens."""
+        task = asyncio.current_task()
+        assert task is not None
+        try:
+            if self._stopping:
+                raise later(HTTPStatus.SERVICE_UNAVAILABLE, "The gateway is ending.")
+            if len(self._under_way) >= self._settings.max_requests:
+                raise later(HTTPStatus.SERVICE_UNAVAILABLE, "There are too many requests at this moment.")
+            self._under_way.add(task)
+            return await receiver.answer(request)
+        except Refused as refused:
+            return refused.answer()
+        except Gone:
+            log.info("a client left in the middle of its request", extra={"remote": request.remote})
+            return Refused(HTTPStatus.BAD_REQUEST, "The body is not there as a whole.").answer()
+        except IonError as error:
+            log.error("a request could not be taken: %s", error, exc_info=error)
+        except Exception as error:
+            log.exception("a request failed", exc_info=error)
+        finally:
+            self._under_way.discard(task)
+        return Refused(HTTPStatus.INTERNAL_SERVER_ERROR, "It failed here. The log of the gateway says why.").answer()
+
+
+class _Server(web.Server):
+    def __init__(self, handle: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], **how: Any) -> None:
+        super().__init__(handle, **how)
+        self._how = how
+
+    def __call__(self) -> web.RequestHandler:
+        return _Connection(self, loop=asyncio.get_running_loop(), **self._how)
+
+
+class _Connection(web.RequestHandler):
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """For what is no HTTP: in our words, which show nothing of what came, nor of what we are."""
+        log.info("no request: %s", " ".join(str(exc).split())[:200], extra={"remote": request.remote})
+        if request.writer.output_size > 0:
+            raise ConnectionError("the answer has begun")
+        answer = Refused(
+            HTTPStatus(status), "This is no request as HTTP/1.1 has it, or its head is too large."
+        ).answer()
+        answer.force_close()
+        return answer
+
+
+@asynccontextmanager
+async def open_gateway(settings: GatewaySettings) -> AsyncIterator[Gateway]:
+    """The service, which listens once it is run."""
+    yield Gateway(settings)

@@ -1,0 +1,258 @@
+"""Settings of the service ``gateway``."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import ipaddress
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+from jsonpointer import JsonPointer, JsonPointerException
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationInfo, field_validator
+
+from ion_core.contracts.settings import ByteSize, ConfigPath, Secret, Settings
+from ion_core.contracts.storage import check_key
+from ion_core.errors import InvalidKey
+from ion_gateway.settings import checked_name, checked_type
+
+_LISTEN = re.compile(r"(?:\[(?P<six>[0-9a-fA-F:.]+)\]|(?P<host>[^\[\]:/\s]+)):(?P<port>[0-9]{1,5})")
+
+_PATH = re.compile(r"(?:/[A-Za-z0-9._-]+)+")
+_HEADER = re.compile(r"[A-Za-z0-9-]+")
+
+LEAST_TOKEN = 16
+"""Characters that a token, or a secret of signatures, must have."""
+
+
+def _as_list(value: Any) -> Any:
+    return value if isinstance(value, list) else [value]
+
+
+def _token(value: SecretStr) -> SecretStr:
+    text = value.get_secret_value()
+    if len(text) < LEAST_TOKEN:
+        raise ValueError(f"must have at least {LEAST_TOKEN} characters, such as `openssl rand -hex 32` prints")
+    if not all("!" <= character <= "~" for character in text):
+        raise ValueError("must be ASCII without blanks: no header carries anything else")
+    return value
+
+
+def _secret(value: SecretStr) -> SecretStr:
+    if len(value.get_secret_value()) < LEAST_TOKEN:
+        raise ValueError(f"must have at least {LEAST_TOKEN} characters, such as `openssl rand -hex 32` prints")
+    return value
+
+
+def _webhook_secret(value: SecretStr) -> SecretStr:
+    """What the library takes without a word: a text that is no base64 becomes other bytes there."""
+    text = value.get_secret_value()
+    form = "must be whsec_ and 24 to 64 bytes in base64, such as `echo whsec_$(openssl rand -base64 32)` prints"
+    if not text.startswith("whsec_"):
+        raise ValueError(form)
+    try:
+        key = base64.b64decode(text.removeprefix("whsec_"), validate=True)
+    except (binascii.Error, ValueError):
+        raise ValueError(form) from None
+    if not 24 <= len(key) <= 64:
+        raise ValueError(form)
+    return value
+
+
+Token = Annotated[Secret, AfterValidator(_token)]
+SharedSecret = Annotated[Secret, AfterValidator(_secret)]
+WebhookSecret = Annotated[Secret, AfterValidator(_webhook_secret)]
+
+
+class Auth(Settings):
+    """Who may publish: one of the three; anybody where all are empty.
+
+    Of several secrets each is taken, as is needed while one replaces another.
+    """
+
+    bearer: Annotated[list[Token], BeforeValidator(_as_list)] = Field(
+        [], description="Tokens: Authorization: Bearer TOKEN."
+    )
+    github: Annotated[list[SharedSecret], BeforeValidator(_as_list)] = Field(
+        [], description="Secrets of signatures as GitHub makes them: X-Hub-Signature-256, an HMAC-SHA256 of the body."
+    )
+    standard_webhooks: Annotated[list[WebhookSecret], BeforeValidator(_as_list)] = Field(
+        [], description="Secrets of Standard Webhooks, whsec_…: webhook-id, webhook-timestamp, webhook-signature."
+    )
+
+    @property
+    def anybody(self) -> bool:
+        return not any(_kinds(self))
+
+
+def _kinds(auth: Auth) -> tuple[list[SecretStr], ...]:
+    return auth.bearer, auth.github, auth.standard_webhooks
+
+
+def _or_none(schema: dict[str, Any]) -> None:
+    """For editors: beside the section there is a word."""
+    reference = schema.pop("$ref", None) or schema.pop("allOf", [{}])[0].get("$ref")
+    schema["anyOf"] = [{"$ref": reference}, {"const": "none"}]
+
+
+def _who(value: Any) -> Any:
+    if value == "none":
+        return Auth.model_construct()
+    if isinstance(value, Auth):
+        return value
+    if not isinstance(value, dict) or not value:
+        raise ValueError("must be none, or one of bearer, github and standard_webhooks with its secrets")
+    return value
+
+
+def _one_of_them(value: Auth) -> Auth:
+    if value.model_fields_set and len([it for it in _kinds(value) if it]) != 1:
+        raise ValueError("must have one of bearer, github and standard_webhooks, with at least one secret")
+    return value
+
+
+Who = Annotated[Auth, BeforeValidator(_who), AfterValidator(_one_of_them)]
+
+
+def _source(value: str) -> str:
+    """Where in a request something is: a JSON Pointer into its body, or a header."""
+    if value.startswith("/") or not value:
+        try:
+            JsonPointer(value)
+        except JsonPointerException as error:
+            raise ValueError(
+                f'must be a JSON Pointer (RFC 6901), such as /repository/name: {error} (got "{value}")'
+            ) from None
+    elif not _HEADER.fullmatch(value):
+        raise ValueError(f'must be a JSON Pointer, such as /repository/name, or the name of a header (got "{value}")')
+    return value
+
+
+Source = Annotated[str, AfterValidator(_source)]
+Name = Annotated[str, AfterValidator(checked_name)]
+
+
+class Route(Settings):
+    """A path of its own, for what sends JSON in a form that cannot be changed."""
+
+    path: str = Field(description="Such as /hooks/github.")
+    type: Annotated[str, AfterValidator(checked_type)] = Field(description="The event's type.")
+    auth: Who | None = Field(
+        None, description="Who may; as for the gateway as a whole, unless given.", json_schema_extra=_or_none
+    )
+    id: Source | None = Field(
+        None, description="What says which event it is: a JSON Pointer into the body, or the name of a header."
+    )
+    when: dict[Source, Annotated[list[str], BeforeValidator(_as_list)]] = Field(
+        default={}, description="Only what has one of these texts there is published; the rest is passed over."
+    )
+    pairs: dict[str, Source] | None = Field(
+        None, description="The event's pairs, each by where its value is. Unless given: the body, flattened."
+    )
+    file: str | None = Field(None, description="The body is a file of this name, too.")
+
+    @field_validator("path")
+    @classmethod
+    def _a_path(cls, value: str) -> str:
+        if not _PATH.fullmatch(value):
+            raise ValueError(f'must be a path such as /hooks/github: letters, digits, ".", "_", "-" (got "{value}")')
+        if value == "/events" or value.startswith("/events/"):
+            raise ValueError(f'must not be below /events, which is the gateway\'s own (got "{value}")')
+        return value
+
+    @field_validator("file")
+    @classmethod
+    def _a_file_name(cls, value: str | None) -> str | None:
+        try:
+            return None if value is None else check_key(value)
+        except InvalidKey as error:
+            raise ValueError(str(error)) from None
+
+
+class GatewaySettings(Settings):
+    """Events that come in by HTTP."""
+
+    listen: str = Field("127.0.0.1:8080", description="Address and port: 127.0.0.1:8080, or [::1]:8080.")
+    cert_file: ConfigPath | None = Field(None, description="Certificate for TLS, in PEM; without it HTTP is plain.")
+    key_file: ConfigPath | None = Field(None, description="Its key, where cert_file does not hold it, too.")
+    exposed: bool = Field(False, description="Whether auth: none is meant where others than this machine reach it.")
+    auth: Who = Field(
+        description="Who may publish: bearer, github or standard_webhooks; or none.", json_schema_extra=_or_none
+    )
+    routes: dict[Name, Route] = Field(default={}, description="Paths of their own, each under a name of your own.")
+    max_body: ByteSize = Field(1024**3, description="Bytes of one request, with its files.", ge=1)
+    max_json: ByteSize = Field(1024**2, description="Bytes of one request that is JSON.", ge=1)
+    max_signed: ByteSize = Field(32 * 1024**2, description="Bytes of one request whose signature covers them.", ge=1)
+    max_files: int = Field(100, description="Files of one event.", ge=1, le=10_000)
+    max_pairs: int = Field(1_000, description="Pairs of one event.", ge=1, le=100_000)
+    max_requests: int = Field(100, description="Requests at a time; above them 503.", ge=1, le=10_000)
+    max_pending: int = Field(
+        10_000, description="Messages that may wait for the modules that take a type; above them 429.", ge=1
+    )
+
+    @field_validator("listen")
+    @classmethod
+    def _an_address(cls, value: str) -> str:
+        found = _LISTEN.fullmatch(value)
+        if found is None or int(found["port"]) > 65535:
+            raise ValueError(f'must be an address and a port, such as 127.0.0.1:8080 or [::1]:8080 (got "{value}")')
+        if found["six"] is not None:
+            try:
+                ipaddress.IPv6Address(found["six"])
+            except ValueError:
+                raise ValueError(f'must have an IPv6 address in its brackets (got "{value}")') from None
+        return value
+
+    @field_validator("key_file")
+    @classmethod
+    def _of_a_certificate(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if value is not None and info.data.get("cert_file") is None:
+            raise ValueError("is the key of a certificate, and cert_file is not given")
+        return value
+
+    @field_validator("auth")
+    @classmethod
+    def _nobody_else(cls, value: Auth, info: ValidationInfo) -> Auth:
+        _check_reach(value, info)
+        return value
+
+    @field_validator("routes")
+    @classmethod
+    def _apart(cls, value: dict[str, Route], info: ValidationInfo) -> dict[str, Route]:
+        paths: dict[str, str] = {}
+        for name, route in value.items():
+            if (other := paths.setdefault(route.path, name)) != name:
+                raise ValueError(f"{other} and {name} have one path, {route.path}. Give one of them another")
+            if route.auth is not None:
+                _check_reach(route.auth, info)
+        return value
+
+    def publishes(self) -> dict[str, str]:
+        """Types that a route names; what others send is refused where no module takes it."""
+        return {f"routes.{name}.type": route.type for name, route in self.routes.items()}
+
+    @property
+    def address(self) -> tuple[str, int]:
+        found = _LISTEN.fullmatch(self.listen)
+        assert found is not None
+        return found["six"] or found["host"], int(found["port"])
+
+
+def _check_reach(auth: Auth, info: ValidationInfo) -> None:
+    listen = info.data.get("listen")
+    if auth.anybody and listen is not None and not info.data.get("exposed") and not is_loopback(listen):
+        raise ValueError(
+            f"none lets anybody publish who reaches {listen}. Give bearer, github or standard_webhooks; listen on "
+            "127.0.0.1; or set exposed: true, if something before it says who may"
+        )
+
+
+def is_loopback(listen: str) -> bool:
+    """Whether only this machine reaches it. Of a name other than localhost nobody knows."""
+    found = _LISTEN.fullmatch(listen)
+    host = "" if found is None else found["six"] or found["host"]
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

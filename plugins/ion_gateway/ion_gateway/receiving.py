@@ -1,0 +1,282 @@
+"""Requests become events: what is asked of one, in which order, and what it is told."""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import hashlib
+import logging
+import re
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from http import HTTPStatus
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from ion_core.errors import IdTaken, InvalidEvent, IonError, MessageRefused, TransientError, Unroutable
+from ion_core.events import MAX_TYPE_LENGTH, Event
+from ion_core.words import counted
+from ion_gateway.answers import Refused, answer, later
+from ion_gateway.auth import Guard
+from ion_gateway.bodies import directory, keep
+from ion_gateway.cloud_events import DATA, read_cloud_events
+from ion_gateway.contents import read_content, read_json_of_any_kind
+from ion_gateway.gateway_settings import Auth, GatewaySettings, Route, is_loopback
+from ion_gateway.preferring import wait
+from ion_gateway.routes import found
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from ion_core.contracts.service import FlowOutcome, ServiceHost
+
+log = logging.getLogger(__name__)
+
+EVENTS = "/events/"
+COUNTED_FOR = 1.0
+"""Seconds for which a count of what waits is good: a broker is not asked at every request."""
+
+_KEY = re.compile(r"[!-~]{1,255}")
+
+
+class Receiver:
+    """Answers requests for one run of the service."""
+
+    def __init__(self, settings: GatewaySettings, host: ServiceHost, stop: asyncio.Event) -> None:
+        self._settings = settings
+        self._stop = stop
+        self._host = host
+        alone = is_loopback(settings.listen) and not settings.exposed
+        self._guard = Guard(settings.auth, alone=alone)
+        self._routes = {
+            it.path: (name, it, self._guard if it.auth is None else Guard(it.auth, alone=alone))
+            for name, it in settings.routes.items()
+        }
+        self._counts: dict[str, tuple[float, int | None]] = {}
+
+    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Raises Refused, Gone; IonError and anything else where it fails here."""
+        if request.path in self._routes:
+            if request.method != "POST":
+                raise Refused(HTTPStatus.METHOD_NOT_ALLOWED, "This is for POST.", headers={"Allow": "POST"})
+            return await self._take_by_route(request, *self._routes[request.path])
+        if request.path == EVENTS.rstrip("/"):
+            if request.method != "POST":
+                raise Refused(
+                    HTTPStatus.METHOD_NOT_ALLOWED, "CloudEvents are sent with POST.", headers={"Allow": "POST"}
+                )
+            return await self._take_cloud_events(request)
+        if not request.path.startswith(EVENTS) or request.path == EVENTS:
+            raise Refused(HTTPStatus.NOT_FOUND, "There is POST /events/TYPE, POST /events and GET /events/ID.")
+        what = request.path.removeprefix(EVENTS)
+        if request.method == "POST":
+            return await self._take(request, what)
+        if request.method in ("GET", "HEAD"):
+            return await self._tell(request, what)
+        raise Refused(
+            HTTPStatus.METHOD_NOT_ALLOWED, "An event is sent with POST.", headers={"Allow": "GET, HEAD, POST"}
+        )
+
+    async def _tell(self, request: web.BaseRequest, event_id: str) -> web.StreamResponse:
+        signed = self._guard.before(request)
+        if signed is not None:
+            signed.check()
+        try:
+            found = await self._host.outcome(event_id)  # the flows that begin here are called as their first event
+        except TransientError as error:
+            raise self._away(error) from error
+        if found is None:
+            raise Refused(HTTPStatus.NOT_FOUND, "No event of this id came in here, or it is removed already.")
+        body = {"eventId": event_id, "correlationId": found.correlation_id, **_outcome_as_json(found)}
+        return answer(HTTPStatus.OK, body)
+
+    async def _take(self, request: web.BaseRequest, event_type: str) -> web.StreamResponse:
+        signed = self._guard.before(request)
+        if signed is None:
+            self._check_taken(event_type)
+        await self._check_room(event_type)
+        key = self._key(request, self._settings.auth)
+        async with directory(self._host.work) as into:
+            also = None if signed is None else signed.add
+            brought = await read_content(request, self._settings, into=into, also=also, whole=self._guard.whole)
+            if signed is not None:
+                signed.check()
+                self._check_taken(event_type)
+            with _told_as_such():
+                event_id = str(uuid.uuid4()) if key is None else event_id_of(event_type, key)
+                content = brought()
+                event = await self._publish(event_type, content.pairs, content.files, event_id)
+        return await self._taken(request, event)
+
+    async def _taken(self, request: web.BaseRequest, event: Event) -> web.StreamResponse:
+        """202; or, where that is preferred and its flow is over in time, 200 with what became of it."""
+        headers = {"Location": f"{EVENTS}{quote(event.context.event_id, safe='')}"}
+        within = wait(request.headers.getall("Prefer", []))
+        if within is None:
+            return answer(HTTPStatus.ACCEPTED, _as_json(event), headers)
+        headers["Preference-Applied"] = f"wait={within.total_seconds():.0f}"
+        found = await self._outcome_unless_ending(event.context.correlation_id, within)
+        if found is None:
+            return answer(HTTPStatus.ACCEPTED, _as_json(event), headers)
+        status = HTTPStatus.OK if found.over else HTTPStatus.ACCEPTED
+        return answer(status, {**_as_json(event), **_outcome_as_json(found)}, headers)
+
+    async def _outcome_unless_ending(self, correlation_id: str, within: timedelta) -> FlowOutcome | None:
+        """None where the service is to end, or nobody can tell: the event is taken all the same."""
+        asking = asyncio.ensure_future(self._host.outcome(correlation_id, within=within))
+        ending = asyncio.ensure_future(self._stop.wait())
+        try:
+            await asyncio.wait({asking, ending}, return_when=asyncio.FIRST_COMPLETED)
+            return asking.result() if asking.done() else None
+        except IonError as error:
+            log.warning("what became of %s cannot be told now: %s", correlation_id, error)
+            return None
+        finally:
+            asking.cancel()
+            ending.cancel()
+
+    async def _take_cloud_events(self, request: web.BaseRequest) -> web.StreamResponse:
+        signed = self._guard.before(request)
+        told = await read_cloud_events(request, self._settings, also=None if signed is None else signed.add)
+        if signed is not None:
+            signed.check()
+        with _told_as_such():
+            events = told()
+            for event_type in dict.fromkeys(it.type for it in events):
+                self._check_taken(event_type)
+                await self._check_room(event_type)
+            published = []
+            async with directory(self._host.work) as into:
+                for n, it in enumerate(events):  # what fails midway is sent again as a whole, and is the same then
+                    files = {} if it.content is None else {DATA: await keep(it.content, into, str(n))}
+                    published.append(_as_json(await self._publish(it.type, it.pairs, files, it.event_id)))
+        return answer(HTTPStatus.ACCEPTED, {"events": published})
+
+    async def _take_by_route(
+        self, request: web.BaseRequest, name: str, route: Route, guard: Guard
+    ) -> web.StreamResponse:
+        signed = guard.before(request)
+        await self._check_room(route.type)
+        raw = await read_json_of_any_kind(request, self._settings, also=None if signed is None else signed.add)
+        if signed is not None:
+            signed.check()
+        with _told_as_such():
+            it = found(route, raw, request.headers, self._settings)
+            if it is None:
+                log.info("a request is not what route %s is for, and is passed over", name)
+                return answer(HTTPStatus.OK, {"published": False, "detail": "It is not what this is for."})
+            key = self._key(request, route.auth or self._settings.auth) if it.key is None else f"{name}\n{it.key}"
+            event_id = str(uuid.uuid4()) if key is None else event_id_of(route.type, key)
+            async with directory(self._host.work) as into:
+                files = {} if route.file is None else {route.file: await keep(raw, into)}
+                event = await self._publish(route.type, it.pairs, files, event_id)
+        return await self._taken(request, event)
+
+    async def _publish(
+        self, event_type: str, pairs: Sequence[tuple[str, str]], files: Mapping[str, Path], event_id: str
+    ) -> Event:
+        try:
+            return await self._host.publish(
+                event_type, data=pairs, files=files, event_id=event_id, correlation_id=event_id
+            )
+        except Unroutable as error:
+            raise _of_nobody(event_type, self._host.event_types()) from error
+        except MessageRefused as error:
+            log.warning("the broker takes no such message: %s", error)
+            raise Refused(
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The broker takes no event like this. Send large data as files."
+            ) from error
+        except TransientError as error:
+            raise self._away(error) from error
+
+    def _away(self, error: TransientError) -> Refused:
+        log.warning("a request is to come again: %s", error)
+        return later(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            "What is needed for it is away. Whether the event was taken is unknown: send it again, with the same "
+            "Idempotency-Key it is one event.",
+        )
+
+    def _check_taken(self, event_type: str) -> None:
+        """Raises Refused (404) where no module takes it."""
+        types = self._host.event_types()
+        if event_type not in types:
+            raise _of_nobody(event_type, types)
+
+    async def _check_room(self, event_type: str) -> None:
+        """Raises Refused (429) where too much waits for those who take it. What is not known keeps nobody out."""
+        now = asyncio.get_running_loop().time()
+        counted_at, count = self._counts.get(event_type, (float("-inf"), None))
+        if now - counted_at > COUNTED_FOR and event_type in self._host.event_types():
+            count = await self._host.pending(event_type)
+            self._counts[event_type] = now, count
+        if count is not None and count > self._settings.max_pending:
+            raise later(
+                HTTPStatus.TOO_MANY_REQUESTS,
+                f"Too much waits already for those who take this type: {counted(count, 'message')}.",
+            )
+
+    def _key(self, request: web.BaseRequest, auth: Auth) -> str | None:
+        """What makes this request and another one the same event. Raises Refused."""
+        names = ["Idempotency-Key"]
+        if auth.standard_webhooks:
+            names = ["webhook-id"]
+        elif auth.github:
+            names.append("X-GitHub-Delivery")
+        for name in names:
+            found = request.headers.getall(name, [])
+            if not found:
+                continue
+            key = found[0][1:-1] if len(found[0]) > 1 and found[0][0] == found[0][-1] == '"' else found[0]
+            if len(found) > 1 or not _KEY.fullmatch(key):
+                raise Refused(
+                    HTTPStatus.BAD_REQUEST, f"{name} must be there once, 1 to 255 ASCII characters, no blanks."
+                )
+            return key
+        return None
+
+
+@contextmanager
+def _told_as_such() -> Iterator[None]:
+    """What the core finds wrong with an event, as an answer."""
+    try:
+        yield
+    except IdTaken as error:
+        raise Refused(
+            HTTPStatus.CONFLICT,
+            "The key, or the source and id, is that of another event. Use a new one, or send what was sent before.",
+            problems=error.problems,
+        ) from error
+    except InvalidEvent as error:
+        raise Refused(
+            HTTPStatus.UNPROCESSABLE_ENTITY, "The event is not as it must be.", problems=error.problems
+        ) from error
+
+
+def _as_json(event: Event) -> dict[str, str]:
+    context = event.context
+    return {"eventId": context.event_id, "correlationId": context.correlation_id, "type": event.type}
+
+
+def _outcome_as_json(found: FlowOutcome) -> dict[str, Any]:
+    return {
+        "outcome": found.outcome,
+        "over": found.over,
+        "events": found.events,
+        "jobs": dict(found.jobs),
+        "failing": list(found.failing),
+    }
+
+
+def event_id_of(event_type: str, key: str) -> str:
+    """The id of the event of this type and key: the same from every gateway. A type has no line breaks."""
+    return hashlib.sha256(f"{event_type}\n{key}".encode("utf-8", "surrogateescape")).hexdigest()[:32]
+
+
+def _of_nobody(event_type: str, types: Sequence[str]) -> Refused:
+    near = difflib.get_close_matches(event_type[:MAX_TYPE_LENGTH], types, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return Refused(HTTPStatus.NOT_FOUND, f"No module takes events of type {event_type[:80]!r}.{hint}")

@@ -1,0 +1,352 @@
+"""The gateway in a real `serve`: from curl to what the module made of it, and through the end of the process."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ion_gateway.gateway_settings import GatewaySettings, Route
+
+PIPELINE = """
+modules:
+  shout:
+    command: [sh, shout.sh]
+    source: .
+    subscribes: [photo.received]
+    publishes: [photo.shouted]
+  listen: {command: ["true"], source: ., subscribes: [photo.shouted]}
+  bad: {command: ["false"], source: ., subscribes: [photo.broken], retries: 0}
+services:
+  gateway: {listen: "127.0.0.1:0", auth: none}
+"""
+SHOUT = """
+cat "$HANDLER_BASE_DIR/in/data/"* | tr a-z A-Z > "$HANDLER_BASE_DIR/out/data/shouted"
+printf '[{"key": "eventType", "value": "photo.shouted"}]' > "$HANDLER_BASE_DIR/out/events/0.json"
+"""
+
+
+def ion(directory: Path, *arguments: str) -> str:
+    ran = subprocess.run(
+        [sys.executable, "-m", "ion_core", *arguments],
+        cwd=directory,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    return ran.stdout
+
+
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("ION_")}
+
+
+class Serving:
+    def __init__(self, directory: Path, url: str, process: subprocess.Popen[bytes]) -> None:
+        self.directory, self.url, self.process = directory, url, process
+
+    def curl(self, *arguments: str) -> dict[str, Any]:
+        """What is answered, with its status."""
+        ran = subprocess.run(
+            ["curl", "-sS", "-w", "\n%{http_code}", *arguments],
+            cwd=self.directory,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        body, _, status = ran.stdout.rpartition("\n")
+        return {**json.loads(body), "status": int(status)}
+
+    def over(self, event_id: str) -> dict[str, Any]:
+        """What became of it, once it is over."""
+        until = time.monotonic() + 60
+        while time.monotonic() < until:
+            found = self.curl(f"{self.url}/events/{event_id}")
+            if found.get("over"):
+                return found
+        raise AssertionError(f"not over: {found}")
+
+
+@contextmanager
+def serving(directory: Path) -> Iterator[Serving]:
+    log = directory / "serve.log"
+    with (
+        log.open("w") as stderr,
+        subprocess.Popen(
+            [sys.executable, "-m", "ion_core", "serve"], cwd=directory, env=ENVIRONMENT, stderr=stderr
+        ) as process,
+    ):
+        try:
+            until, found = time.monotonic() + 60, None
+            while found is None and process.poll() is None and time.monotonic() < until:
+                time.sleep(0.02)
+                found = re.search(r"the gateway listens url=(\S+)\n", log.read_text())
+            assert found is not None, log.read_text()
+            yield Serving(directory, found[1], process)
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    directory = tmp_path_factory.mktemp("served")
+    (directory / "ion.yaml").write_text(PIPELINE)
+    (directory / "shout.sh").write_text(SHOUT)
+    (directory / "photo.jpg").write_bytes(b"a photo")
+    with serving(directory) as it:
+        yield it
+
+
+def test_a_photo_by_curl_goes_through_the_whole_flow_once(served: Serving) -> None:
+    sent = [
+        served.curl(
+            "-F", "file=@photo.jpg", "-F", "who=me", "-H", "Idempotency-Key: one", f"{served.url}/events/photo.received"
+        )
+        for _ in range(2)
+    ]
+    assert [it["status"] for it in sent] == [202, 202]
+    assert sent[0]["eventId"] == sent[1]["eventId"]
+    found = served.over(sent[0]["eventId"])
+    assert (found["outcome"], found["events"], found["jobs"]) == ("done", 2, {"committed": 2})
+    documents = json.loads(ion(served.directory, "trace", "flow", sent[0]["correlationId"], "--json"))
+    events = [it for it in documents if it["context"]["documentType"] == "eventMeta"]
+    assert len(events) == 2
+    assert events[0]["context"]["name"] == "gateway"
+    assert events[0]["data"] == [{"key": "who", "value": "me"}]
+    ion(served.directory, "files", sent[0]["correlationId"], "--get", "got")
+    assert [path.read_text() for path in (served.directory / "got" / "shout").rglob("shouted")] == ["A PHOTO"]
+
+
+def test_many_at_once_with_one_key_are_one_event(served: Serving) -> None:
+    url, form = f"{served.url}/events/photo.received", ["-F", "file=@photo.jpg", "-F", "who=me"]
+    with ThreadPoolExecutor(8) as pool:
+        sent = list(pool.map(lambda _: served.curl(*form, "-H", "Idempotency-Key: many", url), range(8)))
+    assert [it["status"] for it in sent] == [202] * 8
+    assert len({it["eventId"] for it in sent}) == 1
+    found = served.over(sent[0]["eventId"])
+    assert (found["outcome"], found["events"], found["jobs"]) == ("done", 2, {"committed": 2})
+
+
+def test_a_key_that_is_used_for_something_else_is_told_what_differs(served: Serving) -> None:
+    url, key = f"{served.url}/events/photo.received", "Idempotency-Key: two"
+    (served.directory / "other.jpg").write_bytes(b"another photo")
+    assert served.curl("-F", "file=@photo.jpg", "-F", "who=me", "-H", key, url)["status"] == 202
+    found = served.curl("-F", "file=@other.jpg;filename=photo.jpg", "-F", "who=you", "-H", key, url)
+    assert found["status"] == 409
+    assert found["problems"] == ["data 'who' has another value", "file 'photo.jpg' has 13 bytes, not 7"]
+
+
+def test_a_job_that_was_given_up_is_told(served: Serving) -> None:
+    sent = served.curl("--json", '{"a": 1}', f"{served.url}/events/photo.broken")
+    found = served.over(sent["eventId"])
+    assert (found["outcome"], found["failing"], found["jobs"]) == ("dead", ["bad"], {"dead-lettered": 1})
+
+
+def test_who_prefers_to_wait_is_told_once_the_flow_is_over(served: Serving) -> None:
+    found = served.curl("-F", "f=@photo.jpg", "-H", "Prefer: wait=60", f"{served.url}/events/photo.received")
+    assert (found["status"], found["outcome"], found["jobs"]) == (200, "done", {"committed": 2})
+
+
+def test_what_the_core_refuses_is_refused_with_what_is_wrong(served: Serving) -> None:
+    url = f"{served.url}/events/photo.received"
+    found = served.curl("-F", "f=@photo.jpg;filename=a", "-F", "g=@photo.jpg;filename=a/b", url)
+    assert found["status"] == 422
+    assert "is also the directory of another file" in found["problems"][0]
+    big = served.directory / "big.json"
+    big.write_text(json.dumps({"a": "x" * 700_000}))
+    found = served.curl("-H", "Content-Type: application/json", "--data-binary", "@big.json", url)
+    assert found["status"] == 422
+    assert "Pass large data as files" in found["problems"][0]
+    assert served.curl("-X", "POST", f"{served.url}/events/photo.recieved")["detail"] == (
+        "No module takes events of type 'photo.recieved'. Did you mean 'photo.received'?"
+    )
+
+
+def test_a_process_that_is_killed_in_an_upload_leaves_nothing_for_the_next(tmp_path: Path) -> None:
+    (tmp_path / "ion.yaml").write_text(PIPELINE)
+    work = tmp_path / ".ion" / "services" / "gateway" / "work"
+    with serving(tmp_path) as it:
+        host = it.url.removeprefix("http://")
+        client = http.client.HTTPConnection(host, timeout=30)
+        client.putrequest("POST", "/events/photo.received")
+        client.putheader("Content-Type", "multipart/form-data; boundary=XX")
+        client.putheader("Content-Length", str(10_000_000))
+        client.endheaders(b'--XX\r\nContent-Disposition: form-data; name="f"; filename="f"\r\n\r\n' + b"x" * 3_000_000)
+        until = time.monotonic() + 30
+        while not [*work.rglob("1")] and time.monotonic() < until:
+            time.sleep(0.02)
+        assert [*work.rglob("1")]
+        it.process.send_signal(signal.SIGKILL)
+        it.process.wait(30)
+        client.close()
+    assert [*work.iterdir()]
+    with serving(tmp_path):
+        assert [*work.iterdir()] == []
+    assert ion(tmp_path, "trace", "list", "--json").strip() == "[]"
+
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+
+
+def typed(served: Serving, commands: str) -> list[dict[str, Any]]:
+    """Commands of the page, at the port that there is; what they print."""
+    assert "http://127.0.0.1:8080" in commands
+    ran = subprocess.run(
+        ["sh", "-eu", "-c", commands.replace("http://127.0.0.1:8080", served.url).replace("curl ", "curl -sS ")],
+        cwd=served.directory,
+        env={**ENVIRONMENT, "SECRET": "0123456789abcdef"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    return [json.loads(line) for line in ran.stdout.splitlines()]
+
+
+def block(before: str) -> str:
+    """The first block of the page after these words."""
+    return README.partition(before)[2].partition("```")[2].partition("\n")[2].partition("```")[0]
+
+
+def test_the_first_example_of_the_page_works_as_it_stands(tmp_path: Path) -> None:
+    (tmp_path / "ion.yaml").write_text(block("<!-- file: ion.yaml -->").replace("127.0.0.1:8080", "127.0.0.1:0"))
+    with serving(tmp_path) as it:
+        (sent,) = typed(it, block("<!-- run -->"))
+        assert set(sent) == {"eventId", "correlationId", "type"}
+        assert it.over(sent["eventId"])["outcome"] == "done"
+    ion(tmp_path, "files", sent["correlationId"], "--get", "got")
+    assert [path.read_text() for path in (tmp_path / "got" / "shout").rglob("shouted.txt")] == ["HELLO\n"]
+
+
+def test_the_signature_of_the_page_is_taken(tmp_path: Path) -> None:
+    config = block("<!-- file: ion.yaml -->").replace("127.0.0.1:8080", "127.0.0.1:0")
+    (tmp_path / "ion.yaml").write_text(config.replace("auth: none", 'auth: {github: "0123456789abcdef"}'))
+    (tmp_path / "body.json").write_text('{"from": "me"}\n')
+    with serving(tmp_path) as it:
+        (sent,) = typed(it, block("`$SECRET`:"))
+    assert set(sent) == {"eventId", "correlationId", "type"}
+
+
+def test_the_page_says_what_the_settings_are() -> None:
+    table = README.partition("| key | default | |")[2].partition("\n\n")[0]
+    told = {name for row in table.splitlines()[2:] for name in re.findall(r"`(\w+)`", row.split("|")[1])}
+    assert told == set(GatewaySettings.model_fields)
+    table = README.partition("| key of a route | default | |")[2].partition("\n\n")[0]
+    assert set(re.findall(r"^\| `(\w+)`", table, re.MULTILINE)) == set(Route.model_fields)
+
+
+def test_the_route_of_the_page_can_be_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("GATEWAY_TOKEN", "GITHUB_SECRET"):
+        monkeypatch.setitem(ENVIRONMENT, name, "0123456789abcdef")
+    modules = 'modules: {build: {command: ["true"], source: ., subscribes: [push.received]}}'
+    (tmp_path / "ion.yaml").write_text(f"{modules}\n{block('gets a path of its own:')}")
+    assert "ok: 1 module" in ion(tmp_path, "check")
+
+
+HEAD = """modules:
+  report: {command: ["true"], source: ., subscribes: [report.asked]}
+services:
+  gateway:
+"""
+
+
+@pytest.mark.parametrize(
+    ("gateway", "says"),
+    [
+        ("{}", "services.gateway.auth: is required"),
+        ("{auth: nobody}", "services.gateway.auth: must be none, or one of bearer, github and standard_webhooks"),
+        ("{auth: {}}", "services.gateway.auth: must be none, or one of bearer"),
+        ("{auth: {bearer: []}}", "services.gateway.auth: must have one of bearer"),
+        ("{auth: {bearer: secret}}", "services.gateway.auth.bearer: must have at least 16 characters"),
+        ('{auth: {bearer: "0123456789 0123456789"}}', "services.gateway.auth.bearer: must be ASCII without blanks"),
+        (
+            '{auth: {bearer: "0123456789abcdef", github: "0123456789abcdef"}}',
+            "services.gateway.auth: must have one of bearer, github and standard_webhooks",
+        ),
+        ("{auth: {standard_webhooks: whsec_short}}", "services.gateway.auth.standard_webhooks: must be whsec_ and"),
+        ("{auth: {bearer: [0123456789abcdef, x]}}", "services.gateway.auth.bearer[1]: must have at least 16"),
+        ("{auth: {hmac: x}}", "services.gateway.auth.hmac: unknown key"),
+        ("{auth: none, listen: 0.0.0.0:8080}", "services.gateway.auth: none lets anybody publish who reaches 0.0.0.0"),
+        ("{auth: none, listen: gate.example:8080}", "services.gateway.auth: none lets anybody publish"),
+        ("{auth: none, listen: localhost}", "services.gateway.listen: must be an address and a port"),
+        ('{auth: none, listen: "127.0.0.1:99999"}', "services.gateway.listen: must be an address and a port"),
+        ('{auth: none, listen: "[::g]:80"}', "services.gateway.listen: must"),
+        ("{auth: none, max_body: much}", "services.gateway.max_body: must be a size"),
+        ("{auth: none, max_files: 0}", "services.gateway.max_files"),
+        ("{auth: none, key_file: key.pem}", "services.gateway.key_file: is the key of a certificate, and cert_file"),
+        ("{auth: none, routes: {a: {path: /a}}}", "services.gateway.routes.a.type: is required"),
+        ("{auth: none, routes: {a: {type: report.asked}}}", "services.gateway.routes.a.path: is required"),
+        ("{auth: none, routes: {a: {path: a, type: report.asked}}}", "routes.a.path: must be a path such as /hooks"),
+        ("{auth: none, routes: {a: {path: /a/, type: report.asked}}}", "routes.a.path: must be a path such as /hooks"),
+        (
+            "{auth: none, routes: {a: {path: /events/a, type: report.asked}}}",
+            "routes.a.path: must not be below /events",
+        ),
+        ("{auth: none, routes: {A: {path: /a, type: report.asked}}}", "lower-case letters"),
+        (
+            "{auth: none, routes: {a: {path: /a, type: report.asked}, b: {path: /a, type: report.asked}}}",
+            "services.gateway.routes: a and b have one path, /a. Give one of them another",
+        ),
+        (
+            "{auth: none, routes: {a: {path: /a, type: report.askd}}}",
+            'services.gateway.routes.a.type: no module takes "report.askd", so it would be refused. Did you mean',
+        ),
+        ("{auth: none, routes: {a: {path: /a, type: report.asked, id: /x~2}}}", "routes.a.id: must be a JSON Pointer"),
+        ("{auth: none, routes: {a: {path: /a, type: report.asked, id: x y}}}", "routes.a.id: must be a JSON Pointer"),
+        ("{auth: none, routes: {a: {path: /a, type: report.asked, file: ../x}}}", "routes.a.file: key '../x'"),
+        (
+            "{auth: {github: 0123456789abcdef}, listen: 0.0.0.0:80,"
+            " routes: {a: {path: /a, type: report.asked, auth: none}}}",
+            "services.gateway.routes: none lets anybody publish who reaches 0.0.0.0:80",
+        ),
+    ],
+)
+def test_check_names_what_cannot_be_served(tmp_path: Path, gateway: str, says: str) -> None:
+    (tmp_path / "ion.yaml").write_text(f"{HEAD}    {gateway}\n")
+    checked = subprocess.run(
+        [sys.executable, "-m", "ion_core", "check"],
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    said = checked.stdout + checked.stderr
+    assert checked.returncode == 78
+    assert says in said
+    assert "0123456789" not in said
+
+
+@pytest.mark.parametrize(
+    "gateway",
+    [
+        "{auth: none}",
+        '{auth: none, listen: "[::1]:8080"}',
+        "{auth: none, listen: localhost:8080}",
+        "{auth: none, listen: 0.0.0.0:8080, exposed: true}",
+        '{auth: {bearer: "${env:GATE}"}, listen: 0.0.0.0:8080}',
+        "{auth: none, routes: {a: {path: /a, type: report.asked, id: X-Id, pairs: {a: /a/0, b: ''}, when: {/x: y}}}}",
+        "{auth: {standard_webhooks: [whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIz]}}",
+    ],
+)
+def test_check_lets_pass_what_can_be_served(tmp_path: Path, gateway: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ENVIRONMENT, "GATE", "0123456789abcdef")
+    (tmp_path / "ion.yaml").write_text(f"{HEAD}    {gateway}\n")
+    assert "ok: 1 module" in ion(tmp_path, "check")
+    assert "0123456789abcdef" not in ion(tmp_path, "config", "show")
