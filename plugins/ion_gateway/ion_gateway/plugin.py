@@ -1,4 +1,4 @@
-"""What ion-gateway registers with Ion: the service ``schedule``."""
+"""What ion-gateway registers with Ion: the services ``schedule`` and ``watch``."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from ion_core.contracts.provider import Provider
 from ion_core.contracts.service import Service
 from ion_core.hookspecs import hookimpl
 from ion_gateway.settings import ScheduleSettings
+from ion_gateway.watching.settings import WatchSettings
 
 
 def _open_schedule(settings: ScheduleSettings) -> AbstractAsyncContextManager[Service]:
@@ -19,9 +20,18 @@ def _open_schedule(settings: ScheduleSettings) -> AbstractAsyncContextManager[Se
     return open_schedule(settings)
 
 
+def _open_watch(settings: WatchSettings) -> AbstractAsyncContextManager[Service]:
+    from ion_gateway.watch import open_watch
+
+    return open_watch(settings)
+
+
 @hookimpl
 def ion_services() -> Iterable[Provider[Service]]:
-    return [Provider(name="schedule", settings=ScheduleSettings, open=_open_schedule, contract="1.0")]
+    return [
+        Provider(name="schedule", settings=ScheduleSettings, open=_open_schedule, contract="1.0"),
+        Provider(name="watch", settings=WatchSettings, open=_open_watch, contract="1.0"),
+    ]
 
 
 @hookimpl
