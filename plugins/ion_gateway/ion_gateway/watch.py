@@ -42,11 +42,12 @@ class Watch:
             )
             for name, folder in self._settings.folders.items()
         ]
-        for watched in folders:
-            await watched.check()
-        ready.set()
         failures: tuple[BaseException, ...] = ()
         try:
+            async with asyncio.TaskGroup() as checks:
+                for watched in folders:
+                    checks.create_task(watched.check())
+            ready.set()
             async with asyncio.TaskGroup() as tasks:
                 for watched in folders:
                     tasks.create_task(watched.run(host, stop))

@@ -17,6 +17,7 @@ from ion_core.errors import InvalidEvent, StateError, TransientError
 from ion_core.testing import ServiceConformance
 from ion_gateway.watch import Watch, open_watch
 from ion_gateway.watching import folder as folder_module
+from ion_gateway.watching.hints import Hints
 from ion_gateway.watching.local import LocalFolder
 from ion_gateway.watching.notes import Notes
 from ion_gateway.watching.settings import WatchSettings
@@ -288,9 +289,10 @@ async def test_a_name_that_no_event_can_have_is_said_once_and_the_others_go_on(
 
 
 async def test_a_folder_that_vanishes_and_comes_back_is_watched_again(
-    tmp_path: Path, inbox: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, inbox: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level("INFO")
+    asked = Counted(monkeypatch, Hints, "start")
     host = Host()
     async with serving(settings(tmp_path, photos={"path": "inbox", "every": "1s"}), host):
         move_in(inbox, "a")
@@ -301,6 +303,7 @@ async def test_a_folder_that_vanishes_and_comes_back_is_watched_again(
         move_in(inbox, "b")
         assert await host.paths(2) == ["a", "b"]
         await until(lambda: "is there again" in caplog.text)
+        assert asked.count == 2, "of the new directory the kernel is to tell, too"
     assert caplog.text.count("cannot be listed") == 1
 
 
@@ -337,6 +340,30 @@ async def test_one_folder_holds_up_no_other(tmp_path: Path, inbox: Path, monkeyp
         async with serving(settings(tmp_path, slow={"path": "slow"}, photos={"path": "inbox"}), host):
             assert await host.paths(1) == ["a"]
             going_on.set()
+    finally:
+        going_on.set()
+
+
+async def test_a_folder_that_hangs_keeps_nothing_from_starting_or_ending(
+    tmp_path: Path, inbox: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a file server does that is away."""
+    going_on = threading.Event()
+
+    def hang(*_: object) -> None:
+        assert going_on.wait(60)
+        raise TransientError("it is away")
+
+    for method in ("check", "list"):
+        monkeypatch.setattr(LocalFolder, method, hang)
+    for bound in ("CHECKED_WITHIN", "FINISH_WITHIN"):
+        monkeypatch.setattr(folder_module, bound, 0.05)
+    try:
+        async with serving(settings(tmp_path, photos={"path": "inbox"}), Host()) as running:
+            pass
+        assert running.done()
+        assert not going_on.is_set()
+        assert "does not answer; it is waited for" in caplog.text
     finally:
         going_on.set()
 

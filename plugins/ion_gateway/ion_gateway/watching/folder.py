@@ -11,7 +11,7 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Set
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import partial
@@ -37,6 +37,8 @@ ASKED_FOR = 50
 """Files of a URL that are asked for one by one; of more the folder is listed."""
 AGAIN = RetryPolicy(initial=timedelta(seconds=1), maximum=timedelta(minutes=1))
 """How long to wait where a file cannot be read or published now."""
+CHECKED_WITHIN = 10.0
+"""Seconds that are waited for a folder at the start."""
 FINISH_WITHIN = 3.0
 """Seconds that what is under way has when we are told to end. What is cut off then is done again later."""
 
@@ -84,30 +86,31 @@ class WatchedFolder:
         self._wake = asyncio.Event()
 
     async def check(self) -> None:
-        """Raises ConfigError for what only a change of the configuration can mend."""
-        await self._call(self._source.check)
+        """Raises ConfigError for what only a change of the configuration can mend, as far as that is seen soon."""
+        try:
+            async with asyncio.timeout(CHECKED_WITHIN):
+                await self._call(self._source.check)
+        except TimeoutError:
+            log.warning("watch %s: %s does not answer; it is waited for", self._name, self._source.place)
 
     async def run(self, host: ServiceHost, stop: asyncio.Event) -> None:
         """Publish what comes until ``stop``. Raises StateError where what is published cannot be noted."""
         self._published = await self._call(self._notes.published, self._name)
         try:
             async with asyncio.TaskGroup() as tasks:
-                waking = tasks.create_task(self._wake_at(stop))
+                looking = tasks.create_task(self._look(stop))
                 workers = [tasks.create_task(self._publish_taken(host, stop)) for _ in range(AT_ONCE)]
-                await self._look(stop)
+                await stop.wait()
+                self._wake.set()
                 for _ in workers:
                     self._taken.put_nowait(None)
-                await asyncio.wait(workers, timeout=FINISH_WITHIN)
-                for task in (waking, *workers):
+                _, hanging = await asyncio.wait([looking, *workers], timeout=FINISH_WITHIN)
+                for task in hanging:
                     task.cancel()
         finally:
             if self._hints is not None:
                 self._hints.end()
             self._pool.shutdown(wait=False, cancel_futures=True)
-
-    async def _wake_at(self, stop: asyncio.Event) -> None:
-        await stop.wait()
-        self._wake.set()
 
     # What is there.
 
@@ -171,7 +174,9 @@ class WatchedFolder:
             self._hints = Hints(self._source.place, deep=self._folder.compiled.deep, tell=self._hint)
             await self._hints.start()
 
-    def _hint(self, paths: Iterable[str]) -> None:
+    def _hint(self, paths: Set[str]) -> None:
+        if self._source.place in paths:
+            self._identity = None  # it went; what comes in its place may have its number
         root = self._source.place.rstrip("/") + "/"
         below = (path.removeprefix(root) for path in paths if path.startswith(root))
         self._hinted.update(path for path in below if not any(part.startswith(".") for part in path.split("/")))

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Set
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ class Hints:
     ``tell`` is called on the event loop, with absolute paths.
     """
 
-    def __init__(self, root: str, *, deep: bool, tell: Callable[[Iterable[str]], None]) -> None:
+    def __init__(self, root: str, *, deep: bool, tell: Callable[[Set[str]], None]) -> None:
         self._root = root
         self._deep = deep
         self._tell = tell

@@ -84,7 +84,6 @@ class RemoteFolder:
     def list(self) -> Listing:
         listing = Listing(whole=True)
         with self._turn:
-            filesystem = None
             try:
                 with self._calling(""):
                     filesystem = self._filesystem()
