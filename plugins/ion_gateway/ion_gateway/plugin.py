@@ -30,7 +30,7 @@ def _open_watch(settings: WatchSettings) -> AbstractAsyncContextManager[Service]
 def ion_services() -> Iterable[Provider[Service]]:
     return [
         Provider(name="schedule", settings=ScheduleSettings, open=_open_schedule, contract="1.0"),
-        Provider(name="watch", settings=WatchSettings, open=_open_watch, contract="1.0"),
+        Provider(name="watch", settings=WatchSettings, open=_open_watch, contract="1.1"),
     ]
 
 

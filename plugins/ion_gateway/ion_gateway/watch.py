@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from ion_core.contracts.service import ServiceHost
-from ion_core.errors import IonError, StateError
+from ion_core.errors import IonError
 from ion_gateway.watching.entries import Source
 from ion_gateway.watching.folder import WatchedFolder
 from ion_gateway.watching.local import LocalFolder
@@ -37,7 +37,6 @@ class Watch:
                 folder,
                 source_of(folder, name, self._settings),
                 self._notes,
-                self._settings.work,
                 service=service,
             )
             for name, folder in self._settings.folders.items()
@@ -71,20 +70,8 @@ def source_of(folder: Folder, name: str, settings: WatchSettings) -> Source:
 @asynccontextmanager
 async def open_watch(settings: WatchSettings) -> AsyncIterator[Watch]:
     """The service. Raises StateError where what earlier processes noted cannot be read."""
-    notes = await asyncio.to_thread(_opened, settings)
+    notes = await asyncio.to_thread(Notes, settings.path)
     try:
         yield Watch(settings, notes)
     finally:
         notes.close()
-
-
-def _opened(settings: WatchSettings) -> Notes:
-    """What a process that was killed had fetched goes."""
-    try:
-        settings.work.mkdir(parents=True, exist_ok=True)
-        for left in settings.work.iterdir():
-            with suppress(FileNotFoundError):
-                left.unlink()
-    except OSError as error:
-        raise StateError(f"{settings.work}: cannot be used: {error.strerror}. Remove it, or make room.") from error
-    return Notes(settings.path)

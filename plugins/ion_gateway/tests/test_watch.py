@@ -71,7 +71,7 @@ async def test_what_is_there_and_what_comes_is_published(tmp_path: Path, inbox: 
     assert second.path == "b/c/second.jpg"
     assert second.files == {"second.jpg": b"second"}
     assert first.id.startswith("watch.photos.")
-    assert not list(made.work.iterdir())
+    assert not list(host.work.iterdir())
 
 
 async def test_what_the_kernel_never_tells_of_is_found_by_listing(
@@ -176,7 +176,7 @@ async def test_killed_after_it_was_published_and_before_that_was_noted(tmp_path:
     move_in(inbox, "a")
     killed = Host(hold=asyncio.Event())
     async with open_watch(made) as service:
-        running = asyncio.create_task(service.run(killed, asyncio.Event(), asyncio.Event()))
+        running = asyncio.create_task(service.run(killed.at(made), asyncio.Event(), asyncio.Event()))
         await killed.paths(1)
         running.cancel()
         await asyncio.wait({running})
@@ -187,7 +187,7 @@ async def test_killed_after_it_was_published_and_before_that_was_noted(tmp_path:
         await until(lambda: (inbox / "a").exists() == (after == "keep"))
     assert host.taken == killed.taken
     assert (tmp_path / "taken/a").exists() == (after == "move")
-    assert not list(made.work.iterdir())
+    assert not list(host.work.iterdir())
 
 
 @pytest.mark.parametrize("after", ["move", "delete"])
@@ -379,14 +379,6 @@ async def test_a_note_that_cannot_be_made_ends_the_service_with_the_place(
     with pytest.raises(StateError, match="disk is full"):
         async with serving(settings(tmp_path, photos={"path": "inbox"}), Host()) as running:
             await asyncio.wait({running}, timeout=30)
-
-
-async def test_what_a_killed_process_had_fetched_is_removed(tmp_path: Path, inbox: Path) -> None:
-    made = settings(tmp_path, photos={"path": "inbox"})
-    made.work.mkdir()
-    (made.work / "0123456789abcdef").write_bytes(b"x" * 1000)
-    async with serving(made, Host()):
-        assert not list(made.work.iterdir())
 
 
 async def test_what_comes_is_looked_at_alone_however_many_files_there_are(

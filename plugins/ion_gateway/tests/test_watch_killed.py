@@ -114,7 +114,7 @@ def test_a_hundred_photos_are_a_hundred_flows_though_serve_is_killed_twice(tmp_p
 
 def test_the_example_of_the_readme_takes_a_photo(tmp_path: Path) -> None:
     readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    (config,) = re.findall(r"<!-- file: ion\.yaml -->\n```yaml\n(.*?)```", readme, re.S)
+    (config,) = re.findall(r"<!-- file: watch/ion\.yaml -->\n```yaml\n(.*?)```", readme, re.S)
     home = Home(tmp_path, config)
     with home.serving() as serve:
         shutil.copy(tmp_path / "photos" / "7.jpg", tmp_path / "inbox" / "photo.jpg")

@@ -85,7 +85,7 @@ async def test_what_is_there_and_what_comes_is_published_once(tmp_path: Path, pl
         ("b/ü c.jpg", {"ü c.jpg": b"second"}),
     ]
     assert host.taken[0].data == {"from": "camera", "folder": "photos", "path": "a.jpg"}
-    assert not list(made.work.iterdir())
+    assert not list(host.work.iterdir())
     place.put("in/z.jpg")
     again = Host()
     async with serving(made, again):

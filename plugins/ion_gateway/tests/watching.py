@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -37,6 +38,7 @@ class Host:
     taken: list[Published] = field(default_factory=list)
     news: asyncio.Condition = field(default_factory=asyncio.Condition)
     hold: asyncio.Event | None = None
+    work: Path = Path("/nowhere")
 
     async def publish(self, event_type: str, **given: Any) -> Event:
         data = dict(given["data"])
@@ -57,6 +59,13 @@ class Host:
 
     def problems(self) -> list[str]:
         return []
+
+    def at(self, made: WatchSettings) -> Host:
+        """With a work directory, beside the notes and empty, as every ``run`` is given one."""
+        self.work = made.path.with_name("work")
+        shutil.rmtree(self.work, ignore_errors=True)
+        self.work.mkdir()
+        return self
 
     async def until(self, reached: Callable[[], object]) -> None:
         """Until something that was published, or asked for, makes it so."""
@@ -92,7 +101,7 @@ def settings(state: Path, **folders: dict[str, Any]) -> WatchSettings:
 async def serving(made: WatchSettings, host: Host) -> AsyncIterator[asyncio.Task[None]]:
     stop, ready = asyncio.Event(), asyncio.Event()
     async with open_watch(made) as service:
-        running = asyncio.create_task(service.run(host, stop, ready))
+        running = asyncio.create_task(service.run(host.at(made), stop, ready))
         becoming = asyncio.create_task(ready.wait())
         try:
             await asyncio.wait({running, becoming}, timeout=WITHIN, return_when=asyncio.FIRST_COMPLETED)

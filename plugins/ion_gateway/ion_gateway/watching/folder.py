@@ -20,7 +20,7 @@ from typing import TypeVar
 
 from ion_core.contracts.messaging import RetryPolicy
 from ion_core.contracts.service import ServiceHost
-from ion_core.errors import IonError, TransientError
+from ion_core.errors import InvalidEvent, IonError, PermanentError, TransientError
 from ion_core.words import counted
 from ion_gateway.watching.entries import Entry, Gone, Listing, Source, Unreadable, beside, event_id, unmarked
 from ion_gateway.watching.hints import Hints
@@ -52,7 +52,6 @@ class WatchedFolder:
         folder: Folder,
         source: Source,
         notes: Notes,
-        work: Path,
         *,
         service: str,
         clock: Callable[[], float] = time.monotonic,
@@ -61,7 +60,6 @@ class WatchedFolder:
         self._folder = folder
         self._source = source
         self._notes = notes
-        self._work = work
         self._service = service
         self._clock = clock
         self._pool = ThreadPoolExecutor(AT_ONCE + 1, thread_name_prefix=f"ion-watch-{name}")
@@ -248,8 +246,12 @@ class WatchedFolder:
 
     async def _publish(self, host: ServiceHost, entry: Entry) -> bool:
         """Whether it was, and is noted. If not it is tried again later, or let go."""
-        copy = self._work / secrets.token_hex(8)
-        published = await self._try(host, entry, copy)
+        copy = host.work / secrets.token_hex(8)
+        try:
+            published = await self._try(host, entry, copy)
+        except BaseException:
+            copy.unlink(missing_ok=True)
+            raise
         await self._call(partial(copy.unlink, missing_ok=True))
         if not published:
             return False
@@ -279,17 +281,17 @@ class WatchedFolder:
             self._say(entry.path, "watch %s: %r %s. It is tried again.", self._name, entry.path, error)
             self._put_off(entry)
             return False
-        except TransientError as error:
-            self._not_now(entry, error)
-            return False
-        except IonError as error:
+        except (InvalidEvent, PermanentError) as error:
             self._refused[entry.path] = entry.version
             self._say(entry.path, "watch %s: %r was refused: %s", self._name, entry.path, error, level=logging.ERROR)
             self._let_go(entry)
             return False
+        except IonError as error:  # of the providers, whatever it is: the file is as good as any
+            self._not_now(entry, error)
+            return False
         return True
 
-    def _not_now(self, entry: Entry, error: TransientError) -> None:
+    def _not_now(self, entry: Entry, error: IonError) -> None:
         """All wait a while, then try again. Said once, however many files it meets."""
         if not self._trouble:
             waiting = counted(len(self._busy), "file")

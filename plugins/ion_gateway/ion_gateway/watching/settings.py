@@ -154,11 +154,6 @@ class WatchSettings(Settings):
     folders: dict[Named, Folder] = Field(description="What is watched, each under a name of your own.", min_length=1)
     path: StatePath = Field(Path("published.sqlite"), description="Where it is noted what was published.")
 
-    @property
-    def work(self) -> Path:
-        """The directory in which a file lies while it is published."""
-        return self.path.with_name(f"{self.path.name}.fetched")
-
     def publishes(self) -> dict[str, str]:
         """Each type that will be published, by its key in these settings."""
         return {f"folders.{name}.type": folder.type for name, folder in self.folders.items()}
