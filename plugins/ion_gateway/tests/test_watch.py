@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 from watching import Host, serving, settings, until
 
-from ion_core.errors import InvalidEvent, StateError, TransientError
+from ion_core.errors import ConfigError, InvalidEvent, IonError, StateError, StorageFull, TransientError
 from ion_core.testing import ServiceConformance
 from ion_gateway.watch import Watch, open_watch
 from ion_gateway.watching import folder as folder_module
@@ -156,6 +156,27 @@ async def test_a_file_that_changes_while_it_is_published_is_another_event(tmp_pa
     assert [it.files["a"] for it in host.taken] == [b"first", b"other"]
 
 
+async def test_a_file_that_is_again_what_was_published_is_not_asked_for_without_end(
+    tmp_path: Path, inbox: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = Counted(monkeypatch, LocalFolder, "look")
+    host = Host()
+    async with serving(settings(tmp_path, photos={"path": "inbox", "stable": "200ms", "every": HOUR}), host):
+        path = move_in(inbox, "a")
+        before = path.stat()
+        await host.paths(1)
+        seen = looked.count
+        path.write_bytes(b"other")
+        await until(lambda: looked.count > seen)
+        path.write_bytes(b"x")
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        for number, name in enumerate("bc"):
+            move_in(inbox, name)
+            assert len(await host.paths(2 + number)) == 2 + number
+    assert host.asked == ["a", "b", "c"]
+    assert looked.count < 50
+
+
 async def test_two_hosts_name_the_same_events(tmp_path: Path, inbox: Path) -> None:
     hosts = Host(), Host()
     for name in ("a", "b/c", "ü"):
@@ -239,13 +260,14 @@ async def test_what_cannot_go_is_said_once_and_not_published_again(
     assert caplog.text.count("cannot be moved") == 1
 
 
-async def test_nothing_is_lost_while_the_broker_is_away_and_that_is_said_once(
-    tmp_path: Path, inbox: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("error", [TransientError, StorageFull, StateError, ConfigError])
+async def test_nothing_is_lost_while_the_broker_or_a_store_is_away_and_that_is_said_once(
+    tmp_path: Path, inbox: Path, caplog: pytest.LogCaptureFixture, error: type[IonError]
 ) -> None:
     caplog.set_level("INFO")
     for number in range(20):
         move_in(inbox, f"{number}")
-    host = Host(raising=[TransientError("the broker is away") for _ in range(40)])
+    host = Host(raising=[error("it is away") for _ in range(40)])
     async with serving(settings(tmp_path, photos={"path": "inbox", "every": HOUR}), host):
         await host.paths(20)
         await until(lambda: "goes on" in caplog.text)
