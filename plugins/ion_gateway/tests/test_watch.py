@@ -98,7 +98,10 @@ async def test_a_file_is_taken_once_it_has_not_changed_for_long_enough(tmp_path:
     assert host.taken[0].files == {"a": b"the beginning, and the end"}
 
 
-async def test_with_marks_nothing_else_completes_a_file(tmp_path: Path, inbox: Path) -> None:
+async def test_with_marks_nothing_else_completes_a_file(
+    tmp_path: Path, inbox: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = Counted(monkeypatch, LocalFolder, "look")
     host = Host()
     made = settings(tmp_path, photos={"path": "inbox", "stable": None, "done": ".done", "every": HOUR})
     async with serving(made, host):
@@ -106,7 +109,9 @@ async def test_with_marks_nothing_else_completes_a_file(tmp_path: Path, inbox: P
         move_in(inbox, "b")
         move_in(inbox, "b.done")
         await host.paths(1)
+        seen = looked.count
         move_in(inbox, "a", b"complete")
+        await until(lambda: looked.count > seen)
         move_in(inbox, "a.done")
         await host.paths(2)
     assert [(it.path, it.files) for it in host.taken] == [("b", {"b": b"x"}), ("a", {"a": b"complete"})]
@@ -143,12 +148,17 @@ async def test_a_file_that_changed_is_another_event(tmp_path: Path, inbox: Path)
     assert host.taken[0].id != host.taken[1].id
 
 
-async def test_a_file_that_changes_while_it_is_published_is_another_event(tmp_path: Path, inbox: Path) -> None:
+async def test_a_file_that_changes_while_it_is_published_is_another_event(
+    tmp_path: Path, inbox: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = Counted(monkeypatch, LocalFolder, "look")
     host = Host(hold=asyncio.Event())
-    async with serving(settings(tmp_path, photos={"path": "inbox", "after": "delete", "every": "1s"}), host):
+    async with serving(settings(tmp_path, photos={"path": "inbox", "after": "delete", "every": HOUR}), host):
         move_in(inbox, "a", b"first")
         await host.paths(1)
+        seen = looked.count
         move_in(inbox, "a", b"other")
+        await until(lambda: looked.count > seen)
         assert host.hold is not None
         host.hold.set()
         await host.paths(2)
@@ -327,6 +337,19 @@ async def test_a_folder_that_vanishes_and_comes_back_is_watched_again(
         await until(lambda: "is there again" in caplog.text)
         assert asked.count == 2, "of the new directory the kernel is to tell, too"
     assert caplog.text.count("cannot be listed") == 1
+
+
+async def test_a_folder_that_is_made_anew_under_its_number_is_watched_again(
+    tmp_path: Path, inbox: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """File systems give the number of a directory that is gone to the next one."""
+    monkeypatch.setattr(LocalFolder, "identity", lambda _: (1, 1))
+    asked = Counted(monkeypatch, Hints, "start")
+    async with serving(settings(tmp_path, photos={"path": "inbox"}), Host()):
+        await until(lambda: asked.count == 1)
+        shutil.rmtree(inbox)
+        await asyncio.to_thread(inbox.mkdir)
+        await until(lambda: asked.count == 2)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")

@@ -85,8 +85,9 @@ def test_a_copy_is_what_was_listed(root: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("change", ["written", "replaced", "removed", "link", "directory is a link", "fifo"])
 def test_what_is_another_file_by_now_is_not_fetched(root: Path, tmp_path: Path, change: str) -> None:
     path = put(root, "b/a")
-    secret = put(tmp_path, "outside/a", b"secret")
-    source = folder(root)
+    secret = put(tmp_path, "outside/a", b"s")  # what it is by size and time tells it from nothing
+    os.utime(secret, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns))
+    source = folder(root, to=tmp_path / "taken")
     entry = only(source)
     if change == "written":
         path.write_bytes(b"xy")
@@ -104,8 +105,10 @@ def test_what_is_another_file_by_now_is_not_fetched(root: Path, tmp_path: Path, 
     with pytest.raises(Gone):
         source.fetch(entry, tmp_path / "copy")
     with pytest.raises(Gone):
-        source.delete(entry, None)
-    assert secret.read_bytes() == b"secret"
+        source.delete(entry, ".done")
+    with pytest.raises(Gone):
+        source.move(entry, ".done", "b/a.1")
+    assert secret.read_bytes() == b"s"
     assert path.is_symlink() or path.parent.is_symlink() or path.exists() == (change != "removed")
 
 
@@ -226,11 +229,11 @@ def without_links(monkeypatch: pytest.MonkeyPatch, *, across: bool = False) -> N
 
     monkeypatch.setattr(os, "link", refuse)
     if across:
-        rename = Path.rename
+        rename = os.rename
 
-        def within(path: Path, target: Path) -> Path:
-            if path.parent != target.parent:
+        def within(*given: object, src_dir_fd: int | None = None) -> None:
+            if src_dir_fd is not None:
                 refuse()
-            return rename(path, target)
+            rename(*given)
 
-        monkeypatch.setattr(Path, "rename", within)
+        monkeypatch.setattr(os, "rename", within)

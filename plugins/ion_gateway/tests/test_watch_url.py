@@ -157,6 +157,23 @@ def test_what_is_another_file_by_now_is_left_alone(tmp_path: Path, place: Place)
     assert place.found() == ["a"]
 
 
+def test_what_is_replaced_while_it_is_fetched_is_not_taken(
+    tmp_path: Path, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.put("in/a", b"first")
+    source = place.source()
+    (entry,) = source.list().entries.values()
+    fetched = source._filesystem().get_file
+
+    def fetch_and_put(*given: Any) -> None:
+        fetched(*given)
+        place.put("in/a", b"other")
+
+    monkeypatch.setattr(source._filesystem(), "get_file", fetch_and_put)
+    with pytest.raises(Gone):
+        source.fetch(entry, tmp_path / "copy")
+
+
 def test_a_bucket_that_is_not_there_is_said_with_its_key(s3: Server) -> None:
     source = Place("s3://never-made", s3.options).source()
     with pytest.raises(ConfigError, match=r"services\.watch\.folders\.x\.url: s3://never-made/in does not exist"):

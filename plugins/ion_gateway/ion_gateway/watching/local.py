@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import filecmp
 import hashlib
 import os
-import shutil
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -127,62 +125,79 @@ class LocalFolder:
                 raise Gone(entry.path)
 
     @contextmanager
-    def _opened(self, entry: Entry) -> Iterator[int]:
-        """From the root, a directory at a time: none of them, nor the file, may have become a link meanwhile."""
-        *parents, name = entry.path.split("/")
-        try:
-            with contextlib.ExitStack() as held:
+    def _directory(self, path: str) -> Iterator[tuple[int, str]]:
+        """The directory that it is in, open, and its name there.
+
+        From the root, a directory at a time: none of them may have become a link meanwhile. Who writes into the folder
+        would have us read, or remove, what only we may.
+        """
+        *parents, name = path.split("/")
+        with contextlib.ExitStack() as held:
+            try:
                 directory = os.open(self._root, _DIRECTORY & ~os.O_NOFOLLOW)
                 held.callback(os.close, directory)
                 for parent in parents:
                     directory = os.open(parent, _DIRECTORY, dir_fd=directory)
                     held.callback(os.close, directory)
+            except OSError as error:
+                raise self._meant(error, path) from error
+            yield directory, name
+
+    @contextmanager
+    def _opened(self, entry: Entry) -> Iterator[int]:
+        with self._directory(entry.path) as (directory, name):
+            try:
                 file = os.open(name, _FILE, dir_fd=directory)
-        except OSError as error:
-            if error.errno in _VANISHED:
-                raise Gone(entry.path) from error
-            if error.errno in _OF_ONE_FILE:
-                raise Unreadable(f"cannot be read: {error.strerror}") from error
-            raise self._away(error, entry.path) from error
-        try:
-            status = os.fstat(file)
-            if not stat.S_ISREG(status.st_mode) or _version(status) != entry.version:
-                raise Gone(entry.path)
-            yield file
-        finally:
-            os.close(file)
+            except OSError as error:
+                raise self._meant(error, entry.path) from error
+            try:
+                status = os.fstat(file)
+                if not stat.S_ISREG(status.st_mode) or _version(status) != entry.version:
+                    raise Gone(entry.path)
+                yield file
+            finally:
+                os.close(file)
 
     def delete(self, entry: Entry, mark: str | None) -> None:
-        with self._settling(entry, mark) as path:
-            path.unlink()
+        with self._settling(entry, mark) as (directory, name):
+            os.unlink(name, dir_fd=directory)
 
     def move(self, entry: Entry, mark: str | None, otherwise: str) -> None:
         assert self._to is not None
-        with self._settling(entry, mark) as path:
+        with self._settling(entry, mark) as (directory, name):
             for target in (self._to / entry.path, self._to / otherwise):
                 target.parent.mkdir(parents=True, exist_ok=True)
-                if _moved(path, target):
+                if _moved(directory, name, target):
                     return
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), otherwise)
 
     @contextmanager
-    def _settling(self, entry: Entry, mark: str | None) -> Iterator[Path]:
-        """Its path, if it is still what it was. The mark goes first: alone it would complete what comes next."""
-        path = self._root / entry.path
+    def _settling(self, entry: Entry, mark: str | None) -> Iterator[tuple[int, str]]:
+        """Where it is, if it is still what it was. The mark goes first: alone it would complete what comes next."""
         try:
-            status = os.lstat(path)
+            with self._directory(entry.path) as (directory, name):
+                try:
+                    status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+                except OSError as error:
+                    raise self._meant(error, entry.path) from error
+                if not stat.S_ISREG(status.st_mode) or _version(status) != entry.version:
+                    raise Gone(entry.path)
+                if mark is not None:
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(name + mark, dir_fd=directory)
+                yield directory, name
+        except Unreadable as error:
+            raise TransientError(f"{self.place}: {entry.path!r} {error}") from error
         except OSError as error:
-            if error.errno in _VANISHED:
-                raise Gone(entry.path) from error
             raise self._away(error, entry.path) from error
-        if not stat.S_ISREG(status.st_mode) or _version(status) != entry.version:
-            raise Gone(entry.path)
-        try:
-            if mark is not None:
-                (self._root / f"{entry.path}{mark}").unlink(missing_ok=True)
-            yield path
-        except OSError as error:
-            raise self._away(error, entry.path) from error
+
+    def _meant(self, error: OSError, path: str) -> Exception:
+        """By an error of opening it."""
+        if error.errno in _VANISHED:
+            return Gone(path)
+        if error.errno in _OF_ONE_FILE:
+            return Unreadable(f"cannot be read: {error.strerror}")
+        return self._away(error, path)
 
     def _away(self, error: OSError, path: str = "") -> TransientError:
         what = f"{self.place}: {path!r}" if path else self.place
@@ -213,42 +228,61 @@ def _copy(source: int, target: int) -> None:
             view = view[os.write(target, view) :]
 
 
-def _moved(path: Path, target: Path) -> bool:
+def _moved(directory: int, name: str, target: Path) -> bool:
     """Move it there; False if another file is there. The same file there is what a process before us left undone."""
     try:
-        os.link(path, target, follow_symlinks=False)
+        os.link(name, target, src_dir_fd=directory, follow_symlinks=False)
     except FileExistsError:
-        if target.is_symlink() or not target.is_file() or not filecmp.cmp(path, target, shallow=False):
+        if not _is_the_same(directory, name, target):
             return False
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
-        return _moved_without_links(path, target)
-    path.unlink()
+        return _moved_without_links(directory, name, target)
+    os.unlink(name, dir_fd=directory)
     return True
 
 
-def _moved_without_links(path: Path, target: Path) -> bool:
-    """The same to another file system, or on one that knows no hard links: two at once may both do it."""
-    if target.is_symlink() or target.exists():
-        if target.is_symlink() or not target.is_file() or not filecmp.cmp(path, target, shallow=False):
+def _moved_without_links(directory: int, name: str, target: Path) -> bool:
+    """The same to another file system, or on one that knows no hard links: there two at once may both do it."""
+    if os.path.lexists(target):
+        if not _is_the_same(directory, name, target):
             return False
-        path.unlink()
+        os.unlink(name, dir_fd=directory)
         return True
     try:
-        path.rename(target)
+        os.rename(name, target, src_dir_fd=directory)
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        _copied(path, target)
-        path.unlink()
+        _copied(directory, name, target)
+        os.unlink(name, dir_fd=directory)
     return True
 
 
-def _copied(path: Path, target: Path) -> None:
+def _copied(directory: int, name: str, target: Path) -> None:
     """Whole or not at all: under a hidden name first, which a later try uses again."""
     beside = target.with_name(f".{hashlib.sha256(os.fsencode(target.name)).hexdigest()[:16]}.part")
-    shutil.copy2(path, beside, follow_symlinks=False)
-    with beside.open("rb") as file:
-        os.fsync(file.fileno())
+    with open(os.open(name, _FILE, dir_fd=directory), "rb") as source, beside.open("wb") as copy:
+        _copy(source.fileno(), copy.fileno())
+        status = os.fstat(source.fileno())
+        os.fchmod(copy.fileno(), stat.S_IMODE(status.st_mode) & 0o777)
+        os.utime(copy.fileno(), ns=(status.st_atime_ns, status.st_mtime_ns))
+        os.fsync(copy.fileno())
     beside.rename(target)
+
+
+def _is_the_same(directory: int, name: str, target: Path) -> bool:
+    """Whether both are files with the same bytes."""
+    try:
+        with (
+            open(os.open(name, _FILE, dir_fd=directory), "rb") as one,
+            open(os.open(target, _FILE), "rb") as other,
+        ):
+            if not stat.S_ISREG(os.fstat(other.fileno()).st_mode):
+                return False
+            return hashlib.file_digest(one, "sha256").digest() == hashlib.file_digest(other, "sha256").digest()
+    except OSError as error:
+        if error.errno in _VANISHED or error.errno in _OF_ONE_FILE:
+            return False
+        raise
