@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from ion_core.contracts.settings import Duration, Settings, StatePath
-from ion_gateway.names import EventType, Named
+from ion_core.events import type_problem
 from ion_gateway.plans import Cron, Every, Plan, cron_problem, zone_problem
+
+_NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+
+
+def checked_name(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise ValueError(
+            f"must be 1 to 63 lower-case letters, digits and hyphens, no hyphen first or last (got {name!r})"
+        )
+    return name
+
+
+def checked_type(value: str) -> str:
+    if problem := type_problem(value):
+        raise ValueError(problem)
+    return value
 
 
 class Planned(Settings):
@@ -19,7 +36,7 @@ class Planned(Settings):
     cron: str | None = Field(None, description="Minute, hour, day of the month, month, day of the week.")
     every: Duration | None = Field(None, description="An interval, counted from midnight UTC of 1 January 1970.")
     zone: str = Field("UTC", description="The time zone that cron is meant in, such as Europe/Berlin.")
-    type: EventType = Field(description="The event's type.")
+    type: Annotated[str, AfterValidator(checked_type)] = Field(description="The event's type.")
     data: dict[str, str] = Field(default={}, description="Its pairs. The planned time is added as plannedTime.")
     missed: Literal["skip", "last", "all"] = Field(
         "skip", description="What of that which fell due while nobody ran is published at the next start."
@@ -65,7 +82,9 @@ class Planned(Settings):
 class ScheduleSettings(Settings):
     """Events at planned times."""
 
-    schedules: dict[Named, Planned] = Field(description="What is planned, each under a name of your own.", min_length=1)
+    schedules: dict[Annotated[str, AfterValidator(checked_name)], Planned] = Field(
+        description="What is planned, each under a name of your own.", min_length=1
+    )
     path: StatePath = Field(Path("planned.json"), description="Where the latest planned times are noted.")
 
     def publishes(self) -> dict[str, str]:

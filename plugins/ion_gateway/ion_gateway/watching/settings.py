@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationInfo, field_validator, model_validator
 
 from ion_core.contracts.settings import ConfigPath, Duration, Settings, StatePath
-from ion_gateway.names import EventType, Named
+from ion_gateway.settings import checked_name, checked_type
 from ion_gateway.watching.patterns import Patterns, pattern_problem
 from ion_gateway.watching.remote import OBJECTS
 
@@ -59,7 +59,7 @@ class Folder(Settings):
         None, description="Or a place that fsspec knows: s3://, gs://, az://, sftp://, file://.", examples=["s3://b/in"]
     )
     options: dict[str, Any] = Field(default={}, description="Of url: what its filesystem is made with.")
-    type: EventType = Field(description="The event's type.")
+    type: Annotated[str, AfterValidator(checked_type)] = Field(description="The event's type.")
     data: dict[str, str] = Field(default={}, description="Its pairs. folder and path are added.")
     patterns: list[Annotated[str, AfterValidator(_pattern)]] = Field(
         ["**"], description="Which files, by their paths in the folder.", min_length=1, examples=[["*.jpg", "*/*.png"]]
@@ -151,7 +151,9 @@ class Folder(Settings):
 class WatchSettings(Settings):
     """Events for files that appear in folders."""
 
-    folders: dict[Named, Folder] = Field(description="What is watched, each under a name of your own.", min_length=1)
+    folders: dict[Annotated[str, AfterValidator(checked_name)], Folder] = Field(
+        description="What is watched, each under a name of your own.", min_length=1
+    )
     path: StatePath = Field(Path("published.sqlite"), description="Where it is noted what was published.")
 
     def publishes(self) -> dict[str, str]:
