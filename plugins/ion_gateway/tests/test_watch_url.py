@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import paramiko
 import pytest
 from s3_server import Server, s3_server
 from watching import Host, serving, settings, until
@@ -211,6 +213,35 @@ def test_a_server_that_does_not_answer_is_no_mistake_of_the_configuration(s3: Se
         source.check()
         with pytest.raises(TransientError, match="Is it reachable"):
             source.list()
+
+
+def test_an_ssh_host_whose_key_is_not_known_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """fsspec's own driver would trust whoever answers, and send the password."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    key = paramiko.ECDSAKey.generate()
+    transports: list[paramiko.Transport] = []
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def answer() -> None:
+            made = paramiko.Transport(listening.accept()[0])
+            transports.append(made)
+            made.add_server_key(key)
+            made.start_server(event=threading.Event(), server=paramiko.ServerInterface())
+
+        answering = threading.Thread(target=answer)
+        answering.start()
+        url = f"sftp://me@127.0.0.1:{listening.getsockname()[1]}/in"
+        options = {"password": "canary", "allow_agent": False, "look_for_keys": False}
+        source = RemoteFolder(url, options, Patterns(["**"], None), Section(key="services.watch"), "folders.x")
+        try:
+            with pytest.raises(ConfigError, match=r"folders\.x\.url: .*the host key of .* is not known") as refused:
+                source.check()
+        finally:
+            answering.join(30)
+            for made in transports:
+                made.close()
+    assert key.fingerprint in str(refused.value)
+    assert "canary" not in str(refused.value)
 
 
 async def test_a_bucket_that_goes_and_comes_back_is_said_once(

@@ -72,7 +72,7 @@ class RemoteFolder:
                 return  # a prefix exists once something has it
             raise ConfigError(f"{where}: {self.place} does not exist. Make it, or name another.") from error
         except Unreadable as error:
-            raise ConfigError(f"{where}: {self.place} {error}. Check the credentials under options.") from error
+            raise ConfigError(f"{where}: {self.place} {error}. Check what is under options.") from error
         except TransientError as error:
             if isinstance(error.__cause__, TypeError | ValueError):  # some drivers look at them so late
                 raise self._unfit_options(error.__cause__) from error
@@ -243,11 +243,11 @@ class RemoteFolder:
         except (ImportError, ValueError) as error:
             raise ConfigError(f"{self._section.where(f'{self._key}.url')}: {error}") from error
         given = {**_TIMEOUTS.get(self._protocol, {}), **kind._get_kwargs_from_urls(self.place), **self._options}
+        if isinstance(given.get("auth"), list):  # as YAML has what httpx wants as a pair
+            given["auth"] = tuple(given["auth"])
         try:
             made = kind(**given, skip_instance_cache=True)
-        except OSError:
-            raise
-        except Exception as error:  # whatever a driver makes of options it does not understand; they may hold secrets
+        except (TypeError, ValueError) as error:
             raise self._unfit_options(error) from error
         if hasattr(made, "dircache"):
             made.dircache = DirCache(use_listings_cache=False)
@@ -276,6 +276,13 @@ def _sftp_class() -> Any:
     import paramiko
     from fsspec.implementations.sftp import SFTPFileSystem
 
+    class Refusing(paramiko.MissingHostKeyPolicy):  # type: ignore[misc]
+        def missing_host_key(self, client: object, hostname: str, key: paramiko.PKey) -> None:
+            raise PermissionError(
+                f"the host key of {hostname} is not known ({key.get_name()} {key.fingerprint}). If that is its key, "
+                "add it to ~/.ssh/known_hosts, or name another file as options.known_hosts"
+            )
+
     class Sftp(SFTPFileSystem):  # type: ignore[misc]
         def _connect(self) -> None:
             given = dict(self.ssh_kwargs)
@@ -284,8 +291,11 @@ def _sftp_class() -> Any:
             self.client.load_system_host_keys()
             if known_hosts is not None:
                 self.client.load_host_keys(known_hosts)
-            self.client.set_missing_host_key_policy(paramiko.RejectPolicy())
-            self.client.connect(self.host, **given)
+            self.client.set_missing_host_key_policy(Refusing())
+            try:
+                self.client.connect(self.host, **given)
+            except paramiko.AuthenticationException as error:
+                raise PermissionError(str(error)) from error
             self.ftp = self.client.open_sftp()
             self.ftp.get_channel().settimeout(_ANSWER)
 
