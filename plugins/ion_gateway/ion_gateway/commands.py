@@ -40,16 +40,19 @@ def coming(names: tuple[str, ...], count: int, config: str | None) -> None:
         for settings in configured().services("schedule", config=config).values()
         for name, planned in settings.schedules.items()
     ]
-    there = {name for name, _ in found}
+    known = {name for name, _ in found}
     for name in names:
-        if name not in there:
-            raise click.UsageError(f'no schedule "{name}". There are: {", ".join(sorted(there)) or "none"}.')
+        if name not in known:
+            raise click.UsageError(f'no schedule "{name}". There are: {", ".join(sorted(known)) or "none"}.')
+    rows = [("SCHEDULE", "TIME", "UTC", "TYPE")]
     for name, planned in found:
         if names and name not in names:
             continue
         time, zone = datetime.now(UTC), ZoneInfo(planned.zone)
         for _ in range(count):
             time = planned.plan.after(time)
-            click.echo(
-                f"{name}  {time.astimezone(zone):%a %Y-%m-%d %H:%M:%S %Z}  {time:%Y-%m-%dT%H:%M:%SZ}  {planned.type}"
-            )
+            there = f"{time.astimezone(zone):%a %Y-%m-%d %H:%M:%S %Z}"
+            rows.append((name, there, f"{time:%Y-%m-%dT%H:%M:%SZ}", planned.type))
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    for *cells, last in rows:
+        click.echo("  ".join([*(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)), last]))

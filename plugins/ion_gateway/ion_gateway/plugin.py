@@ -1,4 +1,4 @@
-"""What ion-gateway registers with Ion: the services ``gateway`` and ``schedule``."""
+"""What ion-gateway registers with Ion: the services ``gateway``, ``schedule`` and ``watch``."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from ion_core.contracts.service import Service
 from ion_core.hookspecs import hookimpl
 from ion_gateway.gateway_settings import GatewaySettings
 from ion_gateway.settings import ScheduleSettings
+from ion_gateway.watching.settings import WatchSettings
 
 
 def _open_gateway(settings: GatewaySettings) -> AbstractAsyncContextManager[Service]:
@@ -26,11 +27,18 @@ def _open_schedule(settings: ScheduleSettings) -> AbstractAsyncContextManager[Se
     return open_schedule(settings)
 
 
+def _open_watch(settings: WatchSettings) -> AbstractAsyncContextManager[Service]:
+    from ion_gateway.watch import open_watch
+
+    return open_watch(settings)
+
+
 @hookimpl
 def ion_services() -> Iterable[Provider[Service]]:
     return [
         Provider(name="gateway", settings=GatewaySettings, open=_open_gateway, contract="1.1"),
         Provider(name="schedule", settings=ScheduleSettings, open=_open_schedule, contract="1.0"),
+        Provider(name="watch", settings=WatchSettings, open=_open_watch, contract="1.1"),
     ]
 
 

@@ -66,10 +66,16 @@ def test_the_coming_times_are_printed(tmp_path: Path) -> None:
     )
     printed = ion(tmp_path, "schedule", "next", "nightly", "--count", "2")
     assert printed.returncode == 0, printed.stderr
-    lines = [line.split() for line in printed.stdout.splitlines()]
+    head, *lines = [line.split() for line in printed.stdout.splitlines()]
+    assert head == ["SCHEDULE", "TIME", "UTC", "TYPE"]
     assert [(line[0], line[3], line[4], line[5][11:]) for line in lines] == [
         ("nightly", "02:00:00", "IST", "20:30:00Z")
     ] * 2
+    every = ion(tmp_path, "schedule", "next").stdout.splitlines()
+    starts = {(line.index("Z  ") + 3, line.split()[-1]) for line in every[1:]}
+    assert starts == {(every[0].index("TYPE"), "report.asked")}, (
+        "one below the other, though zones and names are not as long"
+    )
     refused = ion(tmp_path, "schedule", "next", "weekly")
     assert refused.returncode == 2
     assert 'no schedule "weekly". There are: nightly, often.' in refused.stderr

@@ -1,0 +1,337 @@
+"""A folder behind any URL that fsspec knows. It is listed; nothing there says by itself that a file has come."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ion_core.contracts.settings import Section
+from ion_core.errors import ConfigError, TransientError
+from ion_gateway.watching.entries import Entry, Gone, Listing, Unreadable
+from ion_gateway.watching.patterns import Patterns
+
+OBJECTS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory")
+"""Protocols under which a file is there whole or not at all, and a directory is nothing but a part of names."""
+_SHARED = tuple(it for it in OBJECTS if it != "memory")
+"""Whose drivers are safe for threads; the others are called once at a time."""
+_CONNECT, _ANSWER = 5.0, 30.0
+"""Seconds until a server that says nothing is given up."""
+_S3: Mapping[str, Any] = {
+    "config_kwargs": {"connect_timeout": _CONNECT, "read_timeout": _ANSWER, "retries": {"total_max_attempts": 2}}
+}
+_GCS: Mapping[str, Any] = {"requests_timeout": _ANSWER}
+_AZURE: Mapping[str, Any] = {"connection_timeout": int(_CONNECT), "read_timeout": int(_ANSWER)}
+_SFTP: Mapping[str, Any] = {"timeout": _ANSWER, "banner_timeout": _ANSWER, "auth_timeout": _ANSWER}
+_TIMEOUTS = {
+    **{"s3": _S3, "s3a": _S3, "gs": _GCS, "gcs": _GCS, "az": _AZURE, "abfs": _AZURE, "abfss": _AZURE},
+    **{"sftp": _SFTP, "ssh": _SFTP},
+}
+_STAMPS = ("LastModified", "last_modified", "mtime", "modified", "updated", "created")
+"""Where drivers say when a file was changed."""
+_TAGS = ("generation", "ETag", "etag")
+"""Where they say which version it is."""
+
+
+class RemoteFolder:
+    """See ``Source``. ``to`` is the URL below which files are moved."""
+
+    local = False
+
+    def __init__(
+        self,
+        url: str,
+        options: Mapping[str, Any],
+        patterns: Patterns,
+        section: Section,
+        key: str,
+        to: str | None = None,
+    ) -> None:
+        self.place = url
+        self._protocol = url.partition("://")[0]
+        self._options = options
+        self._patterns = patterns
+        self._section = section
+        self._key = key
+        self._to = to
+        self._made: Any = None
+        self._making = threading.Lock()
+        self._turn = contextlib.nullcontext() if self._protocol in _SHARED else threading.RLock()
+
+    def check(self) -> None:
+        where = self._section.where(f"{self._key}.url")
+        try:
+            with self._calling(""), self._turn:
+                filesystem = self._filesystem()
+                filesystem.ls(self._root(filesystem, self.place), detail=False)
+        except Gone as error:
+            if self._protocol in OBJECTS and not _no_bucket(error.__cause__):
+                return  # a prefix exists once something has it
+            raise ConfigError(f"{where}: {self.place} does not exist. Make it, or name another.") from error
+        except Unreadable as error:
+            raise ConfigError(f"{where}: {self.place} {error}. Check what is under options.") from error
+        except TransientError as error:
+            if isinstance(error.__cause__, TypeError | ValueError):  # some drivers look at them so late
+                raise self._unfit_options(error.__cause__) from error
+            return  # it is listed again and again, and what is wrong with it is said then
+
+    def identity(self) -> None:
+        return None
+
+    def list(self) -> Listing:
+        listing = Listing(whole=True)
+        with self._turn:
+            try:
+                with self._calling(""):
+                    filesystem = self._filesystem()
+                    root = self._root(filesystem, self.place)
+                    if self._protocol in OBJECTS:
+                        self._find(filesystem, root, listing)
+                    else:
+                        self._walk(filesystem, root, listing)
+            except Gone as error:
+                if self._protocol in OBJECTS and not _no_bucket(error.__cause__):
+                    return listing
+                raise TransientError(f"{self.place}: is not there") from error
+            except Unreadable as error:
+                raise TransientError(f"{self.place}: {error}") from error
+        return listing
+
+    def look(self, paths: Sequence[str]) -> Listing:
+        listing = Listing()
+        for path in paths:
+            if not self._patterns.wants_all_of(path):
+                continue
+            try:
+                with self._turn, self._calling(path):
+                    filesystem = self._filesystem()
+                    self._add(listing, path, filesystem.info(self._path(filesystem, path)))
+            except Gone:
+                continue
+            except Unreadable as error:
+                listing.problems[path] = str(error)
+        return listing
+
+    def _find(self, filesystem: Any, root: str, listing: Listing) -> None:
+        for name, info in filesystem.find(root, detail=True).items():
+            path = _below(root, name)
+            if info.get("type") == "file" and path and self._patterns.wants_all_of(path):
+                self._add(listing, path, info)
+
+    def _walk(self, filesystem: Any, root: str, listing: Listing) -> None:
+        """A directory at a time: fsspec's own ``find`` passes over directories whose listing fails."""
+        waiting = [""]
+        while waiting:
+            directory = waiting.pop()
+            try:
+                found = filesystem.ls(f"{root}/{directory}" if directory else root, detail=True)
+            except (FileNotFoundError, NotADirectoryError):
+                if not directory:
+                    raise
+                continue
+            except PermissionError as error:
+                if not directory:
+                    raise
+                listing.problems[directory] = f"cannot be listed: {_told(error)}"
+                listing.whole = False
+                continue
+            for info in found:
+                path = _below(root, info["name"].rstrip("/"))
+                if not path or info.get("islink"):
+                    continue
+                if info["type"] == "directory":
+                    if path != directory and self._patterns.enters(path):
+                        waiting.append(path)
+                elif info["type"] == "file" and self._patterns.wants(path):
+                    self._add(listing, path, info)
+
+    def _add(self, listing: Listing, path: str, info: Mapping[str, Any]) -> None:
+        if info.get("type") != "file" or info.get("islink"):
+            return
+        stamp = next((_seconds(info[name]) for name in _STAMPS if info.get(name) is not None), None)
+        tag = next((str(info[name]).strip('"') for name in _TAGS if info.get(name)), "")
+        size = int(info.get("size") or 0)
+        if info.get("generation"):
+            version = tag
+        elif tag and stamp is not None:  # whole seconds: some servers say more of them in a listing than of one file
+            stamp = float(int(stamp))
+            version = f"{size}-{int(stamp)}-{tag}"
+        elif stamp is not None:
+            version = f"{size}-{stamp!r}"
+        else:
+            listing.problems[path] = "its server does not say when it was changed"
+            return
+        listing.add(Entry(path=path, version=version, changed=stamp or 0.0, size=size))
+
+    def fetch(self, entry: Entry, target: Path) -> None:
+        with self._turn, self._calling(entry.path):
+            filesystem = self._filesystem()
+            filesystem.get_file(self._path(filesystem, entry.path), str(target))
+            if target.stat().st_size != entry.size:
+                raise Gone(entry.path)
+        self._check_same(entry)
+
+    def _check_same(self, entry: Entry) -> None:
+        found = self.look([entry.path]).entries.get(entry.path)
+        if found is None or found.version != entry.version:
+            raise Gone(entry.path)
+
+    def delete(self, entry: Entry, mark: str | None) -> None:
+        with self._settling(entry, mark) as (filesystem, path):
+            filesystem.rm_file(path)
+
+    def move(self, entry: Entry, mark: str | None, otherwise: str) -> None:
+        assert self._to is not None
+        with self._settling(entry, mark) as (filesystem, path):
+            root = self._root(filesystem, self._to)
+            target = f"{root}/{entry.path}"
+            if filesystem.exists(target):
+                target = f"{root}/{otherwise}"
+            if self._protocol not in OBJECTS:
+                filesystem.makedirs(target.rpartition("/")[0], exist_ok=True)
+            filesystem.mv(path, target)
+
+    @contextlib.contextmanager
+    def _settling(self, entry: Entry, mark: str | None) -> Iterator[tuple[Any, str]]:
+        """The mark goes first: alone it would complete what comes next."""
+        with self._turn:
+            self._check_same(entry)
+            try:
+                with self._calling(entry.path):
+                    filesystem = self._filesystem()
+                    path = self._path(filesystem, entry.path)
+                    if mark is not None:
+                        with contextlib.suppress(FileNotFoundError):
+                            filesystem.rm_file(path + mark)
+                    yield filesystem, path
+            except Unreadable as error:
+                raise TransientError(f"{self.place}: {entry.path!r}: {error}") from error
+
+    @contextlib.contextmanager
+    def _calling(self, path: str) -> Iterator[None]:
+        """What drivers raise, whose kinds of errors are without number, as one of ours."""
+        try:
+            yield
+        except (Gone, Unreadable, TransientError, ConfigError):
+            raise
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+            raise Gone(path) from error
+        except PermissionError as error:
+            raise Unreadable(f"cannot be read: {_told(error)}") from error
+        except Exception as error:
+            if self._protocol not in OBJECTS:
+                self._made = None  # its connection may be what failed, and few drivers make another one
+            what = f"{self.place}: {path!r}" if path else self.place
+            raise TransientError(f"{what}: {_told(error)}. Is it reachable?") from error
+
+    def _filesystem(self) -> Any:
+        """Made when it is needed first, and made anew after that failed. Raises ConfigError."""
+        with self._making:
+            if self._made is None:
+                self._made = self._make()
+            return self._made
+
+    def _make(self) -> Any:
+        import fsspec
+        from fsspec.dircache import DirCache
+
+        try:
+            kind = _sftp_class() if self._protocol in ("sftp", "ssh") else fsspec.get_filesystem_class(self._protocol)
+        except (ImportError, ValueError) as error:
+            raise ConfigError(f"{self._section.where(f'{self._key}.url')}: {error}") from error
+        given = {**_TIMEOUTS.get(self._protocol, {}), **kind._get_kwargs_from_urls(self.place), **self._options}
+        if isinstance(given.get("auth"), list):  # as YAML has what httpx wants as a pair
+            given["auth"] = tuple(given["auth"])
+        try:
+            made = kind(**given, skip_instance_cache=True)
+        except (TypeError, ValueError) as error:
+            raise self._unfit_options(error) from error
+        if hasattr(made, "dircache"):
+            made.dircache = DirCache(use_listings_cache=False)
+        if self._protocol in ("s3", "s3a"):
+            made.retries = 2  # we ask again ourselves
+        return made
+
+    def _unfit_options(self, error: Exception) -> ConfigError:
+        """Of what the driver says, which may have a secret in it, only the name of an option."""
+        named = next((name for name in sorted(self._options) if f"'{name}'" in str(error)), None)
+        told = type(error).__name__ + (f": {named}" if named is not None else "")
+        return ConfigError(
+            f"{self._section.where(f'{self._key}.options')}: {self._protocol}:// cannot be set up with them ({told}). "
+            f"See what its driver takes: {', '.join(sorted(self._options)) or 'none'} given."
+        )
+
+    def _root(self, filesystem: Any, url: str) -> str:
+        return str(filesystem._strip_protocol(url)).rstrip("/")
+
+    def _path(self, filesystem: Any, path: str) -> str:
+        return f"{self._root(filesystem, self.place)}/{path}"
+
+
+def _sftp_class() -> Any:
+    """fsspec's own trusts whatever host answers; this one asks for its key, as ssh does."""
+    import paramiko
+    from fsspec.implementations.sftp import SFTPFileSystem
+
+    class Refusing(paramiko.MissingHostKeyPolicy):  # type: ignore[misc]
+        def missing_host_key(self, client: object, hostname: str, key: paramiko.PKey) -> None:
+            raise PermissionError(
+                f"the host key of {hostname} is not known ({key.get_name()} {key.fingerprint}). If that is its key, "
+                "add it to ~/.ssh/known_hosts, or name another file as options.known_hosts"
+            )
+
+    class Sftp(SFTPFileSystem):  # type: ignore[misc]
+        def _connect(self) -> None:
+            given = dict(self.ssh_kwargs)
+            known_hosts = given.pop("known_hosts", None)
+            self.client = paramiko.SSHClient()
+            self.client.load_system_host_keys()
+            if known_hosts is not None:
+                self.client.load_host_keys(known_hosts)
+            self.client.set_missing_host_key_policy(Refusing())
+            try:
+                self.client.connect(self.host, **given)
+            except paramiko.AuthenticationException as error:
+                raise PermissionError(str(error)) from error
+            self.ftp = self.client.open_sftp()
+            self.ftp.get_channel().settimeout(_ANSWER)
+
+    return Sftp
+
+
+def _below(root: str, name: str) -> str:
+    """The path below the root, '' for what is none. Some drivers leave the first slash out."""
+    root, name = root.lstrip("/"), name.lstrip("/")
+    return name[len(root) :].lstrip("/") if not root or name.startswith(f"{root}/") else ""
+
+
+def _seconds(stamp: Any) -> float:
+    """Since 1970: drivers say it as a time, a number or text."""
+    if isinstance(stamp, datetime):
+        return (stamp if stamp.tzinfo else stamp.replace(tzinfo=UTC)).timestamp()
+    if isinstance(stamp, int | float):
+        return float(stamp)
+    try:
+        return datetime.fromisoformat(str(stamp)).timestamp()
+    except ValueError:
+        from email.utils import parsedate_to_datetime
+
+        return parsedate_to_datetime(str(stamp)).timestamp()
+
+
+def _no_bucket(error: BaseException | None) -> bool:
+    """The place itself is not there, which drivers report like a prefix without objects."""
+    codes = ("NoSuchBucket", "ContainerNotFound", "ContainerBeingDeleted", "bucket does not exist")
+    while error is not None:
+        if any(code in str(error) or code in repr(vars(error)) for code in codes):
+            return True
+        error = error.__cause__
+    return False
+
+
+def _told(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__

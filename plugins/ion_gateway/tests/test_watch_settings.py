@@ -1,0 +1,98 @@
+"""What ``check`` refuses of watched folders, with the program itself."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HEAD = """modules:
+  take: {command: [sh, -c, ":"], source: ., subscribes: [photo.received]}
+services:
+  watch:
+    folders:
+"""
+TAKEN = "type: photo.received"
+REFUSED = [
+    ("", "path or url is required, and only one"),
+    ("path: in, url: s3://b/in", "path or url is required, and only one"),
+    ("path: in, options: {key: x}", "options are for url"),
+    ("path: in, patterns: [/a]", "patterns[0]: must be relative"),
+    ("path: in, patterns: []", "patterns: "),
+    ("path: in, stable: 1s, done: .done", "stable or done"),
+    ("path: in, done: done", "done: must be an ending such as .done"),
+    ("path: in, after: burn", "after: "),
+    ("path: in, after: move", "after: move and to belong together"),
+    ("path: in, to: out", "after: move and to belong together"),
+    ("path: in, after: move, to: in/out", "must not lie in the folder that is watched"),
+    ("path: in, after: move, to: in", "must not lie in the folder that is watched"),
+    ("path: in, after: move, to: s3://b/out", "to must be a directory"),
+    ("url: s3://b/in, after: move, to: out", "to must be a URL of s3://"),
+    ("url: s3://b/in, after: move, to: s3://b/in/out", "must not lie in the folder that is watched"),
+    ("url: 's3://b/in::x'", "url: must be one plain address"),
+    ("url: 's3://b/*'", "url: must be one plain address"),
+    ("url: 's3://b/../c'", "url: must be one plain address"),
+    ("url: 'sftp://me:secret@h/in'", "url: must not have a password in it"),
+    ("url: 'ftp://h/in'", "url: ftp:// cannot be watched"),
+    ("url: 'file://in'", "url: must be absolute"),
+    ("url: 's3://'", "url: must name a bucket"),
+    ("path: in, every: 1ms", "every: must be at least 1s"),
+    ("path: in, data: {path: x}", "data: path is added"),
+]
+FINE = [
+    "path: in, after: move, to: in/.taken",
+    "path: in, after: move, to: input",
+    "url: s3://b/in, after: move, to: s3://b/input, patterns: ['*.{jpg,png}', '**/x']",
+]
+
+
+def checked(directory: Path, *folders: str) -> subprocess.CompletedProcess[str]:
+    """Of folders that are called n0, n1 and so on."""
+    lines = [f"      n{number}: {{{folder}}}\n" for number, folder in enumerate(folders)]
+    (directory / "ion.yaml").write_text(HEAD + "".join(lines), encoding="utf-8")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ION_")}
+    return subprocess.run(
+        [sys.executable, "-m", "ion_core", "check"],
+        cwd=directory,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_check_names_all_that_cannot_be_watched(tmp_path: Path) -> None:
+    done = checked(tmp_path, *(", ".join(filter(None, (TAKEN, folder))) for folder, _ in REFUSED))
+    assert done.returncode == 78
+    for number, (folder, says) in enumerate(REFUSED):
+        lines = [
+            line for line in done.stderr.splitlines() if re.search(rf"services\.watch\.folders\.n{number}\b", line)
+        ]
+        assert lines, folder
+        assert says in lines[0], folder
+        assert len(lines) == 1, folder
+    assert "secret" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("folder", "says"),
+    [
+        ("path: in, type: photo.receivd", 'no module takes "photo.receivd", so it would be refused. Did you mean'),
+        ("path: in, type: Photo", "services.watch.folders.n0.type: "),
+    ],
+)
+def test_an_event_that_nobody_takes_is_refused(tmp_path: Path, folder: str, says: str) -> None:
+    done = checked(tmp_path, folder)
+    assert done.returncode == 78
+    assert says in done.stderr
+
+
+def test_what_is_published_comes_from_no_outside(tmp_path: Path) -> None:
+    done = checked(tmp_path, *(f"{TAKEN}, {folder}" for folder in FINE))
+    assert done.returncode == 0, done.stderr
+    assert "comes from outside" not in done.stdout + done.stderr

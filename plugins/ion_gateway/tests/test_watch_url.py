@@ -1,0 +1,266 @@
+"""Folders behind URLs: a real S3 server, fsspec's local and memory filesystems."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import paramiko
+import pytest
+from s3_server import Server, s3_server
+from watching import Host, serving, settings, until
+
+from ion_core.contracts.settings import Section
+from ion_core.errors import ConfigError, TransientError
+from ion_gateway.watching.entries import Gone
+from ion_gateway.watching.folder import ASKED_FOR
+from ion_gateway.watching.patterns import Patterns
+from ion_gateway.watching.remote import RemoteFolder
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with s3_server(tmp_path_factory.mktemp("moto") / "log") as server:
+        yield server
+
+
+@dataclass
+class Place:
+    """A URL, and another program's access to what is there."""
+
+    url: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        protocol = self.url.partition("://")[0]
+        self._filesystem = fsspec.filesystem(
+            protocol, **self.options, skip_instance_cache=True, use_listings_cache=False
+        )
+
+    def put(self, path: str, content: bytes = b"x") -> None:
+        target = f"{self.url}/{path}"
+        self._filesystem.makedirs(target.rpartition("/")[0], exist_ok=True)
+        self._filesystem.pipe_file(target, content)
+
+    def found(self, below: str = "in") -> list[str]:
+        root = self._filesystem._strip_protocol(f"{self.url}/{below}").lstrip("/")
+        return sorted(it.lstrip("/").removeprefix(f"{root}/") for it in self._filesystem.find(f"{self.url}/{below}"))
+
+    def folder(self, **more: Any) -> dict[str, Any]:
+        return {"url": f"{self.url}/in", "options": self.options, "stable": None, **more}
+
+    def source(self, **more: Any) -> RemoteFolder:
+        section = Section(key="services.watch")
+        return RemoteFolder(f"{self.url}/in", self.options, Patterns(["**"], None), section, "folders.x", **more)
+
+
+@pytest.fixture(params=["s3", "file", "memory"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    if request.param == "s3":
+        server: Server = request.getfixturevalue("s3")
+        return Place(server.place(), server.options)
+    if request.param == "file":
+        (tmp_path / "there/in").mkdir(parents=True)
+        return Place(f"file://{tmp_path}/there")
+    return Place(f"memory://{uuid.uuid4().hex}")
+
+
+async def test_what_is_there_and_what_comes_is_published_once(tmp_path: Path, place: Place) -> None:
+    place.put("in/a.jpg", b"first")
+    place.put("in/.hidden/b.jpg")
+    place.put("in/c.part")
+    place.put("elsewhere/d.jpg")
+    made = settings(tmp_path, photos=place.folder(stable="0s", data={"from": "camera"}))
+    host = Host()
+    async with serving(made, host):
+        await host.paths(1)
+        place.put("in/b/ü c.jpg", b"second")
+        await host.paths(2)
+    assert [(it.path, it.files) for it in host.taken] == [
+        ("a.jpg", {"a.jpg": b"first"}),
+        ("b/ü c.jpg", {"ü c.jpg": b"second"}),
+    ]
+    assert host.taken[0].data == {"from": "camera", "folder": "photos", "path": "a.jpg"}
+    assert not list(host.work.iterdir())
+    place.put("in/z.jpg")
+    again = Host()
+    async with serving(made, again):
+        await again.paths(1)
+    assert again.asked == ["z.jpg"], "after a restart nothing is published again"
+
+
+async def test_on_every_host_it_is_the_same_event(tmp_path: Path, place: Place) -> None:
+    for name in ("a", "b/c", "ü"):
+        place.put(f"in/{name}")
+    hosts = Host(), Host()
+    for number, host in enumerate(hosts):
+        state = tmp_path / f"state{number}"
+        state.mkdir()
+        async with serving(settings(state, photos=place.folder(stable="0s")), host):
+            await host.paths(3)
+    assert {it.id for it in hosts[0].taken} == {it.id for it in hosts[1].taken}
+
+
+async def test_what_changed_is_another_event(tmp_path: Path, place: Place) -> None:
+    place.put("in/a", b"first")
+    host = Host()
+    async with serving(settings(tmp_path, photos=place.folder(stable="0s")), host):
+        await host.paths(1)
+        place.put("in/a", b"second")
+        await host.paths(2)
+    assert [it.files["a"] for it in host.taken] == [b"first", b"second"]
+    assert host.taken[0].id != host.taken[1].id
+
+
+@pytest.mark.parametrize("after", ["move", "delete"])
+async def test_afterwards_it_goes(tmp_path: Path, place: Place, after: str) -> None:
+    more = {"to": f"{place.url}/taken"} if after == "move" else {}
+    for name in ("b/a", "b/a.done", "c"):
+        place.put(f"in/{name}", name.encode())
+    host = Host()
+    async with serving(settings(tmp_path, photos=place.folder(after=after, done=".done", **more)), host):
+        await host.paths(1)
+        await until(lambda: place.found() == ["c"])
+        place.put("in/b/a", b"again")
+        place.put("in/b/a.done")
+        await host.paths(2)
+        await until(lambda: place.found() == ["c"])
+    assert [it.files["a"] for it in host.taken] == [b"b/a", b"again"]
+    found = place.found("taken")
+    assert len(found) == (2 if after == "move" else 0)
+    assert found[:1] == (["b/a"] if after == "move" else [])
+
+
+async def test_what_is_to_rest_first_is_listed_again_in_time(tmp_path: Path, place: Place) -> None:
+    host = Host()
+    for number in range(ASKED_FOR + 1):
+        place.put(f"in/{number}")
+    async with serving(settings(tmp_path, photos=place.folder(stable="100ms", every="1h")), host):
+        await host.paths(ASKED_FOR + 1)
+    assert len(host.asked) == ASKED_FOR + 1
+
+
+def test_what_is_another_file_by_now_is_left_alone(tmp_path: Path, place: Place) -> None:
+    place.put("in/a", b"first")
+    source = place.source(to=f"{place.url}/taken")
+    (entry,) = source.list().entries.values()
+    place.put("in/a", b"another")
+    for call in (lambda: source.fetch(entry, tmp_path / "copy"), lambda: source.delete(entry, None)):
+        with pytest.raises(Gone):
+            call()
+    with pytest.raises(Gone):
+        source.move(entry, None, "a.1")
+    assert place.found() == ["a"]
+
+
+def test_what_is_replaced_while_it_is_fetched_is_not_taken(
+    tmp_path: Path, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.put("in/a", b"first")
+    source = place.source()
+    (entry,) = source.list().entries.values()
+    fetched = source._filesystem().get_file
+
+    def fetch_and_put(*given: Any) -> None:
+        fetched(*given)
+        place.put("in/a", b"other")
+
+    monkeypatch.setattr(source._filesystem(), "get_file", fetch_and_put)
+    with pytest.raises(Gone):
+        source.fetch(entry, tmp_path / "copy")
+
+
+def test_a_bucket_that_is_not_there_is_said_with_its_key(s3: Server) -> None:
+    source = Place("s3://never-made", s3.options).source()
+    with pytest.raises(ConfigError, match=r"services\.watch\.folders\.x\.url: s3://never-made/in does not exist"):
+        source.check()
+
+
+def test_a_directory_that_is_not_there_is_said_with_its_key(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"folders\.x\.url: file:.*there/in does not exist"):
+        Place(f"file://{tmp_path}/there").source().check()
+
+
+@pytest.mark.parametrize(
+    ("url", "options", "says"),
+    [
+        ("nothing://x/y", {}, r"folders\.x\.url: .*nothing"),
+        (
+            "s3://x/y",
+            {"secrt": "canary"},
+            r"folders\.x\.options: s3:// cannot be set up with them \(TypeError: secrt\)",
+        ),
+    ],
+)
+def test_what_no_driver_takes_is_said_with_its_key(url: str, options: dict[str, Any], says: str) -> None:
+    source = RemoteFolder(url, options, Patterns(["**"], None), Section(key="services.watch"), "folders.x")
+    with pytest.raises(ConfigError, match=says) as refused:
+        source.check()
+    assert "canary" not in str(refused.value)
+
+
+def test_a_server_that_does_not_answer_is_no_mistake_of_the_configuration(s3: Server) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        options = {**s3.options, "endpoint_url": f"http://127.0.0.1:{nobody.getsockname()[1]}"}
+        source = Place(s3.place(), options).source()
+        source.check()
+        with pytest.raises(TransientError, match="Is it reachable"):
+            source.list()
+
+
+def test_an_ssh_host_whose_key_is_not_known_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """fsspec's own driver would trust whoever answers, and send the password."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    key = paramiko.ECDSAKey.generate()
+    transports: list[paramiko.Transport] = []
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def answer() -> None:
+            made = paramiko.Transport(listening.accept()[0])
+            transports.append(made)
+            made.add_server_key(key)
+            made.start_server(event=threading.Event(), server=paramiko.ServerInterface())
+
+        answering = threading.Thread(target=answer)
+        answering.start()
+        url = f"sftp://me@127.0.0.1:{listening.getsockname()[1]}/in"
+        options = {"password": "canary", "allow_agent": False, "look_for_keys": False}
+        source = RemoteFolder(url, options, Patterns(["**"], None), Section(key="services.watch"), "folders.x")
+        try:
+            with pytest.raises(ConfigError, match=r"folders\.x\.url: .*the host key of .* is not known") as refused:
+                source.check()
+        finally:
+            answering.join(30)
+            for made in transports:
+                made.close()
+    assert key.fingerprint in str(refused.value)
+    assert "canary" not in str(refused.value)
+
+
+async def test_a_bucket_that_goes_and_comes_back_is_said_once(
+    tmp_path: Path, s3: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    bucket = f"later-{uuid.uuid4().hex[:8]}"
+    s3.client().create_bucket(Bucket=bucket)
+    there = Place(f"s3://{bucket}", s3.options)
+    host = Host()
+    async with serving(settings(tmp_path, photos=there.folder()), host):
+        there.put("in/a")
+        await host.paths(1)
+        for path in there.found():
+            s3.client().delete_object(Bucket=bucket, Key=f"in/{path}")
+        s3.client().delete_bucket(Bucket=bucket)
+        await until(lambda: "cannot be listed" in caplog.text)
+        s3.client().create_bucket(Bucket=bucket)
+        there.put("in/b")
+        assert await host.paths(2) == ["a", "b"]
+        await until(lambda: "is there again" in caplog.text)
+    assert caplog.text.count("cannot be listed") == 1
