@@ -70,6 +70,8 @@ class Link:
         self.frame = 0
         """Bytes of a frame that the server takes, once connected."""
         self._connection: AbstractConnection | None = None
+        self._told: AbstractConnection | None = None
+        """Of which it has been said that it is lost."""
         self._alarm: Alarm | None = None
         self._place = settings.place()
         """Where it is connected to."""
@@ -109,7 +111,7 @@ class Link:
         self._connection = None
         self._number += 1
         if not connection.close_called:
-            self._tell_lost(why)
+            self._tell_lost(connection, why)
         self.end(connection)
 
     def end(self, what: AbstractChannel | AbstractConnection) -> None:
@@ -140,10 +142,13 @@ class Link:
 
     def _on_close(self, connection: object, error: BaseException | None = None) -> None:
         if connection is self._connection and self._connection is not None and not self._connection.close_called:
-            self._tell_lost(str(error) or type(error).__name__)
+            self._tell_lost(self._connection, str(error) or type(error).__name__)
 
-    def _tell_lost(self, why: str) -> None:
+    def _tell_lost(self, connection: AbstractConnection, why: str) -> None:
         """The one line that says so, whatever was open on it."""
+        if connection is self._told:
+            return
+        self._told = connection
         about = {"purpose": self._purpose, "place": self._place}
         log.warning("connection to RabbitMQ lost: %s", why, extra=about)
 

@@ -9,6 +9,7 @@ import aio_pika
 import pytest
 from on_rabbit import EVENT, RETRY, SOON, settings, take, take_patiently
 
+from ion_core.errors import TransientError
 from ion_rabbitmq.broker import RabbitBroker, open_rabbit_broker
 from ion_rabbitmq.delivery import LONGEST_PAUSE, Subscription
 from ion_rabbitmq.testing import RabbitServer
@@ -36,6 +37,25 @@ async def test_a_lost_connection_is_one_line_whatever_was_open_on_it(
     assert [(record.name, record.exc_info) for record in lines] == 2 * [("ion_rabbitmq.link", None)]
     assert {vars(record)["purpose"] for record in lines} == {"consume", "publish"}
     assert all("maintenance" in record.getMessage() for record in lines)
+
+
+async def test_a_server_that_is_away_is_not_taken_for_one_that_has_lost_its_cluster(
+    own_server: RabbitServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    await asyncio.to_thread(own_server.start)
+    async with open_rabbit_broker(settings(own_server.url)) as broker:
+        await broker.declare("work", topics=["work.asked"], retry=RETRY)
+        async with broker.subscribe("work", prefetch=1) as deliveries:
+            waiting = asyncio.ensure_future(take(deliveries))
+            await asyncio.to_thread(own_server.kill)
+            for _ in range(3):  # as the watch does
+                with pytest.raises(TransientError):
+                    await broker._reach_a_queue()
+            waiting.cancel()
+            await asyncio.wait([waiting])
+    lost = [it for it in caplog.records if it.name == "ion_rabbitmq.link" and it.levelno >= logging.WARNING]
+    assert sorted(vars(it)["purpose"] for it in lost) == ["consume", "publish"], "each is lost once"
+    assert not [it for it in lost if "cluster" in it.getMessage()]
 
 
 async def test_what_others_of_this_process_have_open_is_logged_as_ever(
