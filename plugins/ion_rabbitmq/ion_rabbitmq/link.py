@@ -35,7 +35,7 @@ from ion_rabbitmq.settings import RabbitSettings
 log = logging.getLogger(__name__)
 
 _ours: ContextVar[bool] = ContextVar("ion_rabbitmq.link", default=False)
-"""Set for what is opened here, and so in every task of the client library that serves it."""
+"""Set for what is opened and asked here, and so in every task of the client library that serves it."""
 
 
 class _Quiet(logging.Filter):
@@ -83,7 +83,7 @@ class Link:
     async def channel(self, *, returns: bool = False) -> AbstractChannel:
         """A new channel, over a new connection if the old one is gone. Publishes on it are confirmed."""
         timeout = self._settings.timeout.total_seconds()
-        with translated(self._settings), _ours_alone():
+        with translated(self._settings):
             connection: AbstractConnection | None = None
             try:
                 async with asyncio.timeout(timeout):
@@ -175,7 +175,7 @@ class Link:
 
 @contextmanager
 def _ours_alone() -> Iterator[None]:
-    """Within it the client library starts tasks of ours."""
+    """Within it what the client library says, and the tasks that it starts, are about ours."""
     before = _ours.set(True)
     try:
         yield
@@ -202,10 +202,11 @@ async def closed(what: AbstractChannel | AbstractConnection, settings: RabbitSet
 
 @contextmanager
 def translated(settings: RabbitSettings) -> Iterator[None]:
-    """Exceptions of aio-pika, the network and the clock as ours."""
+    """Exceptions of aio-pika, the network and the clock as ours; what they say is all that is said."""
     section = settings.section
     try:
-        yield
+        with _ours_alone():
+            yield
     except (IonError, ChannelNotFoundEntity, PublishError):
         raise  # the caller knows what it asked for
     except ChannelPreconditionFailed as error:

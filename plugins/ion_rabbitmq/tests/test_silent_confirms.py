@@ -99,7 +99,9 @@ async def test_what_is_refused_on_one_channel_goes_by_another(
             assert broker._channel is not first
 
 
-async def test_a_queue_is_empty_only_if_its_leader_says_so(rabbit: RabbitServer) -> None:
+async def test_a_queue_is_empty_only_if_its_leader_says_so(
+    rabbit: RabbitServer, caplog: pytest.LogCaptureFixture
+) -> None:
     """One whose leader does not answer is told as empty, too."""
     async with proxy_to(rabbit.port) as proxy:
         url = f"amqp://guest:guest@127.0.0.1:{proxy.port}/"
@@ -110,6 +112,7 @@ async def test_a_queue_is_empty_only_if_its_leader_says_so(rabbit: RabbitServer)
             broker._timeout = 1.0
             with pytest.raises(TransientError, match="does not answer"):
                 await broker.stats("work")
+            assert not [it for it in caplog.records if it.name.startswith("aiormq")], "the error has said it"
             proxy.knowing = True
             broker._timeout = SOON
             await broker.publish("work.asked", b"1", headers={})
