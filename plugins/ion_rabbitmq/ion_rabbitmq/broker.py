@@ -647,7 +647,7 @@ class RabbitBroker:
         A node that has lost its cluster goes on with heartbeats, and sends nothing: who has nothing to confirm would
         not notice. Whoever holds deliveries will, and would lose them.
         """
-        if self.settings.queue_type == "classic" or any(it.held for it in self._subscriptions):
+        if self.settings.queue_type == "classic" or self._holds_something():
             return
         queue = next((it.queue for it in self._subscriptions), None)
         if queue is None:
@@ -657,8 +657,12 @@ class RabbitBroker:
                 async with self.consuming.borrowed() as channel:
                     await self._count_known(channel, self.topology.queue(queue))
         except TransientError:
-            self.consuming.give_up("its node does not reach a queue: perhaps it has lost its cluster")
+            if not self._holds_something():  # else it has brought that meanwhile
+                self.consuming.give_up("its node does not reach a queue: perhaps it has lost its cluster")
             raise
+
+    def _holds_something(self) -> bool:
+        return any(it.held for it in self._subscriptions)
 
     async def close(self) -> None:
         if self._opening is not None:

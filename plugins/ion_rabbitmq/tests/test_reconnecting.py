@@ -58,6 +58,28 @@ async def test_a_server_that_is_away_is_not_taken_for_one_that_has_lost_its_clus
     assert not [it for it in lost if "cluster" in it.getMessage()]
 
 
+async def test_a_connection_that_has_brought_something_meanwhile_is_not_given_up(
+    broker: RabbitBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, held = asyncio.Event(), asyncio.Event()
+
+    async def no_answer(*_: object) -> int:
+        asked.set()
+        await held.wait()
+        raise TransientError("its leader does not answer")
+
+    monkeypatch.setattr(broker, "_count_known", no_answer)
+    async with broker.subscribe("work", prefetch=1) as deliveries, asyncio.timeout(SOON):
+        looking = asyncio.ensure_future(broker._reach_a_queue())
+        await asked.wait()
+        await broker.publish("work.asked", EVENT, headers={})
+        delivery = await take(deliveries)
+        held.set()
+        await asyncio.wait([looking])
+        assert isinstance(looking.exception(), TransientError)
+        await delivery.ack()
+
+
 async def test_what_others_of_this_process_have_open_is_logged_as_ever(
     rabbit: RabbitServer, broker: RabbitBroker, caplog: pytest.LogCaptureFixture
 ) -> None:
