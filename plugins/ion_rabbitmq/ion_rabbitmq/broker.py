@@ -645,21 +645,31 @@ class RabbitBroker:
         """Where nothing is held: ask for a message by the connection that consumes, and give that up if none answers.
 
         A node that has lost its cluster goes on with heartbeats, and sends nothing: who has nothing to confirm would
-        not notice. Whoever holds deliveries will, and would lose them.
+        not notice. Whoever holds deliveries will, and would lose them. One queue may be away for reasons of its own:
+        then the others are asked.
         """
-        if self.settings.queue_type == "classic" or self._holds_something():
+        if self.settings.queue_type == "classic" or self._holds_something() or not self._subscriptions:
             return
-        queue = next((it.queue for it in self._subscriptions), None)
-        if queue is None:
+        first, *others = [it.queue for it in self._subscriptions]
+        if (error := await self._out_of_reach(first)) is None:
             return
+        found = await asyncio.gather(*map(self._out_of_reach, others))
+        if None in found:
+            log.warning("a queue does not answer, though others do: %s", error, extra={"queue": first})
+            return
+        if not self._holds_something():  # else it has brought that meanwhile
+            self.consuming.give_up("its node does not reach a queue: perhaps it has lost its cluster")
+        raise error
+
+    async def _out_of_reach(self, queue: str) -> TransientError | None:
+        """Why it does not answer; None if it does."""
         try:
             with suppress(ChannelNotFoundEntity):
                 async with self.consuming.borrowed() as channel:
                     await self._count_known(channel, self.topology.queue(queue))
-        except TransientError:
-            if not self._holds_something():  # else it has brought that meanwhile
-                self.consuming.give_up("its node does not reach a queue: perhaps it has lost its cluster")
-            raise
+        except TransientError as error:
+            return error
+        return None
 
     def _holds_something(self) -> bool:
         return any(it.held for it in self._subscriptions)

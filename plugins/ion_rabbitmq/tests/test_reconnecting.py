@@ -7,6 +7,7 @@ import logging
 
 import aio_pika
 import pytest
+from aio_pika.abc import AbstractChannel
 from on_rabbit import EVENT, RETRY, SOON, settings, take, take_patiently
 
 from ion_core.errors import TransientError
@@ -78,6 +79,34 @@ async def test_a_connection_that_has_brought_something_meanwhile_is_not_given_up
         await asyncio.wait([looking])
         assert isinstance(looking.exception(), TransientError)
         await delivery.ack()
+
+
+async def test_a_queue_that_does_not_answer_is_no_trouble_of_the_others(
+    broker: RabbitBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One whose leader is away, with no other to take its place: the node is none the worse for it."""
+    await broker.declare("other", topics=["other.asked"], retry=RETRY)
+    counted = broker._count_known
+    silent: set[str] = set()
+
+    async def some_answer(channel: AbstractChannel, name: str) -> int:
+        if name in silent:
+            raise TransientError("its leader does not answer")
+        return await counted(channel, name)
+
+    monkeypatch.setattr(broker, "_count_known", some_answer)
+    both = {broker.topology.queue("work"), broker.topology.queue("other")}
+    async with broker.subscribe("work", prefetch=1), broker.subscribe("other", prefetch=1):
+        before = broker.consuming.connections
+        for name in both:
+            silent = {name}
+            await broker._reach_a_queue()
+        assert all(it.consumes for it in broker._subscriptions), "on the connection that they had"
+        silent = both
+        with pytest.raises(TransientError):
+            await broker._reach_a_queue()
+        await broker.consuming.channel()
+        assert broker.consuming.connections == before + 1
 
 
 async def test_what_others_of_this_process_have_open_is_logged_as_ever(
