@@ -186,8 +186,9 @@ def _ours_alone() -> Iterator[None]:
 async def closed(what: AbstractChannel | AbstractConnection, settings: RabbitSettings) -> None:
     """Close it, within the timeout; one that is gone already is closed."""
     try:
-        async with asyncio.timeout(settings.timeout.total_seconds()):
-            await what.close()
+        with _ours_alone():
+            async with asyncio.timeout(settings.timeout.total_seconds()):
+                await what.close()
     except (*CONNECTION_EXCEPTIONS, TimeoutError) as error:
         log.debug("was closed already: %s", error)
     except asyncio.CancelledError:
