@@ -64,12 +64,12 @@ async def test_a_connection_that_has_brought_something_meanwhile_is_not_given_up
 ) -> None:
     asked, held = asyncio.Event(), asyncio.Event()
 
-    async def no_answer(*_: object) -> int:
+    async def no_answer(*_: object) -> None:
         asked.set()
         await held.wait()
         raise TransientError("its leader does not answer")
 
-    monkeypatch.setattr(broker, "_count_known", no_answer)
+    monkeypatch.setattr(broker, "_reach", no_answer)
     async with broker.subscribe("work", prefetch=1) as deliveries, asyncio.timeout(SOON):
         looking = asyncio.ensure_future(broker._reach_a_queue())
         await asked.wait()
@@ -81,20 +81,30 @@ async def test_a_connection_that_has_brought_something_meanwhile_is_not_given_up
         await delivery.ack()
 
 
+async def test_a_message_that_a_node_is_asked_for_is_given_back(rabbit: RabbitServer) -> None:
+    async with open_rabbit_broker(settings(rabbit.url, prefix="old-count")) as broker:
+        await broker.declare("work", topics=["work.asked"], retry=RETRY)
+        await broker.publish("work.asked", EVENT, headers={})
+        async with broker.consuming.borrowed() as channel:
+            for _ in range(3):
+                await broker._reach(channel, broker.topology.queue("work"))
+        assert (await broker.stats("work")).ready == 1, "what was asked for is back"
+
+
 async def test_a_queue_that_does_not_answer_is_no_trouble_of_the_others(
     broker: RabbitBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One whose leader is away, with no other to take its place: the node is none the worse for it."""
     await broker.declare("other", topics=["other.asked"], retry=RETRY)
-    counted = broker._count_known
+    reach = broker._reach
     silent: set[str] = set()
 
-    async def some_answer(channel: AbstractChannel, name: str) -> int:
+    async def some_answer(channel: AbstractChannel, name: str) -> None:
         if name in silent:
             raise TransientError("its leader does not answer")
-        return await counted(channel, name)
+        await reach(channel, name)
 
-    monkeypatch.setattr(broker, "_count_known", some_answer)
+    monkeypatch.setattr(broker, "_reach", some_answer)
     both = {broker.topology.queue("work"), broker.topology.queue("other")}
     async with broker.subscribe("work", prefetch=1), broker.subscribe("other", prefetch=1):
         before = broker.consuming.connections
