@@ -59,9 +59,10 @@ class Doubles:
             return None if attempt.number >= record.attempt else self._waits(record, COPY_WAITS)
         if _now() >= record.failed_at + COPIES_WITHIN:
             return None  # it was redriven
-        if await self._is_kept(attempt):
+        kept = await self._is_kept(attempt)
+        if kept:
             return Outcome(verdict=Verdict.DUPLICATE, reason=COPY_DONE)
-        if _now() < record.failed_at + self._dataplane.broker.letters_unseen_for:
+        if kept is None or _now() < record.failed_at + self._dataplane.broker.letters_unseen_for:
             return self._waits(record, COPY_SEEKS)
         return None  # its settlement was cut short, or it was moved by hand
 
@@ -102,11 +103,13 @@ class Doubles:
         delay = max(due - now, min(max(now - record.failed_at, WAIT_LEAST), WAIT_MOST))
         return Outcome(verdict=Verdict.DUPLICATE, reason=reason, delay=delay)
 
-    async def _is_kept(self, attempt: Attempt) -> bool:
-        """Whether the message is among the dead letters."""
+    async def _is_kept(self, attempt: Attempt) -> bool | None:
+        """Whether the message is among the dead letters; None where the broker does not say."""
         try:
             letters = await self._dataplane.broker.dead_letters(self._module.name)
-        except (QueueNotDeclared, TransientError) as error:
-            log.warning("whether a message is a dead letter already is not known: %s", error)
+        except QueueNotDeclared:
             return False
+        except TransientError as error:
+            log.warning("whether a message is a dead letter already is not known: %s", error)
+            return None
         return any(letter.headers.get(MESSAGE_HEADER) == attempt.message for letter in letters)

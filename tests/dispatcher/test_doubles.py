@@ -257,6 +257,31 @@ async def test_a_copy_of_a_dead_letter_that_is_not_seen_yet_waits_for_it(
     assert len(await seen("worker")) == 1
 
 
+async def test_a_copy_does_not_run_again_while_nobody_says_whether_its_dead_letter_is_there(
+    world: World, failing: Failing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.publish()
+    await world.run()
+    [letter] = await world.dead()
+    age(world, doubles.LETTER_COMES_WITHIN)
+    monkeypatch.setattr(doubles, "WAIT_MOST", timedelta(0))
+    seen = world.broker.dead_letters
+    looks = 0
+
+    async def dead_letters(queue: str, *, limit: int | None = None) -> Sequence[DeadLetter]:
+        nonlocal looks
+        looks += 1
+        if looks <= 3:
+            raise TransientError("the broker is away")
+        return await seen(queue, limit=limit)
+
+    monkeypatch.setattr(world.broker, "dead_letters", dead_letters)
+    await world.broker.publish("in", letter.body, headers=letter.headers)
+    await world.run()
+    assert (failing.runs, looks) == (RUNS, 4)
+    assert len(await seen("worker")) == 1
+
+
 async def test_an_event_published_anew_beside_its_dead_letter_is_none_of_its_own(
     world: World, failing: Failing, caplog: pytest.LogCaptureFixture
 ) -> None:

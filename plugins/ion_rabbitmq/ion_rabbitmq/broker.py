@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import re
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -73,6 +74,8 @@ SILENT_FOR = 2
 """Timeouts without one confirm, after which a connection is given up though its heartbeats come: a node that has lost
 its cluster takes connections, answers most of what it is asked, and confirms nothing."""
 SILENT = "it confirms nothing"
+ASKED_AT_ONCE = 2
+"""Queues, at most, that are asked whether a node reaches any."""
 
 
 class RabbitBroker:
@@ -652,20 +655,41 @@ class RabbitBroker:
         """Where nothing is held: ask for a message by the connection that consumes, and give that up if none answers.
 
         A node that has lost its cluster goes on with heartbeats, and sends nothing: who has nothing to confirm would
-        not notice. Whoever holds deliveries will, and would lose them.
+        not notice. Whoever holds deliveries will, and would lose them. One queue may be away for reasons of its own.
         """
-        if self.settings.queue_type == "classic" or any(it.held for it in self._subscriptions):
+        if self.settings.queue_type == "classic" or self._holds_something() or not self._subscriptions:
             return
-        queue = next((it.queue for it in self._subscriptions), None)
-        if queue is None:
+        queues = [it.queue for it in self._subscriptions]
+        asked = random.sample(queues, min(ASKED_AT_ONCE, len(queues)))
+        found = await asyncio.gather(*map(self._out_of_reach, asked))
+        errors = [it for it in found if it is not None]
+        if len(errors) < len(found):
+            for queue, error in zip(asked, found, strict=True):
+                if error is not None:
+                    log.warning("a queue does not answer, though another does: %s", error, extra={"queue": queue})
             return
+        if not self._holds_something():  # else it has brought that meanwhile
+            self.consuming.give_up("its node does not reach a queue: perhaps it has lost its cluster")
+        raise errors[0]
+
+    async def _out_of_reach(self, queue: str) -> TransientError | None:
+        """Why it does not answer; None if it does."""
         try:
             with suppress(ChannelNotFoundEntity):
                 async with self.consuming.borrowed() as channel:
-                    await self._count_known(channel, self.topology.queue(queue))
-        except TransientError:
-            self.consuming.give_up("its node does not reach a queue: perhaps it has lost its cluster")
-            raise
+                    await self._reach(channel, self.topology.queue(queue))
+        except TransientError as error:
+            return error
+        return None
+
+    async def _reach(self, channel: AbstractChannel, name: str) -> None:
+        """A count says nothing: a leader that has lost the others tells what it last knew."""
+        found = await (await channel.get_queue(name, ensure=False)).get(no_ack=False, fail=False, timeout=self._timeout)
+        if found is not None:
+            await nacked(channel, name, [found], within=self._timeout)
+
+    def _holds_something(self) -> bool:
+        return any(it.held for it in self._subscriptions)
 
     async def close(self) -> None:
         if self._opening is not None:

@@ -35,7 +35,7 @@ from ion_rabbitmq.settings import RabbitSettings
 log = logging.getLogger(__name__)
 
 _ours: ContextVar[bool] = ContextVar("ion_rabbitmq.link", default=False)
-"""Set for what is opened here, and so in every task of the client library that serves it."""
+"""Set for what is opened and asked here, and so in every task of the client library that serves it."""
 
 
 class _Quiet(logging.Filter):
@@ -70,6 +70,8 @@ class Link:
         self.frame = 0
         """Bytes of a frame that the server takes, once connected."""
         self._connection: AbstractConnection | None = None
+        self._told: AbstractConnection | None = None
+        """Of which it has been said that it is lost."""
         self._alarm: Alarm | None = None
         self._place = settings.place()
         """Where it is connected to."""
@@ -81,7 +83,7 @@ class Link:
     async def channel(self, *, returns: bool = False) -> AbstractChannel:
         """A new channel, over a new connection if the old one is gone. Publishes on it are confirmed."""
         timeout = self._settings.timeout.total_seconds()
-        with translated(self._settings), _ours_alone():
+        with translated(self._settings):
             connection: AbstractConnection | None = None
             try:
                 async with asyncio.timeout(timeout):
@@ -109,7 +111,7 @@ class Link:
         self._connection = None
         self._number += 1
         if not connection.close_called:
-            self._tell_lost(why)
+            self._tell_lost(connection, why)
         self.end(connection)
 
     def end(self, what: AbstractChannel | AbstractConnection) -> None:
@@ -140,10 +142,13 @@ class Link:
 
     def _on_close(self, connection: object, error: BaseException | None = None) -> None:
         if connection is self._connection and self._connection is not None and not self._connection.close_called:
-            self._tell_lost(str(error) or type(error).__name__)
+            self._tell_lost(self._connection, str(error) or type(error).__name__)
 
-    def _tell_lost(self, why: str) -> None:
+    def _tell_lost(self, connection: AbstractConnection, why: str) -> None:
         """The one line that says so, whatever was open on it."""
+        if connection is self._told:
+            return
+        self._told = connection
         about = {"purpose": self._purpose, "place": self._place}
         log.warning("connection to RabbitMQ lost: %s", why, extra=about)
 
@@ -170,7 +175,7 @@ class Link:
 
 @contextmanager
 def _ours_alone() -> Iterator[None]:
-    """Within it the client library starts tasks of ours."""
+    """Within it what the client library says, and the tasks that it starts, are about ours."""
     before = _ours.set(True)
     try:
         yield
@@ -181,8 +186,9 @@ def _ours_alone() -> Iterator[None]:
 async def closed(what: AbstractChannel | AbstractConnection, settings: RabbitSettings) -> None:
     """Close it, within the timeout; one that is gone already is closed."""
     try:
-        async with asyncio.timeout(settings.timeout.total_seconds()):
-            await what.close()
+        with _ours_alone():
+            async with asyncio.timeout(settings.timeout.total_seconds()):
+                await what.close()
     except (*CONNECTION_EXCEPTIONS, TimeoutError) as error:
         log.debug("was closed already: %s", error)
     except asyncio.CancelledError:
@@ -197,10 +203,11 @@ async def closed(what: AbstractChannel | AbstractConnection, settings: RabbitSet
 
 @contextmanager
 def translated(settings: RabbitSettings) -> Iterator[None]:
-    """Exceptions of aio-pika, the network and the clock as ours."""
+    """Exceptions of aio-pika, the network and the clock as ours; what they say is all that is said."""
     section = settings.section
     try:
-        yield
+        with _ours_alone():
+            yield
     except (IonError, ChannelNotFoundEntity, PublishError):
         raise  # the caller knows what it asked for
     except ChannelPreconditionFailed as error:

@@ -12,12 +12,26 @@ from pathlib import Path
 
 import pytest
 from cluster import APART, RabbitCluster
-from flow import BAD, Flow, Outcome
+from flow import BAD, SCRIPTS, Flow, Outcome
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 SOME, MANY = 10, 40
 OUTAGE = 30.0
+PUBLISH_MANY = """
+import asyncio, os
+from pathlib import Path
+from ion_core.app import App
+from ion_core.config import load_config
+
+async def publish():
+    async with App.open(load_config(Path("ion.yaml"), environ=os.environ)) as app:
+        intake = await app.intake()
+        for n in range(200):
+            await intake.publish("work.asked", name="test", event_id=f"work-{n}")
+
+asyncio.run(publish())
+"""
 
 
 @pytest.fixture
@@ -84,6 +98,24 @@ def test_who_has_no_work_leaves_a_node_that_has_lost_the_others(cluster: RabbitC
             flow.until_said("its node does not reach a queue")
             flow.pipeline.ion("event", "publish", "work.asked", **flow.environs[1])
             flow.until_commits(2)
+        finally:
+            cluster.joined_again_with_nodes(APART)
+
+
+def test_who_has_a_backlog_leaves_a_node_that_has_lost_the_others(
+    cluster: RabbitCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It leads the queue, and tells how much there was, but gives nothing out."""
+    monkeypatch.setitem(SCRIPTS, "work", f"{SCRIPTS['work']}; sleep 0.3")
+    flow = Flow(tmp_path, "backlog", cluster.urls(first=APART))
+    with flow.idle("a"):
+        published = flow.pipeline.python("-c", PUBLISH_MANY, **flow.environs[0])
+        assert published.returncode == 0, published.stderr
+        flow.until_commits(SOME)
+        cluster.cut_off_from_nodes(APART)
+        try:
+            flow.until_said("its node does not reach a queue")
+            flow.until_more_commits(MANY)
         finally:
             cluster.joined_again_with_nodes(APART)
 

@@ -7,8 +7,10 @@ import logging
 
 import aio_pika
 import pytest
+from aio_pika.abc import AbstractChannel
 from on_rabbit import EVENT, RETRY, SOON, settings, take, take_patiently
 
+from ion_core.errors import TransientError
 from ion_rabbitmq.broker import RabbitBroker, open_rabbit_broker
 from ion_rabbitmq.delivery import LONGEST_PAUSE, Subscription
 from ion_rabbitmq.testing import RabbitServer
@@ -36,6 +38,85 @@ async def test_a_lost_connection_is_one_line_whatever_was_open_on_it(
     assert [(record.name, record.exc_info) for record in lines] == 2 * [("ion_rabbitmq.link", None)]
     assert {vars(record)["purpose"] for record in lines} == {"consume", "publish"}
     assert all("maintenance" in record.getMessage() for record in lines)
+
+
+async def test_a_server_that_is_away_is_not_taken_for_one_that_has_lost_its_cluster(
+    own_server: RabbitServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    await asyncio.to_thread(own_server.start)
+    async with open_rabbit_broker(settings(own_server.url)) as broker:
+        await broker.declare("work", topics=["work.asked"], retry=RETRY)
+        async with broker.subscribe("work", prefetch=1) as deliveries:
+            waiting = asyncio.ensure_future(take(deliveries))
+            await asyncio.to_thread(own_server.kill)
+            for _ in range(3):  # as the watch does
+                with pytest.raises(TransientError):
+                    await broker._reach_a_queue()
+            waiting.cancel()
+            await asyncio.wait([waiting])
+    lost = [it for it in caplog.records if it.name == "ion_rabbitmq.link" and it.levelno >= logging.WARNING]
+    assert sorted(vars(it)["purpose"] for it in lost) == ["consume", "publish"], "each is lost once"
+    assert not [it for it in lost if "cluster" in it.getMessage()]
+
+
+async def test_a_connection_that_has_brought_something_meanwhile_is_not_given_up(
+    broker: RabbitBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, held = asyncio.Event(), asyncio.Event()
+
+    async def no_answer(*_: object) -> None:
+        asked.set()
+        await held.wait()
+        raise TransientError("its leader does not answer")
+
+    monkeypatch.setattr(broker, "_reach", no_answer)
+    async with broker.subscribe("work", prefetch=1) as deliveries, asyncio.timeout(SOON):
+        looking = asyncio.ensure_future(broker._reach_a_queue())
+        await asked.wait()
+        await broker.publish("work.asked", EVENT, headers={})
+        delivery = await take(deliveries)
+        held.set()
+        await asyncio.wait([looking])
+        assert isinstance(looking.exception(), TransientError)
+        await delivery.ack()
+
+
+async def test_a_message_that_a_node_is_asked_for_is_given_back(rabbit: RabbitServer) -> None:
+    async with open_rabbit_broker(settings(rabbit.url, prefix="old-count")) as broker:
+        await broker.declare("work", topics=["work.asked"], retry=RETRY)
+        await broker.publish("work.asked", EVENT, headers={})
+        async with broker.consuming.borrowed() as channel:
+            for _ in range(3):
+                await broker._reach(channel, broker.topology.queue("work"))
+        assert (await broker.stats("work")).ready == 1, "what was asked for is back"
+
+
+async def test_a_queue_that_does_not_answer_is_no_trouble_of_the_others(
+    broker: RabbitBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One whose leader is away, with no other to take its place: the node is none the worse for it."""
+    await broker.declare("other", topics=["other.asked"], retry=RETRY)
+    reach = broker._reach
+    silent: set[str] = set()
+
+    async def some_answer(channel: AbstractChannel, name: str) -> None:
+        if name in silent:
+            raise TransientError("its leader does not answer")
+        await reach(channel, name)
+
+    monkeypatch.setattr(broker, "_reach", some_answer)
+    both = {broker.topology.queue("work"), broker.topology.queue("other")}
+    async with broker.subscribe("work", prefetch=1), broker.subscribe("other", prefetch=1):
+        before = broker.consuming.connections
+        for name in both:
+            silent = {name}
+            await broker._reach_a_queue()
+        assert all(it.consumes for it in broker._subscriptions), "on the connection that they had"
+        silent = both
+        with pytest.raises(TransientError):
+            await broker._reach_a_queue()
+        await broker.consuming.channel()
+        assert broker.consuming.connections == before + 1
 
 
 async def test_what_others_of_this_process_have_open_is_logged_as_ever(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 
 import pytest
 from on_rabbit import RETRY, SOON, settings, take
@@ -11,7 +12,7 @@ from proxy import proxy_to
 from ion_core.contracts.settings import Section
 from ion_core.errors import TransientError
 from ion_rabbitmq.broker import RabbitBroker, open_rabbit_broker
-from ion_rabbitmq.link import translated
+from ion_rabbitmq.link import closed, translated
 from ion_rabbitmq.settings import RabbitSettings
 from ion_rabbitmq.testing import RabbitServer
 
@@ -99,7 +100,9 @@ async def test_what_is_refused_on_one_channel_goes_by_another(
             assert broker._channel is not first
 
 
-async def test_a_queue_is_empty_only_if_its_leader_says_so(rabbit: RabbitServer) -> None:
+async def test_a_queue_is_empty_only_if_its_leader_says_so(
+    rabbit: RabbitServer, caplog: pytest.LogCaptureFixture
+) -> None:
     """One whose leader does not answer is told as empty, too."""
     async with proxy_to(rabbit.port) as proxy:
         url = f"amqp://guest:guest@127.0.0.1:{proxy.port}/"
@@ -110,6 +113,7 @@ async def test_a_queue_is_empty_only_if_its_leader_says_so(rabbit: RabbitServer)
             broker._timeout = 1.0
             with pytest.raises(TransientError, match="does not answer"):
                 await broker.stats("work")
+            assert not [it for it in caplog.records if it.name.startswith("aiormq")], "the error has said it"
             proxy.knowing = True
             broker._timeout = SOON
             await broker.publish("work.asked", b"1", headers={})
@@ -132,3 +136,17 @@ async def test_what_waits_on_a_channel_that_is_closed_is_told_so(rabbit: RabbitS
                 await channel.close()
                 with pytest.raises(TransientError), translated(broker.settings):
                     await waiting
+
+
+async def test_a_channel_that_cannot_be_closed_in_time_is_left_without_a_word(
+    rabbit: RabbitServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As while an alarm lasts: whoever gives up has said why."""
+    async with proxy_to(rabbit.port) as proxy:
+        url = f"amqp://guest:guest@127.0.0.1:{proxy.port}/"
+        async with open_rabbit_broker(settings(url, prefix="left")) as broker:
+            channel = await broker.looking.channel()
+            proxy.answerless()
+            await closed(channel, broker.settings.model_copy(update={"timeout": timedelta(milliseconds=100)}))
+            proxy.speaking()
+    assert not [it for it in caplog.records if it.name.startswith("aiormq")]
