@@ -263,7 +263,6 @@ async def test_a_copy_does_not_run_again_while_nobody_says_whether_its_dead_lett
     await world.publish()
     await world.run()
     [letter] = await world.dead()
-    age(world, doubles.LETTER_COMES_WITHIN)
     monkeypatch.setattr(doubles, "WAIT_MOST", timedelta(0))
     seen = world.broker.dead_letters
     looks = 0
