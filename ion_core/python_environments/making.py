@@ -40,6 +40,7 @@ _PASSING = re.compile(
 """What an index says when it is worth asking again; one whose name nobody knows, or that refuses us, is not."""
 _NOT_FOR_INSTALLING = (
     "PYTHONHOME", "PYTHONPATH", "PIP_PREFIX", "PIP_ROOT", "PIP_TARGET", "PIP_USER", "UV_SYSTEM_PYTHON", "VIRTUAL_ENV",
+    "COLUMNS",  # the width at which uv breaks lines: of one that is broken a message would have the beginning
 )  # fmt: skip
 
 
@@ -188,7 +189,7 @@ async def _run(argv: Sequence[str], what: Wanted, lock: Lock) -> None:
 
 
 def _surroundings(environ: Mapping[str, str]) -> dict[str, str]:
-    """Ours, with what says where packages are to be had; without what would install them elsewhere."""
+    """Ours, with what says where packages are to be had; without what would install them elsewhere, or break lines."""
     kept = {name: value for name, value in environ.items() if name not in _NOT_FOR_INSTALLING}
     return kept | {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1", "PIP_REQUIRE_VIRTUALENV": "0"}
 
