@@ -30,7 +30,7 @@ _ERROR = re.compile(r"\s*(error:\s*|×\s*)", re.IGNORECASE)
 _CAUSE = re.compile(r"\s*(cause:|caused by:|╰─▶|├─▶)\s*", re.IGNORECASE)
 _AGAIN_AFTER = 60.0
 """Seconds for which a failure stands, while the requirements stay the same."""
-_CREDENTIALS = re.compile(r"://[^/\s'\"]+@")
+_CREDENTIALS = re.compile(r"(:/+)[^/\s'\"]+@")  # one slash is left where uv takes a URL for a path
 _FULL = re.compile(r"no space left on device|disk quota exceeded", re.IGNORECASE)
 _PASSING = re.compile(
     r"read timed out|connect ?timeout|operation timed out|connection (was )?reset|connection aborted"
@@ -196,7 +196,7 @@ def _surroundings(environ: Mapping[str, str]) -> dict[str, str]:
 
 def _failure(argv: Sequence[str], what: Wanted, all_said: str) -> ProviderError:
     """In one line what is wrong and what would do; the last lines of what the program said go with it."""
-    all_said = _CREDENTIALS.sub("://****@", all_said)  # a line that cannot be read is repeated as it stands
+    all_said = _CREDENTIALS.sub(r"\1****@", all_said)  # a line that cannot be read is repeated as it stands
     lines = [line.rstrip() for line in all_said.splitlines() if line.strip()][-_LAST_LINES:]
     tool = Path(argv[0]).name if "-m" not in argv else argv[argv.index("-m") + 1]
     text = f"requirements cannot be installed: {_in_short(lines) or f'{tool} said nothing'}"

@@ -330,6 +330,6 @@ async def test_credentials_in_a_line_that_cannot_be_read_are_in_no_error(
 ) -> None:
     file = tmp_path / "wrong.txt"
     file.write_text("x @@ https://user:very-secret@localhost/x.whl\n")
-    with pytest.raises(PermanentError, match=r"https://\*\*\*\*@localhost") as refused:
+    with pytest.raises(PermanentError, match=r"https:/+\*\*\*\*@localhost") as refused:
         await environments.get(file)
-    assert "very-secret" not in str(refused.value)
+    assert "very-secret" not in "\n".join((str(refused.value), *refused.value.said))
