@@ -134,19 +134,28 @@ class State:
 
         The lock is the kernel's (flock), so a process that dies lets go of it.
         """
-        otherwise = "or give this one a state directory of its own with --state-dir"
-        with self._alone("serve.lock", "ion-core serve", otherwise):
+        would = "Stop that one, or give this one a state directory of its own with --state-dir."
+        with self._alone("serve.lock", "ion-core serve", would):
             self._make_work()
+            yield
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """Hold the directory so that no ``serve`` runs while modules are renamed or removed. Raises as ``locked``.
+
+        Another state directory would not do: what waits lies in this one.
+        """
+        with self._alone("serve.lock", "ion-core", "Stop that one first."):
             yield
 
     @contextmanager
     def republishing(self) -> Iterator[None]:
         """Be the one `event republish` of this directory, or what removes what one left. Raises as ``locked``."""
-        with self._alone("republish.lock", "ion-core event republish", "or wait for it"):
+        with self._alone("republish.lock", "ion-core event republish", "Stop that one, or wait for it."):
             yield
 
     @contextmanager
-    def _alone(self, name: str, who: str, otherwise: str) -> Iterator[None]:
+    def _alone(self, name: str, who: str, would: str) -> Iterator[None]:
         file = self.path / name
         try:
             descriptor, _ = open_regular(file, os.O_RDWR | os.O_CREAT)
@@ -157,9 +166,7 @@ class State:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 pid = os.read(descriptor, 32).decode("ascii", "replace").strip() or "unknown"
-                raise StateBusy(
-                    f"{self.path}: in use by another `{who}`, pid {pid}. Stop that one, {otherwise}."
-                ) from None
+                raise StateBusy(f"{self.path}: in use by another `{who}`, pid {pid}. {would}") from None
             os.ftruncate(descriptor, 0)
             os.write(descriptor, f"{os.getpid()}\n".encode("ascii"))
             yield

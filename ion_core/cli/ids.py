@@ -34,7 +34,7 @@ async def whole_id(documents: DocumentStore, id: str) -> tuple[str, str | None]:
                 return id, None
     if (whole := the_one(events, id, what="events")) is not None:
         return whole, events[whole]
-    raise DocumentNotFound(f"no event {id!r}. `ion-core trace flow` shows the events of a flow.")
+    raise DocumentNotFound(f"no event {id!r}.{_too_short(id)} `ion-core trace flow` shows the events of a flow.")
 
 
 async def whole_flow(documents: DocumentStore, id: str) -> str:
@@ -119,4 +119,10 @@ async def _begun(documents: DocumentStore, id: str) -> tuple[dict[str, str], dic
 
 
 def _unknown_flow(id: str) -> str:
-    return f"nothing is stored under the correlation id {plain(id)!r}. `ion-core trace list` shows the newest ones."
+    unknown = f"nothing is stored under the correlation id {plain(id)!r}.{_too_short(id)}"
+    return f"{unknown} `ion-core trace list` shows the newest ones."
+
+
+def _too_short(id: str) -> str:
+    """`` The beginning …``, or nothing: what is too short is of no id, though one begins so."""
+    return "" if is_enough(id) else f" The beginning of an id must have {SHORTEST} characters or more."

@@ -97,7 +97,7 @@ def find_config(flag: str | None, environ: Mapping[str, str] = os.environ) -> Pa
     if not Path(DEFAULT_FILE).exists():
         raise ConfigError(
             f"{DEFAULT_FILE}: no such file in {Path.cwd()}. Name a configuration with --config or in $ION_CONFIG, "
-            f"or write ./{DEFAULT_FILE}."
+            f"or write ./{DEFAULT_FILE}: `ion-core init DIRECTORY` starts a project with one."
         )
     return Path(DEFAULT_FILE)
 

@@ -60,9 +60,10 @@ def check_python(config: Config) -> list[Finding]:
         for it in python_environments(config)
         if not it.made
     ]
+    installed = {it.python.requirements for it in config.modules.values() if it.python is not None}
     for module in _processes(config):
         file = Path(module.source or "", "requirements.txt")
-        if module.source is not None and module.python is None and file.is_file():
+        if module.source is not None and module.python is None and file not in installed and file.is_file():
             where = config.where("modules", module.name, "source")
             text = f"{file} is there, and nobody installs it. Add python: {{requirements: …}}, naming it"
             findings.append(Finding(severity="warning", where=where, text=text))

@@ -5,6 +5,7 @@ Nothing is followed (``lstat``, ``O_NOFOLLOW``) and nothing blocks (``O_NONBLOCK
 
 from __future__ import annotations
 
+import difflib
 import os
 import stat
 from collections.abc import Iterator
@@ -293,9 +294,11 @@ def _event(raw: bytes, name: str, module: Module, files: dict[str, int], problem
         problems.append(f"{what}: {problem}")
     elif event_type not in module.publishes:
         declared = ", ".join(module.publishes) or "none"
+        near = difflib.get_close_matches(event_type, module.publishes, n=1, cutoff=0.85)
+        hint = f"Did you mean {near[0]!r}? If not, add it" if near else "Add it"
         problems.append(
             f"{what}: module {module.name} may not publish {event_type!r} (declared: {declared}). "
-            f"Add it to modules.{module.name}.publishes"
+            f"{hint} to modules.{module.name}.publishes"
         )
     named = _named_files(known.get("files", ""), what, files, problems)
     if len(problems) > before:

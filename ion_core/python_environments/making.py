@@ -30,7 +30,7 @@ _ERROR = re.compile(r"\s*(error:\s*|×\s*)", re.IGNORECASE)
 _CAUSE = re.compile(r"\s*(cause:|caused by:|╰─▶|├─▶)\s*", re.IGNORECASE)
 _AGAIN_AFTER = 60.0
 """Seconds for which a failure stands, while the requirements stay the same."""
-_CREDENTIALS = re.compile(r"://[^/\s'\"]+@")
+_CREDENTIALS = re.compile(r"(:/+)[^/\s'\"]+@")  # one slash is left where uv takes a URL for a path
 _FULL = re.compile(r"no space left on device|disk quota exceeded", re.IGNORECASE)
 _PASSING = re.compile(
     r"read timed out|connect ?timeout|operation timed out|connection (was )?reset|connection aborted"
@@ -40,6 +40,7 @@ _PASSING = re.compile(
 """What an index says when it is worth asking again; one whose name nobody knows, or that refuses us, is not."""
 _NOT_FOR_INSTALLING = (
     "PYTHONHOME", "PYTHONPATH", "PIP_PREFIX", "PIP_ROOT", "PIP_TARGET", "PIP_USER", "UV_SYSTEM_PYTHON", "VIRTUAL_ENV",
+    "COLUMNS",  # the width at which uv breaks lines: of one that is broken a message would have the beginning
 )  # fmt: skip
 
 
@@ -188,14 +189,14 @@ async def _run(argv: Sequence[str], what: Wanted, lock: Lock) -> None:
 
 
 def _surroundings(environ: Mapping[str, str]) -> dict[str, str]:
-    """Ours, with what says where packages are to be had; without what would install them elsewhere."""
+    """Ours, with what says where packages are to be had; without what would install them elsewhere, or break lines."""
     kept = {name: value for name, value in environ.items() if name not in _NOT_FOR_INSTALLING}
     return kept | {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1", "PIP_REQUIRE_VIRTUALENV": "0"}
 
 
 def _failure(argv: Sequence[str], what: Wanted, all_said: str) -> ProviderError:
     """In one line what is wrong and what would do; the last lines of what the program said go with it."""
-    all_said = _CREDENTIALS.sub("://****@", all_said)  # a line that cannot be read is repeated as it stands
+    all_said = _CREDENTIALS.sub(r"\1****@", all_said)  # a line that cannot be read is repeated as it stands
     lines = [line.rstrip() for line in all_said.splitlines() if line.strip()][-_LAST_LINES:]
     tool = Path(argv[0]).name if "-m" not in argv else argv[argv.index("-m") + 1]
     text = f"requirements cannot be installed: {_in_short(lines) or f'{tool} said nothing'}"

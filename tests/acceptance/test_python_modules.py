@@ -68,6 +68,19 @@ def test_its_packages_are_installed_when_it_first_runs_and_gc_removes_what_nobod
     assert list((project.state / "python").iterdir()) == []
 
 
+def test_requirements_that_another_module_of_the_same_directory_installs_are_no_reason_to_warn(tmp_path: Path) -> None:
+    project = Pipeline(tmp_path)
+    (tmp_path / "requirements.txt").write_text("greeting\n")
+    shell = "modules:\n  shout: {command: [sh, shout.sh], source: ., subscribes: [asked]}\n"
+    python = "  greet: {command: [python3, main.py], source: ., subscribes: [asked], python: {requirements: %s}}\n"
+    config = tmp_path / "ion.yaml"
+    config.write_text(shell + python % "requirements.txt")
+    assert "nobody installs it" not in project.ion("check").stdout
+    (tmp_path / "others.txt").write_text("greeting\n")
+    config.write_text(shell + python % "others.txt")
+    assert f"{tmp_path / 'requirements.txt'} is there, and nobody installs it" in project.ion("check").stdout
+
+
 def test_what_cannot_be_installed_is_a_dead_letter_that_says_why_until_it_is_mended(project: Pipeline) -> None:
     require(project, "greeting", "nowhere==7")
     project.publish("greet.requested", files=0)

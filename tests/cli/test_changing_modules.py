@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -281,7 +282,8 @@ def test_nothing_is_changed_while_somebody_works_or_nobody_says_yes(ion: Ion, co
     with State.open(ion.home / ".ion").locked():
         refused = ion("module", *command, "--yes")
         assert refused.code == 75
-        assert "in use by another" in refused.err
+        assert f"in use by another `ion-core`, pid {os.getpid()}. Stop that one first" in refused.err
+        assert "--state-dir" not in refused.err  # there is another queue there: what waits here would be left behind
 
     async def held(app: App) -> None:
         async with (await app.broker()).subscribe("up", prefetch=1) as deliveries:

@@ -275,6 +275,15 @@ def test_an_unknown_event_is_an_error(stored: Ion, id: str) -> None:
     assert "no event" in result.err
 
 
+@pytest.mark.parametrize("command", [("logs",), ("files",), ("trace", "flow")])
+def test_of_what_is_too_short_for_the_beginning_of_an_id_it_is_said_how_much_is_needed(
+    stored: Ion, command: tuple[str, ...]
+) -> None:
+    needed = "The beginning of an id must have 4 characters or more."
+    assert needed in stored(*command, UUID[:3]).err
+    assert needed not in stored(*command, "absent").err
+
+
 def test_an_event_that_no_attempt_was_made_for_has_no_logs(stored: Ion) -> None:
     result = stored("logs", "e0")
     assert (result.code, result.out) == (0, "")

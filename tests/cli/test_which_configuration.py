@@ -34,6 +34,16 @@ def test_it_is_said_once_that_the_file_of_the_directory_is_not_the_one(
     assert ion("check").err == ""
 
 
+def test_where_there_is_none_it_is_said_what_makes_one(
+    ion: Ion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    refused = ion("trace", "list")
+    assert refused.code == 78
+    assert f"ion.yaml: no such file in {tmp_path}. " in refused.err
+    assert "`ion-core init DIRECTORY`" in refused.err
+
+
 def test_pages_of_the_documentation_are_printed_by_name(ion: Ion) -> None:
     assert ion("docs", "modules").out == (ROOT / "docs/modules.md").read_text(encoding="utf-8")
     assert ion("docs", "decisions/0037").out.startswith("# 0037 ")

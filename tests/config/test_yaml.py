@@ -152,7 +152,8 @@ def test_the_file_is_looked_for_in_three_places(tmp_path: Path, monkeypatch: pyt
         find_config(None, {"ION_CONFIG": "b.yaml"})
     Path("b.yaml").touch()
     assert find_config(None, {"ION_CONFIG": "b.yaml"}) == Path("b.yaml")
-    with pytest.raises(ConfigError, match=r"^ion\.yaml: no such file .*--config.*\$ION_CONFIG.*\./ion\.yaml\.$"):
+    said = r"^ion\.yaml: no such file .*--config.*\$ION_CONFIG.*\./ion\.yaml: `ion-core init DIRECTORY` starts"
+    with pytest.raises(ConfigError, match=said):
         find_config(None, {})
     Path("ion.yaml").write_text(MODULE)
     assert find_config(None, {"ION_CONFIG": ""}) == Path("ion.yaml")

@@ -391,6 +391,15 @@ def test_a_type_that_is_not_declared_is_named_with_those_that_are(workspace: Wor
     )
 
 
+@pytest.mark.parametrize("wrong", ["face.detcted", "face.detected2", "face-detected"])
+def test_of_a_type_that_is_spelt_wrong_the_one_that_is_meant_is_named(workspace: Workspace, wrong: str) -> None:
+    emit(workspace, type=wrong)
+    assert refusal(workspace) == (
+        f"out/events/event0.json: module detect may not publish {wrong!r} (declared: face.detected, face.lost). "
+        "Did you mean 'face.detected'? If not, add it to modules.detect.publishes"
+    )
+
+
 def test_a_module_that_declares_nothing_is_told_so(workspace: Workspace) -> None:
     emit(workspace)
     assert "(declared: none)" in refusal(workspace, replace(MODULE, publishes=()))

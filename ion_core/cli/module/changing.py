@@ -56,7 +56,7 @@ def remove(ctx: click.Context, options: Options, name: str, dropping: bool, yes:
     config, edited = _edit(options, name, None)
 
     async def work(app: App) -> QueueStats | None:
-        with app.state.locked():
+        with app.state.changing():
             broker = await app.broker()
             await _not_held(broker, name)
             _write(edited, options, config)
@@ -111,7 +111,7 @@ def rename(ctx: click.Context, options: Options, name: str, to: str, yes: bool, 
     config, edited = _edit(options, name, to)
 
     async def work(app: App) -> int:
-        with app.state.locked():
+        with app.state.changing():
             broker = await app.broker()
             stats = await _not_held(broker, name)
             if edited.after == edited.before:

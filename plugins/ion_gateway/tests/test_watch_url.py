@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 import threading
 import uuid
 from collections.abc import Iterator
@@ -203,6 +205,44 @@ def test_what_no_driver_takes_is_said_with_its_key(url: str, options: dict[str, 
     with pytest.raises(ConfigError, match=says) as refused:
         source.check()
     assert "canary" not in str(refused.value)
+
+
+WITHOUT_DRIVERS = """
+import sys
+
+sys.modules.update(dict.fromkeys(("s3fs", "gcsfs", "adlfs", "paramiko", "webdav4", "smbclient")))  # none is there
+
+from ion_core.contracts.settings import Section
+from ion_core.errors import ConfigError
+from ion_gateway.watching.patterns import Patterns
+from ion_gateway.watching.remote import RemoteFolder
+
+for protocol in sys.argv[1:]:
+    try:
+        section, every = Section(key="services.watch"), Patterns(["**"], None)
+        RemoteFolder(f"{protocol}://x/y", {}, every, section, "folders.x").check()
+    except ConfigError as error:
+        print(error)
+"""
+
+
+def test_a_driver_that_is_missing_is_said_with_what_brings_it() -> None:
+    """In a process of its own: here the drivers are imported already."""
+    extras = {
+        **{"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure", "abfss": "azure"},
+        **{"sftp": "sftp", "ssh": "sftp", "webdav": "webdav"},
+    }
+    argv = [sys.executable, "-c", WITHOUT_DRIVERS, *extras, "smb", "sftpp", "nope"]
+    *ours, smb, misspelt, unknown = subprocess.run(argv, check=True, capture_output=True, text=True).stdout.splitlines()
+    begin = "services.watch.folders.x.url: "
+    assert ours == [
+        f"{begin}the driver for {protocol}:// is not installed. pip install 'ion-gateway[{extra}]'"
+        for protocol, extra in extras.items()
+    ]
+    assert smb.startswith(f"{begin}the driver for smb:// is not installed. ")
+    assert "smbprotocol" in smb
+    assert misspelt == f"{begin}fsspec knows no protocol sftpp://. Did you mean sftp://?"
+    assert unknown.startswith(f"{begin}fsspec knows no protocol nope://.")
 
 
 def test_a_server_that_does_not_answer_is_no_mistake_of_the_configuration(s3: Server) -> None:

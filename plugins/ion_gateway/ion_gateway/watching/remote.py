@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -30,6 +31,11 @@ _TIMEOUTS = {
     **{"s3": _S3, "s3a": _S3, "gs": _GCS, "gcs": _GCS, "az": _AZURE, "abfs": _AZURE, "abfss": _AZURE},
     **{"sftp": _SFTP, "ssh": _SFTP},
 }
+_EXTRAS = {
+    **{"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure", "abfss": "azure"},
+    **{"sftp": "sftp", "ssh": "sftp", "webdav": "webdav"},
+}
+"""The extra of this distribution that brings the driver of a protocol."""
 _STAMPS = ("LastModified", "last_modified", "mtime", "modified", "updated", "created")
 """Where drivers say when a file was changed."""
 _TAGS = ("generation", "ETag", "etag")
@@ -235,13 +241,9 @@ class RemoteFolder:
             return self._made
 
     def _make(self) -> Any:
-        import fsspec
         from fsspec.dircache import DirCache
 
-        try:
-            kind = _sftp_class() if self._protocol in ("sftp", "ssh") else fsspec.get_filesystem_class(self._protocol)
-        except (ImportError, ValueError) as error:
-            raise ConfigError(f"{self._section.where(f'{self._key}.url')}: {error}") from error
+        kind = self._kind()
         given = {**_TIMEOUTS.get(self._protocol, {}), **kind._get_kwargs_from_urls(self.place), **self._options}
         if isinstance(given.get("auth"), list):  # as YAML has what httpx wants as a pair
             given["auth"] = tuple(given["auth"])
@@ -254,6 +256,22 @@ class RemoteFolder:
         if self._protocol in ("s3", "s3a"):
             made.retries = 2  # we ask again ourselves
         return made
+
+    def _kind(self) -> Any:
+        """The class of its driver. Raises ConfigError that says what brings one that is missing."""
+        import fsspec
+
+        where, protocol = self._section.where(f"{self._key}.url"), self._protocol
+        try:
+            return _sftp_class() if protocol in ("sftp", "ssh") else fsspec.get_filesystem_class(protocol)
+        except ValueError as error:
+            near = difflib.get_close_matches(protocol, fsspec.available_protocols(), n=1)
+            hint = f" Did you mean {near[0]}://?" if near else ""
+            raise ConfigError(f"{where}: fsspec knows no protocol {protocol}://.{hint}") from error
+        except ImportError as error:
+            extra = _EXTRAS.get(protocol)
+            would = f"pip install 'ion-gateway[{extra}]'" if extra else str(error)
+            raise ConfigError(f"{where}: the driver for {protocol}:// is not installed. {would}") from error
 
     def _unfit_options(self, error: Exception) -> ConfigError:
         """Of what the driver says, which may have a secret in it, only the name of an option."""
