@@ -277,13 +277,27 @@ async def test_nothing_is_lost_while_the_broker_or_a_store_is_away_and_that_is_s
     caplog.set_level("INFO")
     for number in range(20):
         move_in(inbox, f"{number}")
-    host = Host(raising=[error("it is away") for _ in range(40)])
+    host = Host(raising=[error("it is away.") for _ in range(40)])
     async with serving(settings(tmp_path, photos={"path": "inbox", "every": HOUR}), host):
         await host.paths(20)
         await until(lambda: "goes on" in caplog.text)
     assert len({it.id for it in host.taken}) == len(host.taken) == 20
     assert caplog.text.count("cannot be published now") == 1
-    assert "20 files in all" in caplog.text
+    assert "it is away. It is tried again, 20 files in all" in caplog.text
+
+
+async def test_files_wait_while_no_copy_of_them_can_be_made(
+    tmp_path: Path, inbox: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    host = Host()
+    async with serving(settings(tmp_path, photos={"path": "inbox"}), host):
+        host.work.rmdir()
+        for name in "abc":
+            move_in(inbox, name)
+        await until(lambda: "cannot be published now" in caplog.text)
+        host.work.mkdir()
+        assert sorted(await host.paths(3)) == ["a", "b", "c"]
+    assert caplog.text.count("cannot be published now") == 1
 
 
 async def test_one_file_that_cannot_be_stored_holds_up_no_other(

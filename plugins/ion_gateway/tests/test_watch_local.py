@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ion_core.contracts.settings import Section
-from ion_core.errors import ConfigError, TransientError
+from ion_core.errors import ConfigError, StorageFull, TransientError
 from ion_gateway.watching import local
 from ion_gateway.watching.entries import Entry, Gone, Unreadable
 from ion_gateway.watching.local import LocalFolder
@@ -237,3 +238,34 @@ def without_links(monkeypatch: pytest.MonkeyPatch, *, across: bool = False) -> N
             rename(*given)
 
         monkeypatch.setattr(os, "rename", within)
+
+
+@pytest.mark.parametrize("how", ["missing", "a file", "taken"])
+def test_a_copy_that_cannot_be_made_is_a_fault_of_where_it_is_to_be(root: Path, tmp_path: Path, how: str) -> None:
+    put(root, "a")
+    work = tmp_path / "work"
+    if how == "a file":
+        work.touch()
+    elif how == "taken":
+        put(work, "copy")
+    source = folder(root)
+    with pytest.raises(TransientError, match=f"^{work}: a copy cannot be written there: "):
+        source.fetch(only(source), work / "copy")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("call", ["open", "write"])
+def test_where_there_is_no_space_for_a_copy_is_said(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, call: str
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    put(root, "a")
+    (tmp_path / "work").mkdir()
+    source = folder(root)
+    entry = only(source)
+    with monkeypatch.context() as patched:
+        patched.setattr(*((Path, "open") if call == "open" else (local, "_copy")), full)
+        with pytest.raises(StorageFull, match=f"^{tmp_path}/work: no space left"):
+            source.fetch(entry, tmp_path / "work/copy")

@@ -300,7 +300,7 @@ class WatchedFolder:
                 "watch %s: %r cannot be published now: %s. It is tried again, %s in all.",
                 self._name,
                 entry.path,
-                error,
+                str(error).rstrip("."),
                 waiting,
                 about=str(error),
             )

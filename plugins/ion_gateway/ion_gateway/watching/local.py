@@ -22,6 +22,7 @@ _VANISHED = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
 """A link where there was a file is not the file that was listed."""
 _OF_ONE_FILE = {errno.EACCES, errno.EPERM, errno.ENXIO}
 _NO_LINKS = {errno.EXDEV, errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK, errno.EACCES}
+_FULL = {errno.ENOSPC, errno.EDQUOT}
 _BLOCK = 1 << 20
 
 
@@ -115,11 +116,17 @@ class LocalFolder:
 
     def fetch(self, entry: Entry, target: Path) -> None:
         with self._opened(entry) as source:
-            with target.open("xb") as copy:
-                os.fchmod(copy.fileno(), 0o700 if os.fstat(source).st_mode & stat.S_IXUSR else 0o600)
+            try:
+                copy = target.open("xb")
+            except OSError as error:
+                raise _unwritten(error, target) from error
+            with copy:
                 try:
+                    os.fchmod(copy.fileno(), 0o700 if os.fstat(source).st_mode & stat.S_IXUSR else 0o600)
                     _copy(source, copy.fileno())
                 except OSError as error:
+                    if error.errno in _FULL:  # which reading never says
+                        raise _unwritten(error, target) from error
                     raise self._away(error, entry.path) from error
             if _version(os.fstat(source)) != entry.version:
                 raise Gone(entry.path)
@@ -201,9 +208,16 @@ class LocalFolder:
 
     def _away(self, error: OSError, path: str = "") -> TransientError:
         what = f"{self.place}: {path!r}" if path else self.place
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in _FULL:
             return StorageFull(f"{what}: no space left. Free some; work goes on by itself then.")
         return TransientError(f"{what}: {error.strerror or error}")
+
+
+def _unwritten(error: OSError, target: Path) -> TransientError:
+    """Of our own copy: the folder is as good as before."""
+    if error.errno in _FULL:
+        return StorageFull(f"{target.parent}: no space left. Free some; work goes on by itself then.")
+    return TransientError(f"{target.parent}: a copy cannot be written there: {error.strerror or error}")
 
 
 def _version(status: os.stat_result) -> str:
