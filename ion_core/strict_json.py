@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from collections import Counter
 from itertools import accumulate
 from typing import Any, NoReturn
@@ -88,6 +89,9 @@ def loads(raw: bytes, *, what: str, limit: int) -> Any:
     except _TooDeep as error:
         raise InvalidEvent(f"{what}: is {error}. A few are enough for anything here.") from None
     except ValueError as error:
+        if "integer string conversion" in str(error):  # Python's own words, which tell its user to set it otherwise
+            most = sys.get_int_max_str_digits()
+            raise InvalidEvent(f"{what}: has a number of more than {most:,} digits. Write it as text.") from None
         raise InvalidEvent(f"{what}: is not JSON: {error}") from None
     return value
 

@@ -147,3 +147,10 @@ def test_the_limit_is_named_and_reached_exactly() -> None:
 def test_what_is_no_json_is_not_written(value: float) -> None:
     with pytest.raises(ValueError, match="JSON"):
         strict_json.dumps(value)
+
+
+@pytest.mark.parametrize("sign", ["", "-"])
+def test_a_number_of_too_many_digits_is_refused_in_words_for_who_wrote_it(sign: str) -> None:
+    text = f'{{"a": {sign}{"9" * 5000}}}'
+    with pytest.raises(InvalidEvent, match=r"^body: has a number of more than 4,300 digits\. Write it as text\.$"):
+        strict_json.loads(text.encode(), what="body", limit=10_000)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import resource
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -447,6 +448,37 @@ async def test_more_requests_than_may_be_are_sent_away(tmp_path: Path) -> None:
         it.host.holding.set()
         assert (await first)[0] == 202
         assert (await it.post())[0] == 202
+
+
+async def test_more_connections_than_may_be_are_closed_as_they_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(gateway, "CONNECTIONS", 3)
+    async with running(tmp_path / "work", max_requests=1) as it:
+        kept = [await asyncio.open_connection(*it.address) for _ in range(3)]
+        for _ in range(5):
+            with pytest.raises(aiohttp.ClientConnectionError):
+                await it.post()
+        assert caplog.text.count("there are 3 connections already") == 1
+        for _, writer in kept:
+            writer.close()
+
+        async def is_taken() -> bool:
+            try:
+                return (await it.post())[0] == 202
+            except aiohttp.ClientConnectionError:  # those that left are counted until that is seen
+                return False
+
+        async with asyncio.timeout(20):
+            while not await is_taken():
+                pass
+    assert "ERROR" not in caplog.text
+
+
+@pytest.mark.parametrize(("files", "most"), [(100, 50), (1_000_000, 400), (resource.RLIM_INFINITY, 400), (1, 1)])
+def test_connections_leave_half_of_the_files_to_others(monkeypatch: pytest.MonkeyPatch, files: int, most: int) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (files, files))
+    assert gateway._most_connections(100) == most
 
 
 # Clients that leave, or are slow, or are none
