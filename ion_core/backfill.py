@@ -13,15 +13,15 @@ from __future__ import annotations
 import logging
 import re
 import secrets
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from ion_core.contracts.messaging import MessageBroker, RetryPolicy
-from ion_core.contracts.storage import Document
+from ion_core.contracts.storage import Document, DocumentStore
 from ion_core.dataplane import DataPlane, bodies_in, event_of, for_each
-from ion_core.errors import InvalidEvent, ProviderError
+from ion_core.errors import DocumentsDamaged, InvalidEvent, ProviderError
 from ion_core.events import COMMIT, EVENT_META, MODULE_LOGS, Event, parse_event
 from ion_core.jobs import Job
 from ion_core.modules import Module
@@ -49,17 +49,18 @@ class Owed:
 
 
 async def stored_events(
-    dataplane: DataPlane, event_type: str, *, since: datetime, until: datetime | None = None
+    dataplane: DataPlane, event_type: str, *, since: datetime, until: datetime | None = None, damaged: set[str]
 ) -> list[tuple[datetime, Event]]:
     """Events of that type that were stored between these times, oldest first, each with its time.
 
-    Reads the documents from the newest one to the first that is older than ``since``. Raises what the store raises.
+    Reads the documents from the newest one to the first that is older than ``since``. What is said of those that are
+    damaged is added to ``damaged``; all others count. Raises otherwise what the store raises.
     """
     found: list[tuple[datetime, Event]] = []
     hops: dict[str, int] = {}
     began: dict[str, datetime] = {}
     after = datetime.now(UTC)
-    async for document in dataplane.documents.find(newest_first=True):
+    async for document in _whole(dataplane.documents, damaged):
         if document.kind in (COMMIT, MODULE_LOGS):
             if (stored := _time(document, "committedAt", "finishedAt")) is not None:
                 after = stored
@@ -74,6 +75,15 @@ async def stored_events(
             if since <= time and (until is None or time <= until):
                 found.append((time, event_of(document)))
     return [(time, replace(event, hops=hops.get(event.context.event_id, 0))) for time, event in found[::-1]]
+
+
+async def _whole(documents: DocumentStore, damaged: set[str]) -> AsyncIterator[Document]:
+    """The newest first."""
+    try:
+        async for document in documents.find(newest_first=True):
+            yield document
+    except DocumentsDamaged as error:
+        damaged.update(error.problems)
 
 
 async def owed(dataplane: DataPlane, module: Module, events: Sequence[tuple[datetime, Event]]) -> Owed:

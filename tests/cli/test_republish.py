@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -68,6 +70,17 @@ def test_without_a_module_all_that_take_the_type_are_given_what_they_have_not_do
         "late": {"events": 3, "committed": 0, "waiting": 0},
     }
     assert counts(late)["up"]["ready"] == 0
+
+
+def test_what_is_damaged_is_named_and_hides_no_other_event(late: Ion) -> None:
+    with closing(sqlite3.connect(late.home / ".ion/documents.sqlite")) as documents, documents:
+        damaged = documents.execute("update documents set body = 'null' where kind = 'eventMeta' and id = 'e1'")
+        assert damaged.rowcount == 1
+    said = late(*REPUBLISH, "--module", "late", "--yes")
+    assert said.code == 1
+    assert "Published 2 events." in said.err
+    assert "eventMeta 'e1'" in said.err
+    assert counts(late)["late"]["ready"] == 2
 
 
 def test_people_are_told_how_many_and_of_when(late: Ion) -> None:

@@ -12,7 +12,7 @@ from ion_core.cli.left_queues import remove_left_queues
 from ion_core.cli.named import EventType, ModuleName, no_module
 from ion_core.cli.options import Options, check_can_ask, json_option, with_config, yes_option
 from ion_core.cli.output import out, out_json, plain, say
-from ion_core.errors import UsageError
+from ion_core.errors import DocumentsDamaged, UsageError
 
 if TYPE_CHECKING:
     from ion_core.app import App
@@ -72,7 +72,7 @@ def republish(
     The events keep their ids, pairs and files, and go into the queues of the modules meant, not of others that take the
     type. What a module has committed, has in its queue or among its dead letters is left out, so the same command twice
     does no harm; after one that was cut short it gives the rest. The time of an event is that of its first job, or of
-    what was stored next.
+    what was stored next. Documents that are damaged are named at the end, and hide no others.
 
     \b
     Example:
@@ -84,6 +84,7 @@ def republish(
         check_can_ask(ctx, "say --yes to do it, or --dry-run")
     config = load(options)
     names = _names(config, event_type, module)
+    damaged: set[str] = set()
 
     async def look(app: App) -> list[Owed]:
         from ion_core.backfill import owed, stored_events
@@ -92,7 +93,7 @@ def republish(
         dataplane = await app.dataplane()
         if not dry_run:
             await remove_left_queues(app)
-        events = await stored_events(dataplane, event_type, since=since, until=until)
+        events = await stored_events(dataplane, event_type, since=since, until=until, damaged=damaged)
         return [await owed(dataplane, config.modules[name], events) for name in names]
 
     async def work(app: App) -> None:
@@ -122,6 +123,8 @@ def republish(
         out_json({"type": event_type, "dryRun": dry_run, "modules": modules})
     elif not dry_run:
         say(f"Published {_events(count)}." if count else "There is nothing to publish.")
+    if damaged:
+        raise DocumentsDamaged(sorted(damaged))
 
 
 def _names(config: Config, event_type: str, module: str | None) -> list[str]:

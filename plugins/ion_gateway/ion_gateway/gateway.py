@@ -14,7 +14,7 @@ from typing import Any
 from aiohttp import web
 
 from ion_core.contracts.service import ServiceHost
-from ion_core.errors import ConfigError, IonError, TransientError
+from ion_core.errors import ConfigError, IonError, PluginFailed, TransientError
 from ion_core.words import counted
 from ion_gateway.answers import Refused, later
 from ion_gateway.bodies import Gone
@@ -117,7 +117,11 @@ class Gateway:
             log.info("a client left in the middle of its request", extra={"remote": request.remote})
             return Refused(HTTPStatus.BAD_REQUEST, "The body is not there as a whole.").answer()
         except IonError as error:
-            log.error("a request could not be taken: %s", error, exc_info=error)
+            log.error(
+                "a request could not be answered: %s",
+                error,
+                exc_info=error if isinstance(error, PluginFailed) else None,
+            )
         except Exception as error:
             log.exception("a request failed", exc_info=error)
         finally:

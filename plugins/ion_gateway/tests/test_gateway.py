@@ -399,7 +399,7 @@ async def test_other_paths_and_methods_are_refused(it: Running, method: str, pat
     ],
 )
 async def test_what_fails_is_told_without_where_and_the_service_goes_on(
-    it: Running, error: Exception, status: int
+    it: Running, error: Exception, status: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     it.host.raising.append(error)
     found, said, headers = await post_form(it, ("f", b"x", "a"))
@@ -408,6 +408,8 @@ async def test_what_fails_is_told_without_where_and_the_service_goes_on(
     text = json.dumps(said) + str(dict(headers))
     for secret in ("/srv", "Traceback", "aiohttp", "Python", str(it.host.work), 'File "'):
         assert secret not in text
+    tracebacks = [record for record in caplog.records if record.exc_info]
+    assert bool(tracebacks) == isinstance(error, (PluginFailed, RuntimeError)), "what explains itself has none"
     await it.left()
     assert (await it.post())[0] == 202
 
