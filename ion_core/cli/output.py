@@ -123,7 +123,8 @@ def coloured(text: str, colour: str | None, stream: TextIO | None = None) -> str
 
 
 def say(text: str) -> None:
-    """A line for people."""
+    """A line for people, behind the results there are so far where both go to the same place."""
+    results().flush()
     sys.stderr.write(_hide(text) + "\n")
     sys.stderr.flush()
 

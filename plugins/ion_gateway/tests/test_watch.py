@@ -7,6 +7,7 @@ import os
 import shutil
 import threading
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -477,8 +478,8 @@ class TestWatchIsAService(ServiceConformance):
     @pytest_asyncio.fixture
     async def service(self, tmp_path: Path, inbox: Path) -> AsyncIterator[Watch]:
         self.made = settings(tmp_path, photos={"path": "inbox", "type": "photo.received"})
-        async with open_watch(self.made) as service:
-            yield service
+        async with AsyncExitStack() as self.open:
+            yield await self.open.enter_async_context(open_watch(self.made))
 
     async def cause_event(self, service: Watch) -> str:
         self.number += 1
@@ -489,4 +490,6 @@ class TestWatchIsAService(ServiceConformance):
 
     def unservable(self) -> Watch:
         made = settings(Path("/nowhere"), photos={"path": "inbox"})
-        return Watch(made, Notes(self.made.path))
+        notes = Notes(self.made.path)
+        self.open.callback(notes.close)
+        return Watch(made, notes)

@@ -538,7 +538,12 @@ class RabbitBroker:
 
     async def _counts_known(self, channel: AbstractChannel, name: str) -> tuple[int, int]:
         classic = self.settings.queue_type == "classic"  # has no leader that could be away while it is told of
-        return await (counts if classic else counts_known)(channel, name, within=self._timeout)
+        try:
+            return await (counts if classic else counts_known)(channel, name, within=self._timeout)
+        except TimeoutError as error:
+            raise TransientError(
+                f"{self.settings.place()}: queue {name!r} does not answer within {self._timeout:g} s"
+            ) from error
 
     async def peek(self, queue: str, *, limit: int) -> Sequence[Message]:
         name = self.topology.queue(queue)

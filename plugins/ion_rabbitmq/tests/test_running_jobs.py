@@ -60,6 +60,12 @@ def publish(pipeline: Pipeline, count: int, own_server: RabbitServer) -> None:
     assert published.returncode == 0, published.stderr
 
 
+def declared_for_good(own_server: RabbitServer) -> None:
+    """3.10 killed within a second or so of a quorum queue's declaration has it back without a leader, for ever."""
+    own_server.stop()
+    own_server.start()
+
+
 def assert_each_ran_and_committed_once(pipeline: Pipeline, count: int, own_server: RabbitServer) -> None:
     """And nothing is left for anybody."""
     pipeline.ion("serve", "--until-idle", AMQP_URL=own_server.url)
@@ -73,6 +79,7 @@ def test_a_restart_with_jobs_running_is_red_and_runs_none_twice(
 ) -> None:
     own_server.start()
     publish(pipeline, JOBS, own_server)
+    declared_for_good(own_server)
     with pipeline.serving(AMQP_URL=own_server.url) as served:
         served.until("job started", count=JOBS)
         end(own_server)
@@ -109,6 +116,7 @@ def test_the_acknowledgement_timeout_under_a_long_job_leaves_one_run_and_one_com
 def test_jobs_commit_and_sigterm_works_while_the_broker_is_away(pipeline: Pipeline, own_server: RabbitServer) -> None:
     own_server.start()
     publish(pipeline, 2, own_server)
+    declared_for_good(own_server)
     with pipeline.serving(AMQP_URL=own_server.url) as served:
         served.until("job started", count=2)
         own_server.kill()
