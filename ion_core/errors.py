@@ -64,11 +64,11 @@ class InvalidEvent(IonError):
 
 
 class IdTaken(InvalidEvent):
-    """The id that was given is that of another event; each of ``problems`` says what differs, without any value."""
+    """The id that was given is that of another event; each of ``differs`` says in what, without any value."""
 
     def __init__(self, message: str, differs: Sequence[str] = ()) -> None:
-        super().__init__(differs or message)
-        self.args = (message,)
+        super().__init__(message)
+        self.differs = tuple(differs)
 
 
 class PluginFailed(IonError):

@@ -63,8 +63,8 @@ class ServiceHost(Protocol):
 
         It ends within a minute, and a second more for each MiB of files; it may be cancelled. Raises nothing but
 
-        - InvalidEvent, with all that is wrong in ``problems``; IdTaken where the id is that of another event, with what
-          differs;
+        - InvalidEvent, with all that is wrong in ``problems``; IdTaken where the id is that of another event, with
+          what ``differs``;
         - Unroutable where no module takes the type;
         - MessageRefused where the broker takes no such message, and another PermanentError where a file cannot be
           read or a store never takes it: the same again does not help;

@@ -240,7 +240,7 @@ async def test_what_is_wrong_with_an_event_comes_as_such(app: App, tmp_path: Pat
     await host.publish("photo.received", data=[("a", "1")], event_id="e1")
     with pytest.raises(IdTaken, match=r"is that of another event: .* another value") as taken:
         await host.publish("photo.received", data=[("a", "2")], event_id="e1")
-    assert taken.value.problems == ("data 'a' has another value",)
+    assert taken.value.differs == ("data 'a' has another value",)
 
 
 async def test_files_may_go_once_publish_has_returned(app: App) -> None:

@@ -248,7 +248,7 @@ def _told_as_such() -> Iterator[None]:
         raise Refused(
             HTTPStatus.CONFLICT,
             "The key, or the source and id, is that of another event. Use a new one, or send what was sent before.",
-            problems=error.problems,
+            problems=error.differs,
         ) from error
     except InvalidEvent as error:
         raise Refused(
