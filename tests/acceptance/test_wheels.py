@@ -64,7 +64,7 @@ class Fresh:
 def fresh(tmp_path_factory: pytest.TempPathFactory) -> Fresh:
     home = tmp_path_factory.mktemp("fresh")
     for source in SOURCES:
-        if shutil.which("uv"):
+        if installer()[0] != sys.executable:
             run("uv", "build", "--quiet", "--wheel", "--out-dir", home / "wheels", source, cwd=home)
         else:
             command = ("wheel", "--quiet", "--no-deps", "--wheel-dir", home / "wheels", source)
