@@ -29,6 +29,8 @@ _NOT_RUNNING = ("can only kill running containers", "container state improper", 
 _AT_ONCE = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 _OFTEN = 0.25
 _WHILE_AWAY = 0.5
+_TOO_FEW_PIDS = 16
+"""Below it runc's own threads, of which it has a few while it sets a container up, may not find room: seen up to 5."""
 _SAYS_WITHIN = 5.0
 """Seconds for Podman to say how one ended whose control group is gone: events wait for no service that is away."""
 
@@ -129,7 +131,13 @@ class Container:
             return error
         except ProviderError:
             pass
-        return answer.error(self._where)
+        refusal = answer.error(self._where)
+        if isinstance(refusal, TransientError) and self.wanted.pids < _TOO_FEW_PIDS:
+            return TransientError(
+                f"{refusal} It may be for want of room: `pids` is {self.wanted.pids}, and the OCI runtime's threads "
+                f"count as well while it sets a container up. Give it {_TOO_FEW_PIDS} or more."
+            )
+        return refusal
 
     async def _read(self, attached: Attached) -> None:
         try:

@@ -53,9 +53,8 @@ async def test_a_child_that_ran_out_of_memory_is_told_though_its_parent_exits_0(
 async def test_a_refused_fork_that_the_module_gets_over_is_no_failure(
     runtime: ContainerRuntime, tmp_path: Path
 ) -> None:
-    ran = await run(
-        runtime, tmp_path, "(sleep 1 & sleep 1 & sleep 1 & sleep 1 &) ; exit 0", resources=Resources(pids=3)
-    )
+    forks = "(n=0; while [ $n -lt 50 ]; do sleep 5 & n=$((n+1)); done); exit 0"
+    ran = await run(runtime, tmp_path, forks, resources=Resources(pids=20))
     assert "can't fork" in "\n".join(ran.stderr)
     assert ran.status == ExitStatus(code=0)
 

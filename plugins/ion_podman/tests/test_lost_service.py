@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ion_core.contracts.runtime import ContainerRuntime, ExitStatus
-from ion_core.errors import ContainerNotFound, PermanentError
+from ion_core.contracts.runtime import ContainerRuntime, ExitStatus, Resources
+from ion_core.errors import ContainerNotFound, PermanentError, TransientError
 from ion_core.testing.kit import refused
 from ion_podman.client import Answer
 from ion_podman.container import Container
@@ -111,3 +111,17 @@ def test_a_log_that_is_not_there_says_nothing(tmp_path: Path) -> None:
     assert StoredLog().frames() is None
     assert StoredLog(tmp_path / "none").frames() is None
     assert StoredLog.of({"HostConfig": {"LogConfig": {"Type": "journald", "Path": "/x"}}}) == StoredLog()
+
+
+@pytest.mark.parametrize(("pids", "told"), [(15, True), (16, False)])
+async def test_a_refusal_says_that_so_few_processes_leave_the_oci_runtime_no_room(
+    runtime: PodmanRuntime, tmp_path: Path, pids: int, told: bool
+) -> None:
+    """What runc does when a thread is refused it cannot be had at will: it ends, and what comes next fails."""
+    ref = await runtime.create(spec(tmp_path, "true", resources=Resources(pids=pids)))
+    container = runtime._our(ref)
+    assert container is not None
+    error = await container._refusal(Answer(500, {"message": "failed to connect to container's attach socket"}))
+    assert type(error) is TransientError
+    assert (f"`pids` is {pids}" in str(error)) is told
+    await runtime.remove(ref)
