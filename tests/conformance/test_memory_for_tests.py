@@ -77,7 +77,7 @@ async def test_a_condition_of_the_broker_is_waited_for_without_polling() -> None
         assert not waiting.done()
         assert not idle.done()
         await delivery.dead_letter("of old age")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await asyncio.gather(waiting, idle)
 
 

@@ -128,7 +128,7 @@ async def test_two_that_failed_at_once_with_two_dispatchers_go_on_as_one(world: 
     async with world.serving(), world.serving(state_id="other"):
         await scene.until(arrived=2)
         scene.go.set()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await world.broker.idle()
     assert scene.arrived == RUNS + 1
     assert len(await world.dead()) == 1

@@ -31,7 +31,7 @@ from ion_core.intake import Intake
 from ion_core.jobs import Attempt, Job, Outcome, Verdict
 from ion_core.modules import Module
 
-PATIENCE = 10.0
+PATIENCE = 30.0
 AT_ONCE = RetryPolicy(retries=2, initial=timedelta(0))
 
 

@@ -51,13 +51,13 @@ async def until_filling(session: Session) -> None:
 
 
 async def until_waiting(session: Session) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not session.waiting:
             await asyncio.shield(session.change())
 
 
 async def until_committing(session: Session) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not session.committing:
             await asyncio.shield(session.change())
 
@@ -164,7 +164,7 @@ async def test_a_module_that_hangs_up_can_ask_again(slot: Slot) -> None:
     writer.write(f"GET /ready HTTP/1.1\r\nHost: x\r\nsecret: {SECRET}\r\n\r\n".encode())
     await until_waiting(slot.session)
     await close(writer)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while slot.session.waiting:  # noqa: ASYNC110
             await asyncio.sleep(0)
     slot.session.prepared()

@@ -88,7 +88,7 @@ async def test_one_that_is_still_open_then_is_removed_when_it_is_closed(tmp_path
 
 async def test_what_has_no_use_for_a_while_goes(tmp_path: Path) -> None:
     workspaces = Workspaces(tmp_path)
-    async with kept(workspaces, unused=0.01), asyncio.timeout(10):
+    async with kept(workspaces, unused=0.01), asyncio.timeout(30):
         await workspaces.close(await workspaces.open("job"))
         while names(tmp_path):  # noqa: ASYNC110
             await asyncio.sleep(0.005)
