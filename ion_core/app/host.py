@@ -57,17 +57,20 @@ class Host:
         files: Mapping[str, Path] | None = None,
         event_id: str | None = None,
         correlation_id: str | None = None,
+        name: str | None = None,
+        parent_event_id: str = "",
     ) -> Event:
         seconds = PUBLISH_WITHIN + await asyncio.to_thread(_size, files or {}) / BYTES_A_SECOND
         try:
             async with asyncio.timeout(seconds) as bound:
                 return await self._intake.publish(
                     event_type,
-                    name=self._name,
+                    name=self._name if name is None else name,
                     data=data,
                     files=files,
                     event_id=event_id,
                     correlation_id=correlation_id,
+                    parent_event_id=parent_event_id,
                 )
         except IonError:
             raise

@@ -52,14 +52,18 @@ class ServiceHost(Protocol):
         files: Mapping[str, Path] | None = None,
         event_id: str | None = None,
         correlation_id: str | None = None,
+        name: str | None = None,
+        parent_event_id: str = "",
     ) -> Event:
         """Accept an event from outside: files and document stored, then the message, durably.
 
-        Its context has the name that the service has in the configuration.
+        Its context has the name that the service has in the configuration, and no parent: an event from outside starts
+        a flow. ``name`` and ``parent_event_id``, of up to 1,024 characters, are for a context that others rely on; the
+        parent need not be an event that there is.
 
         ``files`` maps the name the next module sees in ``in/data`` to a local file. They are read until this has
         returned or raised, and may go then; they must not change before. The same ``event_id`` again, with the same
-        type, data and files, is the same event: nothing is stored twice and the jobs it starts commit once.
+        type, data, files and parent, is the same event: nothing is stored twice and the jobs it starts commit once.
 
         It ends within a minute, and a second more for each MiB of files; it may be cancelled. Raises nothing but
 

@@ -38,12 +38,19 @@ class Host:
         files: Mapping[str, Path] | None = None,
         event_id: str | None = None,
         correlation_id: str | None = None,
+        name: str | None = None,
+        parent_event_id: str = "",
     ) -> Event:
         self.published.put_nowait(event_type)
         if self.refusing is not None:
             raise self.refusing
         event_id = event_id or Conformance.fresh("event")
-        context = Context(name="kit", event_id=event_id, correlation_id=correlation_id or event_id)
+        context = Context(
+            name="kit" if name is None else name,
+            event_id=event_id,
+            correlation_id=correlation_id or event_id,
+            parent_event_id=parent_event_id,
+        )
         return Event(context=context, type=event_type, data=tuple(data), files=tuple(files or ()))
 
     async def pending(self, event_type: str) -> int | None:

@@ -243,6 +243,27 @@ async def test_what_is_wrong_with_an_event_comes_as_such(app: App, tmp_path: Pat
     assert taken.value.differs == ("data 'a' has another value",)
 
 
+async def test_an_event_has_the_name_and_parent_that_others_rely_on_or_those_of_the_service(app: App) -> None:
+    host = await host_of(app)
+    event = await host.publish("photo.received")
+    assert (event.context.name, event.context.parent_event_id) == ("front", "")
+    given = {"event_id": "e1", "correlation_id": "e1", "name": "frontapi", "parent_event_id": "frontapi"}
+    event = await host.publish("photo.received", **given)
+    document = await (await app.documents()).get("eventMeta", "e1")
+    assert document is not None
+    assert document.body["context"] == event.context.to_json()
+    assert (event.context.name, event.context.parent_event_id) == ("frontapi", "frontapi")
+    found = await host.outcome("e1")
+    assert found is not None
+    assert found.events == 1, "a parent that no event is hides nothing"
+    assert await host.publish("photo.received", **given) == event
+    with pytest.raises(IdTaken, match="its parent event id is another"):
+        await host.publish("photo.received", **{**given, "parent_event_id": "other"})
+    for wrong in ({"name": ""}, {"parent_event_id": "x" * 1025}):
+        with pytest.raises(InvalidEvent):
+            await host.publish("photo.received", **wrong)
+
+
 async def test_files_may_go_once_publish_has_returned(app: App) -> None:
     host = await host_of(app)
     file = host.work / "upload"

@@ -22,6 +22,8 @@ _LISTEN = re.compile(r"(?:\[(?P<six>[0-9a-fA-F:.]+)\]|(?P<host>[^\[\]:/\s]+)):(?
 _PATH = re.compile(r"(?:/[A-Za-z0-9._-]+)+")
 _HEADER = re.compile(r"[A-Za-z0-9-]+")
 
+NEW_LINK = "frontapi.new_link"
+"""The type of what comes in by the front API."""
 LEAST_TOKEN = 16
 """Characters that a token, or a secret of signatures, must have."""
 
@@ -181,6 +183,7 @@ class GatewaySettings(Settings):
         description="Who may publish: bearer, github or standard_webhooks; or none.", json_schema_extra=_or_none
     )
     routes: dict[Name, Route] = Field(default={}, description="Paths of their own, each under a name of your own.")
+    front_api: bool = Field(False, description=f"Whether POST / takes links, as the predecessor did: {NEW_LINK}.")
     max_body: ByteSize = Field(1024**3, description="Bytes of one request, with its files.", ge=1)
     max_json: ByteSize = Field(1024**2, description="Bytes of one request that is JSON.", ge=1)
     max_signed: ByteSize = Field(32 * 1024**2, description="Bytes of one request whose signature covers them.", ge=1)
@@ -229,8 +232,9 @@ class GatewaySettings(Settings):
         return value
 
     def publishes(self) -> dict[str, str]:
-        """Types that a route names; what others send is refused where no module takes it."""
-        return {f"routes.{name}.type": route.type for name, route in self.routes.items()}
+        """Types that the settings name; what others send is refused where no module takes it."""
+        links = {"front_api": NEW_LINK} if self.front_api else {}
+        return {f"routes.{name}.type": route.type for name, route in self.routes.items()} | links
 
     @property
     def address(self) -> tuple[str, int]:

@@ -24,7 +24,8 @@ from ion_gateway.auth import Guard
 from ion_gateway.bodies import directory, keep
 from ion_gateway.cloud_events import DATA, read_cloud_events
 from ion_gateway.contents import read_content, read_json_of_any_kind
-from ion_gateway.gateway_settings import Auth, GatewaySettings, Route, is_loopback
+from ion_gateway.front_api import NAME, read_link
+from ion_gateway.gateway_settings import NEW_LINK, Auth, GatewaySettings, Route, is_loopback
 from ion_gateway.preferring import wait
 from ion_gateway.routes import found
 
@@ -63,6 +64,10 @@ class Receiver:
             if request.method != "POST":
                 raise Refused(HTTPStatus.METHOD_NOT_ALLOWED, "This is for POST.", headers={"Allow": "POST"})
             return await self._take_by_route(request, *self._routes[request.path])
+        if request.path == "/" and self._settings.front_api:
+            if request.method != "POST":
+                raise Refused(HTTPStatus.METHOD_NOT_ALLOWED, "A link is sent with POST.", headers={"Allow": "POST"})
+            return await self._take_link(request)
         if request.path == EVENTS.rstrip("/"):
             if request.method != "POST":
                 raise Refused(
@@ -175,12 +180,31 @@ class Receiver:
                 event = await self._publish(route.type, it.pairs, files, event_id)
         return await self._taken(request, event)
 
+    async def _take_link(self, request: web.BaseRequest) -> web.StreamResponse:
+        """200 with the event as it travels: so the predecessor answered."""
+        signed = self._guard.before(request)
+        await self._check_room(NEW_LINK)
+        key = self._key(request, self._settings.auth)
+        raw = await read_json_of_any_kind(request, self._settings, also=None if signed is None else signed.add)
+        if signed is not None:
+            signed.check()
+        with _told_as_such():
+            url = read_link(raw, limit=self._settings.max_json)
+            event_id = str(uuid.uuid4()) if key is None else event_id_of(NEW_LINK, key)
+            event = await self._publish(NEW_LINK, [("url", url)], {}, event_id, name=NAME, parent_event_id=NAME)
+        return answer(HTTPStatus.OK, event.to_wire())
+
     async def _publish(
-        self, event_type: str, pairs: Sequence[tuple[str, str]], files: Mapping[str, Path], event_id: str
+        self,
+        event_type: str,
+        pairs: Sequence[tuple[str, str]],
+        files: Mapping[str, Path],
+        event_id: str,
+        **context: str,
     ) -> Event:
         try:
             return await self._host.publish(
-                event_type, data=pairs, files=files, event_id=event_id, correlation_id=event_id
+                event_type, data=pairs, files=files, event_id=event_id, correlation_id=event_id, **context
             )
         except Unroutable as error:
             raise _of_nobody(event_type, self._host.event_types()) from error

@@ -18,7 +18,7 @@ from ion_core.events import Context, Event
 from ion_gateway.gateway import Gateway
 from ion_gateway.gateway_settings import GatewaySettings
 
-TYPES = ("photo.received", "report.asked")
+TYPES = ("frontapi.new_link", "photo.received", "report.asked")
 
 
 class Host:
@@ -44,6 +44,8 @@ class Host:
         files: Mapping[str, Path] | None = None,
         event_id: str | None = None,
         correlation_id: str | None = None,
+        name: str | None = None,
+        parent_event_id: str = "",
     ) -> Event:
         if self.holding is not None:
             self.held.set()
@@ -53,7 +55,12 @@ class Host:
         assert event_id is not None
         assert correlation_id is not None
         event = Event(
-            context=Context(name="gateway", event_id=event_id, correlation_id=correlation_id),
+            context=Context(
+                name=name or "gateway",
+                event_id=event_id,
+                correlation_id=correlation_id,
+                parent_event_id=parent_event_id,
+            ),
             type=event_type,
             data=tuple(data),
             files=tuple(files or ()),

@@ -242,6 +242,21 @@ def test_the_signature_of_the_page_is_taken(tmp_path: Path) -> None:
     assert set(sent) == {"eventId", "correlationId", "type"}
 
 
+def test_a_link_goes_through_a_flow_whose_first_event_is_as_in_2018(tmp_path: Path) -> None:
+    modules = 'modules: {scrape: {command: ["true"], source: ., subscribes: [frontapi.new_link]}}'
+    (tmp_path / "ion.yaml").write_text(
+        f'{modules}\nservices: {{gateway: {{listen: "127.0.0.1:0", auth: none, front_api: true}}}}\n'
+    )
+    with serving(tmp_path) as it:
+        sent = it.curl("-d", '{"url": "https://example.org/"}', f"{it.url}/")
+        assert sent["status"] == 200
+        assert it.over(sent["context"]["eventId"])["jobs"] == {"committed": 1}
+    documents = json.loads(ion(tmp_path, "trace", "flow", sent["context"]["correlationId"], "--json"))
+    [event] = [it for it in documents if it["context"]["documentType"] == "eventMeta"]
+    assert (event["context"], event["data"]) == (sent["context"], sent["data"])
+    assert (event["context"]["name"], event["context"]["parentEventId"]) == ("frontapi", "frontapi")
+
+
 def test_the_page_says_what_the_settings_are() -> None:
     table = README.partition("| key | default | |")[2].partition("\n\n")[0]
     told = {name for row in table.splitlines()[2:] for name in re.findall(r"`(\w+)`", row.split("|")[1])}
@@ -296,6 +311,10 @@ services:
         (
             "{auth: none, routes: {a: {path: /events/a, type: report.asked}}}",
             "routes.a.path: must not be below /events",
+        ),
+        (
+            "{auth: none, front_api: true}",
+            'services.gateway.front_api: no module takes "frontapi.new_link", so it would be refused.',
         ),
         ("{auth: none, routes: {A: {path: /a, type: report.asked}}}", "lower-case letters"),
         (
