@@ -40,7 +40,10 @@ class Refused(Exception):
         body: dict[str, Any] = {"title": self.status.phrase, "status": int(self.status), "detail": self.detail}
         if self.problems:
             body["problems"] = [*self.problems]
-        return _json(self.status, body, self.headers, content_type="application/problem+json")
+        answer = _json(self.status, body, self.headers, content_type="application/problem+json")
+        if self.headers.get("Connection") == "close":
+            answer.force_close()  # the header alone says so, and does nothing
+        return answer
 
 
 def no_room(error: OSError) -> Refused:

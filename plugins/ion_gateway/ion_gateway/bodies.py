@@ -35,6 +35,21 @@ class Gone(Exception):
     """The client went away in the middle of its request: there is nobody to answer."""
 
 
+def check_framing(request: web.BaseRequest) -> None:
+    """How the body comes, and what is expected of us, by the head. Raises Refused (417, 501)."""
+    codings = [it.strip().lower() for it in request.headers.getall("Transfer-Encoding", [])]
+    if codings not in ([], ["chunked"]):  # the parser takes any before chunked, and hands out what is packed
+        raise Refused(
+            HTTPStatus.NOT_IMPLEMENTED,
+            "A Transfer-Encoding other than chunked is not understood. Send the body as it is.",
+            headers={"Connection": "close"},
+        )
+    if any(it.strip().lower() != "100-continue" for it in request.headers.getall("Expect", [])):
+        raise Refused(
+            HTTPStatus.EXPECTATION_FAILED, "Of an Expect header 100-continue is understood, and nothing else."
+        )
+
+
 class Body:
     """The body of a request, at most ``limit`` bytes. ``also`` is given each chunk, for signatures."""
 
@@ -56,7 +71,7 @@ class Body:
         request, loop = self._request, asyncio.get_running_loop()
         begun, count = loop.time(), 0
         try:
-            if request.headers.get("Expect", "").lower() == "100-continue":
+            if "Expect" in request.headers:  # what else it may be is refused before
                 await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
                 request.writer.output_size = 0  # what is counted there is the answer, which has not begun
             while True:

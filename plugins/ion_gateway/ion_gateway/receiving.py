@@ -21,7 +21,7 @@ from ion_core.events import MAX_TYPE_LENGTH, Event
 from ion_core.words import counted
 from ion_gateway.answers import Refused, answer, later
 from ion_gateway.auth import Guard
-from ion_gateway.bodies import directory, keep
+from ion_gateway.bodies import check_framing, directory, keep
 from ion_gateway.cloud_events import DATA, read_cloud_events
 from ion_gateway.contents import read_content, read_json_of_any_kind
 from ion_gateway.front_api import NAME, read_link
@@ -60,6 +60,7 @@ class Receiver:
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """Raises Refused, Gone; IonError and anything else where it fails here."""
+        check_framing(request)
         if request.path in self._routes:
             if request.method != "POST":
                 raise Refused(HTTPStatus.METHOD_NOT_ALLOWED, "This is for POST.", headers={"Allow": "POST"})
@@ -95,8 +96,14 @@ class Receiver:
             raise self._away(error) from error
         if found is None:
             raise Refused(HTTPStatus.NOT_FOUND, "No event of this id came in here, or it is removed already.")
+        headers = {}
+        within = wait(request.headers.getall("Prefer", []))
+        if within is not None:
+            headers["Preference-Applied"] = _applied(within)
+            if not found.over:
+                found = await self._outcome_unless_ending(event_id, within) or found
         body = {"eventId": event_id, "correlationId": found.correlation_id, **_outcome_as_json(found)}
-        return answer(HTTPStatus.OK, body)
+        return answer(HTTPStatus.OK, body, headers)
 
     async def _take(self, request: web.BaseRequest, event_type: str) -> web.StreamResponse:
         signed = self._guard.before(request)
@@ -122,7 +129,7 @@ class Receiver:
         within = wait(request.headers.getall("Prefer", []))
         if within is None:
             return answer(HTTPStatus.ACCEPTED, _as_json(event), headers)
-        headers["Preference-Applied"] = f"wait={within.total_seconds():.0f}"
+        headers["Preference-Applied"] = _applied(within)
         found = await self._outcome_unless_ending(event.context.correlation_id, within)
         if found is None:
             return answer(HTTPStatus.ACCEPTED, _as_json(event), headers)
@@ -293,6 +300,10 @@ def _outcome_as_json(found: FlowOutcome) -> dict[str, Any]:
         "jobs": dict(found.jobs),
         "failing": list(found.failing),
     }
+
+
+def _applied(within: timedelta) -> str:
+    return f"wait={within.total_seconds():.0f}"
 
 
 def event_id_of(event_type: str, key: str) -> str:

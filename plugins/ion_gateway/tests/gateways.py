@@ -22,7 +22,10 @@ TYPES = ("frontapi.new_link", "photo.received", "report.asked")
 
 
 class Host:
-    """``taken`` has each event with the bytes of its files. ``raising`` is raised by the next calls of ``publish``."""
+    """``taken`` has each event with the bytes of its files. ``raising`` is raised by the next calls of ``publish``.
+
+    Who waits for an outcome is told what it ``ends`` as, once ``flowing`` is set where that is given.
+    """
 
     def __init__(self, work: Path) -> None:
         self.work = work
@@ -35,6 +38,7 @@ class Host:
         self.held = asyncio.Event()
         self.waited: list[float] = []
         self.flowing: asyncio.Event | None = None
+        self.ends: FlowOutcome | None = None
 
     async def publish(
         self,
@@ -74,8 +78,10 @@ class Host:
 
     async def outcome(self, correlation_id: str, *, within: timedelta = timedelta(0)) -> FlowOutcome | None:
         self.waited.append(within.total_seconds())
-        if self.flowing is not None:
+        if within and self.flowing is not None:
             await self.flowing.wait()
+        if within and self.ends is not None:
+            return self.ends
         found = self.outcomes.get(correlation_id)
         if isinstance(found, IonError):
             raise found

@@ -553,6 +553,24 @@ async def test_a_body_of_two_lengths_is_refused(it: Running, lengths: bytes) -> 
     assert it.host.taken == []
 
 
+@pytest.mark.parametrize("coding", [b"gzip, chunked", b"x, chunked"])
+async def test_a_body_in_another_coding_is_refused_and_nothing_after_it_is_read(it: Running, coding: bytes) -> None:
+    head = b"POST /events/photo.received HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    after = b"POST /events/report.asked HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n"
+    said = await it.raw(head + b"Transfer-Encoding: " + coding + b"\r\n\r\n2\r\n{}\r\n0\r\n\r\n" + after)
+    assert said.startswith(b"HTTP/1.1 501 ")
+    assert said.count(b"HTTP/1.1 ") == 1
+    assert it.host.taken == []
+
+
+@pytest.mark.parametrize("expected", [b"200-ok", b"100-continue, x=y", b"", b"100-continue\r\nExpect: x"])
+async def test_what_else_is_expected_is_refused(it: Running, expected: bytes) -> None:
+    head = b"POST /events/photo.received HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 0\r\n"
+    said = await it.raw(head + b"Expect: " + expected + b"\r\n\r\n")
+    assert said.startswith(b"HTTP/1.1 417 ")
+    assert it.host.taken == []
+
+
 async def test_a_client_that_sends_nothing_more_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bodies, "SILENT_FOR", 0.05)
     async with running(tmp_path / "work") as it:
@@ -605,6 +623,13 @@ async def test_no_answer_says_what_serves(it: Running) -> None:
 # What became of it
 
 
+def over(event_id: str, **other: Any) -> FlowOutcome:
+    jobs = {"committed": 1}
+    return FlowOutcome(
+        **{"correlation_id": event_id, "outcome": "done", "over": True, "events": 1, "jobs": jobs, **other}
+    )
+
+
 async def test_what_became_of_an_event_is_told(it: Running) -> None:
     it.host.outcomes["e:1"] = FlowOutcome(
         correlation_id="e:1", outcome="dead", over=True, events=2, jobs={"dead-lettered": 1}, failing=["blur"]
@@ -627,14 +652,29 @@ async def test_what_became_of_an_event_is_told(it: Running) -> None:
     assert "/srv" not in json.dumps(said)
 
 
+async def test_who_asks_and_waits_is_told_once_it_is_over(it: Running) -> None:
+    it.host.outcomes["e1"] = over("e1", over=False, outcome="running")
+    it.host.ends = over("e1")
+    status, said, headers = await it.ask("GET", "/events/e1", headers={"Prefer": "wait=30"})
+    assert (status, said["outcome"], headers["Preference-Applied"]) == (200, "done", "wait=30")
+    assert it.host.waited == [0, 30]
+    it.host.outcomes["e1"] = over("e1", over=False, outcome="running")
+    status, said, headers = await it.ask("GET", "/events/e1")
+    assert (status, said["outcome"], "Preference-Applied" in headers) == (200, "running", False)
+    assert (await it.ask("GET", "/events/e2", headers={"Prefer": "wait=30"}))[0] == 404, "at once"
+
+
+async def test_who_asks_and_waits_does_not_hold_up_the_end(it: Running) -> None:
+    it.host.outcomes["e1"] = over("e1", over=False, outcome="running")
+    it.host.flowing = asyncio.Event()
+    waiting = asyncio.create_task(it.ask("GET", "/events/e1", headers={"Prefer": "wait=60"}))
+    await until(lambda: len(it.host.waited) == 2)
+    it.stop.set()
+    status, said, _ = await waiting
+    assert (status, said["outcome"]) == (200, "running")
+
+
 # What is preferred
-
-
-def over(event_id: str, **other: Any) -> FlowOutcome:
-    jobs = {"committed": 1}
-    return FlowOutcome(
-        **{"correlation_id": event_id, "outcome": "done", "over": True, "events": 1, "jobs": jobs, **other}
-    )
 
 
 async def test_who_waits_is_told_what_became_of_it(it: Running) -> None:
