@@ -26,6 +26,7 @@ from ion_core.errors import InvalidEvent
 from ion_core.words import counted
 from ion_gateway.answers import Refused
 from ion_gateway.bodies import Body
+from ion_gateway.contents import FORM
 from ion_gateway.pairs import flattened
 
 if TYPE_CHECKING:
@@ -53,12 +54,19 @@ class Told:
     content: bytes | None
 
 
+def is_cloud_event(request: web.BaseRequest) -> bool:
+    """Whether its head says so: by its content type, or by headers ``ce-id`` and its like."""
+    kind, _ = multipart.parse_options_header(request.headers.get("Content-Type", ""))
+    return kind in (STRUCTURED, BATCH) or any(name.lower().startswith("ce-") for name in request.headers)
+
+
 async def read_cloud_events(
-    request: web.BaseRequest, settings: GatewaySettings, *, also: Callable[[bytes], None] | None
+    request: web.BaseRequest, settings: GatewaySettings, *, also: Callable[[bytes], None] | None, one: bool = False
 ) -> Callable[[], list[Told]]:
     """Read the body. What is returned says which events it has, or raises InvalidEvent, and Refused without an id.
 
-    Raises Refused (413, 415), Gone.
+    ``one``: it has one, and is no batch, nor a form, which would have a meaning of its own. Raises Refused (413, 415),
+    Gone.
     """
     packed = request.headers.get("Content-Encoding", "identity").strip().lower()
     given = request.headers.get("Content-Type", "")
@@ -66,7 +74,12 @@ async def read_cloud_events(
     is_binary = kind not in (STRUCTURED, BATCH)
     if packed != "identity" or options.get("charset", "utf-8").lower() != "utf-8":
         raise Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "CloudEvents are taken in UTF-8, and not packed.")
-    if is_binary and not any(name.lower().startswith("ce-") for name in request.headers):
+    if one and kind in (BATCH, FORM):
+        raise Refused(
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+            f"{kind} is taken as CloudEvents by POST /events alone. Send it there, or without headers ce-….",
+        )
+    if not is_cloud_event(request):
         raise Refused(
             HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
             f"POST /events takes CloudEvents: {STRUCTURED}, {BATCH}, or headers ce-id and its like. Send anything else "

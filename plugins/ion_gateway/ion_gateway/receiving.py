@@ -22,7 +22,7 @@ from ion_core.words import counted
 from ion_gateway.answers import Refused, answer, later
 from ion_gateway.auth import Guard
 from ion_gateway.bodies import check_framing, directory, keep
-from ion_gateway.cloud_events import DATA, read_cloud_events
+from ion_gateway.cloud_events import DATA, is_cloud_event, read_cloud_events
 from ion_gateway.contents import read_content, read_json_of_any_kind
 from ion_gateway.front_api import NAME, read_link
 from ion_gateway.gateway_settings import NEW_LINK, Auth, GatewaySettings, Route, is_loopback
@@ -106,6 +106,8 @@ class Receiver:
         return answer(HTTPStatus.OK, body, headers)
 
     async def _take(self, request: web.BaseRequest, event_type: str) -> web.StreamResponse:
+        if is_cloud_event(request):
+            return await self._take_cloud_events(request, event_type)
         signed = self._guard.before(request)
         if signed is None:
             self._check_taken(event_type)
@@ -150,22 +152,34 @@ class Receiver:
             asking.cancel()
             ending.cancel()
 
-    async def _take_cloud_events(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def _take_cloud_events(self, request: web.BaseRequest, only: str | None = None) -> web.StreamResponse:
+        """``only``: one of this type, which is answered as any other event."""
         signed = self._guard.before(request)
-        told = await read_cloud_events(request, self._settings, also=None if signed is None else signed.add)
+        if only is not None and signed is None:
+            self._check_taken(only)
+        told = await read_cloud_events(
+            request, self._settings, also=None if signed is None else signed.add, one=only is not None
+        )
         if signed is not None:
             signed.check()
         with _told_as_such():
             events = told()
             for event_type in dict.fromkeys(it.type for it in events):
+                if only not in (None, event_type):
+                    raise InvalidEvent(
+                        f"type: is {event_type[:80]!r}, and {only[:80]!r} in the path. Send a CloudEvent to POST "
+                        "/events, which goes by its own type."
+                    )
                 self._check_taken(event_type)
                 await self._check_room(event_type)
             published = []
             async with directory(self._host.work) as into:
                 for n, it in enumerate(events):  # what fails midway is sent again as a whole, and is the same then
                     files = {} if it.content is None else {DATA: await keep(it.content, into, str(n))}
-                    published.append(_as_json(await self._publish(it.type, it.pairs, files, it.event_id)))
-        return answer(HTTPStatus.ACCEPTED, {"events": published})
+                    published.append(await self._publish(it.type, it.pairs, files, it.event_id))
+        if only is not None:
+            return await self._taken(request, published[0])
+        return answer(HTTPStatus.ACCEPTED, {"events": [_as_json(it) for it in published]})
 
     async def _take_by_route(
         self, request: web.BaseRequest, name: str, route: Route, guard: Guard

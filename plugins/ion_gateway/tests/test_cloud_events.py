@@ -152,6 +152,74 @@ async def test_a_batch_that_fails_midway_is_the_same_when_it_is_sent_again(it: R
     assert ids == [one["eventId"] for one in said["events"]][:2] + [one["eventId"] for one in said["events"]]
 
 
+# Sent where a type is in the path
+
+
+async def test_sent_to_its_type_it_is_the_same_event_and_answered_as_others_are(it: Running) -> None:
+    event = {**EVENT, "data": {"a": 1}}
+    _, first, _ = await post(it, event)
+    sent = [
+        await it.post(data=json.dumps(event), headers={**STRUCTURED, "Idempotency-Key": "of no meaning"}),
+        await it.post(data=b'{"a": 1}', headers={**BINARY, "Content-Type": "application/json"}),
+    ]
+    for status, said, headers in sent:
+        assert (status, said) == (202, first["events"][0])
+        assert headers["Location"] == f"/events/{said['eventId']}"
+    taken = [event for event, _ in it.host.taken]
+    assert taken[0] == taken[1] == taken[2]
+    headers = {**STRUCTURED, "Prefer": "wait=1"}
+    assert (await it.post(data=json.dumps(event), headers=headers))[2]["Preference-Applied"] == "wait=1"
+
+
+@pytest.mark.parametrize(
+    ("body", "headers"),
+    [(json.dumps({**EVENT, "type": "report.asked"}), STRUCTURED), (b"", {**BINARY, "ce-type": "report.asked"})],
+)
+async def test_sent_to_another_type_it_is_refused(it: Running, body: Any, headers: dict[str, str]) -> None:
+    status, said, _ = await it.post(data=body, headers=headers)
+    assert status == 422
+    assert said["problems"][0].startswith("type: is 'report.asked', and 'photo.received' in the path. Send a CloudEv")
+    assert it.host.taken == []
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "headers", "status"),
+    [
+        ("photo.received", [EVENT], BATCH, 415),
+        ("photo.received", b"", {**BINARY, "Content-Type": "multipart/form-data; boundary=XX"}, 415),
+        ("photo.received", b"{}", {"ce-type": "photo.received"}, 400),
+        ("photo.received", b"{", STRUCTURED, 422),
+        ("of.nobody", {**EVENT, "type": "of.nobody"}, STRUCTURED, 404),
+        ("of.nobody", EVENT, STRUCTURED, 404),
+    ],
+)
+async def test_what_is_none_or_several_is_refused_there(
+    it: Running, path: str, body: Any, headers: dict[str, str], status: int
+) -> None:
+    sent = body if isinstance(body, bytes) else json.dumps(body)
+    assert (await it.post(f"/events/{path}", data=sent, headers=headers))[0] == status
+    assert it.host.taken == []
+
+
+async def test_a_route_takes_it_as_the_json_that_it_is(tmp_path: Path) -> None:
+    """Its type is often none that an event may have, and a route is what gives it another."""
+    pairs = {"url": "/data/url"}
+    routes = {
+        "whole": {"path": "/whole", "type": "report.asked", "id": "/id", "pairs": pairs},
+        "binary": {"path": "/binary", "type": "report.asked", "id": "ce-id"},
+    }
+    async with running(tmp_path / "work", routes=routes) as it:
+        event = {**EVENT, "type": "Microsoft.Storage.BlobCreated", "data": {"url": "x"}}
+        assert (await it.post("/whole", data=json.dumps(event), headers=STRUCTURED))[0] == 202
+        for _ in range(2):
+            headers = {**BINARY, "Content-Type": "application/json"}
+            assert (await it.post("/binary", data=b'{"url": "x"}', headers=headers))[0] == 202
+        first, second, third = (event for event, _ in it.host.taken)
+        assert {it.type for it in (first, second, third)} == {"report.asked"}
+        assert [it.data for it in (first, second)] == [(("url", "x"),)] * 2
+        assert second == third
+
+
 # What is refused
 
 
