@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -68,12 +68,24 @@ def run(config: Config, work: Callable[[App], Awaitable[T]], *, reading: bool = 
 class ConfiguredHere:
     """What commands of plugins may ask: ``contracts.command.Configured``."""
 
+    def __init__(self) -> None:
+        self._loaded: dict[str | None, Config] = {}
+
     def services(self, provider: str, *, config: str | None = None) -> Mapping[str, Any]:
-        options = Options()
-        options.config = config
-        chosen = load(options).services
-        give_back()  # what the command prints is the result
+        chosen = self._config(config).services
         return {name: it.settings for name, it in chosen.items() if it.provider.name == provider}
+
+    def event_types(self, *, config: str | None = None) -> Sequence[str]:
+        return sorted({it for module in self._config(config).modules.values() for it in module.subscribes})
+
+    def _config(self, path: str | None) -> Config:
+        """Read once, so that what is to be said of it is said once."""
+        if path not in self._loaded:
+            options = Options()
+            options.config = path
+            self._loaded[path] = load(options)
+            give_back()  # what the command prints is the result
+        return self._loaded[path]
 
 
 def plugins_allowed(flag: str | None) -> Registry:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 ASKED = "ion_core.configured"
@@ -17,6 +17,9 @@ class Configured(Protocol):
 
         ``config`` is a path, as of an option ``--config``; None is where every command looks. Raises ConfigError.
         """
+
+    def event_types(self, *, config: str | None = None) -> Sequence[str]:
+        """The event types that some module takes, sorted. Raises ConfigError."""
 
 
 def configured() -> Configured:

@@ -1,4 +1,4 @@
-"""``ion-core schedule``: what is planned."""
+"""``ion-core schedule``: what is planned. ``ion-core gateway``: what is answered."""
 
 from __future__ import annotations
 
@@ -56,3 +56,45 @@ def coming(names: tuple[str, ...], count: int, config: str | None) -> None:
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     for *cells, last in rows:
         click.echo("  ".join([*(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)), last]))
+
+
+def _gateways(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    from ion_core.contracts.command import configured
+
+    with ctx.scope(cleanup=False):
+        services = configured().services("gateway", config=ctx.params.get("config"))
+    return [name for name in services if name.startswith(incomplete)]
+
+
+@click.group()
+def gateway() -> None:
+    """Events by HTTP."""
+
+
+@gateway.command()
+@click.argument("name", required=False, shell_complete=_gateways)
+@click.option("--config", metavar="FILE", help="The configuration. Default: $ION_CONFIG, then ./ion.yaml.")
+def openapi(name: str | None, config: str | None) -> None:
+    """Print what the gateway answers, as OpenAPI 3.1 has it.
+
+    NAME is needed where there are several.
+
+    \b
+    Example:
+      ion-core gateway openapi > openapi.json
+    """
+    import json
+
+    from ion_core.contracts.command import configured
+    from ion_gateway.openapi import document
+
+    here = configured()
+    found = here.services("gateway", config=config)
+    names = ", ".join(sorted(found)) or "none"
+    if name is None and len(found) == 1:
+        [name] = found
+    if name is None:
+        raise click.UsageError(f"which gateway? There are: {names}.")
+    if name not in found:
+        raise click.UsageError(f'no gateway "{name}". There are: {names}.')
+    click.echo(json.dumps(document(found[name], here.event_types(config=config)), indent=2))

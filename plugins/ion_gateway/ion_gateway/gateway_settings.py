@@ -24,6 +24,8 @@ _HEADER = re.compile(r"[A-Za-z0-9-]+")
 
 NEW_LINK = "frontapi.new_link"
 """The type of what comes in by the front API."""
+DOCUMENT = "/openapi.json"
+"""Where the gateway says what it answers."""
 LEAST_TOKEN = 16
 """Characters that a token, or a secret of signatures, must have."""
 
@@ -159,6 +161,8 @@ class Route(Settings):
     def _a_path(cls, value: str) -> str:
         if not _PATH.fullmatch(value):
             raise ValueError(f'must be a path such as /hooks/github: letters, digits, ".", "_", "-" (got "{value}")')
+        if value == DOCUMENT:
+            raise ValueError(f'must not be {DOCUMENT}, which is the gateway\'s own (got "{value}")')
         if value == "/events" or value.startswith("/events/"):
             raise ValueError(f'must not be below /events, which is the gateway\'s own (got "{value}")')
         return value

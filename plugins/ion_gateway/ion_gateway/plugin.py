@@ -44,6 +44,6 @@ def ion_services() -> Iterable[Provider[Service]]:
 
 @hookimpl
 def ion_commands() -> Iterable[click.Command]:
-    from ion_gateway.commands import schedule
+    from ion_gateway.commands import gateway, schedule
 
-    return [schedule]
+    return [gateway, schedule]

@@ -25,7 +25,8 @@ from ion_gateway.bodies import check_framing, directory, keep
 from ion_gateway.cloud_events import DATA, is_cloud_event, read_cloud_events
 from ion_gateway.contents import read_content, read_json_of_any_kind
 from ion_gateway.front_api import NAME, read_link
-from ion_gateway.gateway_settings import NEW_LINK, Auth, GatewaySettings, Route, is_loopback
+from ion_gateway.gateway_settings import DOCUMENT, NEW_LINK, Auth, GatewaySettings, Route, is_loopback
+from ion_gateway.openapi import document
 from ion_gateway.preferring import wait
 from ion_gateway.routes import found
 
@@ -65,6 +66,10 @@ class Receiver:
             if request.method != "POST":
                 raise Refused(HTTPStatus.METHOD_NOT_ALLOWED, "This is for POST.", headers={"Allow": "POST"})
             return await self._take_by_route(request, *self._routes[request.path])
+        if request.path == DOCUMENT:
+            if request.method not in ("GET", "HEAD"):
+                raise Refused(HTTPStatus.METHOD_NOT_ALLOWED, "This is for GET.", headers={"Allow": "GET, HEAD"})
+            return self._describe(request)
         if request.path == "/" and self._settings.front_api:
             if request.method != "POST":
                 raise Refused(HTTPStatus.METHOD_NOT_ALLOWED, "A link is sent with POST.", headers={"Allow": "POST"})
@@ -85,6 +90,12 @@ class Receiver:
         raise Refused(
             HTTPStatus.METHOD_NOT_ALLOWED, "An event is sent with POST.", headers={"Allow": "GET, HEAD, POST"}
         )
+
+    def _describe(self, request: web.BaseRequest) -> web.StreamResponse:
+        signed = self._guard.before(request)
+        if signed is not None:
+            signed.check()
+        return answer(HTTPStatus.OK, document(self._settings, self._host.event_types()))
 
     async def _tell(self, request: web.BaseRequest, event_id: str) -> web.StreamResponse:
         signed = self._guard.before(request)

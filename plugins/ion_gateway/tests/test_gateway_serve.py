@@ -316,6 +316,10 @@ services:
             "{auth: none, front_api: true}",
             'services.gateway.front_api: no module takes "frontapi.new_link", so it would be refused.',
         ),
+        (
+            "{auth: none, routes: {a: {path: /openapi.json, type: report.asked}}}",
+            "routes.a.path: must not be /openapi.json",
+        ),
         ("{auth: none, routes: {A: {path: /a, type: report.asked}}}", "lower-case letters"),
         (
             "{auth: none, routes: {a: {path: /a, type: report.asked}, b: {path: /a, type: report.asked}}}",
