@@ -285,6 +285,16 @@ async def test_a_part_that_could_mean_two_things_is_refused(it: Running, header:
     assert said["problems"][0].startswith("part 1 (")
 
 
+@pytest.mark.parametrize("headers", ["X: " + "y" * 5000, "\r\n".join(f"X{n}: y" for n in range(9))])
+async def test_a_part_with_more_headers_than_may_be_is_refused(it: Running, headers: str) -> None:
+    body = f'--XX\r\nContent-Disposition: form-data; name="f"; filename="a"\r\n{headers}\r\n\r\nx\r\n--XX--\r\n'
+    status, said, _ = await it.post(data=body, headers={"Content-Type": "multipart/form-data; boundary=XX"})
+    assert status == 413
+    assert "The form is too large" in said["detail"]
+    assert it.host.taken == []
+    await it.left()
+
+
 @pytest.mark.parametrize(
     ("headers", "says"),
     [
@@ -569,6 +579,23 @@ async def test_what_else_is_expected_is_refused(it: Running, expected: bytes) ->
     said = await it.raw(head + b"Expect: " + expected + b"\r\n\r\n")
     assert said.startswith(b"HTTP/1.1 417 ")
     assert it.host.taken == []
+
+
+@pytest.mark.parametrize("chunk", [b"zz\r\n", b"-1\r\n", b"2\r\n{}x", b"fffffffffffffffff\r\n"])
+async def test_a_body_whose_chunks_are_none_is_refused(it: Running, chunk: bytes) -> None:
+    head = b"POST /events/photo.received HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    said = await it.raw(head + b"Transfer-Encoding: chunked\r\n\r\n" + chunk)
+    assert b" 400 " in said.splitlines()[0]
+    assert it.host.taken == []
+    await it.left()
+
+
+async def test_two_requests_in_one_packet_are_two_events(it: Running) -> None:
+    one = b"POST /events/photo.received HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    one += b'Content-Length: 9\r\n%s\r\n{"a":"%s"}'
+    said = await it.raw(one % (b"", b"1") + one % (b"Connection: close\r\n", b"2"))
+    assert said.count(b"HTTP/1.1 202 ") == 2
+    assert [event.data for event, _ in it.host.taken] == [(("a", "1"),), (("a", "2"),)]
 
 
 async def test_a_client_that_sends_nothing_more_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
