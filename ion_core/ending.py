@@ -15,7 +15,7 @@ import sys
 import sysconfig
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import FrameType
@@ -37,6 +37,7 @@ UNAVAILABLE = 69
 
 
 _calls: ContextVar[Callable[[int], None] | None] = ContextVar("_calls", default=None)
+_apart: ContextVar[frozenset[int]] = ContextVar("_apart", default=frozenset())
 
 
 @contextmanager
@@ -45,15 +46,36 @@ def on_signals(call: Callable[[int], None]) -> Iterator[None]:
 
     Afterwards it does what it did before.
     """
+    numbers = [number for number in heeded() if number not in _apart.get()]
+    with _called(numbers, call):
+        token = _calls.set(call)
+        try:
+            yield
+        finally:
+            _calls.reset(token)
+
+
+@contextmanager
+def on_hangup(call: Callable[[], None]) -> Iterator[None]:
+    """Within, SIGHUP has the event loop ``call`` and ends nothing, ``on_signals`` or not; unless it is ignored."""
+    numbers = [number for number in heeded() if number is signal.SIGHUP]
+    with _called(numbers, lambda number: call()):
+        token = _apart.set(frozenset(numbers))
+        try:
+            yield
+        finally:
+            _apart.reset(token)
+
+
+@contextmanager
+def _called(numbers: Sequence[int], call: Callable[[int], None]) -> Iterator[None]:
     loop, outer = asyncio.get_running_loop(), _calls.get()
-    before = {number: signal.getsignal(number) for number in heeded()}
-    token = _calls.set(call)
+    before = {number: signal.getsignal(number) for number in numbers}
     for number in before:
         loop.add_signal_handler(number, call, number)
     try:
         yield
     finally:
-        _calls.reset(token)
         for number, handler in before.items():
             if outer is not None:
                 loop.add_signal_handler(number, outer, number)

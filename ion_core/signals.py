@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -48,3 +49,12 @@ def handled_by(call: Callable[[int], None]) -> Iterator[None]:
 def heeded() -> tuple[signal.Signals, ...]:
     """Those that end this process: not SIGHUP where somebody has it ignored, as nohup does."""
     return tuple(it for it in SIGNALS if it is not signal.SIGHUP or signal.getsignal(it) is not signal.SIG_IGN)
+
+
+def has_terminal() -> bool:
+    """Whether this process has a terminal that may be closed, which SIGHUP then tells; whatever its streams are."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True

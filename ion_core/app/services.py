@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections.abc import Mapping
 from datetime import timedelta
 
 from ion_core.app.blame import blamed, naming
@@ -14,7 +15,7 @@ from ion_core.config import Chosen
 from ion_core.contracts.messaging import RetryPolicy
 from ion_core.contracts.service import Service
 from ion_core.dispatcher import Dispatcher
-from ion_core.errors import IonError, TransientError
+from ion_core.errors import IonError, PluginFailed, TransientError
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ class Services:
         self._draining = draining
         self._stop = asyncio.Event()
         self._failure: IonError | None = None
+        self._kept: dict[str, _Kept] = {}
 
     async def start(self, tasks: asyncio.TaskGroup) -> None:
         """Start each as one of ``tasks``, and wait until it is ready. Raises the error of one that never is."""
@@ -46,13 +48,30 @@ class Services:
         intake, dataplane = await self._app.intake(), await self._app.dataplane()
         for name, it in chosen.items():
             host = Host(name, self._app, intake, dataplane, self._dispatcher.health.problems)
-            kept = _Kept(name, it, host, self._stop, self._dispatcher)
+            kept = self._kept[name] = _Kept(name, it, host, self._stop, self._dispatcher)
             tasks.create_task(self._watch(kept), name=f"service {name}")
             await kept.started
 
     def stop(self) -> None:
         """Tell all of them to end."""
         self._stop.set()
+
+    def reload(self, chosen: Mapping[str, Chosen]) -> list[str]:
+        """Tell each that runs of its new settings; the keys of those that take a restart.
+
+        One that does not take them over goes on as before, which is logged.
+        """
+        left = [f"services.{name}" for name in sorted({*chosen} ^ {*self._kept})]
+        for name in sorted({*chosen} & {*self._kept}):
+            try:
+                left += self._kept[name].reload(chosen[name])
+            except IonError as error:
+                log.error(
+                    "a service does not take its new settings over, and goes on as before: %s",
+                    naming(chosen[name], error),
+                    exc_info=error if isinstance(error, PluginFailed) else None,
+                )
+        return left
 
     def raise_failure(self) -> None:
         """Raise what the first of them failed with, if one did."""
@@ -74,6 +93,8 @@ class _Kept:
         """Done once it has been ready for the first time, or has failed to be."""
         self._part = f"service {name}"
         self._chosen = chosen
+        self._service: Service | None = None
+        self._in_use = chosen.settings
         self._host = host
         self._stop = stop
         self._health = dispatcher.health
@@ -86,8 +107,15 @@ class _Kept:
             begun = loop.time()
             try:
                 await self._host.empty_work()
-                async with opened(self._chosen) as service:
-                    await self._serve(service)
+                chosen = self._chosen
+                async with opened(chosen) as service:
+                    if chosen is not self._chosen:
+                        continue  # there are others by now
+                    self._service, self._in_use = service, chosen.settings
+                    try:
+                        await self._serve(service)
+                    finally:
+                        self._service = None
                 return None
             except IonError as error:
                 failure = naming(self._chosen, error)
@@ -104,6 +132,24 @@ class _Kept:
             self._health.red(self._part, str(failure))
             if await _set_within(self._stop, pause):
                 return None
+
+    def reload(self, chosen: Chosen) -> list[str]:
+        """Have it take over what it can, now and when it is opened anew; the keys that take a restart.
+
+        Raises IonError; then nothing has changed.
+        """
+        if chosen.provider != self._chosen.provider:
+            return [chosen.section.key]
+        left: list[str] = []
+        if self._service is not None:
+            reload = getattr(self._service, "reload", None)
+            if reload is not None:
+                with blamed(chosen, "reloaded"):
+                    left = [chosen.section.dotted(key) for key in reload(chosen.settings)]
+            elif chosen.settings != self._in_use:
+                left = [chosen.section.key]
+        self._chosen = chosen
+        return left
 
     async def _serve(self, service: Service) -> None:
         """Run it until it is to end. Raises IonError, also when it ends by itself."""

@@ -6,13 +6,14 @@ import asyncio
 import logging
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import asdict
 from functools import partial
 from typing import Any
 
 from ion_core import crash, ending
 from ion_core.app.opening import App
+from ion_core.app.reloading import Reloading
 from ion_core.app.services import Services
 from ion_core.app.strays import stray_queues
 from ion_core.config import Config, check_holding, check_reach, check_runtimes, fit_runtimes
@@ -36,17 +37,23 @@ async def serve(
     watch: Watch | None = None,
     first: Callable[[App], Awaitable[None]] | None = None,
     fit: str = "",
+    again: Callable[[], Config] | None = None,
 ) -> int:
     """Run the dispatcher, and the services beside it, until a signal (or until nothing is pending); the exit code.
 
     0 fine · 1 a job was dead-lettered (``until_idle``) · 128 + the number of the signal that ended it, after a drain:
     SIGINT, SIGTERM, SIGHUP or SIGQUIT. ``watch`` runs beside it all and is cancelled at the end. ``first`` is called
     before anything runs, once nobody else can use the state directory. ``fit``, what would do for a module that has an
-    image only, says that runtimes stand in for others: limits they do not have are left out then. Raises StateBusy if
+    image only, says that runtimes stand in for others: limits they do not have are left out then. With ``again``, which
+    reads the configuration anew, SIGHUP ends nothing: services are told of their new settings. Raises StateBusy if
     another ``serve`` uses the state directory.
     """
     crash.arm(environ)
-    async with App.open(config) as app:
+    reloading = None if again is None else Reloading(config, again)
+    async with AsyncExitStack() as stack:
+        if reloading is not None:
+            stack.enter_context(ending.on_hangup(reloading.ask))
+        app = await stack.enter_async_context(App.open(config))
         with app.state.locked():
             dispatcher = await _dispatcher(app, fit)
             if first is not None:
@@ -55,7 +62,7 @@ async def serve(
             stop, hurry = asyncio.Event(), asyncio.Event()
             with _signals(stop, hurry, app.config.drain_timeout.total_seconds()) as received:
                 async with telling(app.state.path, partial(_follow, dispatcher)):
-                    await _run(app, dispatcher, stop, hurry, until_idle=until_idle, watch=watch)
+                    await _run(app, dispatcher, stop, hurry, reloading, until_idle=until_idle, watch=watch)
         ending.within(ending.CLOSE_WITHIN)
     if received:
         return 128 + received[0]
@@ -101,6 +108,7 @@ async def _run(
     dispatcher: Dispatcher,
     stop: asyncio.Event,
     hurry: asyncio.Event,
+    reloading: Reloading | None,
     *,
     until_idle: bool,
     watch: Watch | None,
@@ -116,6 +124,8 @@ async def _run(
         async with asyncio.TaskGroup() as tasks:
             await services.start(tasks)
             beside = [tasks.create_task(_stop_when_idle(dispatcher, stop))] if until_idle else []
+            if reloading is not None:
+                beside.append(tasks.create_task(reloading.run(services)))
             if watch is not None:
                 beside.append(tasks.create_task(_watched(watch, dispatcher)))
             await dispatcher.run(stop, hurry)

@@ -46,6 +46,20 @@ def load(options: Options, *, logs_already: bool = False, replacements: Replacem
     return config
 
 
+def load_again(options: Options, before: Config) -> Config:
+    """The configuration of ``before`` read anew, with the plugins that are loaded. What either brought stays hidden.
+
+    Raises ConfigError with everything that is wrong; then nothing has changed.
+    """
+    from ion_core.cli.output import hide_with
+    from ion_core.config import find_config, load_config
+
+    overrides = {"state": options.state_dir} if options.state_dir else {}
+    config = load_config(find_config(options.config), registry=before.registry, overrides=overrides)
+    hide_with(before.hidden.with_those_of(config.hidden).masked)
+    return config
+
+
 def run(config: Config, work: Callable[[App], Awaitable[T]], *, reading: bool = False) -> T:
     """``work`` with the App of ``config``, which opens a provider when it is first asked for.
 

@@ -21,13 +21,18 @@ class Hidden:
     """Every value that ``${env:…}``, ``${file:…}`` and ``ION_…`` variables brought into one configuration."""
 
     def __init__(self, values: Iterable[str] = ()) -> None:
-        forms = {form for value in values for form in _forms(value) if _is_looked_for(form)}
+        self._values = frozenset(values)
+        forms = {form for value in self._values for form in _forms(value) if _is_looked_for(form)}
         # Longer ones first: one may be the beginning of another.
         patterns = [_pattern(form) for form in sorted(forms, key=lambda form: (-len(form), form))]
         self._pattern = re.compile("|".join(patterns)) if patterns else None
 
     def __repr__(self) -> str:
         return "Hidden()"
+
+    def with_those_of(self, other: Hidden) -> Hidden:
+        """What either of two hides."""
+        return Hidden(self._values | other._values)
 
     def masked(self, text: str) -> str:
         """``text`` with ``********`` wherever one of the values is in it, as it is or as URLs and JSON write it."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from ion_core.events import Event
 
@@ -108,4 +108,19 @@ class Service(Protocol):
         Sets ``ready`` once it serves. Leaves nothing in ``host.work``. Raising is a failure, returning before ``stop``
         too: it ends the process after a drain, or the service is opened anew and run again, as the configuration says.
         What is no IonError is reported as a fault of the plugin.
+        """
+
+
+class Reloads(Service, Protocol):
+    """A service that takes over new settings while it runs, as secrets that are replaced. That is optional."""
+
+    def reload(self, settings: Any) -> Collection[str]:
+        """Take over from ``settings`` what can be, for what begins from now on; what is under way keeps what it has.
+
+        ``settings`` are valid, of the provider's model, and of the same section as those the service was opened with;
+        they may be the same. Called on the event loop at any time while the service is open, so it ends at once.
+
+        Returns the keys that differ from what is in use and take a restart, as ``settings.section.where`` has them;
+        none where all is in use. Raises ConfigError where they cannot be taken over together with what takes a restart;
+        then nothing has changed.
         """

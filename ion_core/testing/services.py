@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ion_core.contracts.service import FlowOutcome, Service
+from ion_core.contracts.service import FlowOutcome, Reloads, Service
 from ion_core.errors import InvalidEvent, IonError, TransientError, Unroutable
 from ion_core.events import Context, Event
 from ion_core.testing.kit import Conformance, needs, refused, undeclared
@@ -91,6 +91,9 @@ class ServiceConformance(Conformance):
             def unservable(self):                   # None for a service that nothing can keep from serving
                 return a_gateway_whose_port_is_taken()
 
+            def reloads(self):                      # None for a service without ``reload``
+                return [(my_settings(), []), (my_settings(listen="127.0.0.1:1"), ["listen"])]
+
     ``service``      an open service, not run yet.
     ``event_types``  the types that the host says are taken (those that ``cause_event`` returns, at least).
     ``ends_within``  seconds it may take to end once it has been told to (5).
@@ -104,6 +107,9 @@ class ServiceConformance(Conformance):
     )
     unservable: Callable[..., Any] | None = undeclared(
         "unservable", "def unservable(self): a service that cannot serve"
+    )
+    reloads: Callable[..., Sequence[tuple[Any, Collection[str]]]] | None = undeclared(
+        "reloads", "def reloads(self): settings to reload, each with the keys that take a restart"
     )
 
     @asynccontextmanager
@@ -199,6 +205,25 @@ class ServiceConformance(Conformance):
             await self.ends(serving.running)
             left = sorted(path.name for path in serving.host.work.iterdir())
             assert not left, f"left in the work directory: {left}"
+
+    @needs("reloads")
+    async def test_reload_names_what_takes_a_restart(self, service: Reloads) -> None:
+        assert self.reloads is not None
+        async with self.serving(service):
+            for settings, keys in [*self.reloads()] * 2:
+                left = service.reload(settings)
+                assert sorted(left) == sorted(keys), f"{sorted(keys)} take a restart, it says {left!r}"
+
+    @needs("reloads")
+    async def test_reload_does_not_end_it(self, service: Reloads) -> None:
+        assert self.reloads is not None
+        async with self.serving(service) as serving:
+            for settings, _ in self.reloads():
+                service.reload(settings)
+                await self.stays_quiet(asyncio.shield(serving.running), "run ended because of reload")
+            if self.cause_event is not None:
+                await self.within(self.cause_event(service), "cause_event")
+                await self.within(serving.host.published.get(), "publish after reload")
 
     @needs("unservable")
     async def test_what_keeps_it_from_serving_is_raised(self, service: Service) -> None:

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Collection
 
 from ion_core.contracts.service import ServiceHost
+from ion_core.contracts.settings import Settings
 from ion_core.errors import IonError
+
+
+class MemoryServiceSettings(Settings):
+    """``place`` is where it is, for as long as it runs."""
+
+    greeting: str = ""
+    place: str = "here"
 
 
 class MemoryService:
@@ -14,10 +23,15 @@ class MemoryService:
 
     def __init__(self, *, broken: IonError | None = None) -> None:
         self.broken = broken
+        self.settings = MemoryServiceSettings()
         self._poked: asyncio.Queue[str] = asyncio.Queue()
 
     def poke(self, event_type: str) -> None:
         self._poked.put_nowait(event_type)
+
+    def reload(self, settings: MemoryServiceSettings) -> Collection[str]:
+        self.settings = self.settings.model_copy(update={"greeting": settings.greeting})
+        return [] if self.settings == settings else ["place"]
 
     async def run(self, host: ServiceHost, stop: asyncio.Event, ready: asyncio.Event) -> None:
         if self.broken is not None:

@@ -27,7 +27,7 @@ from ion_core.testing import (
     ServiceConformance,
 )
 from tests.conformance.memory_commands import MemoryCommands
-from tests.conformance.memory_service import MemoryService
+from tests.conformance.memory_service import MemoryService, MemoryServiceSettings
 
 
 @asynccontextmanager
@@ -112,6 +112,9 @@ class TestMemoryService(ServiceConformance):
     async def cause_event(self, service: MemoryService) -> str:
         service.poke("photo.received")
         return "photo.received"
+
+    def reloads(self) -> list[tuple[MemoryServiceSettings, list[str]]]:
+        return [(MemoryServiceSettings(greeting="hello"), []), (MemoryServiceSettings(place="there"), ["place"])]
 
     def unservable(self) -> MemoryService:
         return MemoryService(broken=TransientError("memory service: out of order, as the test wants it"))

@@ -139,8 +139,15 @@ def test_a_signal_to_debug_ends_the_shell_and_what_it_started(pipeline: Pipeline
     os.close(theirs)
 
 
-@pytest.mark.parametrize("arguments", [("serve",), ("dev", "run", "wanted")], ids=["serve", "dev run"])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=lambda it: it.name)
+@pytest.mark.parametrize(
+    ("arguments", "number"),
+    [
+        (("serve",), signal.SIGTERM),
+        (("dev", "run", "wanted"), signal.SIGTERM),
+        (("dev", "run", "wanted"), signal.SIGHUP),
+    ],
+    ids=["serve SIGTERM", "dev run SIGTERM", "dev run SIGHUP"],
+)
 def test_a_second_signal_ends_what_serves_with_its_modules(
     pipeline: Pipeline, arguments: tuple[str, ...], number: signal.Signals
 ) -> None:

@@ -20,7 +20,7 @@ from ion_core.embedded.memory.blobs import open_memory_blobs
 from ion_core.errors import ConfigError, IonError, StateError, TransientError
 from ion_core.testing.provider import ProviderConformance
 from ion_core.testing.services import ServiceConformance
-from tests.conformance.memory_service import MemoryService
+from tests.conformance.memory_service import MemoryService, MemoryServiceSettings
 from tests.teeth.harness import Mutants, Open
 
 M = TypeVar("M")
@@ -37,6 +37,13 @@ class Services(ServiceConformance):
 
     def unservable(self) -> MemoryService:
         return MemoryService(broken=TransientError("memory service: out of order, as the test wants it"))
+
+    def reloads(self) -> list[tuple[MemoryServiceSettings, list[str]]]:
+        return [
+            (MemoryServiceSettings(), []),
+            (MemoryServiceSettings(greeting="hello"), []),
+            (MemoryServiceSettings(greeting="hello", place="there"), ["place"]),
+        ]
 
 
 def opening(service: Callable[[], MemoryService]) -> Open:
@@ -151,6 +158,41 @@ async def leaves_what_was_refused(self: Any, host: Any) -> None:
         with contextlib.suppress(IonError):
             await host.publish(event_type, files={"photo.jpg": upload})
             upload.unlink()
+
+
+@service("reload_names_what_takes_a_restart", "reload")
+def says_that_all_is_taken_over(self: Any, settings: MemoryServiceSettings) -> list[str]:
+    self.settings = settings
+    return []
+
+
+@service("reload_names_what_takes_a_restart", "reload")
+def compares_with_what_it_was_told_last(self: Any, settings: MemoryServiceSettings) -> list[str]:
+    before, self.settings = self.settings, settings
+    return [] if before.place == settings.place else ["place"]
+
+
+class GivesUp(MemoryService):
+    def __init__(self) -> None:
+        super().__init__()
+        self._told = asyncio.Event()
+
+    def reload(self, settings: MemoryServiceSettings) -> list[str]:
+        self._told.set()
+        return []
+
+    async def run(self, host: Any, stop: asyncio.Event, ready: asyncio.Event) -> None:
+        ready.set()
+        await self._told.wait()
+
+
+SERVICES.add("reload_does_not_end_it", GivesUp.__name__, opening(GivesUp))
+
+
+@service("reload_does_not_end_it", "reload")
+def publishes_no_more(self: Any, settings: MemoryServiceSettings) -> list[str]:
+    self._poked = asyncio.Queue()
+    return []
 
 
 class Optimist(MemoryService):

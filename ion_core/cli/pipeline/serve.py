@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
 
 from ion_core.cli.options import Options, with_config
+from ion_core.signals import has_terminal
 
 if TYPE_CHECKING:
     from ion_core.app import Watch
@@ -39,26 +42,28 @@ def command(ctx: click.Context, options: Options, until_idle: bool, log_level: s
     """Run the modules: take events, run jobs, commit what they leave.
 
     Logs to stderr; on a terminal with short ids (in full with --verbose), in colour (unless NO_COLOR is set), and with
-    a live line below that counts what runs, waits and is done. The first SIGTERM, SIGINT (Ctrl-C), SIGHUP or SIGQUIT
-    lets running jobs finish, the second stops them; their events come back at the next start. A third ends this within
-    seconds, and names what hangs.
+    a live line below that counts what runs, waits and is done. The first SIGTERM, SIGINT (Ctrl-C) or SIGQUIT lets
+    running jobs finish, the second stops them; their events come back at the next start. A third ends this within
+    seconds, and names what hangs. SIGHUP does the same where there is a terminal, which may be closed; without one it
+    has services take over from the configuration, read again, what they can, such as secrets.
 
     \b
     Example:
       ion-core serve --config ion.yaml --until-idle
     """
-    from ion_core.cli.session import load
+    from ion_core.cli.session import load, load_again
 
     line = _log(log_format, log_level or ("debug" if options.verbose else "info"), whole=options.verbose)
     config = load(options, logs_already=True)
-    ctx.exit(_serve(config, until_idle=until_idle, line=line))
+    again = None if has_terminal() else partial(load_again, options, config)
+    ctx.exit(_serve(config, until_idle=until_idle, line=line, again=again))
 
 
-def _serve(config: Config, *, until_idle: bool, line: StatusLine | None) -> int:
+def _serve(config: Config, *, until_idle: bool, line: StatusLine | None, again: Callable[[], Config] | None) -> int:
     from ion_core import app, ending
 
     watch = None if line is None else _watch(line)
-    return ending.run(app.serve(config, environ=os.environ, until_idle=until_idle, watch=watch))
+    return ending.run(app.serve(config, environ=os.environ, until_idle=until_idle, watch=watch, again=again))
 
 
 def _log(log_format: str, level: str, *, whole: bool) -> StatusLine | None:

@@ -6,7 +6,7 @@ import asyncio
 import errno
 import logging
 import resource
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Any
@@ -18,7 +18,7 @@ from ion_core.errors import ConfigError, IonError, PluginFailed, TransientError
 from ion_core.words import counted
 from ion_gateway.answers import Refused, later
 from ion_gateway.bodies import Gone
-from ion_gateway.gateway_settings import GatewaySettings, is_loopback
+from ion_gateway.gateway_settings import GatewaySettings, is_loopback, taken_over
 from ion_gateway.receiving import Receiver
 from ion_gateway.tls import Certificate
 
@@ -39,6 +39,7 @@ class Gateway:
 
     def __init__(self, settings: GatewaySettings) -> None:
         self._settings = settings
+        self._receiver: Receiver | None = None
         self._under_way: set[asyncio.Task[Any]] = set()
         self._stopping = False
         self.url = ""
@@ -47,13 +48,9 @@ class Gateway:
         """Raises ConfigError, TransientError where it cannot listen."""
         self._stopping = False
         certificate = Certificate(self._settings) if self._settings.cert_file is not None else None
-        receiver = Receiver(self._settings, host, stop)
-
-        async def handle(request: web.BaseRequest) -> web.StreamResponse:
-            return await self._handle(receiver, request)
-
+        self._receiver = Receiver(self._settings, host, stop)
         server = _Server(
-            handle,
+            self._handle,
             most=_most_connections(self._settings.max_requests),
             access_log=None,
             logger=log,
@@ -76,6 +73,13 @@ class Gateway:
             await runner.cleanup()
             if self._under_way:  # cancelled by now; what they have in the work directory goes with them
                 await asyncio.wait(self._under_way, timeout=FINISH_WITHIN)
+
+    def reload(self, settings: GatewaySettings) -> Collection[str]:
+        """Take over who may publish, here and by routes that are in both; requests under way keep who might."""
+        self._settings, left = taken_over(self._settings, settings)
+        if self._receiver is not None:
+            self._receiver = self._receiver.by(self._settings)
+        return left
 
     async def _listen(self, runner: web.ServerRunner, certificate: Certificate | None) -> None:
         name, port = self._settings.address
@@ -100,10 +104,11 @@ class Gateway:
                 where,
             )
 
-    async def _handle(self, receiver: Receiver, request: web.BaseRequest) -> web.StreamResponse:
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """An answer, whatever happens."""
-        task = asyncio.current_task()
+        task, receiver = asyncio.current_task(), self._receiver
         assert task is not None
+        assert receiver is not None
         try:
             if self._stopping:
                 raise later(HTTPStatus.SERVICE_UNAVAILABLE, "The gateway is ending.")

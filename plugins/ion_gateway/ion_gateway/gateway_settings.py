@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from jsonpointer import JsonPointer, JsonPointerException
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationInfo, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 
 from ion_core.contracts.settings import ByteSize, ConfigPath, Secret, Settings
 from ion_core.contracts.storage import check_key
-from ion_core.errors import InvalidKey
+from ion_core.errors import ConfigError, InvalidKey
 from ion_gateway.settings import checked_name, checked_type
 
 _LISTEN = re.compile(r"(?:\[(?P<six>[0-9a-fA-F:.]+)\]|(?P<host>[^\[\]:/\s]+)):(?P<port>[0-9]{1,5})")
@@ -245,6 +245,31 @@ class GatewaySettings(Settings):
         found = _LISTEN.fullmatch(self.listen)
         assert found is not None
         return found["six"] or found["host"], int(found["port"])
+
+
+def taken_over(in_use: GatewaySettings, new: GatewaySettings) -> tuple[GatewaySettings, list[str]]:
+    """``in_use`` with who may publish as in ``new``, and the keys of what else differs.
+
+    Raises ConfigError where the two do not go together, such as an address in use with ``auth: none`` of another.
+    """
+    routes = {
+        name: it if name not in new.routes else it.model_copy(update={"auth": new.routes[name].auth})
+        for name, it in in_use.routes.items()
+    }
+    values = {**dict(in_use), "auth": new.auth, "routes": routes}
+    try:
+        mixed = GatewaySettings.model_validate(values, context={"section": new.section})
+    except ValidationError as error:
+        texts = [
+            f"{new.section.where(str(it['loc'][0]))}: {it['msg'].removeprefix('Value error, ')}"
+            for it in error.errors(include_input=False)
+        ]
+        raise ConfigError([f"{it}. It may be in use after a restart." for it in texts]) from None
+    left = [key for key in GatewaySettings.model_fields if key != "routes" and getattr(mixed, key) != getattr(new, key)]
+    for name in sorted({*routes, *new.routes}):
+        if routes.get(name) != new.routes.get(name):
+            left.append(f"routes.{name}")
+    return mixed, left
 
 
 def _check_reach(auth: Auth, info: ValidationInfo) -> None:

@@ -45,7 +45,7 @@ _KEY = re.compile(r"[!-~]{1,255}")
 
 
 class Receiver:
-    """Answers requests for one run of the service."""
+    """Answers requests for one run of the service, by settings that do not change."""
 
     def __init__(self, settings: GatewaySettings, host: ServiceHost, stop: asyncio.Event) -> None:
         self._settings = settings
@@ -58,6 +58,10 @@ class Receiver:
             for name, it in settings.routes.items()
         }
         self._counts: dict[str, tuple[float, int | None]] = {}
+
+    def by(self, settings: GatewaySettings) -> Receiver:
+        """One by other settings, for the same run of the service."""
+        return Receiver(settings, self._host, self._stop)
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """Raises Refused, Gone; IonError and anything else where it fails here."""

@@ -31,6 +31,7 @@ from ion_core.errors import (
 from ion_core.testing import ServiceConformance
 from ion_gateway import bodies, gateway
 from ion_gateway.gateway import Gateway
+from ion_gateway.gateway_settings import GatewaySettings
 from ion_gateway.receiving import event_id_of
 from plugins.ion_gateway.tests.gateways import TYPES, Running, running, settings, until
 
@@ -802,6 +803,15 @@ class TestGatewayIsAService(ServiceConformance):
         async with aiohttp.ClientSession() as client:
             await client.post(service.url + PATH, data=body, headers={"Content-Type": kind})
         return "photo.received"
+
+    def reloads(self) -> list[tuple[GatewaySettings, list[str]]]:
+        token = {"auth": {"bearer": "t" * 16}}
+        return [
+            (settings(**token), []),
+            (settings(**token, listen="127.0.0.1:1"), ["listen"]),
+            (settings(routes={"a": {"path": "/a", "type": "report.asked"}}), ["routes.a"]),
+            (settings(), []),
+        ]
 
     def unservable(self) -> Gateway:
         self.taken = socket.create_server(("127.0.0.1", 0))

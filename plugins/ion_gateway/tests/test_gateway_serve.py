@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -80,14 +80,27 @@ class Serving:
                 return found
         raise AssertionError(f"not over: {found}")
 
+    def until(self, condition: Callable[[], bool]) -> None:
+        """Once it holds, for what tells nobody when it changes."""
+        until = time.monotonic() + 60
+        while not condition():
+            over = self.process.poll() is not None or time.monotonic() > until
+            assert not over, (self.directory / "serve.log").read_text()
+            time.sleep(0.02)
+
 
 @contextmanager
-def serving(directory: Path) -> Iterator[Serving]:
+def serving(directory: Path, *, start_new_session: bool = False) -> Iterator[Serving]:
+    """``start_new_session``: without a terminal, whoever runs this."""
     log = directory / "serve.log"
     with (
         log.open("w") as stderr,
         subprocess.Popen(
-            [sys.executable, "-m", "ion_core", "serve"], cwd=directory, env=ENVIRONMENT, stderr=stderr
+            [sys.executable, "-m", "ion_core", "serve"],
+            cwd=directory,
+            env=ENVIRONMENT,
+            stderr=stderr,
+            start_new_session=start_new_session,
         ) as process,
     ):
         try:

@@ -269,3 +269,4 @@ class TestScheduleIsAService(ServiceConformance):
         return "report.asked"
 
     unservable = None
+    reloads = None

@@ -488,6 +488,8 @@ class TestWatchIsAService(ServiceConformance):
         move_in(path, f"{self.number}.jpg")
         return "photo.received"
 
+    reloads = None
+
     def unservable(self) -> Watch:
         made = settings(Path("/nowhere"), photos={"path": "inbox"})
         notes = Notes(self.made.path)
