@@ -5,17 +5,21 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from ion_gateway.answers import Refused
+from ion_gateway.gateway_settings import ANY
 
 if TYPE_CHECKING:
     from aiohttp import web
 
     from ion_gateway.gateway_settings import Auth
+
+log = logging.getLogger(__name__)
 
 GITHUB_SIGNATURE = "X-Hub-Signature-256"
 
@@ -39,6 +43,7 @@ class Guard:
         self._tokens = [_digest(it.get_secret_value().encode("ascii")) for it in auth.bearer]
         self._secrets = [it.get_secret_value().encode("utf-8") for it in auth.github]
         self._webhooks = [it.get_secret_value() for it in auth.standard_webhooks]
+        self._holders = frozenset(auth.certificate)
         self._anybody = auth.anybody
         self._alone = alone
 
@@ -63,6 +68,8 @@ class Guard:
                 self._webhooks,
                 {name: _only(request, name) for name in ("webhook-id", "webhook-timestamp", "webhook-signature")},
             )
+        elif self._holders:
+            self._certificate(request)
         elif self._anybody and self._alone:
             _no_page(request)
         return None
@@ -73,6 +80,27 @@ class Guard:
         found = [hmac.compare_digest(given, it) for it in self._tokens]  # all of them, whichever it is
         if scheme.lower() != "bearer" or not any(found):
             raise _denied("Bearer")
+
+    def _certificate(self, request: web.BaseRequest) -> None:
+        if ANY in self._holders:
+            return  # the handshake has asked for one
+        names = [*_names(request)]
+        if not any(name in self._holders for name in names):
+            log.info("a client has a certificate of nobody who may", extra={"remote": request.remote, "names": names})
+            raise Refused(HTTPStatus.FORBIDDEN, "Whoever has this certificate may not publish here.")
+
+
+def _names(request: web.BaseRequest) -> Iterator[str]:
+    """Whose certificate the client has: by its alternative names; only without any, by the common name."""
+    session = request.get_extra_info("ssl_object")
+    certificate = {} if session is None else session.getpeercert() or {}
+    names = [
+        value.lower() if kind == "DNS" else value
+        for kind, value in certificate.get("subjectAltName", ())
+        if kind in ("DNS", "URI", "email")
+    ]
+    common = [value for part in certificate.get("subject", ()) for key, value in part if key == "commonName"]
+    yield from names or common
 
 
 class _GitHub(Signed):

@@ -66,11 +66,23 @@ def _webhook_secret(value: SecretStr) -> SecretStr:
 
 Token = Annotated[Secret, AfterValidator(_token)]
 SharedSecret = Annotated[Secret, AfterValidator(_secret)]
+
+
+def _holder(value: str) -> str:
+    if not value or value != value.strip():
+        raise ValueError(f'must be a name as certificates have it, or any (got "{value}")')
+    return value
+
+
 WebhookSecret = Annotated[Secret, AfterValidator(_webhook_secret)]
+Holder = Annotated[str, AfterValidator(_holder)]
+
+ANY = "any"
+"""Instead of a name in a certificate: whichever it has."""
 
 
 class Auth(Settings):
-    """Who may publish: one of the three; anybody where all are empty.
+    """Who may publish: by one of these; anybody where all are empty.
 
     Of several secrets each is taken, as is needed while one replaces another.
     """
@@ -85,13 +97,21 @@ class Auth(Settings):
         [], description="Secrets of Standard Webhooks, whsec_…: webhook-id, webhook-timestamp, webhook-signature."
     )
 
+    certificate: Annotated[list[Holder], BeforeValidator(_as_list)] = Field(
+        [], description="Names in client certificates of client_ca_file: DNS, URI, e-mail, or common name; or any."
+    )
+
     @property
     def anybody(self) -> bool:
-        return not any(_kinds(self))
+        return not self.ways
+
+    @property
+    def ways(self) -> list[str]:
+        """What tells who may: the keys that are not empty."""
+        return [key for key in Auth.model_fields if getattr(self, key)]
 
 
-def _kinds(auth: Auth) -> tuple[list[SecretStr], ...]:
-    return auth.bearer, auth.github, auth.standard_webhooks
+WAYS = f"{', '.join([*Auth.model_fields][:-1])} and {[*Auth.model_fields][-1]}"
 
 
 def _or_none(schema: dict[str, Any]) -> None:
@@ -106,13 +126,13 @@ def _who(value: Any) -> Any:
     if isinstance(value, Auth):
         return value
     if not isinstance(value, dict) or not value:
-        raise ValueError("must be none, or one of bearer, github and standard_webhooks with its secrets")
+        raise ValueError(f"must be none, or one of {WAYS} with who may")
     return value
 
 
 def _one_of_them(value: Auth) -> Auth:
-    if value.model_fields_set and len([it for it in _kinds(value) if it]) != 1:
-        raise ValueError("must have one of bearer, github and standard_webhooks, with at least one secret")
+    if value.model_fields_set and len(value.ways) != 1:
+        raise ValueError(f"must have one of {WAYS}, and not an empty one")
     return value
 
 
@@ -182,10 +202,11 @@ class GatewaySettings(Settings):
     listen: str = Field("127.0.0.1:8080", description="Address and port: 127.0.0.1:8080, or [::1]:8080.")
     cert_file: ConfigPath | None = Field(None, description="Certificate for TLS, in PEM; without it HTTP is plain.")
     key_file: ConfigPath | None = Field(None, description="Its key, where cert_file does not hold it, too.")
-    exposed: bool = Field(False, description="Whether auth: none is meant where others than this machine reach it.")
-    auth: Who = Field(
-        description="Who may publish: bearer, github or standard_webhooks; or none.", json_schema_extra=_or_none
+    client_ca_file: ConfigPath | None = Field(
+        None, description="Authorities, in PEM: clients must have a certificate of one of them."
     )
+    exposed: bool = Field(False, description="Whether auth: none is meant where others than this machine reach it.")
+    auth: Who = Field(description=f"Who may publish: one of {WAYS}; or none.", json_schema_extra=_or_none)
     routes: dict[Name, Route] = Field(default={}, description="Paths of their own, each under a name of your own.")
     front_api: bool = Field(False, description=f"Whether POST / takes links, as the predecessor did: {NEW_LINK}.")
     max_body: ByteSize = Field(1024**3, description="Bytes of one request, with its files.", ge=1)
@@ -218,10 +239,17 @@ class GatewaySettings(Settings):
             raise ValueError("is the key of a certificate, and cert_file is not given")
         return value
 
+    @field_validator("client_ca_file")
+    @classmethod
+    def _over_tls(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if value is not None and info.data.get("cert_file") is None:
+            raise ValueError("asks clients for certificates, which needs TLS, and cert_file is not given")
+        return value
+
     @field_validator("auth")
     @classmethod
     def _nobody_else(cls, value: Auth, info: ValidationInfo) -> Auth:
-        _check_reach(value, info)
+        _check_who(value, info)
         return value
 
     @field_validator("routes")
@@ -232,7 +260,7 @@ class GatewaySettings(Settings):
             if (other := paths.setdefault(route.path, name)) != name:
                 raise ValueError(f"{other} and {name} have one path, {route.path}. Give one of them another")
             if route.auth is not None:
-                _check_reach(route.auth, info)
+                _check_who(route.auth, info)
         return value
 
     def publishes(self) -> dict[str, str]:
@@ -272,12 +300,14 @@ def taken_over(in_use: GatewaySettings, new: GatewaySettings) -> tuple[GatewaySe
     return mixed, left
 
 
-def _check_reach(auth: Auth, info: ValidationInfo) -> None:
+def _check_who(auth: Auth, info: ValidationInfo) -> None:
+    if auth.certificate and info.data.get("client_ca_file", "") is None:
+        raise ValueError("asks for certificates of clients. Give client_ca_file, the authority that they are of")
     listen = info.data.get("listen")
     if auth.anybody and listen is not None and not info.data.get("exposed") and not is_loopback(listen):
         raise ValueError(
-            f"none lets anybody publish who reaches {listen}. Give bearer, github or standard_webhooks; listen on "
-            "127.0.0.1; or set exposed: true, if something before it says who may"
+            f"none lets anybody publish who reaches {listen}. Give one of {WAYS}; listen on 127.0.0.1; or set "
+            "exposed: true, if something before it says who may"
         )
 
 

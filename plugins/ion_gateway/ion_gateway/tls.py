@@ -1,4 +1,4 @@
-"""TLS: our certificate, read again when its file has changed."""
+"""TLS: our certificate, read again when its file has changed, and whose clients must have one."""
 
 from __future__ import annotations
 
@@ -29,6 +29,9 @@ class Certificate:
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._seen = self._stamps()
         self._load()
+        if settings.client_ca_file is not None:
+            self.context.verify_mode = ssl.CERT_REQUIRED
+            self._trust(settings.client_ca_file)
 
     async def keep(self) -> None:
         """Have connections from then on use files that have changed; what cannot be used is said, and passed over."""
@@ -55,6 +58,15 @@ class Certificate:
                 raise ConfigError(f"{where}: {path} cannot be read: {error.strerror}") from error
             found.append((status.st_mtime_ns, status.st_ino, status.st_size))
         return found
+
+    def _trust(self, authorities: Path) -> None:
+        where = self._settings.section.where("client_ca_file")
+        try:
+            self.context.load_verify_locations(authorities)
+        except ssl.SSLError as error:
+            raise ConfigError(f"{where}: {authorities} has no certificates of authorities in PEM.") from error
+        except OSError as error:
+            raise ConfigError(f"{where}: {authorities} cannot be read: {error.strerror}") from error
 
     def _load(self) -> None:
         where = self._settings.section.where

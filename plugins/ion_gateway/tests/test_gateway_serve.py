@@ -297,14 +297,17 @@ services:
     ("gateway", "says"),
     [
         ("{}", "services.gateway.auth: is required"),
-        ("{auth: nobody}", "services.gateway.auth: must be none, or one of bearer, github and standard_webhooks"),
+        (
+            "{auth: nobody}",
+            "services.gateway.auth: must be none, or one of bearer, github, standard_webhooks",
+        ),
         ("{auth: {}}", "services.gateway.auth: must be none, or one of bearer"),
         ("{auth: {bearer: []}}", "services.gateway.auth: must have one of bearer"),
         ("{auth: {bearer: secret}}", "services.gateway.auth.bearer: must have at least 16 characters"),
         ('{auth: {bearer: "0123456789 0123456789"}}', "services.gateway.auth.bearer: must be ASCII without blanks"),
         (
             '{auth: {bearer: "0123456789abcdef", github: "0123456789abcdef"}}',
-            "services.gateway.auth: must have one of bearer, github and standard_webhooks",
+            "services.gateway.auth: must have one of bearer, github, standard_webhooks and certificate",
         ),
         ("{auth: {standard_webhooks: whsec_short}}", "services.gateway.auth.standard_webhooks: must be whsec_ and"),
         ("{auth: {bearer: [0123456789abcdef, x]}}", "services.gateway.auth.bearer[1]: must have at least 16"),
@@ -317,6 +320,16 @@ services:
         ("{auth: none, max_body: much}", "services.gateway.max_body: must be a size"),
         ("{auth: none, max_files: 0}", "services.gateway.max_files"),
         ("{auth: none, key_file: key.pem}", "services.gateway.key_file: is the key of a certificate, and cert_file"),
+        (
+            "{auth: none, client_ca_file: ca.pem}",
+            "gateway.client_ca_file: asks clients for certificates, which",
+        ),
+        ("{auth: {certificate: any}}", "services.gateway.auth: asks for certificates of clients. Give client_ca_file"),
+        ("{auth: {certificate: ' a'}, cert_file: a, client_ca_file: b}", "auth.certificate: must be a name as"),
+        (
+            "{auth: none, routes: {a: {path: /a, type: report.asked, auth: {certificate: any}}}}",
+            "services.gateway.routes: asks for certificates of clients",
+        ),
         ("{auth: none, routes: {a: {path: /a}}}", "services.gateway.routes.a.type: is required"),
         ("{auth: none, routes: {a: {type: report.asked}}}", "services.gateway.routes.a.path: is required"),
         ("{auth: none, routes: {a: {path: a, type: report.asked}}}", "routes.a.path: must be a path such as /hooks"),

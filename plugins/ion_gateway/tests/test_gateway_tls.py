@@ -7,12 +7,14 @@ import ssl
 import subprocess
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from ion_core.errors import ConfigError
 from ion_gateway import tls
 from ion_gateway.gateway import Gateway
 from plugins.ion_gateway.tests.gateways import running, settings
+from plugins.ion_rabbitmq.tests.certificates import Authority
 
 
 def made(home: Path, name: str, *more: str) -> tuple[Path, Path]:
@@ -74,6 +76,81 @@ async def test_a_certificate_that_is_renewed_is_used_and_one_that_is_none_is_not
         assert (await it.post(ssl=second))[0] == 202
 
 
+class Clients:
+    """Certificates of clients, and a gateway's settings that ask for them."""
+
+    def __init__(self, home: Path) -> None:
+        self.ours, self.others = Authority(home / "ours", "ours"), Authority(home / "others", "others")
+        self._server, key = made(home, "server")
+        self.settings = {"cert_file": self._server, "key_file": key, "client_ca_file": self.ours.certificate}
+
+    def of(self, certificate: tuple[Path, Path] | None) -> ssl.SSLContext:
+        found = trusting(self._server)
+        if certificate is not None:
+            found.load_cert_chain(*certificate)
+        return found
+
+
+@pytest.fixture
+def clients(tmp_path: Path) -> Clients:
+    return Clients(tmp_path / "certificates")
+
+
+async def test_who_has_no_certificate_of_the_authority_reaches_nothing(tmp_path: Path, clients: Clients) -> None:
+    async with running(tmp_path / "work", **clients.settings, auth={"certificate": "any"}) as it:
+        for certificate in (
+            None,
+            clients.others.issue("robot", names="DNS:robot.example"),
+            clients.ours.issue("late", expired=True),
+        ):
+            with pytest.raises(aiohttp.ClientError):
+                await it.post(ssl=clients.of(certificate))
+        assert it.host.taken == []
+        assert (await it.post(ssl=clients.of(clients.ours.issue("robot"))))[0] == 202
+
+
+NAMES = [
+    ("robot", "", "robot", 202),
+    ("robot", "IP:127.0.0.1", "robot", 202),
+    ("x", "DNS:Robot.example,DNS:other", "robot.example", 202),
+    ("x", "URI:spiffe://example/robot", "spiffe://example/robot", 202),
+    ("x", "email:robot@example.org", "robot@example.org", 202),
+    ("robot", "DNS:other.example", "robot", 403),
+    ("robot", "", "robo", 403),
+    ("robot.example.evil", "", "robot.example", 403),
+    ("x", "DNS:*.example", "robot.example", 403),
+    ("x", "URI:spiffe://example/ROBOT", "spiffe://example/robot", 403),
+]
+
+
+@pytest.mark.parametrize(("common", "names", "holder", "status"), NAMES)
+async def test_a_certificate_says_who_by_its_alternative_names_or_else_its_common_one(
+    tmp_path: Path,
+    clients: Clients,
+    caplog: pytest.LogCaptureFixture,
+    common: str,
+    names: str,
+    holder: str,
+    status: int,
+) -> None:
+    caplog.set_level("INFO")
+    auth = {"certificate": ["nobody", holder]}
+    async with running(tmp_path / "work", **clients.settings, auth=auth) as it:
+        certificate = clients.of(clients.ours.issue(common, names=names))
+        assert (await it.post(ssl=certificate))[0] == status
+        assert (await it.ask("GET", "/events/x", ssl=certificate))[0] == (404 if status == 202 else 403)
+        assert len(it.host.taken) == (status == 202)
+        assert ("a client has a certificate of nobody who may" in caplog.text) == (status == 403)
+
+
+async def test_a_token_may_be_asked_for_beside_a_certificate(tmp_path: Path, clients: Clients) -> None:
+    token = "t" * 16
+    async with running(tmp_path / "work", **clients.settings, auth={"bearer": token}) as it:
+        certificate = clients.of(clients.ours.issue("robot"))
+        assert (await it.post(ssl=certificate))[0] == 401
+        assert (await it.post(ssl=certificate, headers={"Authorization": f"Bearer {token}"}))[0] == 202
+
+
 async def test_files_that_cannot_be_used_are_named_with_their_key(tmp_path: Path) -> None:
     certificate, key = made(tmp_path, "one")
     _, other = made(tmp_path, "two")
@@ -85,6 +162,14 @@ async def test_files_that_cannot_be_used_are_named_with_their_key(tmp_path: Path
         ({"cert_file": certificate, "key_file": other}, "key_file: is not the key of the certificate"),
         ({"cert_file": certificate, "key_file": locked}, "key_file: the key is encrypted"),
         ({"cert_file": tmp_path / "text", "key_file": key}, "cert_file: certificate and key cannot be used"),
+        (
+            {"cert_file": certificate, "key_file": key, "client_ca_file": tmp_path / "gone"},
+            "client_ca_file: .*gone cannot be read: No such file",
+        ),
+        (
+            {"cert_file": certificate, "key_file": key, "client_ca_file": tmp_path / "text"},
+            "client_ca_file: .*text has no certificates of authorities",
+        ),
     ):
         with pytest.raises(ConfigError, match=rf"services\.gateway\.{says}"):
             await Gateway(settings(**given)).run(None, asyncio.Event(), asyncio.Event())  # type: ignore[arg-type]
