@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from ion_gateway.gateway_settings import Auth
+    from ion_gateway.proxies import Proxies
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,8 @@ class Signed:
 class Guard:
     """Of one route. ``alone``: it is for this machine only, and so for no page that somebody looks at there."""
 
-    def __init__(self, auth: Auth, *, alone: bool) -> None:
+    def __init__(self, auth: Auth, proxies: Proxies, *, alone: bool) -> None:
+        self._proxies = proxies
         self._tokens = [_digest(it.get_secret_value().encode("ascii")) for it in auth.bearer]
         self._secrets = [it.get_secret_value().encode("utf-8") for it in auth.github]
         self._webhooks = [it.get_secret_value() for it in auth.standard_webhooks]
@@ -71,7 +73,7 @@ class Guard:
         elif self._holders:
             self._certificate(request)
         elif self._anybody and self._alone:
-            _no_page(request)
+            self._no_page(request)
         return None
 
     def _bearer(self, request: web.BaseRequest) -> None:
@@ -86,8 +88,23 @@ class Guard:
             return  # the handshake has asked for one
         names = [*_names(request)]
         if not any(name in self._holders for name in names):
-            log.info("a client has a certificate of nobody who may", extra={"remote": request.remote, "names": names})
+            log.info(
+                "a client has a certificate of nobody who may",
+                extra={"remote": self._proxies.client(request), "names": names},
+            )
             raise Refused(HTTPStatus.FORBIDDEN, "Whoever has this certificate may not publish here.")
+
+    def _no_page(self, request: web.BaseRequest) -> None:
+        """A web page that somebody looks at on this machine may send requests here, also under a name of its own.
+
+        Raises Refused.
+        """
+        origin = request.headers.get("Origin")
+        urls = [f"//{host}" for host in self._proxies.hosts(request)] + ([origin] if origin else [])
+        if not all(_is_this_machine(url) for url in urls):
+            raise Refused(
+                HTTPStatus.FORBIDDEN, "Pages of other hosts may not publish here. Ask for localhost, without an Origin."
+            )
 
 
 def _names(request: web.BaseRequest) -> Iterator[str]:
@@ -161,18 +178,6 @@ def _denied(challenge: str) -> Refused:
         "Who sent this may not publish here, as far as the request shows.",
         headers={"WWW-Authenticate": challenge},
     )
-
-
-def _no_page(request: web.BaseRequest) -> None:
-    """A web page that somebody looks at on this machine may send requests here, also under a name of its own.
-
-    Raises Refused.
-    """
-    origin = request.headers.get("Origin")
-    if not _is_this_machine(f"//{request.headers.get('Host', '')}") or (origin and not _is_this_machine(origin)):
-        raise Refused(
-            HTTPStatus.FORBIDDEN, "Pages of other hosts may not publish here. Ask for localhost, without an Origin."
-        )
 
 
 def _is_this_machine(url: str) -> bool:

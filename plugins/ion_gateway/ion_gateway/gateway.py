@@ -119,19 +119,25 @@ class Gateway:
         except Refused as refused:
             return refused.answer()
         except Gone:
-            log.info("a client left in the middle of its request", extra={"remote": request.remote})
+            log.info("a client left in the middle of its request", extra=_of(request, receiver))
             return Refused(HTTPStatus.BAD_REQUEST, "The body is not there as a whole.").answer()
         except IonError as error:
             log.error(
                 "a request could not be answered: %s",
                 error,
+                extra=_of(request, receiver),
                 exc_info=error if isinstance(error, PluginFailed) else None,
             )
         except Exception as error:
-            log.exception("a request failed", exc_info=error)
+            log.exception("a request failed", extra=_of(request, receiver), exc_info=error)
         finally:
             self._under_way.discard(task)
         return Refused(HTTPStatus.INTERNAL_SERVER_ERROR, "It failed here. The log of the gateway says why.").answer()
+
+
+def _of(request: web.BaseRequest, receiver: Receiver) -> dict[str, str]:
+    """Whose request it is, for the log."""
+    return {"remote": receiver.proxies.client(request)}
 
 
 def _most_connections(max_requests: int) -> int:

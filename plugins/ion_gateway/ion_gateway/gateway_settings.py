@@ -139,6 +139,13 @@ def _one_of_them(value: Auth) -> Auth:
 Who = Annotated[Auth, BeforeValidator(_who), AfterValidator(_one_of_them)]
 
 
+def _network(value: str) -> str:
+    try:
+        return str(ipaddress.ip_network(value))
+    except ValueError:
+        raise ValueError(f'must be an address or a network, such as 10.0.0.0/8 (got "{value}")') from None
+
+
 def _source(value: str) -> str:
     """Where in a request something is: a JSON Pointer into its body, or a header."""
     if value.startswith("/") or not value:
@@ -155,6 +162,7 @@ def _source(value: str) -> str:
 
 Source = Annotated[str, AfterValidator(_source)]
 Name = Annotated[str, AfterValidator(checked_name)]
+Network = Annotated[str, AfterValidator(_network)]
 
 
 class Route(Settings):
@@ -207,6 +215,9 @@ class GatewaySettings(Settings):
     )
     exposed: bool = Field(False, description="Whether auth: none is meant where others than this machine reach it.")
     auth: Who = Field(description=f"Who may publish: one of {WAYS}; or none.", json_schema_extra=_or_none)
+    trusted_proxies: list[Network] = Field(
+        default=[], description="Addresses and networks of proxies whose X-Forwarded-For and -Host are believed."
+    )
     routes: dict[Name, Route] = Field(default={}, description="Paths of their own, each under a name of your own.")
     front_api: bool = Field(False, description=f"Whether POST / takes links, as the predecessor did: {NEW_LINK}.")
     max_body: ByteSize = Field(1024**3, description="Bytes of one request, with its files.", ge=1)

@@ -28,6 +28,7 @@ from ion_gateway.front_api import NAME, read_link
 from ion_gateway.gateway_settings import DOCUMENT, NEW_LINK, Auth, GatewaySettings, Route, is_loopback
 from ion_gateway.openapi import document
 from ion_gateway.preferring import wait
+from ion_gateway.proxies import Proxies
 from ion_gateway.routes import found
 
 if TYPE_CHECKING:
@@ -52,9 +53,10 @@ class Receiver:
         self._stop = stop
         self._host = host
         alone = is_loopback(settings.listen) and not settings.exposed
-        self._guard = Guard(settings.auth, alone=alone)
+        self.proxies = Proxies(settings.trusted_proxies)
+        self._guard = Guard(settings.auth, self.proxies, alone=alone)
         self._routes = {
-            it.path: (name, it, self._guard if it.auth is None else Guard(it.auth, alone=alone))
+            it.path: (name, it, self._guard if it.auth is None else Guard(it.auth, self.proxies, alone=alone))
             for name, it in settings.routes.items()
         }
         self._counts: dict[str, tuple[float, int | None]] = {}

@@ -324,6 +324,8 @@ services:
             "{auth: none, client_ca_file: ca.pem}",
             "gateway.client_ca_file: asks clients for certificates, which",
         ),
+        ("{auth: none, trusted_proxies: [10.0.0.1/8]}", "trusted_proxies[0]: must be an address or a network, such as"),
+        ("{auth: none, trusted_proxies: [proxy.example]}", "trusted_proxies[0]: must be an address or a network"),
         ("{auth: {certificate: any}}", "services.gateway.auth: asks for certificates of clients. Give client_ca_file"),
         ("{auth: {certificate: ' a'}, cert_file: a, client_ca_file: b}", "auth.certificate: must be a name as"),
         (

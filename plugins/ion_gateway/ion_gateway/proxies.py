@@ -1,0 +1,52 @@
+"""What proxies before the gateway say of whom they forward for: believed of those that are named, and of no others."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+class Proxies:
+    """``networks`` are addresses, or networks in which all are proxies of ours."""
+
+    def __init__(self, networks: Iterable[str]) -> None:
+        self._networks = [ipaddress.ip_network(it) for it in networks]
+
+    def client(self, request: web.BaseRequest) -> str:
+        """Who asked: whoever connected or, where that is one of ours, whom the last of ours in the row was asked by."""
+        shown, hops = _address(request.remote or ""), _listed(request, "X-Forwarded-For")
+        while self._trusts(shown) and hops and (hop := _address(hops.pop())) is not None:
+            shown = hop
+        return str(shown or request.remote)
+
+    def hosts(self, request: web.BaseRequest) -> list[str]:
+        """For which host it was meant, as the request and each proxy of ours say."""
+        trusted = self._trusts(_address(request.remote or ""))
+        return [request.headers.get("Host", ""), *(_listed(request, "X-Forwarded-Host") if trusted else ())]
+
+    def _trusts(self, address: Address | None) -> bool:
+        return address is not None and any(address in network for network in self._networks)
+
+
+def _listed(request: web.BaseRequest, name: str) -> list[str]:
+    lines: Sequence[str] = request.headers.getall(name, [])
+    return [it.strip() for line in lines for it in line.split(",")]
+
+
+def _address(text: str) -> Address | None:
+    """Without the port that some proxies add. None where it is none."""
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        found = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    return getattr(found, "ipv4_mapped", None) or found
