@@ -6,8 +6,10 @@ import hashlib
 import hmac
 import ipaddress
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from http import HTTPStatus
+from time import time
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 GITHUB_SIGNATURE = "X-Hub-Signature-256"
+STRIPE_SIGNATURE = "Stripe-Signature"
+STRIPE_TOLERANCE = 300
+"""Seconds by which the time of a signature may be off, as Stripe recommends."""
 
 
 class Signed:
@@ -45,6 +50,7 @@ class Guard:
         self._tokens = [_digest(it.get_secret_value().encode("ascii")) for it in auth.bearer]
         self._secrets = [it.get_secret_value().encode("utf-8") for it in auth.github]
         self._webhooks = [it.get_secret_value() for it in auth.standard_webhooks]
+        self._stripe = [it.get_secret_value().encode("utf-8") for it in auth.stripe]
         self._holders = frozenset(auth.certificate)
         self._anybody = auth.anybody
         self._alone = alone
@@ -52,7 +58,7 @@ class Guard:
     @property
     def signs(self) -> bool:
         """Whether the body tells who may."""
-        return bool(self._secrets or self._webhooks)
+        return bool(self._secrets or self._webhooks or self._stripe)
 
     @property
     def whole(self) -> bool:
@@ -70,6 +76,8 @@ class Guard:
                 self._webhooks,
                 {name: _only(request, name) for name in ("webhook-id", "webhook-timestamp", "webhook-signature")},
             )
+        elif self._stripe:
+            return _Stripe(self._stripe, _only(request, STRIPE_SIGNATURE))
         elif self._holders:
             self._certificate(request)
         elif self._anybody and self._alone:
@@ -135,6 +143,29 @@ class _GitHub(Signed):
         found = [hmac.compare_digest(f"sha256={mac.hexdigest()}".encode("ascii"), self._given) for mac in self._macs]
         if not any(found):
             raise _denied(GITHUB_SIGNATURE)
+
+
+class _Stripe(Signed):
+    """https://docs.stripe.com/webhooks#verify-manually: ``t=…,v1=…``, and more of either or of other schemes."""
+
+    def __init__(self, secrets: Sequence[bytes], given: str) -> None:
+        parts = [part.strip().partition("=") for part in given.split(",")]
+        times = [text for key, _, text in parts if key == "t"]
+        self._given = [text.encode("utf-8", "surrogateescape") for key, _, text in parts if key == "v1"]
+        if len(times) != 1 or not re.fullmatch("[0-9]{1,12}", times[0]):
+            raise _denied(STRIPE_SIGNATURE)
+        self._time = times[0]
+        self._macs = [hmac.new(secret, f"{self._time}.".encode("ascii"), hashlib.sha256) for secret in secrets]
+
+    def add(self, chunk: bytes) -> None:
+        for mac in self._macs:
+            mac.update(chunk)
+
+    def check(self) -> None:
+        ours = [mac.hexdigest().encode("ascii") for mac in self._macs]
+        found = [hmac.compare_digest(it, given) for it in ours for given in self._given]
+        if not any(found) or abs(time() - int(self._time)) > STRIPE_TOLERANCE:
+            raise _denied(STRIPE_SIGNATURE)
 
 
 class _StandardWebhook(Signed):

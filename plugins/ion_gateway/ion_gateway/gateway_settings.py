@@ -68,6 +68,13 @@ Token = Annotated[Secret, AfterValidator(_token)]
 SharedSecret = Annotated[Secret, AfterValidator(_secret)]
 
 
+def _stripe_secret(value: SecretStr) -> SecretStr:
+    text = value.get_secret_value()
+    if not text.startswith("whsec_") or len(text) < LEAST_TOKEN:
+        raise ValueError("must be the signing secret of an endpoint, whsec_…, as Stripe shows it; not an API key")
+    return value
+
+
 def _holder(value: str) -> str:
     if not value or value != value.strip():
         raise ValueError(f'must be a name as certificates have it, or any (got "{value}")')
@@ -75,6 +82,7 @@ def _holder(value: str) -> str:
 
 
 WebhookSecret = Annotated[Secret, AfterValidator(_webhook_secret)]
+StripeSecret = Annotated[Secret, AfterValidator(_stripe_secret)]
 Holder = Annotated[str, AfterValidator(_holder)]
 
 ANY = "any"
@@ -97,6 +105,9 @@ class Auth(Settings):
         [], description="Secrets of Standard Webhooks, whsec_…: webhook-id, webhook-timestamp, webhook-signature."
     )
 
+    stripe: Annotated[list[StripeSecret], BeforeValidator(_as_list)] = Field(
+        [], description="Secrets of signatures as Stripe makes them, whsec_…: Stripe-Signature."
+    )
     certificate: Annotated[list[Holder], BeforeValidator(_as_list)] = Field(
         [], description="Names in client certificates of client_ca_file: DNS, URI, e-mail, or common name; or any."
     )

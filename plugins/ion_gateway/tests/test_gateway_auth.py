@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ from typing import Any
 import pytest
 from standardwebhooks import Webhook
 
-from ion_gateway import gateway
+from ion_gateway import auth, gateway
 from plugins.ion_gateway.tests.gateways import running
 
 OLD, NEW = "old-token-0123456789", "new-token-0123456789"
 WHSEC_OLD, WHSEC_NEW = "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIz", "whsec_YWJjZGVmZ2hpamtsbW5vcHFyc3R1dnd4"
+STRIPE_OLD, STRIPE_NEW = "whsec_old0123456789", "whsec_new0123456789"
 PATH = "/events/photo.received"
 
 
@@ -38,6 +40,13 @@ def webhook(
         "webhook-timestamp": str(int(when.timestamp())),
         "webhook-signature": Webhook(secret).sign(id, when, body.decode()),
     }
+
+
+def stripe(body: bytes, secret: str = STRIPE_NEW, *, late: int = 0) -> dict[str, str]:
+    """As https://docs.stripe.com/webhooks says that a signature is made."""
+    when = str(int(time.time()) - late)
+    mac = hmac.new(secret.encode(), when.encode() + b"." + body, hashlib.sha256)
+    return {"Stripe-Signature": f"t={when},v1={mac.hexdigest()}"}
 
 
 JSON = {"Content-Type": "application/json"}
@@ -190,6 +199,91 @@ async def test_a_standard_webhook_that_is_not_as_it_was_sent_stores_nothing(
     async with running(tmp_path / "work", auth={"standard_webhooks": [WHSEC_OLD, WHSEC_NEW]}) as it:
         assert (await it.post(data=body, headers=JSON | headers))[0] == 401
         assert it.host.taken == []
+
+
+STRIPE_EVENT = b'{"id": "evt_1", "type": "invoice.paid", "data": {"object": {"id": "in_1"}}, "pending_webhooks": %d}'
+
+
+def test_what_stripes_library_signs_is_verified(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Signed by Stripe's own library, 16.1.0."""
+    given = "t=1700000000,v1=33aa1568c6627d0d2d42556693c208077ca8f8b437ac8d9d6ebb6c2c650033eb"
+    monkeypatch.setattr(auth, "time", lambda: 1_700_000_000 + 299)
+    signed = auth._Stripe([b"whsec_test_secret"], given)
+    signed.add(b'{"id": ')
+    signed.add(b'"evt_1"}')
+    signed.check()
+
+
+@pytest.mark.parametrize("secret", [STRIPE_OLD, STRIPE_NEW])
+async def test_what_stripe_sends_again_is_the_same_event(tmp_path: Path, secret: str) -> None:
+    route = {
+        "path": "/hooks/stripe",
+        "type": "report.asked",
+        "auth": {"stripe": [STRIPE_OLD, STRIPE_NEW]},
+        "id": "/id",
+        "pairs": {"invoice": "/data/object/id"},
+    }
+    async with running(tmp_path / "work", routes={"stripe": route}) as it:
+        for n in (2, 1):
+            body = STRIPE_EVENT % n
+            late = 240 * (n - 1)
+            assert (await it.post("/hooks/stripe", data=body, headers=stripe(body, secret, late=late)))[0] == 202
+        assert len({event.context.event_id for event, _ in it.host.taken}) == 1
+        assert [event.data for event, _ in it.host.taken] == [(("invoice", "in_1"),)] * 2
+
+
+async def test_one_of_several_signatures_of_stripe_will_do(tmp_path: Path) -> None:
+    async with running(tmp_path / "work", auth={"stripe": STRIPE_NEW}) as it:
+        when, _, right = stripe(BODY)["Stripe-Signature"].partition(",")
+        for others in (f"{right},v1={'0' * 64}", f"v1={'0' * 64},{right}", f"v0={'0' * 64}, {right}"):
+            assert (await it.post(data=BODY, headers=JSON | {"Stripe-Signature": f"{when},{others}"}))[0] == 202
+        body = b'--XX\r\nContent-Disposition: form-data; name="f"; filename="a.jpg"\r\n\r\nphoto\r\n--XX--\r\n'
+        kind = {"Content-Type": "multipart/form-data; boundary=XX"}
+        assert (await it.post(data=body, headers=kind | stripe(body)))[0] == 202
+        assert (await it.ask("GET", "/events/x", headers=stripe(b"")))[0] == 404
+
+
+def _not_stripes() -> list[dict[str, str]]:
+    right = stripe(BODY)["Stripe-Signature"]
+    when, _, signature = right.partition(",")
+    return [
+        {},
+        stripe(BODY + b" "),
+        stripe(BODY, "whsec_of_somebody_else"),
+        stripe(BODY, STRIPE_NEW.removeprefix("whsec_")),
+        *({"Stripe-Signature": it} for it in _broken(when, signature, right)),
+    ]
+
+
+def _broken(when: str, signature: str, right: str) -> list[str]:
+    return [
+        when,
+        signature,
+        f"t=,{signature}",
+        f"t=-1,{signature}",
+        f"t=nan,{signature}",
+        f"t={'9' * 4000},{signature}",
+        f"{when}0,{signature}",
+        f"{when},{right}",
+        f"{when},v1=",
+        f"{when},v1=ä",
+        f"{when},v0={signature.removeprefix('v1=')}",
+        f"{when},{signature.upper()}",
+        right.replace(",", ";"),
+    ]
+
+
+@pytest.mark.parametrize("headers", _not_stripes())
+async def test_what_is_not_signed_as_stripe_does_stores_nothing(tmp_path: Path, headers: dict[str, str]) -> None:
+    async with running(tmp_path / "work", auth={"stripe": [STRIPE_OLD, STRIPE_NEW]}) as it:
+        assert (await it.post(data=BODY, headers=JSON | headers))[0] == 401
+        assert it.host.taken == []
+
+
+@pytest.mark.parametrize("late", [3600, -3600])
+async def test_an_old_signature_of_stripe_is_none(tmp_path: Path, late: int) -> None:
+    async with running(tmp_path / "work", auth={"stripe": STRIPE_NEW}) as it:
+        assert (await it.post(data=BODY, headers=JSON | stripe(BODY, late=late)))[0] == 401
 
 
 async def test_a_signed_body_that_is_no_json_is_told_so(tmp_path: Path) -> None:

@@ -279,9 +279,9 @@ def test_the_page_says_what_the_settings_are() -> None:
 
 
 def test_the_route_of_the_page_can_be_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("GATEWAY_TOKEN", "GITHUB_SECRET"):
-        monkeypatch.setitem(ENVIRONMENT, name, "0123456789abcdef")
-    modules = 'modules: {build: {command: ["true"], source: ., subscribes: [push.received]}}'
+    for name in ("GATEWAY_TOKEN", "GITHUB_SECRET", "STRIPE_SECRET"):
+        monkeypatch.setitem(ENVIRONMENT, name, "whsec_0123456789abcdef")
+    modules = 'modules: {build: {command: ["true"], source: ., subscribes: [push.received, invoice.paid]}}'
     (tmp_path / "ion.yaml").write_text(f"{modules}\n{block('gets a path of its own:')}")
     assert "ok: 1 module" in ion(tmp_path, "check")
 
@@ -307,10 +307,11 @@ services:
         ('{auth: {bearer: "0123456789 0123456789"}}', "services.gateway.auth.bearer: must be ASCII without blanks"),
         (
             '{auth: {bearer: "0123456789abcdef", github: "0123456789abcdef"}}',
-            "services.gateway.auth: must have one of bearer, github, standard_webhooks and certificate",
+            "services.gateway.auth: must have one of bearer, github, standard_webhooks, stripe and certificate",
         ),
         ("{auth: {standard_webhooks: whsec_short}}", "services.gateway.auth.standard_webhooks: must be whsec_ and"),
         ("{auth: {bearer: [0123456789abcdef, x]}}", "services.gateway.auth.bearer[1]: must have at least 16"),
+        ("{auth: {stripe: sk_live_0123456789}}", "services.gateway.auth.stripe: must be the signing secret of an"),
         ("{auth: {hmac: x}}", "services.gateway.auth.hmac: unknown key"),
         ("{auth: none, listen: 0.0.0.0:8080}", "services.gateway.auth: none lets anybody publish who reaches 0.0.0.0"),
         ("{auth: none, listen: gate.example:8080}", "services.gateway.auth: none lets anybody publish"),
@@ -393,6 +394,7 @@ def test_check_names_what_cannot_be_served(tmp_path: Path, gateway: str, says: s
         "{auth: none, listen: 0.0.0.0:8080, exposed: true}",
         '{auth: {bearer: "${env:GATE}"}, listen: 0.0.0.0:8080}',
         "{auth: none, routes: {a: {path: /a, type: report.asked, id: X-Id, pairs: {a: /a/0, b: ''}, when: {/x: y}}}}",
+        "{auth: {stripe: [whsec_0123456789abcdef, whsec_abcdef0123456789]}}",
         "{auth: {standard_webhooks: [whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIz]}}",
     ],
 )
