@@ -30,6 +30,7 @@ from ion_gateway.openapi import document
 from ion_gateway.preferring import wait
 from ion_gateway.proxies import Proxies
 from ion_gateway.routes import found
+from ion_gateway.waiting import Waiting
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -39,16 +40,15 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 EVENTS = "/events/"
-COUNTED_FOR = 1.0
-"""Seconds for which a count of what waits is good: a broker is not asked at every request."""
-
 _KEY = re.compile(r"[!-~]{1,255}")
 
 
 class Receiver:
     """Answers requests for one run of the service, by settings that do not change."""
 
-    def __init__(self, settings: GatewaySettings, host: ServiceHost, stop: asyncio.Event) -> None:
+    def __init__(
+        self, settings: GatewaySettings, host: ServiceHost, stop: asyncio.Event, waiting: Waiting | None = None
+    ) -> None:
         self._settings = settings
         self._stop = stop
         self._host = host
@@ -59,11 +59,11 @@ class Receiver:
             it.path: (name, it, self._guard if it.auth is None else Guard(it.auth, self.proxies, alone=alone))
             for name, it in settings.routes.items()
         }
-        self._counts: dict[str, tuple[float, int | None]] = {}
+        self._waiting = Waiting(host) if waiting is None else waiting
 
     def by(self, settings: GatewaySettings) -> Receiver:
         """One by other settings, for the same run of the service."""
-        return Receiver(settings, self._host, self._stop)
+        return Receiver(settings, self._host, self._stop, self._waiting)
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """Raises Refused, Gone; IonError and anything else where it fails here."""
@@ -270,11 +270,7 @@ class Receiver:
 
     async def _check_room(self, event_type: str) -> None:
         """Raises Refused (429) where too much waits for those who take it. What is not known keeps nobody out."""
-        now = asyncio.get_running_loop().time()
-        counted_at, count = self._counts.get(event_type, (float("-inf"), None))
-        if now - counted_at > COUNTED_FOR and event_type in self._host.event_types():
-            count = await self._host.pending(event_type)
-            self._counts[event_type] = now, count
+        count = await self._waiting.count(event_type)
         if count is not None and count > self._settings.max_pending:
             raise later(
                 HTTPStatus.TOO_MANY_REQUESTS,

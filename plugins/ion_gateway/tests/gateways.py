@@ -33,6 +33,7 @@ class Host:
         self.raising: list[BaseException] = []
         self.waiting: int | None = 0
         self.asked = 0
+        self.counting: asyncio.Event | None = None
         self.outcomes: dict[str, FlowOutcome | IonError] = {}
         self.holding: asyncio.Event | None = None
         self.held = asyncio.Event()
@@ -74,6 +75,8 @@ class Host:
 
     async def pending(self, event_type: str) -> int | None:
         self.asked += 1
+        if self.counting is not None:
+            await self.counting.wait()
         return self.waiting
 
     async def outcome(self, correlation_id: str, *, within: timedelta = timedelta(0)) -> FlowOutcome | None:

@@ -29,7 +29,7 @@ from ion_core.errors import (
     Unroutable,
 )
 from ion_core.testing import ServiceConformance
-from ion_gateway import bodies, gateway
+from ion_gateway import bodies, gateway, waiting
 from ion_gateway.gateway import Gateway
 from ion_gateway.gateway_settings import GatewaySettings
 from ion_gateway.receiving import event_id_of
@@ -435,20 +435,46 @@ async def test_an_event_that_the_core_finds_wrong_is_refused_with_what_is(it: Ru
 async def test_too_much_that_waits_keeps_others_out_until_it_is_less(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ion_gateway.receiving.COUNTED_FOR", 0.0)
+    monkeypatch.setattr(waiting, "COUNTED_FOR", -1.0)
     async with running(tmp_path / "work", max_pending=10) as it:
         it.host.waiting = 11
         status, _, headers = await it.post()
         assert (status, headers["Retry-After"]) == (429, "5")
-        for waiting in (10, None):
-            it.host.waiting = waiting
+        for few in (10, None):
+            it.host.waiting = few
             assert (await it.post())[0] == 202
 
 
-async def test_what_waits_is_not_counted_at_every_request(it: Running) -> None:
-    for _ in range(5):
-        await it.post()
-    assert it.host.asked < 5
+async def test_what_waits_is_counted_once_however_many_ask_meanwhile(
+    it: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "COUNTED_FOR", 3600.0)
+    it.host.counting = asyncio.Event()
+    posting = [asyncio.create_task(it.post()) for _ in range(20)]
+    other = asyncio.create_task(it.post("/events/report.asked"))
+    await until(lambda: len(it.gateway._under_way) == 21 and it.host.asked == 2)
+    it.host.counting.set()
+    assert [(await it)[0] for it in [*posting, other]] == [202] * 21
+    assert (await it.post())[0] == 202
+    assert it.host.asked == 2, "one for each type"
+
+
+async def test_a_count_that_was_slow_is_good_from_when_it_is_there(it: Running) -> None:
+    """Else whoever waited for it finds it old, and counts again: one after the other, for as long as many come."""
+    clock = asyncio.get_running_loop().time
+    it.host.counting = asyncio.Event()
+    it.host.waiting = 7
+    counts = waiting.Waiting(it.host)
+    first = asyncio.create_task(counts.count("photo.received"))
+    await until(lambda: it.host.asked == 1)
+    asked_at = clock()
+    await until(lambda: clock() - asked_at > 0.05)
+    it.host.counting.set()
+    assert await first == 7
+    counted_at, _ = counts._counts["photo.received"]
+    assert counted_at - asked_at > 0.05
+    assert await counts.count("of.nobody") is None
+    assert it.host.asked == 1
 
 
 async def test_more_requests_than_may_be_are_sent_away(tmp_path: Path) -> None:
