@@ -65,7 +65,7 @@ class Serving:
             cwd=self.directory,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=120,
             check=True,
         )
         body, _, status = ran.stdout.rpartition("\n")
@@ -80,9 +80,9 @@ class Serving:
                 return found
         raise AssertionError(f"not over: {found}")
 
-    def until(self, condition: Callable[[], bool]) -> None:
+    def until(self, condition: Callable[[], bool], *, within: float = 60) -> None:
         """Once it holds, for what tells nobody when it changes."""
-        until = time.monotonic() + 60
+        until = time.monotonic() + within
         while not condition():
             over = self.process.poll() is not None or time.monotonic() > until
             assert not over, (self.directory / "serve.log").read_text()
