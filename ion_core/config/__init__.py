@@ -1,11 +1,11 @@
 """The configuration: a YAML file, environment variables and flags become frozen settings, or all that is wrong."""
 
 from ion_core.config.check import (
-    Finding,
     check_graph,
     check_holding,
     check_reach,
     check_runtimes,
+    check_settings,
     fit_runtimes,
     told_limit,
 )
@@ -16,6 +16,7 @@ from ion_core.config.replace import Instead, Replacements, embedded, unpublished
 from ion_core.config.schema import json_schema
 from ion_core.config.sections import Chosen
 from ion_core.config.show import dump
+from ion_core.contracts.provider import Finding
 
 __all__ = [
     "Chosen",
@@ -30,6 +31,7 @@ __all__ = [
     "check_python",
     "check_reach",
     "check_runtimes",
+    "check_settings",
     "dump",
     "embedded",
     "environments_directory",

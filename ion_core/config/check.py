@@ -4,31 +4,19 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 from ion_core.config.load import Config
 from ion_core.config.text import duration_text
 from ion_core.contracts.messaging import HoldLimit
-from ion_core.contracts.provider import Reach
+from ion_core.contracts.provider import Finding, Reach
 from ion_core.contracts.runtime import RuntimeCapabilities
 from ion_core.events import MAX_HOPS
 from ion_core.modules import Module
 
 _MODES = ("none", "bridge", "host")
 """What ``network`` of a module may be that is not the name of one."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """Something about a configuration. Only an ``error`` keeps it from being served."""
-
-    severity: Literal["info", "warning", "error"]
-    where: str
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.where}: {self.text}"
 
 
 def check_graph(config: Config) -> list[Finding]:
@@ -149,6 +137,12 @@ def check_reach(config: Config) -> list[Finding]:
         for key, chosen, what in (("documents", config.documents, "documents"), ("blobs", config.blobs, "files"))
         if (store := chosen.location) is not None and store.reach is not None and store.reach < broker.reach
     ]
+
+
+def check_settings(config: Config) -> list[Finding]:
+    """What the settings of providers find, by themselves, on this machine: files that cannot be used, for example."""
+    sections = [config.messaging, config.blobs, config.documents, *config.runtimes.values(), *config.services.values()]
+    return [finding for chosen in sections for finding in chosen.findings()]
 
 
 def _runtime_name(config: Config, module: Module) -> str:

@@ -13,7 +13,7 @@ from ion_core.config.messages import explain, nearest, not_shown
 from ion_core.config.model import OwnSettings, ServiceOwnSettings
 from ion_core.config.tree import Node, Place, Problems, dotted, from_outside
 from ion_core.config.tree import Path as Keys
-from ion_core.contracts.provider import Location, Provider
+from ion_core.contracts.provider import Finding, Location, Provider
 from ion_core.contracts.settings import Section, TextFromOutside
 from ion_core.errors import PluginFailed
 from ion_core.registry import Kind, Registry
@@ -75,6 +75,14 @@ class Chosen:
         """The types of the events that a service will publish, as far as its settings tell, each by its key in them."""
         told = getattr(self.settings, "publishes", None)
         return told() if callable(told) else {}
+
+    def findings(self) -> list[Finding]:
+        """What its settings find on this machine. Raises PluginFailed where they raise anything."""
+        look = getattr(self.settings, "findings", None)
+        try:
+            return [*look()] if callable(look) else []
+        except Exception as error:  # code of a plugin
+            raise self.fault(f"raised {type(error).__name__} when its settings were asked for findings") from error
 
     def named(self, section: str) -> str:
         """The section with the provider's name and, if known, its place: ``storage.blobs (local, /srv/blobs)``."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -20,6 +20,26 @@ class Reach(IntEnum):
     PROCESS = 1
     MACHINE = 2
     NETWORK = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """Something about a configuration. Only an ``error`` keeps it from being served.
+
+    ``where`` is how a message begins: ``settings.section.where(key)``. ``text`` says what is wrong, what would do, and
+    nothing secret.
+
+    Settings of any provider may have a method that `ion-core check` calls: ``def findings(self) -> Iterable[Finding]``.
+    It looks at what is on this machine, such as files that they name, and connects to nothing. What keeps the provider
+    from being opened or run for certain is an ``error``.
+    """
+
+    severity: Literal["info", "warning", "error"]
+    where: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.text}"
 
 
 @dataclass(frozen=True, kw_only=True)

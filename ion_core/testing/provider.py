@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, SecretStr, ValidationError
 
 from ion_core.contracts import CONTRACT_VERSION
-from ion_core.contracts.provider import Location, Provider, Reach
+from ion_core.contracts.provider import Finding, Location, Provider, Reach
 from ion_core.contracts.settings import Section, Settings
 from ion_core.errors import ConfigError, StateError, TransientError
 from ion_core.testing.kit import Conformance, needs, refused, undeclared
@@ -81,6 +81,17 @@ class ProviderConformance(Conformance):
         assert told.reach is None or isinstance(told.reach, Reach)
         shown = [name for name, secret in _secrets(settings) if secret in told.where]
         assert not shown, f"where it is shows what is secret: {shown}"
+
+    async def test_what_can_be_opened_has_no_errors(self, provider: Provider[Any], tmp_path: Path) -> None:
+        assert self.section is not None
+        settings = provider.settings.model_validate(self.section(tmp_path), context={"section": SECTION})
+        look = getattr(settings, "findings", None)
+        for finding in look() if callable(look) else ():
+            assert isinstance(finding, Finding), "findings() gives ion_core.contracts.provider.Finding"
+            assert finding.severity != "error", f"it can be opened with these settings: {finding}"
+            assert SECTION.key in finding.where, f"begin with settings.section.where(key): {finding}"
+            shown = [name for name, secret in _secrets(settings) if secret in str(finding)]
+            assert not shown, f"a finding shows what is secret: {shown}"
 
     async def test_settings_know_their_section(self, provider: Provider[Any], tmp_path: Path) -> None:
         assert self.section is not None

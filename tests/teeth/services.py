@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from ion_core.contracts import CONTRACT_VERSION
-from ion_core.contracts.provider import Location, Provider, Reach
+from ion_core.contracts.provider import Finding, Location, Provider, Reach
 from ion_core.contracts.settings import Secret, Section, Settings
 from ion_core.embedded.memory.blobs import open_memory_blobs
 from ion_core.errors import ConfigError, IonError, StateError, TransientError
@@ -229,6 +229,10 @@ class StoreSettings(Settings):
     def location(self) -> Location:
         return Location(where=str(self.path), reach=Reach.MACHINE)
 
+    def findings(self) -> Iterable[Finding]:
+        severity: Literal["warning", "error"] = "error" if self.path.name == "unusable" else "warning"
+        yield Finding(severity=severity, where=self.section.where("path"), text="is a path")
+
 
 @asynccontextmanager
 async def open_store(settings: StoreSettings) -> AsyncIterator[Any]:
@@ -290,6 +294,26 @@ class Talkative(StoreSettings):
 class Careless(StoreSettings):
     def location(self) -> Location:
         return Location(where="shelf://host/ (password: sesame)", reach=Reach.NETWORK)
+
+
+class Alarmed(StoreSettings):
+    def findings(self) -> Iterable[Finding]:
+        yield Finding(severity="error", where=self.section.where("path"), text="is a path")
+
+
+class Misplaced(StoreSettings):
+    def findings(self) -> Iterable[Finding]:
+        yield Finding(severity="warning", where="path", text="is a path")
+
+
+class Blurting(StoreSettings):
+    def findings(self) -> Iterable[Finding]:
+        yield Finding(severity="info", where=self.section.where("url"), text=f"is {self.url.get_secret_value()}")
+
+
+class Chatting(StoreSettings):
+    def findings(self) -> Any:
+        return ["the path is a path"]
 
 
 @asynccontextmanager
@@ -358,6 +382,10 @@ for rule, name, changed in (
     ("a_location_is_told_without_secrets", "reaches_everywhere", {"settings": FarAway}),
     ("a_location_is_told_without_secrets", "shows_its_url", {"settings": Talkative}),
     ("a_location_is_told_without_secrets", "shows_its_password", {"settings": Careless}),
+    ("what_can_be_opened_has_no_errors", "raises_an_alarm", {"settings": Alarmed}),
+    ("what_can_be_opened_has_no_errors", "names_no_section", {"settings": Misplaced}),
+    ("what_can_be_opened_has_no_errors", "shows_its_url", {"settings": Blurting}),
+    ("what_can_be_opened_has_no_errors", "finds_it_in_its_own_words", {"settings": Chatting}),
     ("it_opens_again_after_closing", "opens_once", {"open": opens_once()}),
     ("it_opens_again_after_closing", "hangs", {"open": open_hangs}),
     ("what_cannot_be_opened_is_refused", "lets_os_errors_out", {"open": open_lets_os_errors_out}),

@@ -27,8 +27,9 @@ def command(options: Options, connect: bool, as_json: bool) -> None:
 
     Every mistake is a line `file:line:column: key: what is wrong`, and the exit code 78. What is worth knowing all the
     same (types that nobody takes or emits, circles, modules that take longer than the broker holds an event for, a
-    store that only this machine reaches with a broker that others reach, too) is printed and changes nothing. Stores
-    are not asked, the broker with --connect only; runtimes are, for what they can do, where they can be reached.
+    store that only this machine reaches with a broker that others reach, too, certificates that have expired) is
+    printed and changes nothing. Stores are not asked, the broker with --connect only; runtimes are, for what they can
+    do, where they can be reached.
 
     \b
     Example:
@@ -70,10 +71,12 @@ def _look(config: Config) -> tuple[list[Finding], dict[str, str], list[str]]:
         check_python,
         check_reach,
         check_runtimes,
+        check_settings,
         told_limit,
     )
 
     findings = [*check_graph(config), *check_holding(config, told_limit(config)), *check_reach(config)]
+    findings += check_settings(config)
     capabilities, not_checked, problems = run(config, _capabilities, reading=True)
     findings += [*check_programs(config), *check_python(config)]
     findings += check_runtimes(config, capabilities)

@@ -6,12 +6,14 @@ import base64
 import binascii
 import ipaddress
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
 from jsonpointer import JsonPointer, JsonPointerException
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 
+from ion_core.contracts.provider import Finding
 from ion_core.contracts.settings import ByteSize, ConfigPath, Secret, Settings
 from ion_core.contracts.storage import check_key
 from ion_core.errors import ConfigError, InvalidKey
@@ -289,6 +291,11 @@ class GatewaySettings(Settings):
         """Types that the settings name; what others send is refused where no module takes it."""
         links = {"front_api": NEW_LINK} if self.front_api else {}
         return {f"routes.{name}.type": route.type for name, route in self.routes.items()} | links
+
+    def findings(self) -> Iterable[Finding]:
+        from ion_gateway import tls
+
+        return tls.findings(self)
 
     @property
     def address(self) -> tuple[str, int]:

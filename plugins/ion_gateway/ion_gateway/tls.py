@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
+from ion_core.contracts.provider import Finding
 from ion_core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from ion_gateway.gateway_settings import GatewaySettings
+    from ion_core.contracts.settings import Section
 
 log = logging.getLogger(__name__)
 
@@ -19,10 +22,31 @@ LOOK_EVERY = 60.0
 """Seconds between looks at the files: certificates are renewed while we serve."""
 
 
-class Certificate:
-    """``context`` is that of the server. Raises ConfigError where the files cannot be used."""
+class Files(Protocol):
+    """What the settings say of TLS, and where they stand."""
 
-    def __init__(self, settings: GatewaySettings) -> None:
+    @property
+    def section(self) -> Section: ...
+    @property
+    def cert_file(self) -> Path | None: ...
+    @property
+    def key_file(self) -> Path | None: ...
+    @property
+    def client_ca_file(self) -> Path | None: ...
+
+
+class Unusable(ConfigError):
+    """A file that cannot be used: ``text`` says why, ``key`` which."""
+
+    def __init__(self, settings: Files, key: str, text: str) -> None:
+        super().__init__(f"{settings.section.where(key)}: {text}")
+        self.key, self.text = key, text
+
+
+class Certificate:
+    """``context`` is that of the server. Raises Unusable."""
+
+    def __init__(self, settings: Files) -> None:
         assert settings.cert_file is not None
         self._settings = settings
         self._files = [settings.cert_file] + ([settings.key_file] if settings.key_file is not None else [])
@@ -54,22 +78,21 @@ class Certificate:
                 with path.open("rb"):
                     pass
             except OSError as error:
-                where = self._settings.section.where(key)
-                raise ConfigError(f"{where}: {path} cannot be read: {error.strerror}") from error
+                raise Unusable(self._settings, key, f"{path} cannot be read: {error.strerror}") from error
             found.append((status.st_mtime_ns, status.st_ino, status.st_size))
         return found
 
     def _trust(self, authorities: Path) -> None:
-        where = self._settings.section.where("client_ca_file")
         try:
             self.context.load_verify_locations(authorities)
         except ssl.SSLError as error:
-            raise ConfigError(f"{where}: {authorities} has no certificates of authorities in PEM.") from error
+            text = f"{authorities} has no certificates of authorities in PEM."
+            raise Unusable(self._settings, "client_ca_file", text) from error
         except OSError as error:
-            raise ConfigError(f"{where}: {authorities} cannot be read: {error.strerror}") from error
+            text = f"{authorities} cannot be read: {error.strerror}"
+            raise Unusable(self._settings, "client_ca_file", text) from error
 
     def _load(self) -> None:
-        where = self._settings.section.where
         asked: list[bool] = []
 
         def no_passphrase() -> str:
@@ -81,17 +104,49 @@ class Certificate:
             _trial(certificate, key, no_passphrase)
             self.context.load_cert_chain(certificate, key, password=no_passphrase)
         except ssl.SSLError as error:
-            place = where("key_file" if len(self._files) > 1 else "cert_file")
+            place = "key_file" if len(self._files) > 1 else "cert_file"
             if asked:
-                text = f"{place}: the key is encrypted. Give it without a passphrase, for Ion's user only."
+                text = "the key is encrypted. Give it without a passphrase, for Ion's user only."
             elif error.reason == "KEY_VALUES_MISMATCH":
-                text = f"{place}: is not the key of the certificate in cert_file"
+                text = "is not the key of the certificate in cert_file"
             else:
+                place = "cert_file"
                 text = (
-                    f"{where('cert_file')}: certificate and key cannot be used: {error.reason or 'they are no PEM'}. "
-                    "cert_file holds the certificate with those of its authorities, key_file its key, all in PEM."
+                    f"certificate and key cannot be used: {error.reason or 'they are no PEM'}. cert_file holds the "
+                    "certificate with those of its authorities, key_file its key, all in PEM."
                 )
-            raise ConfigError(text) from error
+            raise Unusable(self._settings, place, text) from error
+
+
+def findings(settings: Files) -> Iterator[Finding]:
+    """What is wrong with the files, and which certificates in them are not valid today."""
+    if settings.cert_file is None:
+        return
+    try:
+        Certificate(settings)
+    except Unusable as error:
+        yield Finding(severity="error", where=settings.section.where(error.key), text=error.text)
+        return
+    for key, path in (("cert_file", settings.cert_file), ("client_ca_file", settings.client_ca_file)):
+        for text in () if path is None else _not_valid_today(path.read_bytes()):
+            yield Finding(severity="warning", where=settings.section.where(key), text=text)
+
+
+def _not_valid_today(pem: bytes) -> Iterator[str]:
+    from cryptography.x509 import load_pem_x509_certificates
+
+    now = datetime.now(UTC)
+    try:
+        certificates = load_pem_x509_certificates(pem)
+    except ValueError as error:  # stricter than OpenSSL, which has taken it
+        yield f"whether it is valid today cannot be told: {error}"
+        return
+    for it in certificates:
+        named = f"the certificate of {it.subject.rfc4514_string()}"
+        if it.not_valid_after_utc < now:
+            yield f"{named} has expired, on {it.not_valid_after_utc:%Y-%m-%d}: clients refuse it. Renew it."
+        elif it.not_valid_before_utc > now:
+            yield f"{named} is not valid before {it.not_valid_before_utc:%Y-%m-%d}. Is the clock right?"
 
 
 def _trial(certificate: Path, key: Path, password: object) -> None:

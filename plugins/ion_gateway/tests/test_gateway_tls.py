@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import subprocess
+import sys
 from pathlib import Path
 
 import aiohttp
@@ -14,6 +15,7 @@ from ion_core.errors import ConfigError
 from ion_gateway import tls
 from ion_gateway.gateway import Gateway
 from plugins.ion_gateway.tests.gateways import running, settings
+from plugins.ion_gateway.tests.test_gateway_serve import ENVIRONMENT
 from plugins.ion_rabbitmq.tests.certificates import Authority
 
 
@@ -149,6 +151,39 @@ async def test_a_token_may_be_asked_for_beside_a_certificate(tmp_path: Path, cli
         certificate = clients.of(clients.ours.issue("robot"))
         assert (await it.post(ssl=certificate))[0] == 401
         assert (await it.post(ssl=certificate, headers={"Authorization": f"Bearer {token}"}))[0] == 202
+
+
+def test_check_finds_what_cannot_be_used_and_what_has_expired(tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "ca", "ours")
+    certificate, key = authority.issue("server", names="IP:127.0.0.1")
+    expired, its_key = authority.issue("late", expired=True)
+
+    def found(certificate: Path, key: Path, *more: str) -> str:
+        (tmp_path / "ion.yaml").write_text(
+            'modules: {m: {command: ["true"], source: ., subscribes: [a]}}\n'
+            f"services:\n  gateway: {{auth: none, cert_file: {certificate}, key_file: {key}{''.join(more)}}}\n"
+        )
+        command = [sys.executable, "-m", "ion_core", "check"]
+        done = subprocess.run(
+            command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False, env=ENVIRONMENT
+        )
+        return f"{done.returncode} {done.stdout}{done.stderr}"
+
+    both = certificate.with_name("both.pem")
+    both.write_text(certificate.read_text() + expired.read_text())
+    assert found(certificate, key).endswith("ok: 1 module, 1 event type, 1 runtime, 1 service\n")
+    assert "certificate" not in found(certificate, key, f", client_ca_file: {authority.certificate}")
+    for given, code, says in (
+        ((certificate, its_key), 78, "services.gateway.key_file: is not the key of the certificate in cert_file"),
+        ((certificate, tmp_path / "gone"), 78, f"services.gateway.key_file: {tmp_path}/gone cannot be read: No such"),
+        ((expired, its_key), 0, "services.gateway.cert_file: warning: the certificate of CN=late has expired, on 2020"),
+        ((both, key), 0, "services.gateway.cert_file: warning: the certificate of CN=late has expired, on 2020-01-02"),
+        ((certificate, key, ", client_ca_file: gone"), 78, "client_ca_file: "),
+        ((certificate, key, f", client_ca_file: {expired}"), 0, "client_ca_file: warning: the certificate of CN=late"),
+    ):
+        said = found(*given)
+        assert said.startswith(f"{code} "), said
+        assert says in said
 
 
 async def test_files_that_cannot_be_used_are_named_with_their_key(tmp_path: Path) -> None:
