@@ -10,7 +10,7 @@ from ion_core.words import counted
 from ion_gateway.cloud_events import BATCH, MOST, STRUCTURED
 from ion_gateway.contents import FORM, JSON
 from ion_gateway.front_api import NAME
-from ion_gateway.gateway_settings import DOCUMENT, NEW_LINK, Auth, GatewaySettings, Route, is_loopback
+from ion_gateway.gateway_settings import ANY, DOCUMENT, NEW_LINK, Auth, GatewaySettings, Route, is_loopback
 
 Json = dict[str, Any]
 
@@ -18,7 +18,7 @@ PROBLEM = "application/problem+json"
 REFUSED = {
     400: "No HTTP; no form; a body that ends early; a key that is none; a header that is there twice and may not.",
     401: "Who sent it may not, as far as the request shows.",
-    403: "It comes from a page of another host.",
+    403: "It comes from a page of another host, or with a certificate of nobody who may.",
     404: "No module takes the type.",
     408: "The body came too slowly.",
     409: "The key, or the source and id, is that of another event.",
@@ -77,18 +77,22 @@ class _Guarded:
     def __init__(self, settings: GatewaySettings, auth: Auth) -> None:
         self._auth = auth
         alone = is_loopback(settings.listen) and not settings.exposed
-        self.statuses = ((403,) if alone else ()) if auth.anybody else (401,)
-        self.schemes: Json = {}
+        named = [it for it in auth.certificate if it != ANY]
+        self.statuses = [403] if named or (auth.anybody and alone) else []
+        if not auth.anybody and not auth.certificate:
+            self.statuses.append(401)
+        self.schemes: Json = {"certificate": {"type": "mutualTLS"}} if settings.client_ca_file is not None else {}
         if auth.bearer:
             self.schemes["bearer"] = {"type": "http", "scheme": "bearer"}
         names = ["X-Hub-Signature-256"] if auth.github else []
+        names += ["Stripe-Signature"] if auth.stripe else []
         if auth.standard_webhooks:
             names += ["webhook-id", "webhook-timestamp", "webhook-signature"]
         self.schemes |= {name: {"type": "apiKey", "in": "header", "name": name} for name in names}
 
     @property
     def signed(self) -> bool:
-        return bool(self._auth.github or self._auth.standard_webhooks)
+        return bool(self._auth.github or self._auth.standard_webhooks or self._auth.stripe)
 
     @property
     def whole(self) -> bool:

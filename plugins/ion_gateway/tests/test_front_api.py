@@ -82,7 +82,7 @@ async def test_what_is_no_link_is_refused_and_never_published_with_an_empty_one(
 async def test_a_link_has_the_guard_and_the_limits_of_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ion_gateway.receiving.COUNTED_FOR", 0.0)
+    monkeypatch.setattr("ion_gateway.waiting.COUNTED_FOR", -1.0)
     async with running(tmp_path / "work", front_api=True, auth={"bearer": TOKEN}, max_json="1KB", max_pending=10) as it:
         bearer = {"Authorization": f"Bearer {TOKEN}"}
         assert (await it.post("/", json={"url": "x"}))[0] == 401

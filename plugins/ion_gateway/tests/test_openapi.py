@@ -34,8 +34,8 @@ def no_lingering(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("more", [{}, {"front_api": True, "routes": ROUTES, "max_files": 1}], ids=["least", "most"])
 @pytest.mark.parametrize(
     "auth",
-    ["none", {"bearer": TOKEN}, {"github": TOKEN}, {"standard_webhooks": WEBHOOK}],
-    ids=["none", "bearer", "github", "standard_webhooks"],
+    ["none", {"bearer": TOKEN}, {"github": TOKEN}, {"standard_webhooks": WEBHOOK}, {"stripe": WEBHOOK}],
+    ids=["none", "bearer", "github", "standard_webhooks", "stripe"],
 )
 def test_it_is_valid_and_has_no_secret(auth: Any, more: dict[str, Any]) -> None:
     for types in (TYPES, ()):
@@ -64,6 +64,23 @@ def test_it_says_who_may_what_is_taken_and_what_is_there() -> None:
         for auth in ({"github": TOKEN}, {"standard_webhooks": WEBHOOK})
     ]
     assert forms == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("auth", "security", "refused"),
+    [
+        ({"certificate": "any"}, [{"certificate": []}], set()),
+        ({"certificate": "robot"}, [{"certificate": []}], {"403"}),
+        ({"bearer": TOKEN}, [{"certificate": [], "bearer": []}], {"401"}),
+        ({"stripe": WEBHOOK}, [{"certificate": [], "Stripe-Signature": []}], {"401"}),
+    ],
+)
+def test_it_says_who_has_to_have_a_certificate(auth: Any, security: list[Any], refused: set[str]) -> None:
+    found = document(settings(auth=auth, cert_file="server.pem", client_ca_file="ca.pem"), TYPES)
+    validate(found, cls=OpenAPIV31SpecValidator)
+    post = found["paths"]["/events/{name}"]["post"]
+    assert post["security"] == security
+    assert {"401", "403"} & set(post["responses"]) == refused
 
 
 async def test_it_is_shown_to_those_who_may(tmp_path: Path) -> None:
