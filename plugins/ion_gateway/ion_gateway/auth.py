@@ -146,7 +146,7 @@ class _GitHub(Signed):
 
 
 class _Stripe(Signed):
-    """https://docs.stripe.com/webhooks#verify-manually: ``t=…,v1=…``, and more of either or of other schemes."""
+    """https://docs.stripe.com/webhooks#verify-manually: ``t=…,v1=…``, with more of ``v1``, and of other schemes."""
 
     def __init__(self, secrets: Sequence[bytes], given: str) -> None:
         parts = [part.strip().partition("=") for part in given.split(",")]

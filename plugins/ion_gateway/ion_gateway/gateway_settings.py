@@ -139,7 +139,7 @@ def _who(value: Any) -> Any:
     if isinstance(value, Auth):
         return value
     if not isinstance(value, dict) or not value:
-        raise ValueError(f"must be none, or one of {WAYS} with who may")
+        raise ValueError(f"must be none, or one of {WAYS} with its secrets or names")
     return value
 
 

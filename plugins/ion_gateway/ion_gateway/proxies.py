@@ -23,7 +23,7 @@ class Proxies:
         shown, hops = _address(request.remote or ""), _listed(request, "X-Forwarded-For")
         while self._trusts(shown) and hops and (hop := _address(hops.pop())) is not None:
             shown = hop
-        return str(shown or request.remote)
+        return str(shown or request.remote or "")
 
     def hosts(self, request: web.BaseRequest) -> list[str]:
         """For which host it was meant, as the request and each proxy of ours say."""

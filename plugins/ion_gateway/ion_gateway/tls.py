@@ -144,7 +144,7 @@ def _not_valid_today(pem: bytes) -> Iterator[str]:
     for it in certificates:
         named = f"the certificate of {it.subject.rfc4514_string()}"
         if it.not_valid_after_utc < now:
-            yield f"{named} has expired, on {it.not_valid_after_utc:%Y-%m-%d}: clients refuse it. Renew it."
+            yield f"{named} has expired, on {it.not_valid_after_utc:%Y-%m-%d}, and is refused. Renew it."
         elif it.not_valid_before_utc > now:
             yield f"{named} is not valid before {it.not_valid_before_utc:%Y-%m-%d}. Is the clock right?"
 
