@@ -54,6 +54,7 @@ def serving(pipeline: Pipeline, *arguments: str) -> subprocess.Popen[bytes]:
         env=environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
+        start_new_session=True,  # as in a container that has no terminal
     )
 
 
@@ -70,6 +71,22 @@ def test_nothing_that_modules_leave_stays_a_zombie_and_a_signal_ends_it(pipeline
         subprocess.run(["kill", "-TERM", str(process_1)], check=True)
         assert served.ended() == 128 + signal.SIGTERM
         assert served.log.count("received, draining") == 1, "and it is told once"
+        served.close()
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_sighup_reaches_who_does_the_work_and_ends_nothing(pipeline: Pipeline) -> None:
+    process = serving(pipeline)
+    try:
+        served = Served(process)
+        served.until("INFO serving")
+        process_1 = table.descendants(process.pid)[0]
+        subprocess.run(["kill", "-HUP", str(process_1)], check=True)
+        served.until("the configuration was read again")
+        subprocess.run(["kill", "-TERM", str(process_1)], check=True)
+        assert served.ended() == 128 + signal.SIGTERM
         served.close()
     finally:
         process.kill()
