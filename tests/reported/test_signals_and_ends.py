@@ -79,7 +79,7 @@ def running(pipeline: Pipeline, *arguments: str, argv: list[str] | None = None, 
         yield Command(process)
     finally:
         process.kill()
-        process.communicate()
+        process.communicate(timeout=TIMEOUT)  # which what it left may hold open
 
 
 def modules_of(pipeline: Pipeline) -> list[str]:
