@@ -601,24 +601,40 @@ class RabbitBroker:
     async def _take_out(self, queue: str, ids: Sequence[str], before: Any, what: str) -> int:
         """Those of ``ids``, each after ``before``; the others are put back where they were.
 
-        Then the broker is asked: while more is left than should be, those that came back are taken out again.
+        Then the broker is asked, also where it was cut short: of those that are done none is left.
         """
         wanted, name = set(ids), self.topology.dead(queue)
+        done: set[str] = set()
+
+        async def noted(message: AbstractIncomingMessage) -> None:
+            await before(message)
+            done.add(envelope.letter_id(message))
+
         async with self._letters:
-            async with self._declared(queue) as channel:
-                found = await self._letters_in(channel, name)
-                missing = wanted - {envelope.letter_id(message) for message in found}
-                if missing:
-                    await self._put_back(channel, name, found)
-                    named = ", ".join(repr(letter[:80]) for letter in sorted(missing)[:10])
-                    raise DeadLetterNotFound(f"queue {queue!r}: keeps no dead letter {named}; none was touched.")
-                done, others = await self._chosen_settled(channel, name, found, wanted, before, what)
-            more = done
-            while more and await self._left(queue, name, others) > others:
+            found: Sequence[AbstractIncomingMessage] = ()
+            try:
                 async with self._declared(queue) as channel:
                     found = await self._letters_in(channel, name)
-                    more, others = await self._chosen_settled(channel, name, found, wanted, _nothing, what)
-            return done
+                    missing = wanted - {envelope.letter_id(message) for message in found}
+                    if missing:
+                        await self._put_back(channel, name, found)
+                        named = ", ".join(repr(letter[:80]) for letter in sorted(missing)[:10])
+                        raise DeadLetterNotFound(f"queue {queue!r}: keeps no dead letter {named}; none was touched.")
+                    taken_out, others = await self._chosen_settled(channel, name, found, wanted, noted, what)
+            except TransientError:
+                with suppress(TransientError):  # what cut it short says more
+                    await self._without(queue, name, done, len(found) - len(done), what)
+                raise
+            await self._without(queue, name, wanted, others, what)
+            return taken_out
+
+    async def _without(self, queue: str, name: str, done: set[str], others: int, what: str) -> None:
+        """While more are left than the ``others``, those of ``done`` that came back are taken out again."""
+        more = len(done)
+        while more and await self._left(queue, name, others) > others:
+            async with self._declared(queue) as channel:
+                found = await self._letters_in(channel, name)
+                more, others = await self._chosen_settled(channel, name, found, done, _nothing, what)
 
     async def _chosen_settled(
         self,

@@ -114,6 +114,29 @@ async def test_cut_short_each_is_in_one_place_and_the_same_again_does_the_rest(
     assert sorted(it.body for it in await many.peek("work", limit=999)) == sorted(bodies)
 
 
+async def test_cut_short_what_was_put_back_is_no_dead_letter_any_more_though_its_ack_was_lost(
+    many: RabbitBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await put(many, many.topology.dead("work"), 60)
+    letters = [letter.id for letter in await many.dead_letters("work")]
+    settle = looking.each_settled
+
+    async def cut_short(messages, before, what, **how):  # type: ignore[no-untyped-def]
+        for message in messages[:40]:
+            await before(message)
+        for message in messages[:15]:
+            await message.ack()
+        monkeypatch.setattr("ion_rabbitmq.broker.each_settled", settle)
+        raise TransientError("RabbitMQ refused a message")
+
+    monkeypatch.setattr("ion_rabbitmq.broker.each_settled", cut_short)
+    with pytest.raises(TransientError, match="refused a message"):
+        await many.redrive("work", letters)
+    await ready(many, many.topology.dead("work"), 20)
+    await ready(many, many.topology.queue("work"), 40)
+    assert [letter.id for letter in await many.dead_letters("work")] == letters[40:]
+
+
 async def test_an_event_that_was_acked_right_before_leaving_is_gone(many: RabbitBroker) -> None:
     name = many.topology.queue("work")
     await put(many, name, 100)
