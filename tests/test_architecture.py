@@ -94,9 +94,9 @@ ADDED_TO_A_FILE = [
         "a circle: plugins/ion_podman/tests/running.py",
     ),
     (
-        "plugins/ion_fsspec_storage/tests/object_stores.py",
+        "plugins/ion_fsspec_storage/tests/stored_files.py",
         "from test_files import x",
-        "a circle: plugins/ion_fsspec_storage/tests/object_stores.py",
+        "a circle: plugins/ion_fsspec_storage/tests/stored_files.py",
     ),
     ("ion_core/embedded/plugin.py", "import aio_pika", "ion_core/embedded/plugin.py: imports aio_pika, which ion-core"),
     (

@@ -10,8 +10,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from file_servers import FileServer, ssh_server, webdav_server
-from object_stores import ObjectStore, azurite_server, google_server, moto_server
+from tests.support.file_servers import FileServer, ssh_server, webdav_server
+from tests.support.object_stores import ObjectStore, azurite_server, google_server, moto_server
 
 
 @pytest.fixture(scope="session")

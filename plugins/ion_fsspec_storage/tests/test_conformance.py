@@ -13,9 +13,7 @@ from typing import Any, ClassVar
 
 import pytest
 from faulty_proxy import FaultyProxy, faulty_proxy_to
-from file_servers import FileServer
 from fsspec.implementations.local import LocalFileSystem
-from object_stores import ObjectStore, s3_at
 
 from ion_core.contracts.provider import Provider
 from ion_core.contracts.storage import BlobStore, DocumentStore
@@ -30,6 +28,8 @@ from ion_fsspec_storage.documents import FsspecDocuments, open_fsspec_documents
 from ion_fsspec_storage.drivers import Driver
 from ion_fsspec_storage.records import Record
 from ion_fsspec_storage.settings import FsspecBlobsSettings, FsspecDocumentsSettings
+from tests.support.file_servers import FileServer
+from tests.support.object_stores import ObjectStore, s3_at
 
 
 class _Blobs(BlobStoreConformance):

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from object_stores import ObjectStore
 
 from ion_core.contracts.storage import Document
 from ion_core.errors import DocumentExists, DocumentNotFound, PermanentError
 from ion_fsspec_storage.documents import FsspecDocuments, open_fsspec_documents
 from ion_fsspec_storage.records import Clock
 from ion_fsspec_storage.settings import FsspecDocumentsSettings
+from tests.support.object_stores import ObjectStore
 
 WRITERS = {"file": 8, "s3": 4, "azure": 4}
 """Processes take a second each to start; twenty tasks and two stores race in the kit, on every backend."""

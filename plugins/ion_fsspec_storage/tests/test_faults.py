@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 from faulty_proxy import FaultyProxy, faulty_proxy_to
-from object_stores import ObjectStore, request, s3_at
 from stored_files import MIB, file, info
 
 from ion_core.contracts.storage import Document
@@ -18,6 +17,7 @@ from ion_core.errors import BlobNotFound, PermanentError, StorageFull, Transient
 from ion_fsspec_storage.blobs import SMALL, FsspecBlobs, open_fsspec_blobs
 from ion_fsspec_storage.documents import open_fsspec_documents
 from ion_fsspec_storage.settings import FsspecBlobsSettings, FsspecDocumentsSettings
+from tests.support.object_stores import ObjectStore, request, s3_at
 
 pytestmark = pytest.mark.filterwarnings("ignore:Sending a large body directly:ResourceWarning")  # gcsfs, adlfs do
 PATIENCE = 60.0

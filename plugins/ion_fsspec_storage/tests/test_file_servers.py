@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from file_servers import FileServer
 from stored_files import MIB, file, info
 
 from ion_core.errors import BlobNotFound, ConfigError, TransientError
 from ion_fsspec_storage import remote
 from ion_fsspec_storage.blobs import SMALL, FsspecBlobs, open_fsspec_blobs
 from ion_fsspec_storage.settings import FsspecBlobsSettings
+from tests.support.file_servers import FileServer
 
 PATIENCE = 60.0
 PARALLEL = 6

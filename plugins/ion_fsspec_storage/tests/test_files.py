@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from object_stores import ObjectStore
 from stored_files import MIB, file, info
 
 from ion_core.contracts.storage import BlobStore, check_key
@@ -21,6 +20,7 @@ from ion_fsspec_storage import local
 from ion_fsspec_storage.blobs import SMALL, FsspecBlobs, open_fsspec_blobs
 from ion_fsspec_storage.local import LocalObjects
 from ion_fsspec_storage.settings import FsspecBlobsSettings
+from tests.support.object_stores import ObjectStore
 
 pytestmark = pytest.mark.filterwarnings("ignore:Sending a large body directly:ResourceWarning")  # gcsfs, adlfs do
 

@@ -7,7 +7,6 @@ import sys
 from typing import Any
 
 import pytest
-from object_stores import ObjectStore, free_port, s3_at
 from pydantic import ValidationError
 
 from ion_core.errors import ConfigError, TransientError
@@ -15,6 +14,7 @@ from ion_fsspec_storage import remote
 from ion_fsspec_storage.blobs import open_fsspec_blobs
 from ion_fsspec_storage.documents import open_fsspec_documents
 from ion_fsspec_storage.settings import FsspecBlobsSettings, FsspecDocumentsSettings
+from tests.support.object_stores import ObjectStore, free_port, s3_at
 
 
 @pytest.mark.parametrize(

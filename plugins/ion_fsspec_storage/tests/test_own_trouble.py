@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 from faulty_proxy import FaultyProxy, faulty_proxy_to
-from object_stores import ObjectStore, client, s3_at
 from stored_files import file, info
 
 from ion_core.errors import TransientError
 from ion_fsspec_storage.blobs import SMALL, open_fsspec_blobs
 from ion_fsspec_storage.settings import FsspecBlobsSettings
+from tests.support.object_stores import ObjectStore, client, s3_at
 from tests.support.worlds import World, exits, no_back_off
 
 PATIENCE = 60.0

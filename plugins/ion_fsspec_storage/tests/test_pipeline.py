@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 from faulty_proxy import faulty_proxy_to
-from file_servers import FileServer
-from object_stores import ObjectStore, client, s3_at
 
 from ion_fsspec_storage.blobs import FsspecBlobs, open_fsspec_blobs
 from ion_fsspec_storage.settings import FsspecBlobsSettings
+from tests.support.file_servers import FileServer
+from tests.support.object_stores import ObjectStore, client, s3_at
 
 FACES = Path(__file__).resolve().parents[3] / "examples" / "faces"
 SECRET = "testing-secret"

@@ -17,7 +17,7 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
-from object_stores import START_WITHIN, free_port, listens
+from tests.support.object_stores import START_WITHIN, free_port, listens
 
 USER, PASSWORD = "ion", "testing-secret"
 
