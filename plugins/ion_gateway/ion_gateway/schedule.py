@@ -30,6 +30,9 @@ SET_BACK = timedelta(hours=1)
 """A time noted that is so far ahead was noted by a clock that was wrong. What is nearer is waited for."""
 LOOK_EVERY = 30.0
 """Seconds after which the clock is looked at again: it may be set, and machines sleep."""
+TOLERANCE = timedelta(minutes=2)
+"""Between two looks at the clock lies a minute or so. Where it is more than this nobody ran, though we were there; and
+what fell due less than this before somebody does again is late, not missed."""
 AGAIN = RetryPolicy(initial=timedelta(seconds=1), maximum=timedelta(minutes=1))
 """How long to wait where an event cannot be published now."""
 
@@ -60,6 +63,35 @@ async def _wait(stop: asyncio.Event, seconds: float) -> bool:
     return True
 
 
+class _Awake:
+    """The clock as one schedule sees it, and when nobody did, as on a machine that slept.
+
+    ``seen`` is when it was looked at last.
+    """
+
+    def __init__(self, name: str, clock: Clock, seen: datetime) -> None:
+        self._name = name
+        self._clock = clock
+        self.seen = seen
+        self._gaps: deque[tuple[datetime, datetime]] = deque()
+
+    def look(self) -> datetime:
+        now = self._clock()
+        if now > self.seen + TOLERANCE:
+            log.info("schedule %s: nobody ran from %s to %s", self._name, _text(self.seen), _text(now))
+            self._gaps.append((self.seen, now))
+        elif now < self.seen:  # it was wrong, and so is what it made us think
+            self._gaps = deque(gap for gap in self._gaps if gap[1] <= now)
+        self.seen = now
+        return now
+
+    def gap_before(self, time: datetime) -> tuple[datetime, datetime] | None:
+        """Where ``time``, or what comes before it, lies in one: the first, from and until, which is then done with."""
+        if self._gaps and time > self._gaps[0][0]:
+            return self._gaps.popleft()
+        return None
+
+
 class Schedule:
     """``clock`` and ``wait`` are for tests, who do not wait for midnight."""
 
@@ -78,52 +110,73 @@ class Schedule:
         try:
             async with asyncio.TaskGroup() as tasks:
                 for name, planned in self._schedules.items():
-                    tasks.create_task(self._keep(host, stop, name, planned, started), name=f"schedule {name}")
+                    awake = _Awake(name, self._clock, started)
+                    tasks.create_task(self._keep(host, stop, name, planned, awake), name=f"schedule {name}")
         except* IonError as errors:
             failures = errors.exceptions
         if failures:
             raise failures[0]
 
-    async def _keep(
-        self, host: ServiceHost, stop: asyncio.Event, name: str, planned: Planned, started: datetime
-    ) -> None:
-        """One schedule: what was missed, then each time as it comes. What falls due while we serve is never missed."""
-        plan = planned.plan
+    async def _keep(self, host: ServiceHost, stop: asyncio.Event, name: str, planned: Planned, awake: _Awake) -> None:
+        """One schedule: what was missed, and each time as it comes. What falls due while we run is never missed."""
+        started = awake.seen
         latest = self._noted.latest(name)
         if latest is None:
             latest = started
             self._noted.note(name, latest)
         latest = self._not_ahead(name, latest, started)
-        # In a thread: of a year there may be half a million.
-        for time in await asyncio.to_thread(self._missed, name, planned, latest, started):
-            if not await self._publish(host, stop, name, planned, time):
-                return
+        if not await self._make_up(host, stop, name, planned, latest, started, awake):
+            return
         latest = max(latest, started)
         while not stop.is_set():
-            latest = self._not_ahead(name, latest, self._clock())
-            time = plan.after(latest)
-            if (seconds := (time - self._clock()).total_seconds()) > 0:
-                if await self._wait(stop, min(seconds, LOOK_EVERY)):
+            now = awake.look()
+            latest = self._not_ahead(name, latest, now)
+            time = planned.plan.after(latest)
+            if (gap := awake.gap_before(time)) is not None:
+                slept, woke = gap
+                until = woke - TOLERANCE if planned.missed == "skip" else woke
+                if not await self._make_up(host, stop, name, planned, max(latest, slept), until, awake):
                     return
-                continue
-            if not await self._publish(host, stop, name, planned, time):
-                return
-            latest = time
+                latest = max(latest, until)
+            elif time > now:
+                if await self._wait(stop, min((time - now).total_seconds(), LOOK_EVERY)):
+                    return
+            elif await self._publish(host, stop, name, planned, time, awake):
+                latest = time
 
     def _not_ahead(self, name: str, latest: datetime, now: datetime) -> datetime:
-        """``latest``, or now where a clock that was wrong noted what is yet to come."""
-        if latest <= now + SET_BACK:
-            return latest
-        log.warning("schedule %s: %s was noted last, which is yet to come: it goes on from now", name, _text(latest))
+        """What is planned later than this is still to come, by a clock that may have been wrong until now."""
+        noted = self._noted.latest(name) or latest
+        if noted <= now + SET_BACK:
+            return max(noted, min(latest, now))
+        log.warning("schedule %s: %s was noted last, which is yet to come: it goes on from now", name, _text(noted))
         self._noted.note(name, now, again=True)
         return now
 
-    def _missed(self, name: str, planned: Planned, latest: datetime, started: datetime) -> list[datetime]:
+    async def _make_up(
+        self,
+        host: ServiceHost,
+        stop: asyncio.Event,
+        name: str,
+        planned: Planned,
+        after: datetime,
+        until: datetime,
+        awake: _Awake,
+    ) -> bool:
+        """For what was missed, as ``missed`` has it. False if we are told to stop before."""
+        # In a thread: of a year there may be half a million.
+        for time in await asyncio.to_thread(self._missed, name, planned, after, until):
+            if not await self._publish(host, stop, name, planned, time, awake):
+                return False
+        return True
+
+    def _missed(self, name: str, planned: Planned, after: datetime, until: datetime) -> list[datetime]:
         """What fell due while nobody ran and is to be made up for."""
-        due = between(planned.plan, latest, started)
+        due = between(planned.plan, after, until)
         if planned.missed == "skip":
             if first := next(due, None):
-                log.info("schedule %s: what was planned from %s to now was missed, and is skipped", name, _text(first))
+                since, to = _text(first), _text(until)
+                log.info("schedule %s: what was planned from %s to %s was missed, and is skipped", name, since, to)
             return []
         most = 1 if planned.missed == "last" else MOST_MISSED
         times = deque(due, maxlen=most + 1)
@@ -137,7 +190,7 @@ class Schedule:
         return list(times)[-most:]
 
     async def _publish(
-        self, host: ServiceHost, stop: asyncio.Event, name: str, planned: Planned, time: datetime
+        self, host: ServiceHost, stop: asyncio.Event, name: str, planned: Planned, time: datetime, awake: _Awake
     ) -> bool:
         """Until it is published, or refused for good, and noted. False if we are told to stop before."""
         event_id = planned_id(self._service, name, time)
@@ -145,10 +198,12 @@ class Schedule:
         for failures in itertools.count(1):
             if stop.is_set():
                 return False
+            awake.look()
             try:
                 await host.publish(planned.type, data=data, event_id=event_id, correlation_id=event_id)
             except TransientError as error:
                 log.warning("schedule %s: %s cannot be published now: %s", name, event_id, error)
+                awake.look()
                 if await self._wait(stop, AGAIN.delay(failures, random.uniform(-1, 1)).total_seconds()):
                     return False
             except IonError as error:

@@ -39,7 +39,7 @@ class Planned(Settings):
     type: Annotated[str, AfterValidator(checked_type)] = Field(description="The event's type.")
     data: dict[str, str] = Field(default={}, description="Its pairs. The planned time is added as plannedTime.")
     missed: Literal["skip", "last", "all"] = Field(
-        "skip", description="What of that which fell due while nobody ran is published at the next start."
+        "skip", description="What of that which fell due while nobody ran, or the machine slept, is published after."
     )
 
     @field_validator("cron")
