@@ -9,16 +9,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 from ion_core.contracts.service import ServiceHost
 from ion_core.errors import IonError
-from ion_gateway.watching.entries import Source
 from ion_gateway.watching.folder import WatchedFolder
-from ion_gateway.watching.local import LocalFolder
 from ion_gateway.watching.notes import Notes
-from ion_gateway.watching.remote import RemoteFolder
-from ion_gateway.watching.settings import Folder, WatchSettings
+from ion_gateway.watching.settings import WatchSettings
 
 
 class Watch:
@@ -35,7 +31,7 @@ class Watch:
             WatchedFolder(
                 name,
                 folder,
-                source_of(folder, name, self._settings),
+                folder.source(name, self._settings.section),
                 self._notes,
                 service=service,
             )
@@ -45,7 +41,7 @@ class Watch:
         try:
             async with asyncio.TaskGroup() as checks:
                 for watched in folders:
-                    checks.create_task(watched.check())
+                    checks.create_task(watched.check(stop))
             ready.set()
             async with asyncio.TaskGroup() as tasks:
                 for watched in folders:
@@ -56,15 +52,6 @@ class Watch:
             failures = failures[0].exceptions
         if failures:
             raise failures[0]
-
-
-def source_of(folder: Folder, name: str, settings: WatchSettings) -> Source:
-    key = f"folders.{name}"
-    if folder.url is not None:
-        return RemoteFolder(folder.url, folder.options, folder.compiled, settings.section, key, folder.to)
-    assert folder.path is not None
-    to = None if folder.to is None else Path(folder.to)
-    return LocalFolder(folder.path, folder.compiled, settings.section, f"{key}.path", to)
 
 
 @asynccontextmanager

@@ -14,7 +14,7 @@ import pytest
 import pytest_asyncio
 from watching import Host, serving, settings, until
 
-from ion_core.errors import ConfigError, InvalidEvent, IonError, StateError, StorageFull, TransientError
+from ion_core.errors import ConfigError, InvalidEvent, IonError, PermanentError, StateError, StorageFull, TransientError
 from ion_core.testing import ServiceConformance
 from ion_gateway.watch import Watch, open_watch
 from ion_gateway.watching import folder as folder_module
@@ -332,7 +332,23 @@ async def test_a_name_that_no_event_can_have_is_said_once_and_the_others_go_on(
     assert host.asked.count(bad) == 1
     (said,) = [it for it in caplog.records if "was refused" in it.getMessage()]
     assert said.levelname == "ERROR"
-    assert r"'\udcff\n.jpg' was refused: is not valid Unicode" in said.getMessage()
+    assert r"'\udcff\n.jpg' was refused: is not valid Unicode. It is left alone until it changes" in said.getMessage()
+
+
+async def test_what_is_refused_is_tried_again_and_said_again_once_it_has_changed(
+    tmp_path: Path, inbox: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    host = Host(refusing=lambda path: PermanentError("the store takes no such file.") if path == "a" else None)
+    move_in(inbox, "a", b"first")
+    async with serving(settings(tmp_path, photos={"path": "inbox"}), host):
+        await host.until(lambda: host.asked == ["a"])
+        move_in(inbox, "a", b"other")
+        await host.until(lambda: host.asked == ["a", "a"])
+        await until(lambda: caplog.text.count("'a' was refused: the store takes no such file. It is left") == 2)
+        host.refusing = lambda path: None
+        move_in(inbox, "a", b"yet another")
+        await host.paths(1)
+    assert host.taken[0].files == {"a": b"yet another"}
 
 
 async def test_a_folder_that_vanishes_and_comes_back_is_watched_again(
@@ -432,13 +448,71 @@ async def test_a_note_that_cannot_be_made_ends_the_service_with_the_place(
     tmp_path: Path, inbox: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
-        raise StateError("published.sqlite: cannot be used: disk is full")
+        raise StateError("published.sqlite: cannot be used: it is damaged")
 
     monkeypatch.setattr(Notes, "note", fail)
     move_in(inbox, "a")
-    with pytest.raises(StateError, match="disk is full"):
+    with pytest.raises(StateError, match="it is damaged"):
         async with serving(settings(tmp_path, photos={"path": "inbox"}), Host()) as running:
             await asyncio.wait({running}, timeout=30)
+
+
+@pytest.mark.parametrize("after", ["keep", "delete"])
+async def test_a_full_disk_under_the_notes_is_said_once_and_nothing_is_published_twice(
+    tmp_path: Path,
+    inbox: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    after: str,
+) -> None:
+    caplog.set_level("INFO")
+    noted = Counted(monkeypatch, Notes, "note")
+    made, host = settings(tmp_path, photos={"path": "inbox", "after": after}), Host()
+    names = ["/".join(["d" * 200] * 8 + [str(n)]) for n in range(3)]  # so long that each needs a page of its own
+    async with open_watch(made) as service:
+        stop = asyncio.Event()
+        running = asyncio.create_task(service.run(host.at(made), stop, asyncio.Event()))
+        database = service._notes._database
+        database.execute("PRAGMA max_page_count = 1").fetchone()  # SQLite takes what is there for the limit
+        for name in names:
+            move_in(inbox, name)
+        await until(lambda: "no space left" in caplog.text)
+        seen = noted.count
+        await until(lambda: noted.count >= seen + 9)
+        assert all((inbox / name).exists() for name in names)
+        database.execute("PRAGMA max_page_count = 1000000").fetchone()
+        await host.paths(len(names))
+        if after == "keep":
+            await until(lambda: len(service._notes.published("photos")) == len(names))
+        else:
+            await until(lambda: not any((inbox / name).exists() for name in names))
+        await until(lambda: "goes on" in caplog.text)
+        stop.set()
+        await running
+    assert sorted(host.asked) == sorted(names)
+    assert caplog.text.count("cannot be published now") == 1
+    assert "no space left. Free some; work goes on by itself then" in caplog.text
+    again = Host()
+    async with serving(made, again):
+        move_in(inbox, "last")
+        assert await again.paths(1) == ["last"]
+    assert again.asked == ["last"]
+
+
+async def test_a_full_disk_keeps_no_file_that_was_published_from_going(
+    tmp_path: Path, inbox: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise StorageFull("published.sqlite: no space left.")
+
+    for method in ("forget", "seen"):
+        monkeypatch.setattr(Notes, method, full)
+    host = Host()
+    async with serving(settings(tmp_path, photos={"path": "inbox", "after": "delete"}), host):
+        move_in(inbox, "a")
+        await host.paths(1)
+        await until(lambda: not list(inbox.iterdir()))
+        await until(lambda: "which files are gone cannot be noted now" in caplog.text)
 
 
 async def test_what_comes_is_looked_at_alone_however_many_files_there_are(

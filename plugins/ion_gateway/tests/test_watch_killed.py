@@ -1,4 +1,4 @@
-"""Real `ion-core serve` processes that watch a folder: as the README has it, and killed."""
+"""Real `ion-core serve` processes that watch a folder: as the README has it, killed, and stopped."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 import os
 import re
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -123,3 +125,30 @@ def test_the_example_of_the_readme_takes_a_photo(tmp_path: Path) -> None:
     (flow,) = home.flows()
     assert flow["files"] == ["photo.jpg"]
     assert flow["data"] == [{"key": "folder", "value": "photos"}, {"key": "path", "value": "photo.jpg"}]
+
+
+HANGING = """
+modules:
+  take: {{command: [sh, -c, ":"], source: ., subscribes: [photo.received]}}
+services:
+  watch:
+    folders:
+      far:
+        url: s3://bucket/in
+        type: photo.received
+        options:
+          endpoint_url: http://127.0.0.1:{port}
+          key: testing
+          secret: testing-secret
+          config_kwargs: {{connect_timeout: 3600, read_timeout: 3600}}
+"""
+
+
+def test_a_server_that_never_answers_keeps_serve_from_nothing_and_least_from_ending(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=100) as hanging:  # which takes connections, and no more
+        home = Home(tmp_path, HANGING.format(port=hanging.getsockname()[1]))
+        with home.serving() as serve:
+            serve.until(lambda: "does not answer; it is waited for" in serve.log.read_text())
+            serve.process.send_signal(signal.SIGTERM)
+            assert serve.process.wait(WITHIN) == 128 + signal.SIGTERM
+            assert "does not end" not in serve.log.read_text()

@@ -48,6 +48,50 @@ def test_a_process_that_is_killed_has_lost_nothing(path: Path) -> None:
     notes.close()
 
 
+ON_A_FULL_DISK = """
+import sys
+from pathlib import Path
+
+from ion_core.errors import StorageFull
+from ion_gateway.watching.notes import Notes
+
+path, filling = Path(sys.argv[1]), Path(sys.argv[1] + ".filling")
+notes = Notes(path)
+notes.note("photos", "first", "1")
+try:
+    with filling.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+except OSError as error:
+    print(error)
+for make in (lambda: notes.note("photos", "x" * 100_000, "1"), lambda: Notes(path.parent / "another" / "db")):
+    try:
+        make()
+    except StorageFull as error:
+        print(error)
+print(sorted(notes.published("photos")))
+filling.unlink()
+notes.note("photos", "second", "1")
+print(sorted(notes.published("photos")))
+"""
+
+
+def test_a_full_disk_is_no_fault_of_the_file_and_is_left_when_there_is_room(tmp_path: Path) -> None:
+    """In a process that sees a disk of 4 MiB there."""
+    user = [] if os.geteuid() == 0 else ["--map-root-user"]
+    script = f"mount -t tmpfs -o size=4m none '{tmp_path}' && exec \"$@\""
+    argv = [sys.executable, "-c", ON_A_FULL_DISK, str(tmp_path / "db")]
+    argv = ["unshare", *user, "--mount", "sh", "-c", script, "sh", *argv]
+    filled, *told = subprocess.run(argv, timeout=60, check=True, capture_output=True, text=True).stdout.splitlines()
+    assert "No space left" in filled
+    assert told == [
+        f"{tmp_path}/db: no space left. Free some; work goes on by itself then.",
+        f"{tmp_path}/another/db: no space left. Free some; work goes on by itself then.",
+        "['first']",
+        "['first', 'second']",
+    ]
+
+
 def test_a_file_that_is_gone_is_remembered_for_a_while(path: Path) -> None:
     notes = Notes(path)
     for name in ("here", "comes back", "gone"):
@@ -74,7 +118,7 @@ def test_no_more_than_so_many_are(path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_what_is_no_such_file_is_said_with_what_would_do(path: Path) -> None:
     path.parent.mkdir()
     path.write_bytes(b"no database" * 1000)
-    with pytest.raises(StateError, match=r"published\.sqlite: cannot be used: .*remove it"):
+    with pytest.raises(StateError, match=r"published\.sqlite: cannot be used: .*Remove it"):
         Notes(path)
     path.unlink()
     (path.parent / "file").touch()

@@ -96,3 +96,30 @@ def test_what_is_published_comes_from_no_outside(tmp_path: Path) -> None:
     done = checked(tmp_path, *(f"{TAKEN}, {folder}" for folder in FINE))
     assert done.returncode == 0, done.stderr
     assert "comes from outside" not in done.stdout + done.stderr
+
+
+def test_a_directory_that_is_not_there_is_worth_a_warning(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    done = checked(tmp_path, f"path: there, {TAKEN}", f"path: in, {TAKEN}")
+    assert done.returncode == 0, done.stderr
+    assert (
+        f"ion.yaml:7:18: services.watch.folders.n1.path: warning: {tmp_path}/in cannot be listed: "
+        "No such file or directory. Make it, or name a directory" in done.stdout
+    )
+    assert "folders.n0" not in done.stdout
+
+
+def test_what_no_driver_here_can_watch_is_refused_and_all_of_it_named_at_once(tmp_path: Path) -> None:
+    done = checked(
+        tmp_path,
+        f"path: in, {TAKEN}",
+        f"url: 'sftpp://h/in', {TAKEN}",
+        f"url: 'smb://h/in', {TAKEN}",
+        f"url: 'sftp://me@one/in', after: move, to: 'sftp://me@other/taken', {TAKEN}",
+        f"url: 'sftp://me@one/in', after: move, to: 'sftp://me@one/taken', {TAKEN}",
+    )
+    assert done.returncode == 78
+    misspelt, missing, elsewhere = (line for line in done.stderr.splitlines() if "services.watch" in line)
+    assert "services.watch.folders.n1.url: fsspec knows no protocol sftpp://. Did you mean" in misspelt
+    assert "folders.n2.url: the driver for smb:// is not installed. " in missing
+    assert "folders.n3.to: sftp://me@other/taken is on another server than sftp://me@one/in" in elsewhere

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,21 +16,16 @@ from typing import Any
 import fsspec
 import paramiko
 import pytest
-from s3_server import Server, s3_server
 from watching import Host, serving, settings, until
 
 from ion_core.contracts.settings import Section
-from ion_core.errors import ConfigError, TransientError
+from ion_core.errors import ConfigError, StorageFull, TransientError
+from ion_gateway.watching import folder as folder_module
 from ion_gateway.watching.entries import Gone
 from ion_gateway.watching.folder import ASKED_FOR
 from ion_gateway.watching.patterns import Patterns
 from ion_gateway.watching.remote import RemoteFolder
-
-
-@pytest.fixture(scope="session")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with s3_server(tmp_path_factory.mktemp("moto") / "log") as server:
-        yield server
+from tests.support.object_stores import AZURE_ACCOUNT, AZURE_KEY, ObjectStore, client
 
 
 @dataclass
@@ -65,8 +61,8 @@ class Place:
 @pytest.fixture(params=["s3", "file", "memory"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     if request.param == "s3":
-        server: Server = request.getfixturevalue("s3")
-        return Place(server.place(), server.options)
+        server: ObjectStore = request.getfixturevalue("s3")
+        return Place(server.place(), dict(server.options))
     if request.param == "file":
         (tmp_path / "there/in").mkdir(parents=True)
         return Place(f"file://{tmp_path}/there")
@@ -178,8 +174,34 @@ def test_what_is_replaced_while_it_is_fetched_is_not_taken(
         source.fetch(entry, tmp_path / "copy")
 
 
-def test_a_bucket_that_is_not_there_is_said_with_its_key(s3: Server) -> None:
-    source = Place("s3://never-made", s3.options).source()
+def test_a_missing_directory_of_our_own_is_not_taken_for_a_file_that_is_gone(tmp_path: Path, place: Place) -> None:
+    place.put("in/a", b"first")
+    source = place.source()
+    (entry,) = source.list().entries.values()
+    with pytest.raises(TransientError, match=rf"{tmp_path}/work: a copy cannot be written there: No such file"):
+        source.fetch(entry, tmp_path / "work" / "copy")
+    (tmp_path / "work").mkdir()
+    source.fetch(entry, tmp_path / "work" / "copy")
+    assert (tmp_path / "work" / "copy").read_bytes() == b"first"
+
+
+def test_a_full_disk_of_our_own_is_no_fault_of_the_server(
+    tmp_path: Path, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.put("in/a", b"first")
+    source = place.source()
+    (entry,) = source.list().entries.values()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(source._filesystem(), "get_file", full)
+    with pytest.raises(StorageFull, match=rf"{tmp_path}: no space left"):
+        source.fetch(entry, tmp_path / "copy")
+
+
+def test_a_bucket_that_is_not_there_is_said_with_its_key(s3: ObjectStore) -> None:
+    source = Place("s3://never-made", dict(s3.options)).source()
     with pytest.raises(ConfigError, match=r"services\.watch\.folders\.x\.url: s3://never-made/in does not exist"):
         source.check()
 
@@ -245,7 +267,7 @@ def test_a_driver_that_is_missing_is_said_with_what_brings_it() -> None:
     assert unknown.startswith(f"{begin}fsspec knows no protocol nope://.")
 
 
-def test_a_server_that_does_not_answer_is_no_mistake_of_the_configuration(s3: Server) -> None:
+def test_a_server_that_does_not_answer_is_no_mistake_of_the_configuration(s3: ObjectStore) -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         options = {**s3.options, "endpoint_url": f"http://127.0.0.1:{nobody.getsockname()[1]}"}
@@ -285,22 +307,61 @@ def test_an_ssh_host_whose_key_is_not_known_is_refused(tmp_path: Path, monkeypat
 
 
 async def test_a_bucket_that_goes_and_comes_back_is_said_once(
-    tmp_path: Path, s3: Server, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, s3: ObjectStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
     bucket = f"later-{uuid.uuid4().hex[:8]}"
-    s3.client().create_bucket(Bucket=bucket)
-    there = Place(f"s3://{bucket}", s3.options)
+    client(s3).create_bucket(Bucket=bucket)
+    there = Place(f"s3://{bucket}", dict(s3.options))
     host = Host()
     async with serving(settings(tmp_path, photos=there.folder()), host):
         there.put("in/a")
         await host.paths(1)
         for path in there.found():
-            s3.client().delete_object(Bucket=bucket, Key=f"in/{path}")
-        s3.client().delete_bucket(Bucket=bucket)
+            client(s3).delete_object(Bucket=bucket, Key=f"in/{path}")
+        client(s3).delete_bucket(Bucket=bucket)
         await until(lambda: "cannot be listed" in caplog.text)
-        s3.client().create_bucket(Bucket=bucket)
+        client(s3).create_bucket(Bucket=bucket)
         there.put("in/b")
         assert await host.paths(2) == ["a", "b"]
         await until(lambda: "is there again" in caplog.text)
     assert caplog.text.count("cannot be listed") == 1
+
+
+@pytest.mark.parametrize("protocol", ["az", "s3", "sftp"])
+async def test_a_server_that_never_answers_is_given_up_and_keeps_nothing_from_ending(
+    tmp_path: Path, protocol: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also where its driver would wait for ever."""
+    for bound in ("CHECKED_WITHIN", "ANSWERS_WITHIN", "FINISH_WITHIN"):
+        monkeypatch.setattr(folder_module, bound, 0.1)
+    with socket.create_server(("127.0.0.1", 0), backlog=100) as hanging:  # which takes connections, and no more
+        port = hanging.getsockname()[1]
+        address = f"http://127.0.0.1:{port}"
+        account = f"DefaultEndpointsProtocol=http;AccountName={AZURE_ACCOUNT};AccountKey={AZURE_KEY};"
+        far: dict[str, Any] = {
+            "az": {
+                "url": "az://container/in",
+                "options": {"connection_string": f"{account}BlobEndpoint={address}/{AZURE_ACCOUNT};"},
+            },
+            "s3": {
+                "url": "s3://bucket/in",
+                "options": {
+                    "endpoint_url": address,
+                    "key": "x",
+                    "secret": "x",
+                    "config_kwargs": {"read_timeout": 3600},
+                },
+            },
+            "sftp": {
+                "url": f"sftp://me@127.0.0.1:{port}/in",
+                "options": {"banner_timeout": 3600, "allow_agent": False, "look_for_keys": False},
+            },
+        }
+        (tmp_path / "near").mkdir()
+        (tmp_path / "near" / "a").touch()
+        host = Host()
+        async with serving(settings(tmp_path, far=far[protocol], near={"path": "near"}), host):
+            assert await host.paths(1) == ["a"]
+            await until(lambda: "cannot be listed" in caplog.text)
+    assert "gave no answer for 0.1 s" in caplog.text

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from ion_core.contracts.provider import Finding
+from ion_core.errors import StorageFull, TransientError
+
 ID_LENGTH = 32
+FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 class Gone(Exception):
@@ -64,6 +69,9 @@ class Source(Protocol):
     place: str
     local: bool
 
+    def findings(self) -> Sequence[Finding]:
+        """What is wrong with it as seen from this machine. Asks no server."""
+
     def check(self) -> None:
         """Raises ConfigError for what only a change of the configuration can mend. Not where nobody answers."""
 
@@ -84,6 +92,19 @@ class Source(Protocol):
 
     def move(self, entry: Entry, mark: str | None, otherwise: str) -> None:
         """The same, but into ``to``. ``otherwise`` is its path there where its own is that of another file."""
+
+    def give_up(self) -> None:
+        """Calls under way are left to themselves, and hold up none that come."""
+
+    def close(self) -> None:
+        """Let go of what is open. Idempotent; raises nothing."""
+
+
+def unwritten(error: OSError, target: Path) -> TransientError:
+    """Of our own copy, which cannot be made: the folder is as good as before."""
+    if error.errno in FULL:
+        return StorageFull(f"{target.parent}: no space left. Free some; work goes on by itself then.")
+    return TransientError(f"{target.parent}: a copy cannot be written there: {error.strerror or error}")
 
 
 def as_bytes(path: str) -> bytes:

@@ -12,7 +12,6 @@ import random
 import secrets
 import time
 from collections.abc import Callable, Set
-from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -26,6 +25,7 @@ from ion_gateway.watching.entries import Entry, Gone, Listing, Source, Unreadabl
 from ion_gateway.watching.hints import Hints
 from ion_gateway.watching.notes import Notes
 from ion_gateway.watching.settings import Folder
+from ion_gateway.watching.threads import in_thread
 from ion_gateway.watching.unsettled import Unsettled
 
 log = logging.getLogger(__name__)
@@ -39,8 +39,12 @@ AGAIN = RetryPolicy(initial=timedelta(seconds=1), maximum=timedelta(minutes=1))
 """How long to wait where a file cannot be read or published now."""
 CHECKED_WITHIN = 10.0
 """Seconds that are waited for a folder at the start."""
+ANSWERS_WITHIN = 600.0
+"""Seconds until a server that says nothing is given up, if its driver does not do so. Long listings take minutes."""
 FINISH_WITHIN = 3.0
 """Seconds that what is under way has when we are told to end. What is cut off then is done again later."""
+_NOTES = "\0notes"
+"""Under which it is known what was said of them. No path can be that."""
 
 
 class WatchedFolder:
@@ -62,7 +66,6 @@ class WatchedFolder:
         self._notes = notes
         self._service = service
         self._clock = clock
-        self._pool = ThreadPoolExecutor(AT_ONCE + 1, thread_name_prefix=f"ion-watch-{name}")
         self._published: dict[str, str] = {}
         self._unsettled = Unsettled(folder.waits)
         self._taken: asyncio.Queue[Entry | None] = asyncio.Queue()
@@ -70,9 +73,15 @@ class WatchedFolder:
         """Versions of files that are taken, until nothing more is to be done for them."""
         self._changed: set[str] = set()
         """Of these, the ones that were seen to be others meanwhile."""
+        self._copies: list[Path] = []
+        """Of these, the ones that are being fetched."""
+        self._answers = 0
+        """Calls of the source that were answered."""
         self._later: dict[str, tuple[float, Entry]] = {}
         """Of these, the ones that are tried again, and when."""
         self._failures: dict[str, int] = {}
+        self._unnoted: dict[str, str] = {}
+        """Versions of these that were published, which could not be noted yet."""
         self._refused: dict[str, str] = {}
         self._said: dict[str, str] = {}
         """What was said last of a file, or of '', the folder: it is not said again."""
@@ -83,13 +92,19 @@ class WatchedFolder:
         self._identity: tuple[int, int] | None = None
         self._wake = asyncio.Event()
 
-    async def check(self) -> None:
+    async def check(self, stop: asyncio.Event) -> None:
         """Raises ConfigError for what only a change of the configuration can mend, as far as that is seen soon."""
+        checking = asyncio.create_task(self._ask(self._source.check))
+        stopping = asyncio.create_task(stop.wait())
         try:
-            async with asyncio.timeout(CHECKED_WITHIN):
-                await self._call(self._source.check)
-        except TimeoutError:
-            log.warning("watch %s: %s does not answer; it is waited for", self._name, self._source.place)
+            await asyncio.wait({checking, stopping}, timeout=CHECKED_WITHIN, return_when=asyncio.FIRST_COMPLETED)
+            if checking.done():
+                await checking
+            elif not stop.is_set():
+                log.warning("watch %s: %s does not answer; it is waited for", self._name, self._source.place)
+        finally:
+            checking.cancel()
+            stopping.cancel()
 
     async def run(self, host: ServiceHost, stop: asyncio.Event) -> None:
         """Publish what comes until ``stop``. Raises StateError where what is published cannot be noted."""
@@ -108,7 +123,7 @@ class WatchedFolder:
         finally:
             if self._hints is not None:
                 self._hints.end()
-            self._pool.shutdown(wait=False, cancel_futures=True)
+            await asyncio.wait({asyncio.create_task(self._call(self._source.close))}, timeout=FINISH_WITHIN)
 
     # What is there.
 
@@ -140,7 +155,7 @@ class WatchedFolder:
     async def _list(self) -> None:
         await self._ask_for_hints()
         try:
-            listing = await self._call(self._source.list)
+            listing = await self._ask(self._source.list)
         except TransientError as error:
             every = self._folder.every.total_seconds()
             self._say("", "watch %s: cannot be listed, which is tried every %g s: %s", self._name, every, error)
@@ -156,7 +171,12 @@ class WatchedFolder:
         for known in (self._said, self._refused):
             for path in [it for it in known if it not in here and it not in listing.problems and it[:1] != "\0"]:
                 del known[path]
-        for path in await self._call(self._notes.seen, self._name, [*here], time.time()):
+        try:
+            ended = await self._call(self._notes.seen, self._name, [*here], time.time())
+        except TransientError as error:
+            self._say_of_notes(error)
+            return
+        for path in ended:
             self._published.pop(path, None)
 
     async def _ask_for_hints(self) -> None:
@@ -185,7 +205,7 @@ class WatchedFolder:
         if mark is not None:
             paths |= {path[: -len(mark)] if path.endswith(mark) else path + mark for path in paths}
         try:
-            listing = await self._call(self._source.look, [*paths])
+            listing = await self._ask(self._source.look, [*paths])
         except TransientError as error:
             log.debug("watch %s: %s; it is listed later", self._name, error)
             self._unsettled.forget([*paths])
@@ -246,27 +266,38 @@ class WatchedFolder:
 
     async def _publish(self, host: ServiceHost, entry: Entry) -> bool:
         """Whether it was, and is noted. If not it is tried again later, or let go."""
-        copy = host.work / secrets.token_hex(8)
+        if self._unnoted.get(entry.path) != entry.version:
+            copy = host.work / secrets.token_hex(8)
+            self._copies.append(copy)
+            try:
+                published = await self._try(host, entry, copy)
+            except BaseException:
+                copy.unlink(missing_ok=True)
+                raise
+            finally:
+                self._copies.remove(copy)
+            await self._call(partial(copy.unlink, missing_ok=True))
+            if not published:
+                return False
+            self._unnoted[entry.path] = entry.version
         try:
-            published = await self._try(host, entry, copy)
-        except BaseException:
-            copy.unlink(missing_ok=True)
-            raise
-        await self._call(partial(copy.unlink, missing_ok=True))
-        if not published:
+            await self._call(self._notes.note, self._name, entry.path, entry.version)
+        except TransientError as error:
+            self._not_now(entry, error)
             return False
-        await self._call(self._notes.note, self._name, entry.path, entry.version)
+        del self._unnoted[entry.path]
         self._published[entry.path] = entry.version
         if self._trouble:
             log.info("watch %s: goes on", self._name)
         self._trouble, self._down_until = 0, 0.0
-        self._said.pop(entry.path, None)
+        for said in (entry.path, _NOTES):
+            self._said.pop(said, None)
         return True
 
     async def _try(self, host: ServiceHost, entry: Entry, copy: Path) -> bool:
         event = event_id(self._service, self._name, entry)
         try:
-            await self._call(self._source.fetch, entry, copy)
+            await self._ask(self._source.fetch, entry, copy)
             await host.publish(
                 self._folder.type,
                 data=[*self._folder.data.items(), ("folder", self._name), ("path", entry.path)],
@@ -283,7 +314,15 @@ class WatchedFolder:
             return False
         except (InvalidEvent, PermanentError) as error:
             self._refused[entry.path] = entry.version
-            self._say(entry.path, "watch %s: %r was refused: %s", self._name, entry.path, error, level=logging.ERROR)
+            self._say(
+                entry.path,
+                "watch %s: %r was refused: %s. It is left alone until it changes, or serve starts anew.",
+                self._name,
+                entry.path,
+                str(error).rstrip("."),
+                about=f"{entry.version} {error}",
+                level=logging.ERROR,
+            )
             self._let_go(entry)
             return False
         except IonError as error:  # of the providers, whatever it is: the file is as good as any
@@ -329,9 +368,9 @@ class WatchedFolder:
         doing = "deleted" if self._folder.after == "delete" else "moved"
         try:
             if self._folder.after == "delete":
-                await self._call(self._source.delete, entry, self._folder.done)
+                await self._ask(self._source.delete, entry, self._folder.done)
             else:
-                await self._call(self._source.move, entry, self._folder.done, beside(entry.path, event))
+                await self._ask(self._source.move, entry, self._folder.done, beside(entry.path, event))
         except Gone:
             return
         except TransientError as error:
@@ -346,8 +385,15 @@ class WatchedFolder:
             )
             return
         self._said.pop(f"\0{doing}", None)
-        await self._call(self._notes.forget, self._name, entry.path)
+        try:
+            await self._call(self._notes.forget, self._name, entry.path)
+        except TransientError as error:
+            self._say_of_notes(error)  # as a file that is gone it is forgotten in time
+            return
         self._published.pop(entry.path, None)
+
+    def _say_of_notes(self, error: TransientError) -> None:
+        self._say(_NOTES, "watch %s: which files are gone cannot be noted now: %s", self._name, error)
 
     def _say(
         self, about_path: str, message: str, *given: object, about: str = "", level: int = logging.WARNING
@@ -358,6 +404,37 @@ class WatchedFolder:
             self._said[about_path] = text
             log.log(level, message, *given)
 
+    async def _ask(self, function: Callable[..., T], *arguments: object) -> T:
+        """Of the source. Raises TransientError where its server does not answer.
+
+        That is seen by all calls together: many drivers make them one after the other, and a large file takes long.
+        """
+        if self._source.local:  # of one that hangs we hear when it is there again
+            return await self._call(function, *arguments)
+        asking = asyncio.create_task(self._call(function, *arguments))
+        try:
+            signs = self._signs_of_life()
+            while not (await asyncio.wait({asking}, timeout=ANSWERS_WITHIN))[0]:
+                before, signs = signs, self._signs_of_life()
+                if signs == before:
+                    self._source.give_up()
+                    raise TransientError(f"{self._source.place}: gave no answer for {ANSWERS_WITHIN:g} s")
+            self._answers += 1
+            return await asking
+        finally:
+            asking.cancel()
+
+    def _signs_of_life(self) -> tuple[int, list[int]]:
+        return self._answers, [_size(copy) for copy in self._copies]
+
     async def _call(self, function: Callable[..., T], *arguments: object) -> T:
-        """In a thread of the folder's own: a server that hangs holds up nobody else."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool, partial(function, *arguments))
+        """In a thread of its own: a server that hangs holds up nobody else."""
+        return await in_thread(f"ion-watch-{self._name}", function, *arguments)
+
+
+def _size(file: Path) -> int:
+    """-1 of what is not there."""
+    try:
+        return file.stat().st_size
+    except OSError:
+        return -1

@@ -11,9 +11,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from ion_core.contracts.provider import Finding
 from ion_core.contracts.settings import Section
 from ion_core.errors import ConfigError, StorageFull, TransientError
-from ion_gateway.watching.entries import Entry, Gone, Listing, Unreadable
+from ion_gateway.watching.entries import FULL, Entry, Gone, Listing, Unreadable, unwritten
 from ion_gateway.watching.patterns import Patterns
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -22,7 +23,6 @@ _VANISHED = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
 """A link where there was a file is not the file that was listed."""
 _OF_ONE_FILE = {errno.EACCES, errno.EPERM, errno.ENXIO}
 _NO_LINKS = {errno.EXDEV, errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK, errno.EACCES}
-_FULL = {errno.ENOSPC, errno.EDQUOT}
 _BLOCK = 1 << 20
 
 
@@ -38,15 +38,20 @@ class LocalFolder:
         self._where = section.where(key)
         self._to = to
 
-    def check(self) -> None:
+    def findings(self) -> Sequence[Finding]:
         try:
             with os.scandir(self._root):
-                return
+                return []
         except OSError as error:
-            raise ConfigError(
-                f"{self._where}: {self._root} cannot be listed: {error.strerror}. "
-                "Name a directory that exists and that this user may read."
-            ) from error
+            text = (
+                f"{self._root} cannot be listed: {error.strerror}. "
+                "Make it, or name a directory that exists and that this user may read."
+            )
+            return [Finding(severity="warning", where=self._where, text=text)]
+
+    def check(self) -> None:
+        for finding in self.findings():
+            raise ConfigError(str(finding))
 
     def identity(self) -> tuple[int, int] | None:
         try:
@@ -119,14 +124,14 @@ class LocalFolder:
             try:
                 copy = target.open("xb")
             except OSError as error:
-                raise _unwritten(error, target) from error
+                raise unwritten(error, target) from error
             with copy:
                 try:
                     os.fchmod(copy.fileno(), 0o700 if os.fstat(source).st_mode & stat.S_IXUSR else 0o600)
                     _copy(source, copy.fileno())
                 except OSError as error:
-                    if error.errno in _FULL:  # which reading never says
-                        raise _unwritten(error, target) from error
+                    if error.errno in FULL:  # which reading never says
+                        raise unwritten(error, target) from error
                     raise self._away(error, entry.path) from error
             if _version(os.fstat(source)) != entry.version:
                 raise Gone(entry.path)
@@ -178,6 +183,12 @@ class LocalFolder:
                     return
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), otherwise)
 
+    def give_up(self) -> None:
+        """None waits for another."""
+
+    def close(self) -> None:
+        """Nothing is kept open."""
+
     @contextmanager
     def _settling(self, entry: Entry, mark: str | None) -> Iterator[tuple[int, str]]:
         """Where it is, if it is still what it was. The mark goes first: alone it would complete what comes next."""
@@ -208,16 +219,9 @@ class LocalFolder:
 
     def _away(self, error: OSError, path: str = "") -> TransientError:
         what = f"{self.place}: {path!r}" if path else self.place
-        if error.errno in _FULL:
+        if error.errno in FULL:
             return StorageFull(f"{what}: no space left. Free some; work goes on by itself then.")
         return TransientError(f"{what}: {error.strerror or error}")
-
-
-def _unwritten(error: OSError, target: Path) -> TransientError:
-    """Of our own copy: the folder is as good as before."""
-    if error.errno in _FULL:
-        return StorageFull(f"{target.parent}: no space left. Free some; work goes on by itself then.")
-    return TransientError(f"{target.parent}: a copy cannot be written there: {error.strerror or error}")
 
 
 def _version(status: os.stat_result) -> str:

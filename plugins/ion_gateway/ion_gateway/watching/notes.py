@@ -6,13 +6,15 @@ again then, as the same events.
 
 from __future__ import annotations
 
+import errno
+import os
 import sqlite3
 import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ion_core.errors import StateError
+from ion_core.errors import IonError, StateError, StorageFull, TransientError
 from ion_gateway.watching.entries import as_bytes, as_path
 
 KEPT_FOR = 7 * 24 * 3600.0
@@ -33,7 +35,7 @@ PRAGMA user_version = 1;
 class Notes:
     """One process writes it: the one ``serve`` of its state directory. Safe for threads, which it makes wait.
 
-    Raises StateError where the file cannot be read or written.
+    Raises StateError where the file cannot be read or written; StorageFull and TransientError where it may be later.
     """
 
     def __init__(self, path: Path) -> None:
@@ -49,7 +51,7 @@ class Notes:
             self._database.execute("PRAGMA synchronous = NORMAL")
             (version,) = self._database.execute("PRAGMA user_version").fetchone()
             if version > 1:
-                raise StateError(f"{path}: was written by a newer Ion. Use that one, or remove it. {_REMEDY}")
+                raise StateError(f"{path}: was written by a newer Ion. Use that one. {_REMEDY}")
             self._database.executescript(_SCHEMA)
         except sqlite3.Error as error:
             self.close()
@@ -121,10 +123,24 @@ class Notes:
             except sqlite3.Error as error:
                 raise self._unusable(error) from error
 
-    def _unusable(self, error: Exception) -> StateError:
+    def _unusable(self, error: Exception) -> IonError:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if full or code == sqlite3.SQLITE_FULL or (code in _OF_THE_DISK and self._little_space()):
+            return StorageFull(f"{self._path}: no space left. Free some; work goes on by itself then.")
+        if code == sqlite3.SQLITE_BUSY:
+            return TransientError(f"{self._path}: stays locked. Look for another process that holds it.")
         return StateError(f"{self._path}: cannot be used: {error}. {_REMEDY}")
 
+    def _little_space(self) -> bool:
+        """Where SQLite only says that it could not write."""
+        try:
+            space = os.statvfs(self._path.parent)
+        except OSError:
+            return False
+        return space.f_bavail * space.f_frsize < _LITTLE_SPACE
 
-_REMEDY = (
-    "Free space if there is none; else remove it: then every file is published once more, as the event that it was."
-)
+
+_OF_THE_DISK = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
+_LITTLE_SPACE = 256 * 1024
+_REMEDY = "Remove it: then every file is published once more, as the event that it was."

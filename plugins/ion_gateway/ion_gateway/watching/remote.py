@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from ion_core.contracts.provider import Finding
 from ion_core.contracts.settings import Section
 from ion_core.errors import ConfigError, TransientError
-from ion_gateway.watching.entries import Entry, Gone, Listing, Unreadable
+from ion_gateway.watching.entries import FULL, Entry, Gone, Listing, Unreadable, unwritten
 from ion_gateway.watching.patterns import Patterns
 
 OBJECTS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory")
 """Protocols under which a file is there whole or not at all, and a directory is nothing but a part of names."""
 _SHARED = tuple(it for it in OBJECTS if it != "memory")
 """Whose drivers are safe for threads; the others are called once at a time."""
+_AT_ONCE = 1_000
+"""Calls of one that is safe: as many as anybody makes."""
 _CONNECT, _ANSWER = 5.0, 30.0
 """Seconds until a server that says nothing is given up."""
 _S3: Mapping[str, Any] = {
@@ -26,11 +30,14 @@ _S3: Mapping[str, Any] = {
 }
 _GCS: Mapping[str, Any] = {"requests_timeout": _ANSWER}
 _AZURE: Mapping[str, Any] = {"connection_timeout": int(_CONNECT), "read_timeout": int(_ANSWER)}
-_SFTP: Mapping[str, Any] = {"timeout": _ANSWER, "banner_timeout": _ANSWER, "auth_timeout": _ANSWER}
+_SFTP: Mapping[str, Any] = {
+    **{"timeout": _ANSWER, "banner_timeout": _ANSWER, "auth_timeout": _ANSWER, "channel_timeout": _ANSWER}
+}
 _TIMEOUTS = {
     **{"s3": _S3, "s3a": _S3, "gs": _GCS, "gcs": _GCS, "az": _AZURE, "abfs": _AZURE, "abfss": _AZURE},
-    **{"sftp": _SFTP, "ssh": _SFTP},
+    **{"sftp": _SFTP, "ssh": _SFTP, "webdav": {"timeout": _ANSWER}},
 }
+"""As far as drivers take one: adlfs listens to none as it lists. ``ANSWERS_WITHIN`` of the folder bounds them all."""
 _EXTRAS = {
     **{"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure", "abfss": "azure"},
     **{"sftp": "sftp", "ssh": "sftp", "webdav": "webdav"},
@@ -63,14 +70,60 @@ class RemoteFolder:
         self._section = section
         self._key = key
         self._to = to
+        self._begin()
+
+    def _begin(self) -> None:
         self._made: Any = None
         self._making = threading.Lock()
-        self._turn = contextlib.nullcontext() if self._protocol in _SHARED else threading.RLock()
+        self._turn = threading.Semaphore(_AT_ONCE) if self._protocol in _SHARED else threading.RLock()
 
-    def check(self) -> None:
+    def give_up(self) -> None:
+        given_up = self._made
+        self._begin()
+        threading.Thread(target=self._close, args=(given_up,), daemon=True).start()
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Unless its driver is safe for threads. Raises TransientError where the server is given up meanwhile."""
+        turn = self._turn
+        while not turn.acquire(timeout=1.0):
+            self._check_not_given_up(turn)
+        try:
+            self._check_not_given_up(turn)
+            yield
+        finally:
+            turn.release()
+
+    def _check_not_given_up(self, turn: object) -> None:
+        if turn is not self._turn:
+            raise TransientError(f"{self.place}: gave no answer")
+
+    def close(self) -> None:
+        made, self._made = self._made, None
+        self._close(made)
+
+    def _close(self, made: Any) -> None:
+        if made is not None and self._protocol in _CLOSE:
+            with contextlib.suppress(Exception):  # it is done with, whatever its driver says to that
+                _CLOSE[self._protocol](made)
+
+    def findings(self) -> Sequence[Finding]:
         where = self._section.where(f"{self._key}.url")
         try:
-            with self._calling(""), self._turn:
+            server = self._kind()._get_kwargs_from_urls
+        except ConfigError as error:
+            return [Finding(severity="error", where=where, text=str(error).removeprefix(f"{where}: "))]
+        if self._to is None or server(self.place) == server(self._to):
+            return []
+        text = f"{self._to} is on another server than {self.place}. Files are moved within one: name a place there."
+        return [Finding(severity="error", where=self._section.where(f"{self._key}.to"), text=text)]
+
+    def check(self) -> None:
+        for finding in self.findings():
+            raise ConfigError(str(finding))
+        where = self._section.where(f"{self._key}.url")
+        try:
+            with self._alone(), self._calling(""):
                 filesystem = self._filesystem()
                 filesystem.ls(self._root(filesystem, self.place), detail=False)
         except Gone as error:
@@ -89,7 +142,7 @@ class RemoteFolder:
 
     def list(self) -> Listing:
         listing = Listing(whole=True)
-        with self._turn:
+        with self._alone():
             try:
                 with self._calling(""):
                     filesystem = self._filesystem()
@@ -112,7 +165,7 @@ class RemoteFolder:
             if not self._patterns.wants_all_of(path):
                 continue
             try:
-                with self._turn, self._calling(path):
+                with self._alone(), self._calling(path):
                     filesystem = self._filesystem()
                     self._add(listing, path, filesystem.info(self._path(filesystem, path)))
             except Gone:
@@ -173,9 +226,18 @@ class RemoteFolder:
         listing.add(Entry(path=path, version=version, changed=stamp or 0.0, size=size))
 
     def fetch(self, entry: Entry, target: Path) -> None:
-        with self._turn, self._calling(entry.path):
+        try:
+            target.touch(exist_ok=False)  # what drivers raise does not tell our own disk from what is there
+        except OSError as error:
+            raise unwritten(error, target) from error
+        with self._alone(), self._calling(entry.path):
             filesystem = self._filesystem()
-            filesystem.get_file(self._path(filesystem, entry.path), str(target))
+            try:
+                filesystem.get_file(self._path(filesystem, entry.path), str(target))
+            except OSError as error:
+                if error.errno in FULL or not target.parent.is_dir():
+                    raise unwritten(error, target) from error
+                raise
             if target.stat().st_size != entry.size:
                 raise Gone(entry.path)
         self._check_same(entry)
@@ -203,7 +265,7 @@ class RemoteFolder:
     @contextlib.contextmanager
     def _settling(self, entry: Entry, mark: str | None) -> Iterator[tuple[Any, str]]:
         """The mark goes first: alone it would complete what comes next."""
-        with self._turn:
+        with self._alone():
             self._check_same(entry)
             try:
                 with self._calling(entry.path):
@@ -219,6 +281,7 @@ class RemoteFolder:
     @contextlib.contextmanager
     def _calling(self, path: str) -> Iterator[None]:
         """What drivers raise, whose kinds of errors are without number, as one of ours."""
+        turn = self._turn
         try:
             yield
         except (Gone, Unreadable, TransientError, ConfigError):
@@ -228,8 +291,8 @@ class RemoteFolder:
         except PermissionError as error:
             raise Unreadable(f"cannot be read: {_told(error)}") from error
         except Exception as error:
-            if self._protocol not in OBJECTS:
-                self._made = None  # its connection may be what failed, and few drivers make another one
+            if self._protocol not in OBJECTS and turn is self._turn:
+                self.close()  # its connection may be what failed, and few drivers make another one
             what = f"{self.place}: {path!r}" if path else self.place
             raise TransientError(f"{what}: {_told(error)}. Is it reachable?") from error
 
@@ -263,7 +326,8 @@ class RemoteFolder:
 
         where, protocol = self._section.where(f"{self._key}.url"), self._protocol
         try:
-            return _sftp_class() if protocol in ("sftp", "ssh") else fsspec.get_filesystem_class(protocol)
+            ours = _OURS.get(protocol)
+            return ours() if ours is not None else fsspec.get_filesystem_class(protocol)
         except ValueError as error:
             near = difflib.get_close_matches(protocol, fsspec.available_protocols(), n=1)
             hint = f" Did you mean {near[0]}://?" if near else ""
@@ -287,6 +351,18 @@ class RemoteFolder:
 
     def _path(self, filesystem: Any, path: str) -> str:
         return f"{self._root(filesystem, self.place)}/{path}"
+
+
+def _gcs_class() -> Any:
+    """The one that speaks HTTP alone, unless gcsfs's own variable says that there are zonal buckets.
+
+    The other asks by gRPC what kind of bucket it has, for a minute at each call where the server is not Google's.
+    """
+    if os.environ.get("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "").lower() in ("true", "1"):
+        from gcsfs import GCSFileSystem
+    else:
+        from gcsfs.core import GCSFileSystem
+    return GCSFileSystem
 
 
 def _sftp_class() -> Any:
@@ -318,6 +394,15 @@ def _sftp_class() -> Any:
             self.ftp.get_channel().settimeout(_ANSWER)
 
     return Sftp
+
+
+_CLOSE: Mapping[str, Callable[[Any], None]] = {
+    **dict.fromkeys(("sftp", "ssh"), lambda filesystem: filesystem.client.close()),
+    "webdav": lambda filesystem: filesystem.client.http.close(),
+}
+"""What drivers leave open; those of the others close by themselves."""
+_OURS = {"gs": _gcs_class, "gcs": _gcs_class, "sftp": _sftp_class, "ssh": _sftp_class}
+"""Where fsspec's own choice will not do."""
 
 
 def _below(root: str, name: str) -> str:

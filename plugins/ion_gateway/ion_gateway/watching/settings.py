@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationInfo, field_validator, model_validator
 
-from ion_core.contracts.settings import ConfigPath, Duration, Settings, StatePath
+from ion_core.contracts.provider import Finding
+from ion_core.contracts.settings import ConfigPath, Duration, Section, Settings, StatePath
 from ion_gateway.settings import checked_name, checked_type
+from ion_gateway.watching.entries import Source
+from ion_gateway.watching.local import LocalFolder
 from ion_gateway.watching.patterns import Patterns, pattern_problem
-from ion_gateway.watching.remote import OBJECTS
+from ion_gateway.watching.remote import OBJECTS, RemoteFolder
 
 ADDED = ("folder", "path")
 """Pairs that every event has besides those of its folder."""
@@ -131,6 +135,15 @@ class Folder(Settings):
             )
         return self
 
+    def source(self, name: str, section: Section) -> Source:
+        """Of the folder that the settings in ``section`` call so."""
+        key = f"folders.{name}"
+        if self.url is not None:
+            return RemoteFolder(self.url, self.options, self.compiled, section, key, self.to)
+        assert self.path is not None
+        to = None if self.to is None else Path(self.to)
+        return LocalFolder(self.path, self.compiled, section, f"{key}.path", to)
+
     @property
     def protocol(self) -> str:
         """Of the URL; '' of a path."""
@@ -159,3 +172,8 @@ class WatchSettings(Settings):
     def publishes(self) -> dict[str, str]:
         """Each type that will be published, by its key in these settings."""
         return {f"folders.{name}.type": folder.type for name, folder in self.folders.items()}
+
+    def findings(self) -> Iterator[Finding]:
+        """What is wrong with the folders as seen from this machine, for ``check``."""
+        for name, folder in self.folders.items():
+            yield from folder.source(name, self.section).findings()
