@@ -3,7 +3,7 @@
 Each plugin has a pluggy manager of its own: nothing one of them does, and no order, changes what another registers.
 """
 
-from ion_core.registry.installed import not_installed, plugin_packages, unknown_distributions
+from ion_core.registry.installed import not_installed, plugin_packages, plugin_readmes, unknown_distributions
 from ion_core.registry.load import load_plugins
 from ion_core.registry.observers import Observers
 from ion_core.registry.registry import BrokenPlugin, Kind, LoadedPlugin, PluginInfo, Registry
@@ -18,5 +18,6 @@ __all__ = [
     "load_plugins",
     "not_installed",
     "plugin_packages",
+    "plugin_readmes",
     "unknown_distributions",
 ]

@@ -97,6 +97,16 @@ def _unreadable(distribution: importlib.metadata.Distribution, name: str, cause:
     return BrokenPlugin(distribution=name or where, entry_point="", cause=said)
 
 
+def plugin_readmes() -> Mapping[str, tuple[str, str]]:
+    """By plugin distribution what it says that it is, in a line, and its README, of those that came with one."""
+    found = {}
+    for source in installed([]):
+        described = importlib.metadata.metadata(source.distribution).json
+        if readme := str(described.get("description", "")).strip():
+            found[source.distribution] = str(described.get("summary", "")), readme
+    return found
+
+
 def unknown_distributions(names: Sequence[str]) -> Sequence[str]:
     """Those of ``names`` that are no installed plugin distribution."""
     known = {normalised(source.distribution) for source in installed([])} | {"ion-core"}

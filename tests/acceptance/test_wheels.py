@@ -124,7 +124,12 @@ def test_the_pipeline_of_the_readme_works_there(fresh: Fresh, tmp_path: Path) ->
 @pytest.mark.timeout(600)
 def test_every_page_comes_along(fresh: Fresh, tmp_path: Path) -> None:
     pages = {line.split()[0] for line in fresh.ion("docs", cwd=tmp_path).splitlines()[1:]}
-    assert pages == {path.relative_to(ROOT / "docs").with_suffix("").as_posix() for path in ROOT.glob("docs/**/*.md")}
+    readmes = {name.removeprefix("ion-"): path / "README.md" for name, path in zip(NAMES, SOURCES, strict=True)}
+    del readmes["core"]
+    ours = {path.relative_to(ROOT / "docs").with_suffix("").as_posix() for path in ROOT.glob("docs/**/*.md")}
+    assert pages == ours | set(readmes)
+    for name, path in readmes.items():
+        assert fresh.ion("docs", name, cwd=tmp_path) == path.read_text(encoding="utf-8")
     assert fresh.ion("docs", "modules", cwd=tmp_path) == (ROOT / "docs/modules.md").read_text(encoding="utf-8")
     with zipfile.ZipFile(next(it for it in fresh.wheels if it.name.startswith("ion_core-"))) as wheel:
         names = wheel.namelist()

@@ -54,3 +54,30 @@ def test_pages_of_the_documentation_are_printed_by_name(ion: Ion) -> None:
     assert refused.code == 2
     assert "Did you mean module-contract or modules?" in refused.err
     assert "there is no page 'xyz'." in ion("docs", "xyz").err
+
+
+def test_a_plugin_that_is_installed_has_a_page_which_is_its_readme(
+    ion: Ion, site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    described = (
+        "Metadata-Version: 2.1\nName: ion-{name}\nVersion: 1.5\nSummary: Greets {name}.\n"
+        "Description-Content-Type: text/markdown\n\n# ion-{name}\n\nGrüßt.\n"
+    )
+    monkeypatch.syspath_prepend(site)
+    before = ion("docs").out.splitlines()
+    for name in ("greeting", "modules"):
+        info = site / f"ion_{name}-1.5.dist-info"
+        info.mkdir(exist_ok=True)
+        (info / "METADATA").write_text(described.format(name=name), encoding="utf-8")
+        (info / "entry_points.txt").write_text(f"[ion_core]\n{name} = ion_greeting\n")
+    listed = ion("docs").out.splitlines()
+    assert "greeting" not in {line.split()[0] for line in before}, "one without a README has no page"
+    assert {tuple(line.split()) for line in listed} >= {
+        ("greeting", "Greets", "greeting."),
+        ("ion-modules", "Greets", "modules."),
+        ("modules", "Modules"),
+    }
+    assert ion("docs", "greeting").out == "# ion-greeting\n\nGrüßt.\n"
+    assert ion("docs", "greet").out == "# ion-greeting\n\nGrüßt.\n"
+    assert ion("docs", "ion-modules").out.startswith("# ion-modules\n")
+    assert ion("docs", "modules").out.startswith("# Modules\n")

@@ -1,8 +1,11 @@
-"""``ion-core docs``: the pages that come with this version."""
+"""``ion-core docs``: the pages that come with this version, and those of the plugins that are installed."""
 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +21,14 @@ if TYPE_CHECKING:
 INSTALLED = "share/doc/ion-core"
 
 
+@dataclass(frozen=True)
+class Page:
+    """``about`` in a line, and its whole ``text``."""
+
+    about: Callable[[], str]
+    text: Callable[[], str]
+
+
 class PageName(Text):
     """The name of a page."""
 
@@ -25,7 +36,7 @@ class PageName(Text):
         from click.shell_completion import CompletionItem
 
         return [
-            CompletionItem(name, help=_title(path)) for name, path in _pages().items() if name.startswith(incomplete)
+            CompletionItem(name, help=page.about()) for name, page in _pages().items() if name.startswith(incomplete)
         ]
 
 
@@ -33,18 +44,19 @@ class PageName(Text):
 @click.argument("page", metavar="[PAGE]", type=PageName(), required=False)
 @verbose_option
 def command(page: str | None) -> None:
-    """Read the documentation that came with this version.
+    """Read the documentation that came with this version, and the page of each plugin that is installed.
 
     PAGE is a name, or the beginning of one, of those that are listed without. It is printed as it is written, in
-    Markdown; on a terminal through a pager.
+    Markdown; on a terminal through a pager. The page of ion-gateway is gateway, and so on.
 
     \b
     Example:
       ion-core docs modules
+      ion-core docs gateway
     """
     pages = _pages()
     if page is None:
-        out_table(["PAGE", "ABOUT"], [[name, _title(path)] for name, path in pages.items()])
+        out_table(["PAGE", "ABOUT"], [[name, it.about()] for name, it in pages.items()])
         return
     name = page.removesuffix(".md").removeprefix("docs/")
     found = [name] if name in pages else [it for it in pages if it.startswith(name)]
@@ -52,17 +64,28 @@ def command(page: str | None) -> None:
         near = found or difflib.get_close_matches(name, pages, n=3)
         hint = f" Did you mean {' or '.join(near[:5])}?" if near else ""
         raise UsageError(f"there is no page {page[:80]!r}.{hint} `ion-core docs` lists all.")
-    text = pages[found[0]].read_text(encoding="utf-8")
+    text = pages[found[0]].text()
     if results().isatty():
         click.echo_via_pager(text)
     else:
         out(text.rstrip("\n"), whole=True)
 
 
-def _pages() -> dict[str, Path]:
+def _pages() -> dict[str, Page]:
+    from ion_core.registry import plugin_readmes
+
     directory = _directory()
     paths = sorted(directory.rglob("*.md"), key=lambda path: (len(path.relative_to(directory).parts), path))
-    return {path.relative_to(directory).with_suffix("").as_posix(): path for path in paths}
+    pages = {
+        path.relative_to(directory).with_suffix("").as_posix(): Page(
+            about=partial(_title, path), text=partial(path.read_text, encoding="utf-8")
+        )
+        for path in paths
+    }
+    for distribution, (summary, readme) in sorted(plugin_readmes().items()):
+        name = distribution.removeprefix("ion-")
+        pages[distribution if name in pages else name] = Page(about=partial(str, summary), text=partial(str, readme))
+    return pages
 
 
 def _directory() -> Path:
