@@ -178,11 +178,11 @@ def test_a_missing_directory_of_our_own_is_not_taken_for_a_file_that_is_gone(tmp
     place.put("in/a", b"first")
     source = place.source()
     (entry,) = source.list().entries.values()
-    with pytest.raises(TransientError, match=rf"{tmp_path}/work: a copy cannot be written there: No such file"):
-        source.fetch(entry, tmp_path / "work" / "copy")
-    (tmp_path / "work").mkdir()
-    source.fetch(entry, tmp_path / "work" / "copy")
-    assert (tmp_path / "work" / "copy").read_bytes() == b"first"
+    with pytest.raises(TransientError, match=rf"{tmp_path}/own: a copy cannot be written there: No such file"):
+        source.fetch(entry, tmp_path / "own" / "copy")
+    (tmp_path / "own").mkdir()
+    source.fetch(entry, tmp_path / "own" / "copy")
+    assert (tmp_path / "own" / "copy").read_bytes() == b"first"
 
 
 def test_a_full_disk_of_our_own_is_no_fault_of_the_server(

@@ -37,7 +37,7 @@ ASKED_FOR = 50
 """Files of a URL that are asked for one by one; of more the folder is listed."""
 AGAIN = RetryPolicy(initial=timedelta(seconds=1), maximum=timedelta(minutes=1))
 """How long to wait where a file cannot be read or published now."""
-CHECKED_WITHIN = 10.0
+CHECKED_WITHIN = 5.0
 """Seconds that are waited for a folder at the start."""
 ANSWERS_WITHIN = 600.0
 """Seconds until a server that says nothing is given up, if its driver does not do so. Long listings take minutes."""
