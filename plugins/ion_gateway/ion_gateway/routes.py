@@ -34,7 +34,8 @@ def found(route: Route, raw: bytes, headers: Mapping[str, str], settings: Gatewa
             return None
     key = None
     if route.id is not None:
-        key = _text(_at(route.id, value, headers))
+        at = _at(route.id, value, headers)
+        key = None if at is None else _text(at)  # null is that of any other that has none
         if not key:
             raise Refused(
                 HTTPStatus.BAD_REQUEST, f"{route.id}: is missing. Without it what is sent again would be another event."

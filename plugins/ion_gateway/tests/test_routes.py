@@ -106,7 +106,7 @@ async def test_a_route_has_its_own_guard(tmp_path: Path) -> None:
 async def test_a_request_that_does_not_say_which_event_it_is_is_refused(tmp_path: Path) -> None:
     routes = {"hook": {"path": "/hook", "type": "report.asked", "id": "/data/id"}}
     async with running(tmp_path / "work", routes=routes) as it:
-        for payload in ({}, {"data": {}}, {"data": {"id": ""}}, {"data": [1]}, [], 3):
+        for payload in ({}, {"data": {}}, {"data": {"id": ""}}, {"data": {"id": None}}, {"data": [1]}, [], 3):
             status, said, _ = await it.post("/hook", json=payload)
             assert status == 400
             assert "/data/id: is missing" in said["detail"]
