@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from jsonpointer import JsonPointer, JsonPointerException
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationInfo, field_validator
 
 from ion_core.contracts.provider import Finding
 from ion_core.contracts.settings import ByteSize, ConfigPath, Secret, Settings
 from ion_core.contracts.storage import check_key
-from ion_core.errors import ConfigError, InvalidKey
+from ion_core.errors import InvalidKey
 from ion_gateway.settings import checked_name, checked_type
 
 _LISTEN = re.compile(r"(?:\[(?P<six>[0-9a-fA-F:.]+)\]|(?P<host>[^\[\]:/\s]+)):(?P<port>[0-9]{1,5})")
@@ -122,6 +122,11 @@ class Auth(Settings):
     def ways(self) -> list[str]:
         """What tells who may: the keys that are not empty."""
         return [key for key in Auth.model_fields if getattr(self, key)]
+
+    @property
+    def secret(self) -> bool:
+        """Whether a secret tells: then it says who may by itself, whatever else is configured."""
+        return self.ways not in ([], ["certificate"])
 
 
 WAYS = f"{', '.join([*Auth.model_fields][:-1])} and {[*Auth.model_fields][-1]}"
@@ -304,28 +309,26 @@ class GatewaySettings(Settings):
         return found["six"] or found["host"], int(found["port"])
 
 
+_AROUND = ("listen", "exposed", "trusted_proxies", "client_ca_file")
+"""What ``auth`` relies on where it asks for no secret."""
+
+
 def taken_over(in_use: GatewaySettings, new: GatewaySettings) -> tuple[GatewaySettings, list[str]]:
     """``in_use`` with who may publish as in ``new``, and the keys of what else differs.
 
-    Raises ConfigError where the two do not go together, such as an address in use with ``auth: none`` of another.
+    ``auth`` that asks for no secret is taken over only where what it is meant for is in use: ``none`` of settings that
+    have another address, or of a route that has another path, would open those of before.
     """
-    routes = {
-        name: it if name not in new.routes else it.model_copy(update={"auth": new.routes[name].auth})
-        for name, it in in_use.routes.items()
-    }
-    values = {**dict(in_use), "auth": new.auth, "routes": routes}
-    try:
-        mixed = GatewaySettings.model_validate(values, context={"section": new.section})
-    except ValidationError as error:
-        texts = [
-            f"{new.section.where(str(it['loc'][0]))}: {it['msg'].removeprefix('Value error, ')}"
-            for it in error.errors(include_input=False)
-        ]
-        raise ConfigError([f"{it}. It may be in use after a restart." for it in texts]) from None
+    around = all(getattr(in_use, key) == getattr(new, key) for key in _AROUND)
+    auth = new.auth if new.auth.secret or around else in_use.auth
+    routes = dict(in_use.routes)
+    for name in in_use.routes.keys() & new.routes.keys():
+        it, other = in_use.routes[name], new.routes[name]
+        if (other.auth or new.auth).secret or (around and (it.path, it.type) == (other.path, other.type)):
+            routes[name] = it.model_copy(update={"auth": other.auth})
+    mixed = in_use.model_copy(update={"auth": auth, "routes": routes})
     left = [key for key in GatewaySettings.model_fields if key != "routes" and getattr(mixed, key) != getattr(new, key)]
-    for name in sorted({*routes, *new.routes}):
-        if routes.get(name) != new.routes.get(name):
-            left.append(f"routes.{name}")
+    left += [f"routes.{name}" for name in sorted({*routes, *new.routes}) if routes.get(name) != new.routes.get(name)]
     return mixed, left
 
 

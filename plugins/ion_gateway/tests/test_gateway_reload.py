@@ -8,15 +8,16 @@ import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from ion_core.errors import ConfigError
+from ion_gateway.gateway_settings import taken_over
 from plugins.ion_gateway.tests.gateways import running, settings, until
 from plugins.ion_gateway.tests.test_gateway_serve import Serving, serving
 
 OLD, NEW = "old-canary-0123456789", "new-canary-0123456789"
-ROUTES = {"hook": {"path": "/hook", "type": "report.asked", "auth": {"bearer": OLD}}}
+ROUTES: dict[str, dict[str, Any]] = {"hook": {"path": "/hook", "type": "report.asked", "auth": {"bearer": OLD}}}
 
 
 def bearer(token: str) -> dict[str, str]:
@@ -58,16 +59,48 @@ async def test_a_request_under_way_keeps_who_might(tmp_path: Path) -> None:
         assert (await it.post(headers=bearer(OLD)))[0] == 401
 
 
-async def test_what_would_let_anybody_in_is_refused_and_changes_nothing(tmp_path: Path) -> None:
-    """The address in use stays, and who may there is of another."""
+async def test_nobody_is_let_in_without_a_secret_where_the_new_settings_have_another_address(tmp_path: Path) -> None:
     async with running(tmp_path / "work", auth={"bearer": OLD}, listen="0.0.0.0:0") as it:
-        with pytest.raises(ConfigError, match=r"services\.gateway\.auth: none lets anybody publish .* after a restart"):
-            it.gateway.reload(settings(auth="none", listen="127.0.0.1:0"))
+        assert it.gateway.reload(settings(auth="none", listen="127.0.0.1:0")) == ["listen", "auth"]
         url = it.gateway.url.replace("0.0.0.0", "127.0.0.1")
         async with it.client.post(f"{url}/events/photo.received", headers=bearer(OLD)) as answer:
             assert answer.status == 202
         async with it.client.post(f"{url}/events/photo.received") as answer:
             assert answer.status == 401
+
+
+HOOK = ROUTES["hook"]
+
+
+@pytest.mark.parametrize("moved", [{"path": "/other"}, {"type": "photo.received"}], ids=lambda it: next(iter(it)))
+async def test_a_route_is_not_opened_for_what_another_path_or_type_is_open_for(
+    tmp_path: Path, moved: dict[str, str]
+) -> None:
+    async with running(tmp_path / "work", auth={"bearer": OLD}, routes=ROUTES) as it:
+
+        async def taken(*tokens: str) -> list[int]:
+            return [(await it.post("/hook", json={}, headers=bearer(token)))[0] for token in tokens]
+
+        opened = settings(auth={"bearer": OLD}, routes={"hook": {**HOOK, **moved, "auth": "none"}})
+        assert it.gateway.reload(opened) == ["routes.hook"]
+        assert await taken(OLD, "") == [202, 401]
+        replaced = settings(auth={"bearer": OLD}, routes={"hook": {**HOOK, **moved, "auth": {"bearer": NEW}}})
+        assert it.gateway.reload(replaced) == ["routes.hook"], "the path stays, and a secret that leaked goes"
+        assert await taken(OLD, NEW) == [401, 202]
+        assert it.gateway.reload(settings(auth={"bearer": OLD}, routes={"hook": {**HOOK, "auth": "none"}})) == []
+        assert await taken("") == [202]
+
+
+def test_names_in_certificates_are_not_taken_over_for_another_authority() -> None:
+    tls = {"listen": "0.0.0.0:0", "cert_file": "/tls/cert.pem"}
+    old = settings(**tls, client_ca_file="/tls/all.pem", auth={"certificate": "alice"}, routes=ROUTES)
+    new = settings(
+        **tls, client_ca_file="/tls/few.pem", auth={"certificate": "any"}, routes={"hook": {**HOOK, "auth": None}}
+    )
+    mixed, left = taken_over(old, new)
+    assert (mixed, left) == (old, ["client_ca_file", "auth", "routes.hook"])
+    others = settings(**tls, client_ca_file="/tls/all.pem", auth={"certificate": "bob"}, routes=ROUTES)
+    assert taken_over(old, others) == (others, [])
 
 
 MODULES = 'modules: {report: {command: ["true"], source: ., subscribes: [report.asked]}}\n'
