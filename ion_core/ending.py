@@ -57,13 +57,18 @@ def on_signals(call: Callable[[int], None]) -> Iterator[None]:
 
 @contextmanager
 def on_hangup(call: Callable[[], None]) -> Iterator[None]:
-    """Within, SIGHUP has the event loop ``call`` and ends nothing, ``on_signals`` or not; unless it is ignored."""
+    """Within, SIGHUP has the event loop ``call`` and ends nothing, ``on_signals`` or not; unless it is ignored.
+
+    One that ``hangup_held`` has held until now comes through.
+    """
     numbers = [number for number in heeded() if number is signal.SIGHUP]
     with _called(numbers, lambda number: call()):
         token = _apart.set(frozenset(numbers))
+        before = signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
         try:
             yield
         finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
             _apart.reset(token)
 
 

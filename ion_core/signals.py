@@ -51,6 +51,18 @@ def heeded() -> tuple[signal.Signals, ...]:
     return tuple(it for it in SIGNALS if it is not signal.SIGHUP or signal.getsignal(it) is not signal.SIG_IGN)
 
 
+@contextmanager
+def hangup_held() -> Iterator[None]:
+    """Within, SIGHUP waits until somebody in there lets it through; afterwards one that still waits is dropped."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    try:
+        yield
+    finally:
+        if signal.SIGHUP in signal.sigpending():
+            signal.sigwait({signal.SIGHUP})
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def has_terminal() -> bool:
     """Whether this process has a terminal that may be closed, which SIGHUP then tells; whatever its streams are."""
     try:

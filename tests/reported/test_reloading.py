@@ -243,6 +243,31 @@ def test_a_serve_without_a_terminal_goes_on_after_sighup(tmp_path: Path) -> None
         command.communicate()
 
 
+def test_sighup_while_serve_starts_waits_until_it_can_be_heeded(tmp_path: Path) -> None:
+    """A plugin sends it as it is loaded: nothing takes signals over yet."""
+    (tmp_path / "ion.yaml").write_text(CONFIG)
+    (tmp_path / "hasty.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGHUP)\n")
+    about = tmp_path / "hasty-1.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: hasty\nVersion: 1\n")
+    (about / "entry_points.txt").write_text("[ion_core]\nhasty = hasty\n")
+    command = subprocess.Popen(
+        [*ION, "serve"],
+        cwd=tmp_path,
+        env=environment() | {"PYTHONPATH": str(tmp_path)},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        _until(command, "the configuration was read again")
+        command.terminate()
+        assert command.wait(TIMEOUT) == 128 + signal.SIGTERM
+    finally:
+        command.kill()
+        command.communicate()
+
+
 def _until(command: subprocess.Popen[str], text: str) -> str:
     assert command.stderr is not None
     said = ""

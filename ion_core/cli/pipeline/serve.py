@@ -6,13 +6,14 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING
 
 import click
 
 from ion_core.cli.options import Options, with_config
-from ion_core.signals import has_terminal
+from ion_core.signals import hangup_held, has_terminal
 
 if TYPE_CHECKING:
     from ion_core.app import Watch
@@ -54,9 +55,11 @@ def command(ctx: click.Context, options: Options, until_idle: bool, log_level: s
     from ion_core.cli.session import load, load_again
 
     line = _log(log_format, log_level or ("debug" if options.verbose else "info"), whole=options.verbose)
-    config = load(options, logs_already=True)
-    again = None if has_terminal() else partial(load_again, options, config)
-    ctx.exit(_serve(config, until_idle=until_idle, line=line, again=again))
+    terminal = has_terminal()
+    with nullcontext() if terminal else hangup_held():  # it ends no serve that is about to begin, or to end
+        config = load(options, logs_already=True)
+        again = None if terminal else partial(load_again, options, config)
+        ctx.exit(_serve(config, until_idle=until_idle, line=line, again=again))
 
 
 def _serve(config: Config, *, until_idle: bool, line: StatusLine | None, again: Callable[[], Config] | None) -> int:
