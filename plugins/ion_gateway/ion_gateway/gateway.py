@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-import resource
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from http import HTTPStatus
@@ -15,10 +14,10 @@ from aiohttp import web
 
 from ion_core.contracts.service import ServiceHost
 from ion_core.errors import ConfigError, IonError, PluginFailed, TransientError
-from ion_core.words import counted
 from ion_gateway.answers import Refused, later
 from ion_gateway.bodies import Gone
 from ion_gateway.gateway_settings import GatewaySettings, is_loopback, taken_over
+from ion_gateway.listening import Open, listen, most_connections
 from ion_gateway.receiving import Receiver
 from ion_gateway.tls import Certificate
 
@@ -28,8 +27,6 @@ IDLE_FOR = 30.0
 """Seconds that a connection may be open without a request, or with one whose head is not there as a whole."""
 LINGER_FOR = 2.0
 """Seconds for which what a refused client still sends is read, so that it sees the answer."""
-CONNECTIONS = 4
-"""For each request that may be under way, so many connections may be open: clients keep theirs for the next one."""
 FINISH_WITHIN = 3.0
 """Seconds that requests under way get to finish when the service is to end, and again when they are cancelled."""
 
@@ -51,7 +48,6 @@ class Gateway:
         self._receiver = Receiver(self._settings, host, stop)
         server = _Server(
             self._handle,
-            most=_most_connections(self._settings.max_requests),
             access_log=None,
             logger=log,
             keepalive_timeout=IDLE_FOR,
@@ -85,9 +81,8 @@ class Gateway:
         name, port = self._settings.address
         where = f"{self._settings.section.where('listen')}: {self._settings.listen}"
         try:
-            await web.TCPSite(
-                runner, name, port, ssl_context=None if certificate is None else certificate.context
-            ).start()
+            for it in await listen(name, port, Open(most_connections(self._settings.max_requests))):
+                await web.SockSite(runner, it, ssl_context=None if certificate is None else certificate.context).start()
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 raise TransientError(
@@ -140,54 +135,16 @@ def _of(request: web.BaseRequest, receiver: Receiver) -> dict[str, str]:
     return {"remote": receiver.proxies.client(request)}
 
 
-def _most_connections(max_requests: int) -> int:
-    """Never more than half of the files that this process may have open: modules and stores need theirs."""
-    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = CONNECTIONS * max_requests
-    return wanted if files == resource.RLIM_INFINITY else min(wanted, max(files // 2, 1))
-
-
 class _Server(web.Server):
-    """``most`` connections at a time; one more is closed as it comes."""
-
-    def __init__(
-        self, handle: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], *, most: int, **how: Any
-    ) -> None:
+    def __init__(self, handle: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], **how: Any) -> None:
         super().__init__(handle, **how)
         self._how = how
-        self._most = most
-        self._full = False
 
     def __call__(self) -> web.RequestHandler:
         return _Connection(self, loop=asyncio.get_running_loop(), **self._how)
 
-    def has_room(self) -> bool:
-        """Whether one more connection may be. Where not that is said once, however many come."""
-        full = len(self.connections) >= self._most
-        if full and not self._full:
-            log.warning("there are %s already: others are closed as they come", counted(self._most, "connection"))
-        self._full = full
-        return not full
-
 
 class _Connection(web.RequestHandler):
-    def __init__(self, server: _Server, **how: Any) -> None:
-        super().__init__(server, **how)
-        self._server = server
-        self._sent_away = False
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        if self._server.has_room():
-            super().connection_made(transport)
-            return
-        self._sent_away = True
-        assert isinstance(transport, asyncio.Transport)
-        transport.abort()
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        if not self._sent_away:  # else it has never been one, as far as aiohttp knows
-            super().connection_lost(exc)
-
     def handle_error(
         self,
         request: web.BaseRequest,

@@ -6,13 +6,14 @@ import asyncio
 import ssl
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import aiohttp
 import pytest
 
 from ion_core.errors import ConfigError
-from ion_gateway import tls
+from ion_gateway import listening, tls
 from ion_gateway.gateway import Gateway
 from plugins.ion_gateway.tests.gateways import running, settings
 from plugins.ion_gateway.tests.test_gateway_serve import ENVIRONMENT
@@ -43,6 +44,32 @@ async def test_events_come_in_over_tls(tmp_path: Path) -> None:
         assert (await it.post(json={"a": "b"}, ssl=trusting(certificate)))[0] == 202
         assert b"HTTP/1.1 202" not in await it.raw(b"POST /events/photo.received HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert len(it.host.taken) == 1
+
+
+async def test_connections_that_never_speak_tls_count_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(listening, "CONNECTIONS", 3)
+    certificate, key = made(tmp_path, "first")
+    async with running(tmp_path / "work", cert_file=certificate, key_file=key, max_requests=1) as it:
+        silent = [await asyncio.open_connection(*it.address) for _ in range(3)]
+        reader, writer = await asyncio.open_connection(*it.address)
+        with suppress(ConnectionError):
+            async with asyncio.timeout(30):
+                assert await reader.read() == b""
+        assert caplog.text.count("there are 3 connections already") == 1
+        for _, other in [*silent, (reader, writer)]:
+            other.close()
+
+        async def is_taken() -> bool:
+            try:
+                return (await it.post(ssl=trusting(certificate)))[0] == 202
+            except aiohttp.ClientConnectionError:  # those that left are counted until that is seen
+                return False
+
+        async with asyncio.timeout(30):
+            while not await is_taken():
+                pass
 
 
 async def test_certificate_and_key_may_be_in_one_file(tmp_path: Path) -> None:
