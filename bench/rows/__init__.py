@@ -8,6 +8,8 @@ from bench.rows import (
     embedded_rate,
     events_many,
     files,
+    gateway_rate,
+    gateway_upload,
     growth,
     help,
     listing,
@@ -18,6 +20,7 @@ from bench.rows import (
     rabbit_rate,
     reuse,
     s3_files,
+    watch,
 )
 
 BENCHMARKS: dict[str, Benchmark] = {
@@ -41,5 +44,10 @@ BENCHMARKS: dict[str, Benchmark] = {
         rabbit_memory.benchmark(),
         rabbit_rate.benchmark(),
         reuse.benchmark(),
+        gateway_rate.benchmark(),
+        gateway_upload.benchmark(),
+        gateway_upload.memory(),
+        watch.benchmark(),
+        watch.beside_bare(),
     )
 }

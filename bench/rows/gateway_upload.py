@@ -1,0 +1,124 @@
+"""``gateway_upload``: a file of 1 GiB through the gateway, to local blobs.
+
+Ours: `curl -F` to `ion-core serve` with the gateway and the embedded defaults; 202 once blob, document and message are
+flushed.
+
+Theirs: `curl -T` into a bare aiohttp handler that writes the body to a file and flushes that. What it writes is removed
+between runs, and so are our blobs.
+
+``gateway_upload_memory`` has the peak of the resident set of `ion-core serve` in such an upload, and what it was right
+before. There is one run, and both figures are read from it. The goal is the difference: 40 MiB at most.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+from bench.embedded import EVENT_TYPE
+from bench.measure import Benchmark, Pair, Unavailable, at_most
+from bench.serving import bare, serve
+
+CONFIG = """
+services: {{gateway: {{listen: "127.0.0.1:{port}", auth: none, max_body: 2GiB}}}}
+"""
+MIB = 1024 * 1024
+
+
+def benchmark(size: int = 1024 * MIB) -> Benchmark:
+    return Benchmark(name="gateway_upload", unit="s", goal=at_most(1.3), open=partial(_open, size), pairs=5)
+
+
+def memory(size: int = 1024 * MIB) -> Benchmark:
+    return Benchmark(name="gateway_upload_memory", unit="MiB", goal=None, open=partial(_open_memory, size), pairs=1)
+
+
+@asynccontextmanager
+async def _open(size: int, directory: Path) -> AsyncIterator[Pair]:
+    async with _gateway(size, directory) as (upload, _):
+        from ion_rabbitmq.testing import free_port
+
+        port = free_port()
+        async with bare(directory, "receiver", str(directory), str(port)):
+
+            async def theirs() -> float:
+                seconds = await _curl("-T", str(directory / "photo.raw"), "-X", "POST", f"http://127.0.0.1:{port}/event")
+                (directory / "received").unlink()
+                await asyncio.to_thread(os.sync)
+                return seconds
+
+            yield Pair(upload, theirs)
+
+
+@asynccontextmanager
+async def _open_memory(size: int, directory: Path) -> AsyncIterator[Pair]:
+    async with _gateway(size, directory) as (upload, pid):
+        await upload()  # what it imports at the first one is no matter of the upload
+        _forget_peak(pid)
+        before = _peak(pid)
+        await upload()
+        peak = _peak(pid)
+
+        async def ours() -> float:
+            return peak
+
+        async def theirs() -> float:
+            return before
+
+        yield Pair(ours, theirs)
+
+
+@asynccontextmanager
+async def _gateway(size: int, directory: Path) -> AsyncIterator[tuple[Callable[[], Awaitable[float]], int]]:
+    """Uploads a file, and the process that takes it."""
+    if shutil.which("curl") is None:
+        raise Unavailable("curl is needed")
+    from ion_rabbitmq.testing import free_port
+
+    file, port = directory / "photo.raw", free_port()
+    with file.open("wb") as written:
+        for _ in range(0, size, MIB):
+            written.write(os.urandom(min(size, MIB)))
+    await asyncio.to_thread(os.sync)
+    async with serve(directory, CONFIG.format(port=port), port) as process:
+
+        async def upload() -> float:
+            seconds = await _curl("-F", f"file=@{file}", f"http://127.0.0.1:{port}/events/{EVENT_TYPE}")
+            for blobs in (directory / ".ion" / "blobs" / "files").iterdir():
+                shutil.rmtree(blobs)
+            await asyncio.to_thread(os.sync)
+            return seconds
+
+        yield upload, process.pid
+
+
+async def _curl(*arguments: str) -> float:
+    """Seconds until it was answered with 202."""
+    begun = time.perf_counter()
+    curl = await asyncio.create_subprocess_exec(
+        "curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", *arguments, stdout=asyncio.subprocess.PIPE
+    )
+    said, _ = await curl.communicate()
+    seconds = time.perf_counter() - begun
+    if said != b"202":
+        raise RuntimeError(f"curl was answered {said.decode()}")
+    return seconds
+
+
+def _forget_peak(pid: int) -> None:
+    """It is what is resident now, and counts from here on."""
+    Path(f"/proc/{pid}/clear_refs").write_text("5", encoding="ascii")
+
+
+def _peak(pid: int) -> float:
+    """In MiB."""
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(encoding="utf-8"))
+    assert found is not None
+    return int(found[1]) / 1024
