@@ -181,7 +181,7 @@ class Patience:
 def _is_executable(path: Path) -> bool:
     try:
         return bool(path.lstat().st_mode & stat.S_IXUSR)
-    except FileNotFoundError:  # it was stored, and is gone
+    except FileNotFoundError:  # the store says so
         return False
 
 
@@ -199,42 +199,54 @@ class DataPlane:
     documents_at: str = "the document store"
     patience: Patience = field(default_factory=Patience)
 
-    async def accept(self, event: Event, files: Mapping[str, Path], *, token: str = "") -> None:
+    async def accept(self, event: Event, files: Mapping[str, Path]) -> None:
         """Take in an event from outside: files, then document, then message, each durable before the next.
 
-        ``token`` as for ``store``. Raises as that, and Unroutable (the document is then stored, the message is not).
+        Raises as ``store``, and Unroutable (the document is then stored, the message is not).
         """
-        await self.publish(await self.store(event, files, token=token))
+        await self.publish(await self.store(event, files))
 
-    async def store(self, event: Event, files: Mapping[str, Path], *, token: str = "") -> Event:
+    async def store(self, event: Event, files: Mapping[str, Path]) -> Event:
         """Store an event and its files without publishing it; returns the event as it is stored.
 
+        Raises as ``put_files`` and ``document``.
+        """
+        return await self.document(event, await self.put_files(event, files))
+
+    async def put_files(
+        self, event: Event, files: Mapping[str, Path], *, token: str = "", consume: bool = False
+    ) -> Sequence[StoredFile]:
+        """Store the files of an event from outside, whose document is to come.
+
         ``token``, unlike any other, keeps the files apart from those that somebody else stores at this moment for an
-        event of the same id. Raises DocumentExists if there is another event of that id (of ours nothing is left then,
-        if there was a token), InvalidEvent, InvalidKey and whatever the stores raise.
+        event of the same id. With ``consume`` they are given away: they may be gone then, also after an error. Raises
+        InvalidEvent, InvalidKey and whatever the store raises.
         """
         encode_event(event)
         prefix = f"{key_segment(event.context.correlation_id)}/{key_segment(event.context.event_id)}/_"
         prefix += f"/{token}" if token else ""
-        stored: list[StoredFile] = []
-        for name, path in files.items():
-            key = check_key(f"{prefix}/{name}")
-            info = await self.blobs.put(key, path)
-            executable = _is_executable(path)
-            stored.append(StoredFile(name=name, key=key, size=info.size, sha256=info.sha256, executable=executable))
-        event = replace(event, files=tuple(files), documented=True)
+        keys = {name: check_key(f"{prefix}/{name}") for name in files}
+
+        async def put(name: str) -> StoredFile:
+            executable = _is_executable(files[name])
+            info = await self.blobs.put(keys[name], files[name], consume=consume)
+            return StoredFile(name=name, key=keys[name], size=info.size, sha256=info.sha256, executable=executable)
+
+        return await for_each(put, [*keys])
+
+    async def document(self, event: Event, stored: Sequence[StoredFile]) -> Event:
+        """Store the document of an event whose files are stored; returns the event as it is stored.
+
+        Raises DocumentExists if there is another event of that id, and whatever the store raises.
+        """
+        event = replace(event, files=tuple(file.name for file in stored), documented=True)
         document = Document(
             kind=EVENT_META,
             id=event.context.event_id,
             correlation_id=event.context.correlation_id,
             body=event_meta(event, stored),
         )
-        try:
-            await self.documents.create(document)
-        except DocumentExists:
-            if token:
-                await self.discard([file.key for file in stored])
-            raise
+        await self.documents.create(document)
         return event
 
     async def accepted(self, event_id: str) -> Event | None:

@@ -9,7 +9,7 @@ import os
 import secrets
 import stat
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ion_core.contracts.storage import check_key
@@ -60,13 +60,15 @@ class Intake:
         event_id: str | None = None,
         correlation_id: str | None = None,
         parent_event_id: str = "",
+        consume: bool = False,
     ) -> Event:
         """Store and publish an event; ``name`` says where it comes from, ids that are not given are made.
 
-        ``files`` maps the name modules see to a local file. An ``event_id`` that was taken in before with the same
-        type, data and files is that event: it is published once more, and nothing is stored. With anything else it is
-        refused. Raises InvalidEvent with everything that is wrong, IdTaken with what differs, Unroutable when no module
-        takes the type, and what the providers raise.
+        ``files`` maps the name modules see to a local file; with ``consume`` they are given away: they may be moved
+        from where they lie, and be gone afterwards, also after an error. An ``event_id`` that was taken in before with
+        the same type, data and files is that event: it is published once more, and nothing is stored. With anything
+        else it is refused. Raises InvalidEvent with everything that is wrong, IdTaken with what differs, Unroutable
+        when no module takes the type, and what the providers raise.
         """
         files = files or {}
         event = self.checked(
@@ -79,12 +81,18 @@ class Intake:
             parent_event_id=parent_event_id,
         )
         known = None if event_id is None else await self._dataplane.accepted_files(event_id)
+        given: Mapping[str, Path | StoredFile] = files
         if known is None:
-            try:  # an id that was given may be given to somebody else, too, at this moment
-                token = "" if event_id is None else secrets.token_hex(6)
-                stored_now = await self._dataplane.store(event, files, token=token)
+            # An id that was given may be given to somebody else, too, at this moment.
+            token = "" if event_id is None else secrets.token_hex(6)
+            ours = await self._dataplane.put_files(event, files, token=token, consume=consume)
+            try:
+                stored_now = await self._dataplane.document(event, ours)
             except DocumentExists:
+                if token:
+                    await self._dataplane.discard([file.key for file in ours])
                 known = await self._dataplane.accepted_files(event.context.event_id)
+                given = {file.name: file for file in ours}
             else:
                 await self._hand_over(stored_now)
                 return event
@@ -92,7 +100,7 @@ class Intake:
             raise TransientError(f"event id {event.context.event_id[:80]!r}: was removed at this moment. Try again.")
         stored, stored_files = known
         differs = [*differences(stored, event), *_other_ids(stored.context, correlation_id, parent_event_id)]
-        differs += await asyncio.to_thread(_other_files, stored_files, files)
+        differs += await asyncio.to_thread(_other_files, stored_files, given)
         if differs:
             raise IdTaken(
                 f"event id {stored.context.event_id[:80]!r}: is that of another event: {shortened(differs)}. "
@@ -158,32 +166,38 @@ def _other_ids(stored: Context, correlation_id: str | None, parent_event_id: str
         yield "its parent event id is another"
 
 
-def _other_files(stored: Sequence[StoredFile], files: Mapping[str, Path]) -> list[str]:
+def _other_files(stored: Sequence[StoredFile], files: Mapping[str, Path | StoredFile]) -> list[str]:
     """What is otherwise of the files that are given than of those that are stored. Reads them whole if it must."""
     known = {file.name: file for file in stored}
     found = [f"file {name[:80]!r} is missing" for name in known if name not in files]
-    for name, path in files.items():
+    for name, given in files.items():
         if name not in known:
             found.append(f"file {name[:80]!r} is new")
-        elif differs := _other_content(known[name], path):
+        elif differs := _other_content(known[name], given):
             found.append(f"file {name[:80]!r} {differs}")
     if known.keys() == files.keys() and [*known] != [*files]:
         found.append("its files are in another order")
     return found
 
 
-def _other_content(stored: StoredFile, path: Path) -> str:
+def _other_content(stored: StoredFile, given: Path | StoredFile) -> str:
+    if isinstance(given, StoredFile):
+        return _differs(stored, given.size, given.executable, lambda: given.sha256)
     try:
-        with path.open("rb") as file:
+        with given.open("rb") as file:
             status = os.fstat(file.fileno())
-            if status.st_size != stored.size:
-                return f"has {counted(status.st_size, 'byte')}, not {stored.size:,}"
-            if bool(status.st_mode & stat.S_IXUSR) != stored.executable:
-                return f"is {'not ' if stored.executable else ''}executable, other than the stored one"
-            same = hashlib.file_digest(file, "sha256").hexdigest() == stored.sha256
+            executable = bool(status.st_mode & stat.S_IXUSR)
+            return _differs(stored, status.st_size, executable, lambda: hashlib.file_digest(file, "sha256").hexdigest())
     except OSError as error:
-        raise PermanentError(f"{path}: cannot be read: {error.strerror}") from error
-    return "" if same else "has other content"
+        raise PermanentError(f"{given}: cannot be read: {error.strerror}") from error
+
+
+def _differs(stored: StoredFile, size: int, executable: bool, sha256: Callable[[], str]) -> str:
+    if size != stored.size:
+        return f"has {counted(size, 'byte')}, not {stored.size:,}"
+    if executable != stored.executable:
+        return f"is {'not ' if stored.executable else ''}executable, other than the stored one"
+    return "" if sha256() == stored.sha256 else "has other content"
 
 
 def _problems(event_type: str, ids: Mapping[str, str | None], data: Sequence[tuple[str, str]]) -> Iterable[str]:

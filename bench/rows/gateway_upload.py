@@ -24,7 +24,7 @@ from pathlib import Path
 
 from bench.embedded import EVENT_TYPE
 from bench.measure import Benchmark, Pair, Unavailable, at_most
-from bench.serving import bare, serve
+from bench.serving import asleep, bare, serve
 
 CONFIG = """
 services: {{gateway: {{listen: "127.0.0.1:{port}", auth: none, max_body: 2GiB}}}}
@@ -49,7 +49,9 @@ async def _open(size: int, directory: Path) -> AsyncIterator[Pair]:
         async with bare(directory, "receiver", str(directory), str(port)):
 
             async def theirs() -> float:
-                seconds = await _curl("-T", str(directory / "photo.raw"), "-X", "POST", f"http://127.0.0.1:{port}/event")
+                seconds = await _curl(
+                    "-T", str(directory / "photo.raw"), "-X", "POST", f"http://127.0.0.1:{port}/event"
+                )
                 (directory / "received").unlink()
                 await asyncio.to_thread(os.sync)
                 return seconds
@@ -88,9 +90,12 @@ async def _gateway(size: int, directory: Path) -> AsyncIterator[tuple[Callable[[
             written.write(os.urandom(min(size, MIB)))
     await asyncio.to_thread(os.sync)
     async with serve(directory, CONFIG.format(port=port), port) as process:
+        post = partial(_curl, f"http://127.0.0.1:{port}/events/{EVENT_TYPE}", "-F")
+        await post("of=bench")
+        await asleep(directory, process)
 
         async def upload() -> float:
-            seconds = await _curl("-F", f"file=@{file}", f"http://127.0.0.1:{port}/events/{EVENT_TYPE}")
+            seconds = await post(f"file=@{file}")
             for blobs in (directory / ".ion" / "blobs" / "files").iterdir():
                 shutil.rmtree(blobs)
             await asyncio.to_thread(os.sync)

@@ -59,6 +59,7 @@ class Host:
         correlation_id: str | None = None,
         name: str | None = None,
         parent_event_id: str = "",
+        consume: bool = False,
     ) -> Event:
         seconds = PUBLISH_WITHIN + await asyncio.to_thread(_size, files or {}) / BYTES_A_SECOND
         try:
@@ -71,6 +72,7 @@ class Host:
                     event_id=event_id,
                     correlation_id=correlation_id,
                     parent_event_id=parent_event_id,
+                    consume=consume,
                 )
         except IonError:
             raise

@@ -54,6 +54,7 @@ class ServiceHost(Protocol):
         correlation_id: str | None = None,
         name: str | None = None,
         parent_event_id: str = "",
+        consume: bool = False,
     ) -> Event:
         """Accept an event from outside: files and document stored, then the message, durably.
 
@@ -62,7 +63,8 @@ class ServiceHost(Protocol):
         parent need not be an event that there is.
 
         ``files`` maps the name the next module sees in ``in/data`` to a local file. They are read until this has
-        returned or raised, and may go then; they must not change before. The same ``event_id`` again, with the same
+        returned or raised, and may go then; they must not change before. With ``consume`` they are given away, which
+        may spare a copy: they may be gone afterwards, also where it raises. The same ``event_id`` again, with the same
         type, data, files and parent, is the same event: nothing is stored twice and the jobs it starts commit once.
 
         It ends within a minute, and a second more for each MiB of files; it may be cancelled. Raises nothing but

@@ -21,7 +21,7 @@ class Host:
     """What the kit gives a service to publish to: it notes every event, or raises ``refusing``.
 
     ``work`` is a directory that is there. Every type is taken that is among ``taken``; nothing waits, and every
-    flow is over at once.
+    flow is over at once. Files that are given away are gone, whatever becomes of the event.
     """
 
     def __init__(self, work: Path, *, taken: Sequence[str] = ()) -> None:
@@ -40,7 +40,11 @@ class Host:
         correlation_id: str | None = None,
         name: str | None = None,
         parent_event_id: str = "",
+        consume: bool = False,
     ) -> Event:
+        if consume:
+            for path in (files or {}).values():
+                path.unlink()
         self.published.put_nowait(event_type)
         if self.refusing is not None:
             raise self.refusing

@@ -6,7 +6,7 @@ import asyncio
 import re
 import secrets
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -26,7 +26,8 @@ SILENT_FOR = 30.0
 """Seconds a client may send nothing in the middle of a body."""
 GRACE, LEAST_RATE = 60.0, 1024
 """After ``GRACE`` seconds a body must have come with so many bytes a second: who sends one at a time holds a place."""
-WRITTEN_AT_ONCE = 1024 * 1024
+WRITTEN_AT_ONCE, PIECES_AT_ONCE = 1024 * 1024, 256
+"""Bytes of a file that are held before they are written, or pieces of it, if it comes in small ones."""
 MAX_FIELD = 256 * 1024
 """Bytes of a form field that is no file."""
 
@@ -154,17 +155,22 @@ async def read_form(body: Body, boundary: str, *, into: Path, max_files: int, ma
         end = _End(boundary)
         number = 0
         async for chunk in body.chunks():
-            for event in parser.parse(some) if (some := end.until(chunk)) else ():
+            if end.is_there:
+                end.check(chunk)
+                continue
+            ended = not number
+            for event in parser.parse(chunk):
                 if isinstance(event, multipart.MultipartSegment):
                     number += 1
                     part = _begin(event, number, form, into, max_files=max_files, max_pairs=max_pairs)
                 elif event:
                     assert part is not None
-                    await part.add(bytes(event))
+                    await part.add(event)
                 else:
                     assert part is not None
                     await part.end(form)
-                    part = None
+                    part, ended = None, True
+            end.look(chunk, ended=ended)
         parser.close()
     except multipart.ParserLimitReached as error:
         raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"The form is too large: {error}.") from error
@@ -176,7 +182,7 @@ async def read_form(body: Body, boundary: str, *, into: Path, max_files: int, ma
         raise no_room(error) from error
     finally:
         if part is not None:
-            part.close()
+            await part.close()
     return form
 
 
@@ -186,23 +192,26 @@ class _End:
     def __init__(self, boundary: str) -> None:
         self._last = b"\r\n--" + boundary.encode("utf-8", "surrogateescape") + b"--"
         self._seen = b"\r\n"  # before the first boundary there need be none
-        self._after: bytearray | None = None
+        self._after = b""
+        self.is_there = False
 
-    def until(self, chunk: bytes) -> bytes:
-        """What of this chunk is up to the end. Raises ParserError for anything but a line break behind it."""
-        if self._after is None:
+    def look(self, chunk: bytes, *, ended: bool) -> None:
+        """Whether it is in this chunk, in which a part ``ended``. Raises ParserError for what follows it."""
+        if ended:
             window = self._seen + chunk
-            found = window.find(self._last)
-            if found < 0:
-                self._seen = window[-len(self._last) + 1 :]
-                return chunk
-            at = found + len(self._last) - len(self._seen)
-            chunk, self._after = chunk[:at], bytearray(chunk[at:])
-        else:
-            chunk, self._after = b"", self._after + chunk
+            at = window.find(self._last)
+            if at >= 0:
+                self.is_there = True
+                self.check(window[at + len(self._last) :])
+                return
+        most = len(self._last) - 1
+        self._seen = (self._seen + chunk if len(chunk) < most else chunk)[-most:]
+
+    def check(self, chunk: bytes) -> None:
+        """What comes behind it. Raises ParserError for anything but a line break."""
+        self._after += chunk
         if not b"\r\n".startswith(self._after):
             raise multipart.ParserError("Something follows the last boundary")
-        return chunk
 
 
 class _Part:
@@ -214,7 +223,7 @@ class _Part:
     async def end(self, form: Form) -> None:
         """That was all of it."""
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """In the middle, where the rest does not come. Idempotent."""
 
 
@@ -237,39 +246,50 @@ class _Field(_Part):
 
 
 class _File(_Part):
+    """Written in a thread, some at a time, while the next comes."""
+
     def __init__(self, name: str, path: Path) -> None:
         self._name, self._path = name, path
-        self._kept = bytearray()
+        self._kept: list[bytes] = []
+        self._size = 0
         self._file: BinaryIO | None = None
+        self._writing: asyncio.Future[None] | None = None
 
     async def add(self, chunk: bytes) -> None:
-        self._kept += chunk
-        if len(self._kept) >= WRITTEN_AT_ONCE:
+        self._kept.append(chunk)
+        self._size += len(chunk)
+        if self._size >= WRITTEN_AT_ONCE or len(self._kept) >= PIECES_AT_ONCE:
             await self._write()
 
     async def end(self, form: Form) -> None:
         await self._write()
-        self.close()
+        await self._written()
+        await self.close()
         form.files[self._name] = self._path
 
-    def close(self) -> None:
+    async def close(self) -> None:
+        if self._writing is not None:  # else it would make the file again that is removed meanwhile
+            await asyncio.wait({self._writing})
+            self._writing.exception()  # what was wrong with the request says more
         if self._file is not None:
             self._file.close()
 
     async def _write(self) -> None:
-        some, self._kept = self._kept, bytearray()
-        writing = asyncio.ensure_future(asyncio.to_thread(self._write_now, some))
-        try:
-            await asyncio.shield(writing)
-        except asyncio.CancelledError:
-            await asyncio.wait({writing})  # else it would make the file again that is removed meanwhile
-            raise
+        await self._written()
+        some, self._kept, self._size = self._kept, [], 0
+        self._writing = asyncio.ensure_future(asyncio.to_thread(self._write_now, some))
 
-    def _write_now(self, some: bytearray) -> None:
+    async def _written(self) -> None:
+        """Raises OSError where that failed."""
+        if self._writing is not None:
+            await asyncio.shield(self._writing)
+            self._writing = None
+
+    def _write_now(self, some: Sequence[bytes]) -> None:
         if self._file is None:
             self._path.parent.mkdir(mode=0o700, exist_ok=True)
             self._file = self._path.open("xb")
-        self._file.write(some)
+        self._file.writelines(some)
         self._file.flush()
 
 

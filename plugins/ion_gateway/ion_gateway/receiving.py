@@ -242,7 +242,13 @@ class Receiver:
     ) -> Event:
         try:
             return await self._host.publish(
-                event_type, data=pairs, files=files, event_id=event_id, correlation_id=event_id, **context
+                event_type,
+                data=pairs,
+                files=files,
+                event_id=event_id,
+                correlation_id=event_id,
+                consume=True,
+                **context,
             )
         except Unroutable as error:
             raise _of_nobody(event_type, self._host.event_types()) from error

@@ -51,6 +51,7 @@ class Host:
         correlation_id: str | None = None,
         name: str | None = None,
         parent_event_id: str = "",
+        consume: bool = False,
     ) -> Event:
         if self.holding is not None:
             self.held.set()

@@ -304,6 +304,7 @@ class WatchedFolder:
                 files={entry.name: copy},
                 event_id=event,
                 correlation_id=event,
+                consume=True,
             )
         except Gone:
             self._let_go(entry)
