@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import secrets
 import shutil
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
@@ -119,7 +120,9 @@ async def directory(work: Path) -> AsyncIterator[Path]:
     try:
         yield path
     finally:
-        await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
+        with suppress(FileNotFoundError):  # most bring no files, and to look costs less than a thread
+            os.lstat(path)
+            await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
 
 
 async def keep(content: bytes, into: Path, name: str = "body") -> Path:
