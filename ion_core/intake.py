@@ -80,7 +80,9 @@ class Intake:
             correlation_id=correlation_id,
             parent_event_id=parent_event_id,
         )
-        known = None if event_id is None else await self._dataplane.accepted_files(event_id)
+        known = None
+        if event_id is not None and files:  # before any is stored; without files the document alone tells
+            known = await self._dataplane.accepted_files(event_id)
         given: Mapping[str, Path | StoredFile] = files
         if known is None:
             # An id that was given may be given to somebody else, too, at this moment.
@@ -232,4 +234,8 @@ def _file_problems(files: Mapping[str, Path]) -> Iterable[str]:
 
 def _is_unicode(text: str) -> bool:
     """Not so for what came from bytes that were no UTF-8, such as an argument of the command line."""
-    return not any("\ud800" <= character <= "\udfff" for character in text)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -8,6 +8,7 @@ import ipaddress
 import logging
 import re
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from http import HTTPStatus
 from time import time
 from typing import TYPE_CHECKING
@@ -211,6 +212,7 @@ def _denied(challenge: str) -> Refused:
     )
 
 
+@lru_cache(maxsize=64)
 def _is_this_machine(url: str) -> bool:
     try:
         host = urlsplit(url).hostname or ""

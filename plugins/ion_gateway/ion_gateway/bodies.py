@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import secrets
 import shutil
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
@@ -60,13 +58,10 @@ class Body:
     ) -> None:
         self._request = request
         self._limit = limit
-        self._too_large = Refused(
-            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-            f"The body has more than {counted(limit, 'byte')}, the limit of {what}.",
-        )
+        self._what = what
         self._also = also
         if (request.content_length or 0) > limit:
-            raise self._too_large
+            raise self._too_large()
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """Raises Refused where it is too large or too slow, Gone where the client is."""
@@ -83,7 +78,7 @@ class Body:
                     return
                 count += len(chunk)
                 if count > self._limit:
-                    raise self._too_large
+                    raise self._too_large()
                 if (seconds := loop.time() - begun) > GRACE and count < (seconds - GRACE) * LEAST_RATE:
                     raise TimeoutError
                 if self._also is not None:
@@ -95,6 +90,12 @@ class Body:
             ) from None
         except (ConnectionError, web.RequestPayloadError) as error:
             raise Gone from error
+
+    def _too_large(self) -> Refused:
+        return Refused(
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            f"The body has more than {counted(self._limit, 'byte')}, the limit of {self._what}.",
+        )
 
     async def read(self) -> bytes:
         """All of it."""
@@ -113,25 +114,38 @@ class Form:
     problems: list[str] = field(default_factory=list)
 
 
-@asynccontextmanager
-async def directory(work: Path) -> AsyncIterator[Path]:
-    """A directory for one request below ``work``, gone with all that is in it when the request is over."""
-    path = work / secrets.token_hex(8)
-    try:
-        yield path
-    finally:
-        with suppress(FileNotFoundError):  # most bring no files, and to look costs less than a thread
-            os.lstat(path)
-            await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
+class Arrivals:
+    """Files of one request, in a directory below ``work`` that is made for the first of them.
+
+    It is gone with all that is in it when the context is left.
+    """
+
+    def __init__(self, work: Path) -> None:
+        self._work = work
+        self._directory: Path | None = None
+
+    async def __aenter__(self) -> Arrivals:
+        return self
+
+    async def __aexit__(self, *failure: object) -> None:
+        if self._directory is not None:
+            await asyncio.to_thread(shutil.rmtree, self._directory, ignore_errors=True)
+
+    def path(self, name: str) -> Path:
+        """Where a file of that name, a plain one, is to be. Blocks; raises OSError."""
+        if self._directory is None:
+            self._directory = self._work / secrets.token_hex(8)
+            self._directory.mkdir(mode=0o700)
+        return self._directory / name
 
 
-async def keep(content: bytes, into: Path, name: str = "body") -> Path:
-    """``content`` as a file below ``into``. Raises Refused (503) where there is no room."""
+async def keep(content: bytes, arrivals: Arrivals, name: str = "body") -> Path:
+    """``content`` as a file. Raises Refused (503) where there is no room."""
 
     def write() -> Path:
-        into.mkdir(mode=0o700, exist_ok=True)
-        (into / name).write_bytes(content)
-        return into / name
+        path = arrivals.path(name)
+        path.write_bytes(content)
+        return path
 
     try:
         return await asyncio.to_thread(write)
@@ -139,8 +153,8 @@ async def keep(content: bytes, into: Path, name: str = "body") -> Path:
         raise no_room(error) from error
 
 
-async def read_form(body: Body, boundary: str, *, into: Path, max_files: int, max_pairs: int) -> Form:
-    """Files go into the directory ``into``, which is made for the first of them. Mistakes are listed, not raised.
+async def read_form(body: Body, boundary: str, *, into: Arrivals, max_files: int, max_pairs: int) -> Form:
+    """Files go ``into`` those of the request. Mistakes are listed, not raised.
 
     Raises Refused for what is no form, or too large, and Gone.
     """
@@ -251,8 +265,9 @@ class _Field(_Part):
 class _File(_Part):
     """Written in a thread, some at a time, while the next comes."""
 
-    def __init__(self, name: str, path: Path) -> None:
-        self._name, self._path = name, path
+    def __init__(self, name: str, number: int, into: Arrivals) -> None:
+        self._name, self._number, self._into = name, number, into
+        self._path = Path()
         self._kept: list[bytes] = []
         self._size = 0
         self._file: BinaryIO | None = None
@@ -290,7 +305,7 @@ class _File(_Part):
 
     def _write_now(self, some: Sequence[bytes]) -> None:
         if self._file is None:
-            self._path.parent.mkdir(mode=0o700, exist_ok=True)
+            self._path = self._into.path(str(self._number))
             self._file = self._path.open("xb")
         self._file.writelines(some)
         self._file.flush()
@@ -300,7 +315,7 @@ _STAR = re.compile(r";\s*filename\*\s*=\s*utf-8'[^']*'([^;\s]*)", re.IGNORECASE)
 
 
 def _begin(
-    segment: multipart.MultipartSegment, number: int, form: Form, into: Path, *, max_files: int, max_pairs: int
+    segment: multipart.MultipartSegment, number: int, form: Form, into: Arrivals, *, max_files: int, max_pairs: int
 ) -> _Part:
     """What becomes of a part, by its headers."""
     name, filename = segment.name or "", segment.filename
@@ -332,4 +347,4 @@ def _begin(
     except InvalidKey as error:
         form.problems.append(f"{what}: file name: {error}")
         return _Part()
-    return _File(filename, into / str(number))
+    return _File(filename, number, into)

@@ -12,7 +12,7 @@ import multipart
 
 from ion_core.errors import InvalidEvent
 from ion_gateway.answers import Refused
-from ion_gateway.bodies import Body, read_form
+from ion_gateway.bodies import Arrivals, Body, read_form
 from ion_gateway.pairs import read_json
 
 if TYPE_CHECKING:
@@ -35,11 +35,11 @@ async def read_content(
     request: web.BaseRequest,
     settings: GatewaySettings,
     *,
-    into: Path,
+    into: Arrivals,
     also: Callable[[bytes], None] | None,
     whole: bool,
 ) -> Callable[[], Brought]:
-    """Read the body, files into the directory ``into``; what is returned says what it brings, or raises InvalidEvent.
+    """Read the body, files ``into`` those of the request; what is returned says what it brings, or raises InvalidEvent.
 
     Until that is called nothing of the content is judged, but its form: a signature comes first. ``also`` is given each
     chunk of the body, which has the limit of signed ones then; ``whole`` refuses forms. Raises Refused and Gone.

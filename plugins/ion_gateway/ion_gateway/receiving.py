@@ -21,7 +21,7 @@ from ion_core.events import MAX_TYPE_LENGTH, Event
 from ion_core.words import counted
 from ion_gateway.answers import Refused, answer, later
 from ion_gateway.auth import Guard
-from ion_gateway.bodies import check_framing, directory, keep
+from ion_gateway.bodies import Arrivals, check_framing, keep
 from ion_gateway.cloud_events import DATA, is_cloud_event, read_cloud_events
 from ion_gateway.contents import read_content, read_json_of_any_kind
 from ion_gateway.front_api import NAME, read_link
@@ -130,7 +130,7 @@ class Receiver:
             self._check_taken(event_type)
         await self._check_room(event_type)
         key = self._key(request, self._settings.auth)
-        async with directory(self._host.work) as into:
+        async with Arrivals(self._host.work) as into:
             also = None if signed is None else signed.add
             brought = await read_content(request, self._settings, into=into, also=also, whole=self._guard.whole)
             if signed is not None:
@@ -190,7 +190,7 @@ class Receiver:
                 self._check_taken(event_type)
                 await self._check_room(event_type)
             published = []
-            async with directory(self._host.work) as into:
+            async with Arrivals(self._host.work) as into:
                 for n, it in enumerate(events):  # what fails midway is sent again as a whole, and is the same then
                     files = {} if it.content is None else {DATA: await keep(it.content, into, str(n))}
                     published.append(await self._publish(it.type, it.pairs, files, it.event_id))
@@ -213,7 +213,7 @@ class Receiver:
                 return answer(HTTPStatus.OK, {"published": False, "detail": "It is not what this is for."})
             key = self._key(request, route.auth or self._settings.auth) if it.key is None else f"{name}\n{it.key}"
             event_id = str(uuid.uuid4()) if key is None else event_id_of(route.type, key)
-            async with directory(self._host.work) as into:
+            async with Arrivals(self._host.work) as into:
                 files = {} if route.file is None else {route.file: await keep(raw, into)}
                 event = await self._publish(route.type, it.pairs, files, event_id)
         return await self._taken(request, event)

@@ -15,7 +15,7 @@ from itertools import takewhile
 from typing import Any
 
 import aio_pika
-from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
+from aio_pika.abc import AbstractChannel, AbstractExchange, AbstractIncomingMessage
 from aio_pika.exceptions import (
     CONNECTION_EXCEPTIONS,
     ChannelInvalidStateError,
@@ -93,6 +93,8 @@ class RabbitBroker:
         self._publishing = Link(settings, "publish")
         self.looking = Link(settings, "look")
         self._channel: AbstractChannel | None = None
+        self._events: tuple[AbstractChannel, AbstractExchange] | None = None
+        """The channel that was opened last to publish on, and the exchange of events there."""
         self._channel_since = 0.0
         self._used: Counter[AbstractChannel] = Counter()
         """How many messages are on their way on each channel."""
@@ -339,7 +341,8 @@ class RabbitBroker:
                 self._check_size(message, to)
                 try:
                     with self._on(channel):
-                        await _confirmed(channel, message, to=to, exchange=exchange)
+                        target = await self._target(channel, exchange)
+                        await _confirmed(target, message, to=to)
                 except ChannelPreconditionFailed as error:
                     self._check_whose(error, message, to)
                     raise TransientError(f"{self.settings.place()}: RabbitMQ closed the channel: {error}") from error
@@ -358,6 +361,13 @@ class RabbitBroker:
                 if way.unanswered:
                     self._unconfirmed()
                 raise
+
+    async def _target(self, channel: AbstractChannel, exchange: str) -> AbstractExchange:
+        if not exchange:
+            return channel.default_exchange
+        if self._events is not None and self._events[0] is channel:
+            return self._events[1]
+        return await channel.get_exchange(exchange, ensure=False)
 
     @contextmanager
     def _on(self, channel: AbstractChannel) -> Iterator[None]:
@@ -458,14 +468,17 @@ class RabbitBroker:
         try:
             with translated(self.settings):
                 async with asyncio.timeout(self._timeout):
-                    await channel.declare_exchange(self.topology.exchange, aio_pika.ExchangeType.TOPIC, durable=True)
+                    events = await channel.declare_exchange(
+                        self.topology.exchange, aio_pika.ExchangeType.TOPIC, durable=True
+                    )
         except NotPermitted as refused:
             channel = await self._publishing.channel(returns=True)
             try:
                 async with asyncio.timeout(self._timeout):
-                    await channel.get_exchange(self.topology.exchange, ensure=True)
+                    events = await channel.get_exchange(self.topology.exchange, ensure=True)
             except ChannelNotFoundEntity as error:
                 raise refused from error
+        self._events = channel, events
         self._channel, self._channel_since = channel, asyncio.get_running_loop().time()
         return channel
 
@@ -731,9 +744,8 @@ def _warned() -> Iterator[None]:
         log.warning("RabbitMQ could not be asked for its consumers: %s", error)
 
 
-async def _confirmed(channel: AbstractChannel, message: aio_pika.Message, *, to: str, exchange: str = "") -> None:
+async def _confirmed(target: AbstractExchange, message: aio_pika.Message, *, to: str) -> None:
     """Publish persistent, mandatory and confirmed, however long that takes. Raises what aio-pika raises."""
-    target = channel.default_exchange if not exchange else await channel.get_exchange(exchange, ensure=False)
     confirmation = await target.publish(message, routing_key=to, mandatory=True)
     if confirmation is None:
         raise TransientError("RabbitMQ did not confirm")
