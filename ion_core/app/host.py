@@ -58,9 +58,7 @@ class Host:
         parent_event_id: str = "",
         consume: bool = False,
     ) -> Event:
-        seconds = PUBLISH_WITHIN
-        if files:
-            seconds += await asyncio.to_thread(_size, files) / BYTES_A_SECOND
+        seconds = PUBLISH_WITHIN + _size(files or {}) / BYTES_A_SECOND
         try:
             async with asyncio.timeout(seconds) as bound:
                 return await self._intake.publish(
