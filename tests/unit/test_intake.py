@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from ion_core.errors import InvalidEvent, Unroutable
+from ion_core.errors import IdTaken, InvalidEvent, Unroutable
+from ion_core.events import Event
 from ion_core.intake import Intake
 from tests.support.worlds import World, does
 
@@ -168,3 +169,41 @@ async def test_an_event_id_is_not_reused_for_another_event(other: dict[str, Any]
         await world.publish(**known | other)
     assert (world.blobs.blobs, world.documents.documents) == stored
     assert world.broker.counts("detect").ready == 1
+
+
+async def given_away_at_once(world: World, tmp_path: Path, *contents: bytes) -> list[Event | BaseException]:
+    """What becomes of events of one id, each with a file that is given away and has one of these contents."""
+    intake = Intake(world.dataplane, world.modules)
+    await intake.declare()
+    files = [tmp_path / str(n) for n in range(len(contents))]
+    for file, content in zip(files, contents, strict=True):
+        file.write_bytes(content)
+    found = await asyncio.gather(
+        *(intake.publish("photo.received", name="test", event_id="e", files={"x": it}, consume=True) for it in files),
+        return_exceptions=True,
+    )
+    assert not any(file.exists() for file in files)
+    assert len(world.documents.documents) == 1
+    assert len(world.blobs.blobs) == 1, "of the other nothing is left"
+    return found
+
+
+async def test_files_that_are_given_away_are_gone_once_it_is_published(world: World, tmp_path: Path) -> None:
+    [event] = await given_away_at_once(world, tmp_path, b"1")
+    assert isinstance(event, Event)
+    assert event.files == ("x",)
+
+
+async def test_the_same_event_id_at_once_is_the_same_event_though_its_files_are_gone(
+    world: World, tmp_path: Path
+) -> None:
+    first, second = await given_away_at_once(world, tmp_path, b"1", b"1")
+    assert isinstance(first, Event)
+    assert first == second
+
+
+async def test_an_event_id_is_not_given_to_other_files_at_once(world: World, tmp_path: Path) -> None:
+    found = await given_away_at_once(world, tmp_path, b"1", b"2")
+    [refused] = [it for it in found if isinstance(it, IdTaken)]
+    assert refused.differs == ("file 'x' has other content",)
+    assert len([it for it in found if isinstance(it, Event)]) == 1

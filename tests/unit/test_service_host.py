@@ -264,12 +264,16 @@ async def test_an_event_has_the_name_and_parent_that_others_rely_on_or_those_of_
             await host.publish("photo.received", **wrong)
 
 
-async def test_files_may_go_once_publish_has_returned(app: App) -> None:
+@pytest.mark.parametrize("consume", [False, True])
+async def test_files_may_go_once_publish_has_returned_and_are_moved_where_they_are_given_away(
+    app: App, consume: bool
+) -> None:
     host = await host_of(app)
     file = host.work / "upload"
     file.write_bytes(b"a photo")
-    event = await host.publish("photo.received", files={"photo.jpg": file})
-    file.unlink()
+    event = await host.publish("photo.received", files={"photo.jpg": file}, consume=consume)
+    assert file.exists() is not consume
+    file.unlink(missing_ok=True)
     _, files = await (await app.dataplane()).stored_files(event)
     target = host.work / "back"
     await (await app.blobs()).get(files[0].key, target, expect=BlobInfo(size=7, sha256=files[0].sha256))

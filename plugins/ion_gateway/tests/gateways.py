@@ -56,6 +56,10 @@ class Host:
         if self.holding is not None:
             self.held.set()
             await self.holding.wait()
+        brought = {name: path.read_bytes() for name, path in (files or {}).items()}
+        if consume:
+            for path in (files or {}).values():
+                path.unlink()
         if self.raising:
             raise self.raising.pop(0)
         assert event_id is not None
@@ -71,7 +75,7 @@ class Host:
             data=tuple(data),
             files=tuple(files or ()),
         )
-        self.taken.append((event, {name: path.read_bytes() for name, path in (files or {}).items()}))
+        self.taken.append((event, brought))
         return event
 
     async def pending(self, event_type: str) -> int | None:

@@ -43,6 +43,9 @@ class Host:
     async def publish(self, event_type: str, **given: Any) -> Event:
         data = dict(given["data"])
         files = {name: path.read_bytes() for name, path in given["files"].items()}
+        if given.get("consume"):
+            for path in given["files"].values():
+                path.unlink()
         async with self.news:
             self.asked.append(data["path"])
             self.news.notify_all()
