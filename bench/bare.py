@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -139,5 +141,14 @@ PROGRAMS: dict[str, Callable[..., Awaitable[None]]] = {
     it.__name__: it for it in (load, publisher, receiver, watcher, storing_watcher)
 }
 
+
+async def main(program: str, *arguments: str) -> None:
+    """Until it is through, or SIGTERM ends it and what it has started."""
+    running = asyncio.ensure_future(PROGRAMS[program](*arguments))
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, running.cancel)
+    with suppress(asyncio.CancelledError):
+        await running
+
+
 if __name__ == "__main__":
-    asyncio.run(PROGRAMS[sys.argv[1]](*sys.argv[2:]))  # type: ignore[arg-type]
+    asyncio.run(main(*sys.argv[1:]))

@@ -9,10 +9,12 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.embedded import EVENT_TYPE
+from bench.measure import Unavailable
 
 if TYPE_CHECKING:
     import aio_pika
@@ -47,6 +49,8 @@ async def started(log: Path, cwd: Path, *command: str) -> AsyncIterator[asyncio.
 @asynccontextmanager
 async def serve(directory: Path, config: str, port: int | None = None) -> AsyncIterator[asyncio.subprocess.Process]:
     """``ion-core serve`` with ``config`` beside the module; once it listens on ``port``, if that is given."""
+    if find_spec("ion_gateway") is None:
+        raise Unavailable("ion-gateway is not installed")
     text = CONFIG.format(asleep=directory / "asleep", type=EVENT_TYPE)
     (directory / "ion.yaml").write_text(text + config, encoding="utf-8")
     program = str(Path(sys.executable).with_name("ion-core"))
