@@ -27,7 +27,7 @@ class Proxies:
 
     def hosts(self, request: web.BaseRequest) -> list[str]:
         """For which host it was meant, as the request and each proxy of ours say."""
-        trusted = self._trusts(_address(request.remote or ""))
+        trusted = bool(self._networks) and self._trusts(_address(request.remote or ""))
         return [request.headers.get("Host", ""), *(_listed(request, "X-Forwarded-Host") if trusted else ())]
 
     def _trusts(self, address: Address | None) -> bool:
