@@ -35,12 +35,15 @@ class Host:
     def __init__(
         self, name: str, app: App, intake: Intake, dataplane: DataPlane, problems: Callable[[], Sequence[str]]
     ) -> None:
-        self.work = app.state.path / "services" / name / "work"
         self._name = name
         self._app = app
         self._intake = intake
         self._dataplane = dataplane
         self._problems = problems
+
+    @property
+    def work(self) -> Path:
+        return self._app.state.path / "services" / self._name / "work"
 
     async def empty_work(self) -> None:
         """Before the service runs. Raises StateError, StorageFull."""

@@ -44,10 +44,11 @@ class PageName(Text):
 @click.argument("page", metavar="[PAGE]", type=PageName(), required=False)
 @verbose_option
 def command(page: str | None) -> None:
-    """Read the documentation that came with this version, and the page of each plugin that is installed.
+    """Read the documentation that came with this version.
 
     PAGE is a name, or the beginning of one, of those that are listed without. It is printed as it is written, in
-    Markdown; on a terminal through a pager. The page of ion-gateway is gateway, and so on.
+    Markdown; on a terminal through a pager. Each plugin that is installed has one: that of ion-gateway is gateway, and
+    so on.
 
     \b
     Example:
