@@ -21,7 +21,7 @@ from ion_podman import build
 from ion_podman.runtime import open_podman_runtime
 from ion_podman.settings import PodmanSettings
 from ion_podman.testing import BUSYBOX, PodmanService
-from plugins.ion_podman.tests.registry import Registry, registry
+from plugins.ion_podman.tests.image_registry import Registry, registry
 from plugins.ion_podman.tests.running import PATIENCE, run, spec
 from plugins.ion_podman.tests.test_images import authfile
 

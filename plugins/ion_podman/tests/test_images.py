@@ -17,7 +17,7 @@ from ion_core.testing.kit import refused
 from ion_podman.runtime import open_podman_runtime
 from ion_podman.settings import PodmanSettings
 from ion_podman.testing import BUSYBOX, PodmanService
-from plugins.ion_podman.tests.registry import PASSWORD, USER, Registry, registry
+from plugins.ion_podman.tests.image_registry import PASSWORD, USER, Registry, registry
 from plugins.ion_podman.tests.running import run, spec
 
 
