@@ -171,6 +171,14 @@ class ContainerNotFound(PermanentError):
     """The runtime knows no such container."""
 
 
+class JobNotFound(PermanentError):
+    """The executor knows no such job."""
+
+
+class NoRoom(TransientError):
+    """The engine has no room for a job now: a quota is used up, or nothing it fits on is free. No attempt was made."""
+
+
 class ImageUnavailable(PermanentError):
     """The image cannot be had: it does not exist, or may not be pulled."""
 

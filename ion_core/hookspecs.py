@@ -14,6 +14,7 @@ import pluggy
 if TYPE_CHECKING:
     import click
 
+    from ion_core.contracts.executor import Executor
     from ion_core.contracts.messaging import MessageBroker
     from ion_core.contracts.provider import Provider
     from ion_core.contracts.runtime import ContainerRuntime
@@ -35,6 +36,11 @@ def ion_message_brokers() -> Iterable[Provider[MessageBroker]]:  # type: ignore[
 @hookspec
 def ion_container_runtimes() -> Iterable[Provider[ContainerRuntime]]:  # type: ignore[empty-body]
     """Register container runtimes, chosen by ``runtimes.<name>.provider``."""
+
+
+@hookspec
+def ion_executors() -> Iterable[Provider[Executor]]:  # type: ignore[empty-body]
+    """Register executors, chosen by ``runtimes.<name>.provider`` as container runtimes are: one name is one of both."""
 
 
 @hookspec

@@ -123,7 +123,9 @@ class App:
         provider = self.config.registry.choose(Kind.BLOB_STORE, "local", where=str(path))
         settings = provider.settings.model_validate({"path": str(path)}, context={"state": path, "base": path})
         plugin = self.config.registry.plugin_of(Kind.BLOB_STORE, "local")
-        chosen = Chosen(provider=provider, settings=settings, plugin=plugin, section=Section(key=str(path)))
+        chosen = Chosen(
+            provider=provider, settings=settings, plugin=plugin, section=Section(key=str(path)), kind=Kind.BLOB_STORE
+        )
         blobs: BlobStore = await self._stack.enter_async_context(opened(chosen))
         return blobs
 

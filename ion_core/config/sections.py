@@ -42,6 +42,7 @@ class Chosen:
 
     ``plugin``      the distribution that brings it, with its version.
     ``section``     where it is chosen.
+    ``kind``        what it is: under ``runtimes`` a container runtime or an executor.
     ``on_failure``  of a service: whether one that fails ends ``serve`` or is started again.
     """
 
@@ -49,6 +50,7 @@ class Chosen:
     settings: BaseModel = field(repr=False)
     plugin: str
     section: Section
+    kind: Kind
     on_failure: Literal["stop", "restart"] = "stop"
 
     @property
@@ -140,7 +142,12 @@ def choose(root: Node, keys: Keys, registry: Registry, context: Mapping[str, Any
         return None
     plugin = registry.plugin_of(kind, name)
     return Chosen(
-        provider=provider, settings=settings, plugin=plugin, section=section, **ours.model_dump(exclude={"provider"})
+        provider=provider,
+        settings=settings,
+        plugin=plugin,
+        section=section,
+        kind=registry.kind_of(kind, name),
+        **ours.model_dump(exclude={"provider"}),
     )
 
 

@@ -27,6 +27,7 @@ class Kind(Enum):
 
     MESSAGE_BROKER = "message broker"
     CONTAINER_RUNTIME = "container runtime"
+    EXECUTOR = "executor"
     BLOB_STORE = "blob store"
     DOCUMENT_STORE = "document store"
     SERVICE = "service"
@@ -35,11 +36,15 @@ class Kind(Enum):
 HOOKS: Mapping[str, Kind] = {
     "ion_message_brokers": Kind.MESSAGE_BROKER,
     "ion_container_runtimes": Kind.CONTAINER_RUNTIME,
+    "ion_executors": Kind.EXECUTOR,
     "ion_blob_stores": Kind.BLOB_STORE,
     "ion_document_stores": Kind.DOCUMENT_STORE,
     "ion_services": Kind.SERVICE,
 }
 """The registering hooks for providers."""
+
+BESIDE: Mapping[Kind, Sequence[Kind]] = {Kind.CONTAINER_RUNTIME: (Kind.EXECUTOR,)}
+"""Other kinds that are chosen in the same place: their names are one namespace with those of the first."""
 
 _CHOOSES = {"provider": "chooses the provider"}
 OWN_KEYS: Mapping[Kind, Mapping[str, str]] = dict.fromkeys(Kind, _CHOOSES) | {
@@ -111,26 +116,34 @@ class Registry:
                     self._offers[kind].setdefault(provider.name, []).append((plugin, provider))
 
     def names(self, kind: Kind) -> Sequence[str]:
-        """Names of that kind, the embedded ones first, also those that two plugins claim."""
-        return tuple(self._offers[kind])
+        """Names that may stand where that kind is chosen, embedded ones first, also those that two plugins claim."""
+        return tuple(dict.fromkeys(name for it in (kind, *BESIDE.get(kind, ())) for name in self._offers[it]))
 
     def providers(self, kind: Kind) -> Sequence[Provider[Any]]:
-        """Providers of that kind that can be chosen."""
-        return tuple(offers[0][1] for offers in self._offers[kind].values() if len(offers) == 1)
+        """Providers that can be chosen where that kind is."""
+        found = [self._found(kind, name) for name in self.names(kind)]
+        return tuple(offers[0][1] for offers in found if len(offers) == 1)
+
+    def kind_of(self, kind: Kind, name: str) -> Kind:
+        """Of which kind the one of that name is, where ``kind`` is chosen: that, or another that may stand there."""
+        return next((it for it in (kind, *BESIDE.get(kind, ())) if name in self._offers[it]), kind)
+
+    def _found(self, kind: Kind, name: str) -> list[tuple[LoadedPlugin, Provider[Any]]]:
+        return [offer for it in (kind, *BESIDE.get(kind, ())) for offer in self._offers[it].get(name, [])]
 
     def choose(self, kind: Kind, name: str, *, where: str) -> Provider[Any]:
         """The provider of that kind and name. ConfigError, starting with ``where``, says why there is none."""
         if problem := self.why_not(kind, name):
             raise ConfigError(f"{where}: {problem}")
-        return self._offers[kind][name][0][1]
+        return self._found(kind, name)[0][1]
 
     def plugin_of(self, kind: Kind, name: str) -> str:
         """The distribution that brings it, with its version: for a provider that can be chosen."""
-        return self._offers[kind][name][0][0].called
+        return self._found(kind, name)[0][0].called
 
     def why_not(self, kind: Kind, name: str) -> str | None:
         """Why ``name`` cannot be chosen and what can, or None if it can."""
-        offers = self._offers[kind].get(name, [])
+        offers = self._found(kind, name)
         if len(offers) == 1:
             return None
         what = f'{kind.value} "{name}"'
@@ -183,8 +196,8 @@ class Registry:
 
     def _conflicts(self, plugin: LoadedPlugin) -> Iterator[str]:
         for kind, offers_by_name in self._offers.items():
-            for name, offers in offers_by_name.items():
-                owners = [owner for owner, _ in offers]
+            for name in offers_by_name:
+                owners = [owner for owner, _ in self._found(kind, name)]
                 if len(owners) > 1 and plugin in owners:
                     others = ", ".join(owner.distribution for owner in owners if owner is not plugin)
                     yield f'the {kind.value} "{name}" is registered by {others} too'

@@ -105,7 +105,7 @@ BAD = {
     "nothing to open": ("@hookimpl\ndef ion_blob_stores():\n    return [shelf(open=None)]", "open must be callable"),
     "another major version": (
         "@hookimpl\ndef ion_blob_stores():\n    return [shelf(contract='2.0')]",
-        "is written for contract 2.0, this ion-core has 1.1",
+        "is written for contract 2.0, this ion-core has 1.2",
     ),
     "a version that is none": (
         "@hookimpl\ndef ion_blob_stores():\n    return [shelf(contract='latest')]",
