@@ -15,11 +15,13 @@ from ion_core.dataplane import DataPlane
 from ion_core.dispatcher.bounded import Backoff, wait_for_any
 from ion_core.dispatcher.health import Health, write_probe
 from ion_core.dispatcher.hold import Leases
-from ion_core.dispatcher.job_runner import JobRunner, Surroundings
+from ion_core.dispatcher.job_runner import JobRunner
+from ion_core.dispatcher.module_run import InSlots
 from ion_core.dispatcher.outbox import Outbox
 from ion_core.dispatcher.recovery import remove_orphans
 from ion_core.dispatcher.running import RunningAttempts
 from ion_core.dispatcher.slots import Slots
+from ion_core.dispatcher.surroundings import Surroundings
 from ion_core.dispatcher.trouble import StoreWitness
 from ion_core.errors import QueueNotDeclared, StorageFull, TransientError
 from ion_core.handler import Handler, HandlerApi
@@ -80,14 +82,13 @@ class Dispatcher:
             hide=hide,
         )
         self._api = HandlerApi()
-        self._slots = [
-            Slots(module, runtimes[module.runtime], self._handler, api=self._api, state_id=state_id)
-            for module in modules
-        ]
-        self._runners = [
-            JobRunner(module, slots, around, stopping=self._stopping)
-            for module, slots in zip(modules, self._slots, strict=True)
-        ]
+        self._around = around
+        self._runners = [JobRunner(module, self._place(module), around, stopping=self._stopping) for module in modules]
+
+    def _place(self, module: Module) -> InSlots:
+        runtime = self._runtimes[module.runtime]
+        slots = Slots(module, runtime, self._handler, api=self._api, state_id=self._state_id)
+        return InSlots(module, slots, self._around)
 
     @property
     def running(self) -> int:
@@ -97,7 +98,7 @@ class Dispatcher:
     @property
     def warm(self) -> int:
         """How many slots wait ready for an event."""
-        return sum(slots.warm.ready for slots in self._slots)
+        return sum(runner.place.ready for runner in self._runners)
 
     def counts(self) -> Mapping[Verdict, int]:
         """How many attempts ended how, since the start; what we lost and is a dead letter elsewhere counts as one."""
@@ -164,7 +165,7 @@ class Dispatcher:
                 tasks.create_task(self._handler.keep_workspaces(), name="workspaces"),
                 tasks.create_task(self.health.watch_space(every=self._probe_every), name="space"),
                 tasks.create_task(self._tell_runners(stop), name="stopping"),
-                *(tasks.create_task(slots.keep(stop), name="slots") for slots in self._slots),
+                *(tasks.create_task(runner.place.keep(stop), name="place") for runner in self._runners),
             ]
             async with asyncio.TaskGroup() as serving:
                 for runner in self._runners:

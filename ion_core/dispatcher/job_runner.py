@@ -2,9 +2,9 @@
 
     receive    S0 S1      JobRunner.handle, _receive: whose job it is, or a dead letter
     decide     S2         JobRunner._decide: whether there is anything to run
-    run        S3 to S7   JobRunner._in_a_slot, then ModuleRun: prepare, start, wait
-    commit     S8 to S11  ModuleRun._commit, JobRunner._pay: the record, then what it owes
-    conclude   S12        JobRunner._conclude: the delivery is settled; the slot is given up
+    run        S3 to S9   Place.committed: prepare, module, commit record, wherever the module runs
+    pay        S10 S11    JobRunner._pay: what the record owes
+    conclude   S12        JobRunner._conclude: the delivery is settled; the place is given up
 
 Each step hands on what the next one needs. What goes wrong is an exception, whose class decides in ``_outcome`` what
 becomes of the delivery.
@@ -16,40 +16,32 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
-from datetime import timedelta
+from dataclasses import replace
+from typing import Protocol
 
 from ion_core import crash
 from ion_core.commits import Commit
 from ion_core.contracts.messaging import MESSAGE_HEADER, Delivery
-from ion_core.contracts.observer import Observer
-from ion_core.contracts.runtime import ExitStatus
-from ion_core.dataplane import DOCUMENT_HEADER, DOCUMENT_STORED, HOPS_HEADER, DataPlane
+from ion_core.dataplane import DOCUMENT_HEADER, DOCUMENT_STORED, HOPS_HEADER
 from ion_core.dispatcher.attempt_log import STORE_WITHIN, AttemptLog
 from ion_core.dispatcher.bounded import together, uninterrupted, wait_for_any
 from ion_core.dispatcher.doubles import Doubles
-from ion_core.dispatcher.health import Health
-from ion_core.dispatcher.hold import GIVE_BACK_WITHIN, SETTLE_WITHIN, Hold, Leases, Verb
+from ion_core.dispatcher.hold import GIVE_BACK_WITHIN, SETTLE_WITHIN, Hold, Verb
 from ion_core.dispatcher.lost import LostEvents
-from ion_core.dispatcher.running import RunningAttempts
-from ion_core.dispatcher.slot import Failed, Slot
-from ion_core.dispatcher.slots import Slots
-from ion_core.dispatcher.trouble import Stage, StoreWitness, Troubles
+from ion_core.dispatcher.surroundings import Surroundings
+from ion_core.dispatcher.trouble import Stage, Troubles
 from ion_core.errors import (
-    ContainerNotFound,
     InvalidEvent,
     IonError,
     MessageRefused,
     ModuleFailed,
-    OutputRefused,
     PermanentError,
     StorageFull,
     TransientError,
 )
 from ion_core.events import MAX_HOPS, parse_event
-from ion_core.handler import Committed, Handler
+from ion_core.handler import Committed
 from ion_core.jobs import Attempt, Job, Outcome, Verdict
 from ion_core.modules import Module
 from ion_core.rounds import Round
@@ -63,8 +55,6 @@ CONCLUDE_WITHIN = SETTLE_WITHIN + GIVE_BACK_WITHIN + STORE_WITHIN + 5.0
 AT_ONCE = 0.001
 """Seconds that a store takes which has its documents in reach."""
 
-NOT_WORTH_RETRYING = {126: "the command cannot be executed", 127: "the command was not found"}
-
 COMMITS = {Verdict.COMMITTED, Verdict.ALREADY_COMMITTED}
 
 LEVELS = {
@@ -76,22 +66,22 @@ LEVELS = {
 """Of the line that says how an attempt ended; INFO otherwise."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Surroundings:
-    """What every job runner of a dispatcher shares.
+class Place(Protocol):
+    """Where the jobs of a module run."""
 
-    ``grace`` is between SIGTERM and SIGKILL; ``hide`` is what a text goes through before it is kept.
-    """
+    @property
+    def ready(self) -> int:
+        """How many wait ready for an event."""
 
-    handler: Handler
-    dataplane: DataPlane
-    observer: Observer
-    health: Health
-    leases: Leases
-    running: RunningAttempts
-    stores: StoreWitness
-    grace: timedelta = timedelta(seconds=10)
-    hide: Callable[[str], str] = str
+    async def committed(self, attempt: Attempt, record: AttemptLog, stack: AsyncExitStack) -> Committed:
+        """S3 to S9: the job's commit. What goes wrong is the exception's class.
+
+        ``stack`` keeps what the attempt took, which is gone once that is closed, and is closed already where an
+        exception comes out.
+        """
+
+    async def keep(self, stop: asyncio.Event) -> None:
+        """Do what is to be done beside, such as making places ahead, until ``stop``, or until cancelled."""
 
 
 class _UnderWay:
@@ -105,10 +95,10 @@ class _UnderWay:
 class JobRunner:
     """Runs the jobs of one module. ``counts`` says how many attempts ended how."""
 
-    def __init__(self, module: Module, slots: Slots, around: Surroundings, *, stopping: asyncio.Event) -> None:
+    def __init__(self, module: Module, place: Place, around: Surroundings, *, stopping: asyncio.Event) -> None:
         self.module = module
         self.counts: dict[Verdict, int] = dict.fromkeys(Verdict, 0)
-        self._slots = slots
+        self.place = place
         self._around = around
         self._stopping = stopping
         self._under_way: dict[str, _UnderWay] = {}
@@ -191,18 +181,18 @@ class JobRunner:
     # From decide to conclude
 
     async def _attempt(self, attempt: Attempt, hold: Hold) -> None:
-        """S2 to S12. The slot outlives the settlement: removing it takes time that nobody has to wait for."""
+        """S2 to S12. Its place outlives the settlement: removing it takes time that nobody has to wait for."""
         record = AttemptLog(attempt, hide=self._around.hide)
-        async with AsyncExitStack() as slot:
+        async with AsyncExitStack() as taken:
             try:
-                outcome = await self._outcome(attempt, hold, record, slot)
+                outcome = await self._outcome(attempt, hold, record, taken)
             except asyncio.CancelledError:
                 outcome = Outcome(verdict=Verdict.RELEASED, reason="shutting down")
                 await uninterrupted(self._conclude(attempt, hold, record, outcome), within=CONCLUDE_WITHIN)
                 raise
             await uninterrupted(self._conclude(attempt, hold, record, outcome), within=CONCLUDE_WITHIN)
 
-    async def _outcome(self, attempt: Attempt, hold: Hold, record: AttemptLog, slot: AsyncExitStack) -> Outcome:
+    async def _outcome(self, attempt: Attempt, hold: Hold, record: AttemptLog, taken: AsyncExitStack) -> Outcome:
         """Do the work; what went wrong decides what becomes of the delivery. A failure is recorded before that."""
         if self.troubles.is_paused and not await self.troubles.pause(self._stopping):
             return Outcome(verdict=Verdict.RELEASED, reason="shutting down")
@@ -211,7 +201,7 @@ class JobRunner:
         try:
             try:
                 with record.hearing():
-                    outcome = await self._work(attempt, record, slot)
+                    outcome = await self._work(attempt, record, taken)
             except (StorageFull, TransientError):
                 raise
             except (PermanentError, InvalidEvent) as error:
@@ -274,13 +264,15 @@ class JobRunner:
             return Outcome(verdict=Verdict.RETRIED, reason=reason)
         return Outcome(verdict=Verdict.DEAD_LETTERED, reason=f"{reason} (attempt {attempt.number}, the last)")
 
-    async def _work(self, attempt: Attempt, record: AttemptLog, slot: AsyncExitStack) -> Outcome:
+    async def _work(self, attempt: Attempt, record: AttemptLog, taken: AsyncExitStack) -> Outcome:
         """S2 to S11 without settling. What goes wrong is the exception's class."""
         decided = await self._decide(attempt, record)
         if decided is not None:
             return decided
         async with self._capacity:  # a lost delivery makes room at the broker while its job still runs here
-            committed = await self._in_a_slot(attempt, record, slot)
+            log.info("job started", extra=record.fields)
+            self._around.observer.job_started(attempt)
+            committed = await self.place.committed(attempt, record, taken)
         return await self._pay(record, committed)
 
     # Decide
@@ -330,36 +322,7 @@ class JobRunner:
         self._store_takes = time.monotonic() - begun
         return commit, round
 
-    # Run and commit
-
-    async def _in_a_slot(self, attempt: Attempt, record: AttemptLog, stack: AsyncExitStack) -> Committed:
-        """S3 to S9. ``stack`` keeps the slot, which is gone once that is closed."""
-        log.info("job started", extra=record.fields)
-        self._around.observer.job_started(attempt)
-        record.progress.reaches(Stage.SLOT)
-        slot = await stack.enter_async_context(self._slots.take())
-        crash.reached("S3")
-        try:
-            run = ModuleRun(
-                attempt=attempt,
-                module=self.module,
-                slot=slot,
-                record=record,
-                handler=self._around.handler,
-                health=self._around.health,
-                running=self._around.running,
-                grace=self._around.grace,
-            )
-            committed = await run.committed()
-        except BaseException as error:
-            if isinstance(error, Exception) and not isinstance(error, TransientError):
-                slot.failed = Failed(attempt, self._around.hide(str(error)))
-            await stack.aclose()  # gone before anybody can be given the event again
-            record.committer += slot.log
-            raise
-        if slot.is_kept:
-            await stack.aclose()  # to be found by the next event
-        return committed
+    # Commit
 
     async def _pay(self, record: AttemptLog, committed: Committed) -> Outcome:
         """S10 and S11: publish what the commit owes, and mark it published; keep the attempt's log."""
@@ -424,150 +387,3 @@ class JobRunner:
                 return lambda delivery: delivery.postpone(delay=later)
             return lambda delivery: delivery.release()
         return lambda delivery: delivery.ack()
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModuleRun:
-    """S4 to S9: one attempt in its slot. ``record`` is told what happens; ``grace`` is between SIGTERM and SIGKILL."""
-
-    attempt: Attempt
-    module: Module
-    slot: Slot
-    record: AttemptLog
-    handler: Handler
-    health: Health
-    running: RunningAttempts
-    grace: timedelta
-
-    async def committed(self) -> Committed:
-        """Prepare, run, commit. What goes wrong is the exception's class."""
-        await self._prepare()
-        with self.record.step("module"), self.running.running(self.attempt, self.slot):
-            ended = await self._run()
-        if isinstance(ended, Committed):
-            return ended
-        if ended is not None:
-            await self.health.check_space()  # then it was no fault of the module
-            raise ended
-        with self.record.step("commit"):
-            return await self._commit()
-
-    async def _prepare(self) -> None:
-        """S4: inputs into the workspace."""
-        slot, record = self.slot, self.record
-        record.progress.reaches(Stage.PREPARE)
-        with record.step("prepare"):
-            record.preparer += await self.handler.prepare(self.attempt, slot.workspace, link=slot.inputs_read_only)
-        slot.session.prepared()
-
-    async def _run(self) -> Committed | ModuleFailed | PermanentError | None:
-        """S5 to S7; returns what is wrong with how the module ended, or the commit that it asked for itself.
-
-        Nothing of it runs when this returns, unless the slot is kept.
-        """
-        slot, record = self.slot, self.record
-        record.progress.reaches(Stage.MODULE)
-        timeout = self.module.timeout.total_seconds()
-        goes_on = slot.is_started
-        await slot.start()
-        crash.reached("S5")
-        status: ExitStatus | None = None
-        committed: Committed | None = None
-        unreachable: ModuleFailed | None = None
-        try:
-            async with asyncio.timeout(timeout) as limit:
-                while status is None and not slot.is_kept:
-                    status = await slot.until_end_or_call()
-                    if status is None:
-                        until = limit.when()
-                        limit.reschedule(None)  # a commit is not cut short, it decides by itself
-                        if slot.session.filling:
-                            await self._fill_when_asked()
-                        else:
-                            committed = await self._commit_when_asked()
-                        limit.reschedule(until)
-        except TimeoutError:
-            if not limit.expired():
-                raise
-            await slot.stop(grace=self.grace)
-        except ModuleFailed as error:  # it runs, and waits for its handler in vain
-            unreachable = error
-            await slot.stop(grace=self.grace)
-        except ContainerNotFound as error:  # somebody has removed it, which says nothing of the event
-            if goes_on and committed is None and not slot.session.taken:
-                raise TransientError(f"the module that was given a further event is gone: {error}") from error
-            unreachable = ModuleFailed(f"its container was removed while it ran: {error}")
-        if goes_on and status is not None and committed is None and (status.code == 0 or not slot.session.taken):
-            # Whether it ever heard of this event nobody can know: its connection may have ended with the answer.
-            raise TransientError("the module that was given a further event ended without /done")
-        crash.reached("S6")
-        record.worker += await slot.output()
-        crash.reached("S7")
-        timed_out = f"timed out after {timeout:g} s (modules.{self.module.name}.timeout)"
-        failure = unreachable or (ModuleFailed(timed_out) if status is None else _judge(status, self.module))
-        if status is not None and status.code == 0 and status.limit is not None:
-            log.warning("a process of the module was killed (limit: %s)", status.limit, extra=record.fields)
-            if failure is None:
-                record.committer.append(f"a process of the module was killed (limit: {status.limit}); it exited with 0")
-        if committed is None:
-            return failure
-        if failure is not None and not slot.is_kept:
-            record.committer.append(f"after its commit the module did not end well: {failure}")
-        return committed
-
-    async def _fill_when_asked(self) -> None:
-        """S4 once more, for a module that waits in ``/ready`` and may have cleared its workspace before."""
-        slot, record = self.slot, self.record
-        why_not = ""
-        try:
-            record.preparer += await self.handler.put_back(self.attempt, slot.workspace, link=slot.inputs_read_only)
-        except OutputRefused as error:
-            why_not = str(error)
-            record.preparer.append(f"/ready was refused: {error}")
-        slot.session.answer_filled(why_not)
-
-    async def _commit(self) -> Committed:
-        """S8 and S9, once nothing of the module runs."""
-        slot, record = self.slot, self.record
-        record.progress.reaches(Stage.COMMIT)
-        committed = await self.handler.commit(
-            self.attempt, self.module, slot.workspace, image=slot.ref.image_digest, started_at=record.started_at
-        )
-        record.committer += committed.lines
-        return committed
-
-    async def _commit_when_asked(self) -> Committed | None:
-        """S8 and S9, while the module waits in ``/done``; None if what it left is refused, which it is told."""
-        attempt, slot, record = self.attempt, self.slot, self.record
-        record.progress.reaches(Stage.COMMIT)
-        try:
-            committed = await self.handler.commit_running(
-                attempt, self.module, slot.workspace, image=slot.ref.image_digest, started_at=record.started_at
-            )
-        except OutputRefused as error:
-            record.committer.append(f"/done was refused: {error}")
-            slot.session.answer_failed(str(error))
-            record.progress.reaches(Stage.MODULE)
-            return None
-        record.progress.reaches(Stage.MODULE)
-        record.committer += committed.lines
-        slot.is_kept = self.module.reuse
-        slot.session.answer_committed(more=slot.is_kept)
-        return committed
-
-
-def _judge(status: ExitStatus, module: Module) -> ModuleFailed | PermanentError | None:
-    """What an exit status means for the job."""
-    if status.code == 0:
-        if status.limit is None or module.oom == "warn":
-            return None
-        return ModuleFailed(
-            f"a process of it was killed (limit: {status.limit}), though it exited with 0. Raise "
-            f"modules.{module.name}.resources.memory; with modules.{module.name}.oom: warn what it left is committed"
-        )
-    limit = f" (limit: {status.limit})" if status.limit else ""
-    if status.signal is not None:
-        return ModuleFailed(f"killed by signal {status.signal}{limit}")
-    if status.code in NOT_WORTH_RETRYING:
-        return PermanentError(f"exit code {status.code}: {NOT_WORTH_RETRYING[status.code]}")
-    return ModuleFailed(f"exit code {status.code}{limit}")

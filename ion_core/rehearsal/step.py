@@ -16,7 +16,7 @@ from ion_core.contracts.runtime import ContainerRuntime
 from ion_core.dataplane import DataPlane
 from ion_core.dispatcher.attempt_log import AttemptLog
 from ion_core.dispatcher.health import Health, write_probe
-from ion_core.dispatcher.job_runner import ModuleRun
+from ion_core.dispatcher.module_run import ModuleRun
 from ion_core.dispatcher.running import RunningAttempts
 from ion_core.dispatcher.slots import Slots
 from ion_core.errors import IonError, ModuleFailed, PermanentError

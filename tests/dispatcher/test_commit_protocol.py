@@ -25,10 +25,12 @@ from ion_core.contracts.runtime import ContainerRef
 from ion_core.contracts.storage import BlobInfo, Document
 from ion_core.dispatcher.health import Health
 from ion_core.dispatcher.hold import Leases
-from ion_core.dispatcher.job_runner import JobRunner, Surroundings
+from ion_core.dispatcher.job_runner import JobRunner
+from ion_core.dispatcher.module_run import InSlots
 from ion_core.dispatcher.outbox import Outbox
 from ion_core.dispatcher.running import RunningAttempts
 from ion_core.dispatcher.slots import Slots
+from ion_core.dispatcher.surroundings import Surroundings
 from ion_core.dispatcher.trouble import StoreWitness
 from ion_core.embedded.memory.blobs import MemoryBlobStore
 from ion_core.embedded.memory.broker import MemoryBroker, MemoryDelivery, MemoryQueue
@@ -135,7 +137,7 @@ class Life:
             grace=timedelta(0),
         )
         slots = Slots(MODULE, Runtime(world.programs), self.handler, api=HandlerApi(), state_id="ours")
-        self._runner = JobRunner(MODULE, slots, around, stopping=asyncio.Event())
+        self._runner = JobRunner(MODULE, InSlots(MODULE, slots, around), around, stopping=asyncio.Event())
 
     def take(self, delivery: MemoryDelivery) -> None:
         async def handle() -> None:

@@ -1,0 +1,33 @@
+"""What everything that runs jobs in one dispatcher shares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+
+from ion_core.contracts.observer import Observer
+from ion_core.dataplane import DataPlane
+from ion_core.dispatcher.health import Health
+from ion_core.dispatcher.hold import Leases
+from ion_core.dispatcher.running import RunningAttempts
+from ion_core.dispatcher.trouble import StoreWitness
+from ion_core.handler import Handler
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surroundings:
+    """What every job runner of a dispatcher shares, and the places where their jobs run.
+
+    ``grace`` is between SIGTERM and SIGKILL; ``hide`` is what a text goes through before it is kept.
+    """
+
+    handler: Handler
+    dataplane: DataPlane
+    observer: Observer
+    health: Health
+    leases: Leases
+    running: RunningAttempts
+    stores: StoreWitness
+    grace: timedelta = timedelta(seconds=10)
+    hide: Callable[[str], str] = str
