@@ -29,7 +29,8 @@ class AttemptLog:
 
     def __init__(self, attempt: Attempt, *, hide: Callable[[str], str] = str) -> None:
         """``hide`` is what a line goes through before it is kept."""
-        self._attempt = attempt
+        self.attempt = attempt
+        """Whose log it is; another of the same job and number where that is with an engine already."""
         self._hide = hide
         self._begun = time.monotonic()
         self.started_at = now()
@@ -83,18 +84,18 @@ class AttemptLog:
         return lines[::-1]
 
     def document(self, outcome: Outcome) -> Document:
-        context = replace(self._attempt.job.event.context, name=self._attempt.job.module, document_type=MODULE_LOGS)
+        context = replace(self.attempt.job.event.context, name=self.attempt.job.module, document_type=MODULE_LOGS)
         event_id = context.event_id
         succeeded = outcome.verdict in (Verdict.COMMITTED, Verdict.ALREADY_COMMITTED)
-        said = f"attempt {self._attempt.number}: {outcome.verdict.value}"
+        said = f"attempt {self.attempt.number}: {outcome.verdict.value}"
         body: dict[str, Any] = {
             "id": f"module:{context.name}-event:{event_id}-attempt:{self._which(outcome)}",
             "context": context.to_json(),
             "desc": self._hide(f"{said}: {outcome.reason}" if outcome.reason else said),
             "logs": self._hide(self._text()),
             "succeeded": succeeded,
-            "attempt": self._attempt.number,
-            "token": self._attempt.token,
+            "attempt": self.attempt.number,
+            "token": self.attempt.token,
             "outcome": outcome.verdict.value,
             "reason": self._hide(outcome.reason),
             "startedAt": self.started_at,
@@ -105,12 +106,12 @@ class AttemptLog:
 
     def failure(self, outcome: Outcome) -> Document:
         """What tells that the job has failed, by its id: so those that have are found without reading all logs."""
-        job = self._attempt.job
+        job = self.attempt.job
         context = replace(job.event.context, name=job.module, document_type=FAILURE)
         body: dict[str, Any] = {
             "id": job.id,
             "context": context.to_json(),
-            "attempt": self._attempt.number,
+            "attempt": self.attempt.number,
             "outcome": outcome.verdict.value,
             "reason": self._hide(outcome.reason),
             "finishedAt": now(),
@@ -119,7 +120,7 @@ class AttemptLog:
 
     def _which(self, outcome: Outcome) -> str:
         """Unlike that of any other attempt: numbers begin again after a redrive."""
-        return f"{self._attempt.number}-{'waits' if self._is_none(outcome) else self._attempt.token}"
+        return f"{self.attempt.number}-{'waits' if self._is_none(outcome) else self.attempt.token}"
 
     def _is_none(self, outcome: Outcome) -> bool:
         """What was given back before its module ran is no attempt. The last such is kept: why the event waits."""
@@ -135,8 +136,8 @@ class AttemptLog:
             async with asyncio.timeout(STORE_WITHIN):
                 if outcome.verdict in (Verdict.RETRIED, Verdict.DEAD_LETTERED):
                     await documents.put(self.failure(outcome))
-                elif self.committed and self._attempt.number > 1:
-                    await documents.delete(FAILURE, self._attempt.job.id)
+                elif self.committed and self.attempt.number > 1:
+                    await documents.delete(FAILURE, self.attempt.job.id)
                 document = self.document(outcome)
                 if self._is_none(outcome):
                     document = await _began_with_the_first(document, documents)

@@ -12,10 +12,12 @@ from ion_core.contracts.messaging import Delivery, MessageBroker
 from ion_core.contracts.observer import Observer
 from ion_core.contracts.runtime import ContainerRuntime
 from ion_core.dataplane import DataPlane
+from ion_core.dispatcher.at_engine import AtEngine
 from ion_core.dispatcher.bounded import Backoff, wait_for_any
+from ion_core.dispatcher.engine import Engine
 from ion_core.dispatcher.health import Health, write_probe
 from ion_core.dispatcher.hold import Leases
-from ion_core.dispatcher.job_runner import JobRunner
+from ion_core.dispatcher.job_runner import JobRunner, Place
 from ion_core.dispatcher.module_run import InSlots
 from ion_core.dispatcher.outbox import Outbox
 from ion_core.dispatcher.recovery import remove_orphans
@@ -40,6 +42,9 @@ class Dispatcher:
     ``work`` is a directory for workspaces, ours alone; ``state_id`` marks our containers, so that those of an earlier
     life are known; ``drain_timeout`` is how long running jobs may go on after ``stop``. ``hide`` is what reasons and
     logs go through before they are kept.
+
+    ``engines`` are the runtimes that are executors, and ``settings_of`` gives the configuration that steps of a module
+    have there.
     """
 
     def __init__(
@@ -56,10 +61,14 @@ class Dispatcher:
         grace: timedelta = timedelta(seconds=10),
         probe_every: float = 2.0,
         hide: Callable[[str], str] = str,
+        engines: Mapping[str, Engine] | None = None,
+        settings_of: Callable[[Module], bytes] = lambda module: b"",
     ) -> None:
         self.health = Health(lambda: write_probe(work))
         self._broker = broker
         self._runtimes = runtimes
+        self._engines = engines or {}
+        self._settings_of = settings_of
         self._drain_timeout = drain_timeout.total_seconds()
         self._state_id = state_id
         self._probe_every = probe_every
@@ -85,7 +94,9 @@ class Dispatcher:
         self._around = around
         self._runners = [JobRunner(module, self._place(module), around, stopping=self._stopping) for module in modules]
 
-    def _place(self, module: Module) -> InSlots:
+    def _place(self, module: Module) -> Place:
+        if (engine := self._engines.get(module.runtime)) is not None:
+            return AtEngine(module, engine, self._settings_of(module), self._around, stopping=self._stopping)
         runtime = self._runtimes[module.runtime]
         slots = Slots(module, runtime, self._handler, api=self._api, state_id=self._state_id)
         return InSlots(module, slots, self._around)
@@ -139,6 +150,8 @@ class Dispatcher:
         for runner in self._runners:
             await self._declare(runner.module)
         await remove_orphans(self._runtimes, self._state_id)
+        for engine in self._engines.values():
+            await engine.recover()
         await self._handler.sweep()
         modules = [runner.module for runner in self._runners]
         await self._handler.failed.trim({name: it.keep_failed for it in modules for name in (it.name, *it.formerly)})
@@ -155,8 +168,8 @@ class Dispatcher:
     async def run(self, stop: asyncio.Event, hurry: asyncio.Event) -> None:
         """Serve until ``stop``, then drain: running jobs may finish within the drain timeout.
 
-        What still runs then, or when ``hurry`` is set, is stopped and its delivery released. Cancelling is the same as
-        ``hurry``. A module's failure never ends this; an ExceptionGroup out of here is a bug or a lost broker contract.
+        What still runs then, or when ``hurry`` is set, is stopped and its delivery released; but whole jobs at an engine
+        are left to it unless ``hurry`` is set. Cancelling ends it at once, as the drain timeout does. A module's failure never ends this; an ExceptionGroup out of here is a bug or a lost broker contract.
         """
         async with self._api.listening(), asyncio.TaskGroup() as tasks:
             background = [
@@ -165,6 +178,7 @@ class Dispatcher:
                 tasks.create_task(self._handler.keep_workspaces(), name="workspaces"),
                 tasks.create_task(self.health.watch_space(every=self._probe_every), name="space"),
                 tasks.create_task(self._tell_runners(stop), name="stopping"),
+                *(tasks.create_task(engine.keep(stop), name="engine") for engine in self._engines.values()),
                 *(tasks.create_task(runner.place.keep(stop), name="place") for runner in self._runners),
             ]
             async with asyncio.TaskGroup() as serving:
@@ -246,6 +260,8 @@ class Dispatcher:
             await asyncio.wait({hurrying, finishing}, timeout=self._drain_timeout, return_when=asyncio.FIRST_COMPLETED)
             hurrying.cancel()
             finishing.cancel()
+        if hurry.is_set():
+            self._around.hurrying.set()
         await self._cancel(jobs)
 
     async def _cancel(self, jobs: set[asyncio.Task[None]]) -> None:

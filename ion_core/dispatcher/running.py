@@ -6,12 +6,19 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Protocol
 
-from ion_core.dispatcher.slot import Slot
 from ion_core.jobs import Attempt
 
 LAST_LINES_WITHIN = 1.0
 """Seconds for what a container printed last to arrive, once its attempt has ended."""
+
+
+class Followed(Protocol):
+    """What a module runs in, as far as somebody follows it."""
+
+    def follow(self) -> AsyncIterator[str]:
+        """What it prints from this attempt on, as it comes, until it has ended."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +33,7 @@ class LiveLine:
 @dataclass(eq=False)
 class _Running:
     attempt: Attempt
-    slot: Slot
+    where: Followed
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -38,9 +45,9 @@ class RunningAttempts:
         self._begun: asyncio.Future[None] | None = None
 
     @contextmanager
-    def running(self, attempt: Attempt, slot: Slot) -> Iterator[None]:
+    def running(self, attempt: Attempt, where: Followed) -> Iterator[None]:
         """While the body runs, ``attempt`` can be followed."""
-        running = _Running(attempt, slot)
+        running = _Running(attempt, where)
         self._running.add(running)
         begun, self._begun = self._begun, None
         if begun is not None and not begun.done():
@@ -76,7 +83,7 @@ async def _lines(running: set[_Running]) -> AsyncIterator[LiveLine]:
     lines: asyncio.Queue[LiveLine | None] = asyncio.Queue(maxsize=100)
 
     async def pump(one: _Running) -> None:
-        async for text in one.slot.follow():
+        async for text in one.where.follow():
             await lines.put(LiveLine(module=one.attempt.job.module, attempt=one.attempt.number, text=text))
 
     async def until_its_end(one: _Running) -> None:

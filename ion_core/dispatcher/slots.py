@@ -33,7 +33,7 @@ END_WITHIN = timedelta(seconds=5)
 LABEL_STATE = "ion.state"
 LABEL_MODULE = "ion.module"
 
-_ENV = {"PYTHONUNBUFFERED": "1"}
+MODULE_ENV = {"PYTHONUNBUFFERED": "1"}
 """What every module is given: what one in Python printed is there also when it is stopped."""
 
 
@@ -51,7 +51,7 @@ def container_spec(
         source=module.source,
         python=module.python,
         workspace=workspace.root,
-        env={**_ENV, **module.env, **calls},
+        env={**MODULE_ENV, **module.env, **calls},
         labels=labels,
         resources=module.resources,
         network=module.network,

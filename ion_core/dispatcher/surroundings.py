@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 from ion_core.contracts.observer import Observer
@@ -19,6 +20,7 @@ from ion_core.handler import Handler
 class Surroundings:
     """What every job runner of a dispatcher shares, and the places where their jobs run.
 
+    ``hurrying`` is set where what still runs is to be stopped, not left to an engine.
     ``grace`` is between SIGTERM and SIGKILL; ``hide`` is what a text goes through before it is kept.
     """
 
@@ -29,5 +31,6 @@ class Surroundings:
     leases: Leases
     running: RunningAttempts
     stores: StoreWitness
+    hurrying: asyncio.Event = field(default_factory=asyncio.Event)
     grace: timedelta = timedelta(seconds=10)
     hide: Callable[[str], str] = str
