@@ -42,14 +42,15 @@ class Step(Enum):
 class Cause(Enum):
     """Why a job ended without a commit, as the engine tells it. What the dispatcher does about each:
 
-    ``module``          exit code, signal or timeout of the module: a counted retry.
+    ``module``          exit code, signal or timeout of the module: a counted retry. Of step 1 or 3: a bug there.
     ``limit``           a limit of the module on memory or disk, named in ``reason``: a counted retry.
     ``output-refused``  the committer refuses what the module left: a dead letter with every entry's reason.
     ``image``           the image cannot be had, as the engine's words say: a dead letter.
     ``infrastructure``  node lost, evicted, preempted, engine restarted: tried again at once, not counted; after ten in
                         a row counted. Stores away for prepare or commit too, which is tried again as that always is.
     ``no-room``         quota, or nothing it fits on: waits, not an attempt.
-    ``refused``         not allowed, or a policy: a dead letter with the engine's words.
+    ``refused``         not allowed, or a policy: a dead letter with the engine's words. Of step 1 or 3: its settings
+                        cannot be used, or the event is not stored.
     ``cancelled``       somebody deleted it with the engine's own tools: a dead letter that says so.
     """
 
@@ -82,6 +83,21 @@ class HandlerExit(Enum):
     BUG = 70
     FULL = 75
     CONFIGURATION = 78
+
+
+_CAUSES = {
+    HandlerExit.DONE: None,
+    HandlerExit.OUTPUT_REFUSED: Cause.OUTPUT_REFUSED,
+    HandlerExit.NO_EVENT: Cause.REFUSED,
+    HandlerExit.AWAY: Cause.INFRASTRUCTURE,
+    HandlerExit.FULL: Cause.INFRASTRUCTURE,
+    HandlerExit.CONFIGURATION: Cause.REFUSED,
+}
+
+
+def cause_of(exit_code: int) -> Cause | None:
+    """What it means for a job that its step 1 or 3 ended so by itself: None for ``done``; of a bug it is ``module``."""
+    return next((cause for known, cause in _CAUSES.items() if known.value == exit_code), Cause.MODULE)
 
 
 @dataclass(frozen=True, kw_only=True)
