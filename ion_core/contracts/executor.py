@@ -69,7 +69,7 @@ class HandlerExit(Enum):
 
     ``done``            it has done its work. Of step 3: the job is committed, by whomever.
     ``output-refused``  the committer refuses what the module left.
-    ``no-event``        the event is not in the document store.
+    ``no-event``        the event is not in the document store, a file of it not in the blob store, or one is damaged.
     ``away``            a store does not answer: worth trying again.
     ``bug``             a fault of ours, or of a plugin.
     ``full``            no space is left: worth trying again.
@@ -189,6 +189,57 @@ class Ticket:
         except (ValueError, TypeError, LookupError, AttributeError) as error:
             raise InvalidEvent(f"ticket: cannot be read ({error}). Ion writes it when a job is started.") from error
         return ticket
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepResult:
+    """What step 1 or 3 tells beside its exit code: ``reasons`` for people, none if it has done its work.
+
+    ``committed`` is whether the job is committed, by whomever, as far as step 3 knows; None where that is not known.
+    """
+
+    reasons: Sequence[str] = ()
+    committed: bool | None = None
+
+    def encode(self) -> bytes:
+        """As one line of JSON, of at most ``MAX_RESULT`` bytes: of reasons that are longer the beginning."""
+        said: dict[str, Any] = {} if self.committed is None else {"committed": self.committed}
+        room = MAX_RESULT - len(strict_json.dumps({"reasons": [], **said}))
+        reasons: list[str] = []
+        for reason in self.reasons:
+            length = len(strict_json.dumps(reason)) + 1
+            if length > room:
+                reasons += [cut] if (cut := _beginning(reason, room - 1)) else []
+                break
+            reasons.append(reason)
+            room -= length
+        return strict_json.dumps({"reasons": reasons, **said})
+
+    @classmethod
+    def decode(cls, raw: bytes) -> StepResult:
+        """What ``encode`` made. Raises InvalidEvent for anything else."""
+        try:
+            said: Any = strict_json.loads(raw, what="result", limit=MAX_RESULT)
+            reasons, committed = said["reasons"], said.get("committed")
+            if type(reasons) is not list or not all(type(it) is str for it in reasons):
+                raise TypeError("reasons are no list of texts")
+            if committed is not None and type(committed) is not bool:
+                raise TypeError("committed is neither true nor false")
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            raise InvalidEvent(f"result: cannot be read ({error}). Steps 1 and 3 write it before they end.") from error
+        return cls(reasons=tuple(reasons), committed=committed)
+
+
+def _beginning(text: str, room: int) -> str:
+    """As much of it as JSON has room for in so many bytes, and a mark; nothing if that is not worth it."""
+    low, high = 0, min(len(text), max(room, 0))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if len(strict_json.dumps(text[:middle] + "…")) <= room:
+            low = middle
+        else:
+            high = middle - 1
+    return f"{text[:low]}…" if low else ""
 
 
 @dataclass(frozen=True, kw_only=True)
