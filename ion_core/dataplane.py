@@ -186,18 +186,106 @@ def _is_executable(path: Path) -> bool:
 
 
 @dataclass(frozen=True)
-class DataPlane:
-    """Everything a job reads and leaves behind goes through here.
+class Stores:
+    """What a job reads and leaves behind, without publishing: all that steps elsewhere need.
 
     ``documents_at`` is where ``documents`` are, in words without secrets, for errors.
     """
 
     blobs: BlobStore
     documents: DocumentStore
+    documents_at: str = field(default="the document store", kw_only=True)
+    patience: Patience = field(default_factory=Patience, kw_only=True)
+
+    async def accepted(self, event_id: str) -> Event | None:
+        """The event that was taken in under this id, if any."""
+        found = await self.accepted_files(event_id)
+        return None if found is None else found[0]
+
+    async def accepted_files(self, event_id: str) -> tuple[Event, tuple[StoredFile, ...]] | None:
+        """The same with its files."""
+        try:
+            return _told(await self.documents.get(EVENT_META, event_id))
+        except DocumentNotFound:
+            return None
+
+    async def stored_files(self, event: Event) -> tuple[Event, tuple[StoredFile, ...]]:
+        """The event with the data of its document, and its files.
+
+        A document that was promised and is not there is waited for, some seconds in all; then DocumentNotFound says
+        where. An event from others, without a document, brings what it says itself.
+        """
+        document = await self._document_of(event)
+        if document is None:
+            return event, ()
+        stored, files = _told(document)
+        if differs := _contradictions(stored, event):
+            log.warning(
+                "a message says otherwise than the stored event, which counts: %s", differs, extra=_fields(event)
+            )
+        return replace(event, data=stored.data, files=stored.files), files
+
+    async def promised(self, event_id: str) -> tuple[Event, tuple[StoredFile, ...]]:
+        """The event that is known to have been stored under this id, and its files: waited for as by ``stored_files``.
+
+        Raises DocumentNotFound, which says where it is not.
+        """
+        return _told(await self._promised(event_id))
+
+    async def _document_of(self, event: Event) -> Document | None:
+        """None for an event without one, of which nobody promised any."""
+        if event.documented:
+            return await self._promised(event.context.event_id)
+        try:
+            return await self.documents.get(EVENT_META, event.context.event_id)
+        except DocumentNotFound:
+            return None
+
+    async def _promised(self, event_id: str) -> Document:
+        with contextlib.suppress(DocumentNotFound):
+            return await self.documents.get(EVENT_META, event_id)
+        waits = self.patience.waits()
+        for seconds in waits:
+            await self.patience.pause(seconds)
+            with contextlib.suppress(DocumentNotFound):
+                document = await self.documents.get(EVENT_META, event_id)
+                self.patience.came()
+                return document
+        self.patience.in_vain()
+        raise DocumentNotFound(
+            f"event {event_id[:80]!r}: was published with a document, which is not in {self.documents_at}, nor came "
+            f"there within {sum(waits):g} s. Have all that publish and serve use the same document store; "
+            "if it was lost or removed (`ion-core gc`), bring it back. Then `ion-core dlq redrive`."
+        )
+
+    async def committed(self, job_id: str) -> tuple[Commit, bool] | None:
+        """The job's commit and whether it is still to be published; None if it has not committed."""
+        try:
+            document = await self.documents.get(COMMIT, job_id)
+        except DocumentNotFound:
+            return None
+        return Commit.from_document(document), document.pending
+
+    async def commit(self, commit: Commit) -> bool:
+        """The fence: True if this attempt's record is the job's commit, False if another attempt's is."""
+        try:
+            await self.documents.create(commit.to_document())
+        except DocumentExists:
+            return False
+        return True
+
+    async def discard(self, keys: Sequence[str]) -> None:
+        """Delete files of an attempt that did not win; what cannot be deleted now is left to garbage collection."""
+        if failed := await try_each(self.blobs.delete, keys):
+            log.warning("files of a lost attempt are left behind: %s", failed[0][1], extra={"files": len(failed)})
+
+
+@dataclass(frozen=True)
+class DataPlane(Stores):
+    """Everything a job reads and leaves behind goes through here."""
+
     broker: MessageBroker
     observer: Observer
-    documents_at: str = "the document store"
-    patience: Patience = field(default_factory=Patience)
 
     async def accept(self, event: Event, files: Mapping[str, Path]) -> None:
         """Take in an event from outside: files, then document, then message, each durable before the next.
@@ -249,18 +337,6 @@ class DataPlane:
         await self.documents.create(document)
         return event
 
-    async def accepted(self, event_id: str) -> Event | None:
-        """The event that was taken in under this id, if any."""
-        found = await self.accepted_files(event_id)
-        return None if found is None else found[0]
-
-    async def accepted_files(self, event_id: str) -> tuple[Event, tuple[StoredFile, ...]] | None:
-        """The same with its files."""
-        try:
-            return _told(await self.documents.get(EVENT_META, event_id))
-        except DocumentNotFound:
-            return None
-
     async def publish(self, event: Event, *, topic: str | None = None) -> None:
         """Hand an event whose document is stored to the broker; returns once it has it durably.
 
@@ -276,64 +352,10 @@ class DataPlane:
         await self.broker.publish(topic or event.type, encode_event(event), headers=headers)
         self.observer.event_published(event)
 
-    async def stored_files(self, event: Event) -> tuple[Event, tuple[StoredFile, ...]]:
-        """The event with the data of its document, and its files.
-
-        A document that was promised and is not there is waited for, some seconds in all; then DocumentNotFound says
-        where. An event from others, without a document, brings what it says itself.
-        """
-        document = await self._document_of(event)
-        if document is None:
-            return event, ()
-        stored, files = _told(document)
-        if differs := _contradictions(stored, event):
-            log.warning(
-                "a message says otherwise than the stored event, which counts: %s", differs, extra=_fields(event)
-            )
-        return replace(event, data=stored.data, files=stored.files), files
-
     async def contradictions(self, event: Event) -> str:
         """What an event, as a message says it, says otherwise than what is stored under its id; '' if nothing."""
         found = await self.accepted_files(event.context.event_id)
         return "" if found is None else _contradictions(found[0], event)
-
-    async def _document_of(self, event: Event) -> Document | None:
-        """None for an event without one, of which nobody promised any."""
-        event_id = event.context.event_id
-        try:
-            return await self.documents.get(EVENT_META, event_id)
-        except DocumentNotFound:
-            if not event.documented:
-                return None
-        waits = self.patience.waits()
-        for seconds in waits:
-            await self.patience.pause(seconds)
-            with contextlib.suppress(DocumentNotFound):
-                document = await self.documents.get(EVENT_META, event_id)
-                self.patience.came()
-                return document
-        self.patience.in_vain()
-        raise DocumentNotFound(
-            f"event {event_id[:80]!r}: was published with a document, which is not in {self.documents_at}, nor came "
-            f"there within {sum(waits):g} s. Have all that publish and serve use the same document store; "
-            "if it was lost or removed (`ion-core gc`), bring it back. Then `ion-core dlq redrive`."
-        )
-
-    async def committed(self, job_id: str) -> tuple[Commit, bool] | None:
-        """The job's commit and whether it is still to be published; None if it has not committed."""
-        try:
-            document = await self.documents.get(COMMIT, job_id)
-        except DocumentNotFound:
-            return None
-        return Commit.from_document(document), document.pending
-
-    async def commit(self, commit: Commit) -> bool:
-        """The fence: True if this attempt's record is the job's commit, False if another attempt's is."""
-        try:
-            await self.documents.create(commit.to_document())
-        except DocumentExists:
-            return False
-        return True
 
     async def round(self, job_id: str) -> Round | None:
         """The job's round record, if there is one."""
@@ -394,11 +416,6 @@ class DataPlane:
             await self.discard([key])
             with contextlib.suppress(ProviderError):
                 await self.documents.delete(PROBE, name)
-
-    async def discard(self, keys: Sequence[str]) -> None:
-        """Delete files of an attempt that did not win; what cannot be deleted now is left to garbage collection."""
-        if failed := await try_each(self.blobs.delete, keys):
-            log.warning("files of a lost attempt are left behind: %s", failed[0][1], extra={"files": len(failed)})
 
 
 def event_of(document: Document) -> Event:
