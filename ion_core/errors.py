@@ -27,6 +27,12 @@ class UsageError(IonError):
     exit_code = 2
 
 
+class NoSuchEvent(UsageError):
+    """No event of the id that was asked for is stored."""
+
+    exit_code = 66
+
+
 class ConfigError(IonError):
     """The configuration cannot be used. ``problems`` has one line for each thing that is wrong."""
 

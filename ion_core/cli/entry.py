@@ -15,14 +15,13 @@ from typing import TextIO
 import click
 
 from ion_core import reaper
-from ion_core.cli.options import Options
+from ion_core.cli.options import BUG, Options
 from ion_core.cli.output import apart, hidden, hide_with, plain, say
 from ion_core.cli.root import PROGRAM, root
 from ion_core.errors import ConfigError, IonError, PluginFailed
 from ion_core.signals import interruptible
 
 BROKEN_PIPE = 141
-BUG = 70
 
 NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """Errors of standard output: those of files have been translated by who works with them."""
@@ -102,7 +101,7 @@ def _failed(error: Exception, options: Options) -> int:
             say(plain(problem) if isinstance(error, ConfigError) else f"{PROGRAM}: {plain(problem)}")
         for line in getattr(error, "said", ()):
             say(f"  {plain(line)}")
-        return error.exit_code
+        return options.exit_code(error)
     if isinstance(error, OSError) and error.filename is None and error.errno in NOT_WRITABLE:
         _silence_stdout()
         done = f" {plain(options.done)}" if options.done else ""

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+BUG = 70
+"""The exit code for what is no error raised on purpose."""
+
 MAX_TEXT = 1024
 """Characters in one id, name or type."""
 
@@ -31,6 +34,8 @@ class Options:
         """Whether it was said by now which configuration that is, where that may surprise."""
         self.done = ""
         """What has been done by now, for whom it could not be printed: a sentence."""
+        self.exit_code: Callable[[Exception], int] = lambda error: getattr(error, "exit_code", BUG)
+        """What the command exits with for an error that nobody handled."""
 
     def flags(self) -> str:
         """Those that were given, as one would type them again: for commands that we suggest."""

@@ -19,8 +19,16 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def load(options: Options, *, logs_already: bool = False, replacements: Replacements | None = None) -> Config:
+def load(
+    options: Options,
+    *,
+    logs_already: bool = False,
+    replacements: Replacements | None = None,
+    environ: Mapping[str, str] = os.environ,
+) -> Config:
     """The configuration in force, with other providers where they are replaced; warnings go to stderr.
+
+    ``environ`` is what may be said over the file, and where the file takes values from.
 
     Raises ConfigError with everything that is wrong.
     """
@@ -37,7 +45,7 @@ def load(options: Options, *, logs_already: bool = False, replacements: Replacem
         say(plain(f"The configuration is {path}, by $ION_CONFIG, not {other} of this directory."))
     try:
         with _plugins_come_in():
-            config = load_config(path, overrides=overrides, replacements=replacements)
+            config = load_config(path, environ=environ, overrides=overrides, replacements=replacements)
     except ConfigError as error:
         if options.config or not os.environ.get("ION_CONFIG"):
             raise

@@ -9,6 +9,7 @@ from ion_core.config.check import (
     fit_runtimes,
     told_limit,
 )
+from ion_core.config.derive import derived
 from ion_core.config.hidden import Hidden
 from ion_core.config.load import Config, find_config, load_config, passed_over
 from ion_core.config.programs import check_programs, check_python, environments_directory, python_environments
@@ -32,6 +33,7 @@ __all__ = [
     "check_reach",
     "check_runtimes",
     "check_settings",
+    "derived",
     "dump",
     "embedded",
     "environments_directory",

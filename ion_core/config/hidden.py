@@ -22,7 +22,7 @@ class Hidden:
 
     def __init__(self, values: Iterable[str] = ()) -> None:
         self._values = frozenset(values)
-        forms = {form for value in self._values for form in _forms(value) if _is_looked_for(form)}
+        forms = {form for value in self._values for form in _forms(value) if is_looked_for(form)}
         # Longer ones first: one may be the beginning of another.
         patterns = [_pattern(form) for form in sorted(forms, key=lambda form: (-len(form), form))]
         self._pattern = re.compile("|".join(patterns)) if patterns else None
@@ -39,7 +39,8 @@ class Hidden:
         return text if self._pattern is None else self._pattern.sub(MASK, text)
 
 
-def _is_looked_for(form: str) -> bool:
+def is_looked_for(form: str) -> bool:
+    """Whether it can be told from other texts: what is short, or a word of every file, cannot."""
     return len(form) >= SHORTEST and form.lower() not in _WORDS
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 
-from ion_core.config.hidden import Hidden
+from ion_core.config.hidden import Hidden, is_looked_for
 from ion_core.config.interpolation import interpolate
 from ion_core.config.messages import not_shown
 from ion_core.config.model import FileSettings
@@ -137,6 +137,7 @@ def load_config(
     override(root, environ=environ, flags=overrides or {}, problems=problems)
     replace_sections(root, replacements or {})
     interpolate(root, base=absolute.parent, environ=environ, problems=problems)
+    _hide_listed(root)
     fill_empty_sections(root)
     if registry is None:
         registry = _registry(root, environ, problems, may_miss=bool(replacements))
@@ -163,6 +164,18 @@ def load_config(
         tree=root,
         hidden=Hidden(value for _, node in root.walk() for value in node.hidden),
     )
+
+
+def _hide_listed(root: Node) -> None:
+    """What ``hidden`` lists, and every value with one of these in it, is as secret as if a variable had brought it."""
+    listed = root.at(("hidden",))
+    if listed is None or not isinstance(listed.value, list):
+        return
+    values = [item.value for item in listed.value if isinstance(item.value, str) and is_looked_for(item.value)]
+    for _, node in root.walk():
+        if isinstance(node.value, str) and (found := [it for it in values if it in node.value]):
+            node.secret = node.secret or "what hidden lists"
+            node.hidden = (*node.hidden, *found)
 
 
 def _read(path: Path | str) -> bytes:

@@ -348,6 +348,10 @@ class FileSettings(Settings):
     drain_timeout: Duration = Field(
         default=timedelta(seconds=30), description="How long running jobs may take to end once a stop is asked for."
     )
+    hidden: tuple[str, ...] = Field(
+        default=(),
+        description="Texts that are masked like what came from a variable: passwords that stand in this file.",
+    )
     plugins: tuple[str, ...] | None = Field(
         default=None, description="Plugin distributions to load, and no others. Default: all that are installed."
     )

@@ -33,6 +33,7 @@ def dump(config: Config) -> dict[str, Any]:
     return {
         "state": show.value(config.state, ("state",)),
         "drain_timeout": show.value(config.drain_timeout, ("drain_timeout",)),
+        "hidden": [MASK for _ in _listed(config.tree)],
         "plugins": show.value(config.plugins, ("plugins",)),
         "messaging": show.chosen(config.messaging, ("messaging",)),
         "runtimes": {name: show.chosen(it, ("runtimes", name)) for name, it in config.runtimes.items()},
@@ -43,6 +44,11 @@ def dump(config: Config) -> dict[str, Any]:
         "services": {name: show.service(it, ("services", name)) for name, it in config.services.items()},
         "modules": {name: show.value(_module(it), ("modules", name)) for name, it in config.modules.items()},
     }
+
+
+def _listed(tree: Node) -> list[Node]:
+    node = tree.at(("hidden",))
+    return node.value if node is not None and isinstance(node.value, list) else []
 
 
 def _module(module: Module) -> dict[str, Any]:

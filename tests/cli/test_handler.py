@@ -115,12 +115,12 @@ def test_out_of_turn_is_misuse_and_says_what_would_do(ion: Ion) -> None:
     assert "remove .dev/1 to begin again" in result.err
 
 
-def test_output_that_is_refused_is_a_failed_job(ion: Ion) -> None:
+def test_output_that_is_refused_has_an_exit_code_of_its_own(ion: Ion) -> None:
     ion("handler", "prepare", *NAME, *IDS, *TYPES, *HERE)
     leave()
     Path("ion/out/data/note.txt").unlink()
     result = ion("handler", "commit", *NAME, *IDS, *TYPES, *HERE)
-    assert result.code == 1
+    assert result.code == 65
     assert "files names 'note.txt', which is not in out/data" in result.err
     assert not Path(".dev/1/committed").exists()
 
@@ -171,7 +171,7 @@ def test_what_is_refused_leaves_the_workspace_to_be_mended(ion: Ion) -> None:
     ion("handler", "prepare", *ids(context))
     leave(Path("w"))
     result = ion("handler", "commit", *ids(context), "--valideventtypes", "else")
-    assert result.code == 1
+    assert result.code == 65
     assert "may not publish 'made' (declared: else)" in result.err
     assert Path("w/out/data/note.txt").read_text() == "noted"
     assert ion("handler", "commit", *ids(context)).code == 0
@@ -179,12 +179,12 @@ def test_what_is_refused_leaves_the_workspace_to_be_mended(ion: Ion) -> None:
 
 def test_ids_that_are_of_no_stored_event_are_misuse(ion: Ion) -> None:
     context = published(ion)
-    for wrong, said in (
-        ({"eventId": "nope"}, "no event 'nope' is stored"),
-        ({"correlationId": "nope"}, "its correlation id is not 'nope'"),
+    for wrong, said, code in (
+        ({"eventId": "nope"}, "no event 'nope' is stored", 66),
+        ({"correlationId": "nope"}, "its correlation id is not 'nope'", 2),
     ):
         result = ion("handler", "prepare", *ids(context | wrong))
-        assert result.code == 2
+        assert result.code == code
         assert said in result.err
     result = ion("handler", "prepare", *ids(context), "--context.parenteventid", "nope")
     assert "its parent event id is not 'nope'. Leave it out." in result.err

@@ -10,8 +10,9 @@ import click
 
 from ion_core import crash
 from ion_core.cli.alone.asked import UNNAMED, asked_for, module_of, tell
+from ion_core.cli.alone.handler_exit import exit_code
 from ion_core.cli.alone.handler_log import begin, log
-from ion_core.cli.alone.job_options import MaybeText, flag, job_options, layout_at
+from ion_core.cli.alone.job_options import MaybeText, check_ids, flag, job_options, layout_at
 from ion_core.cli.group import Group
 from ion_core.cli.options import Options, with_config
 
@@ -33,7 +34,8 @@ def command() -> None:
 @command.command("prepare")
 @job_options()
 @with_config
-def prepare(options: Options, **given: Any) -> None:
+@click.pass_context
+def prepare(ctx: click.Context, /, options: Options, **given: Any) -> None:
     """Fill the module's world with what an event brings.
 
     in/ and out/ start clean; nothing of an earlier job is left. With --development.enabled an event that a committed
@@ -45,10 +47,17 @@ def prepare(options: Options, **given: Any) -> None:
       ion-core handler prepare --context.name detect --context.eventid 1 --context.correlationid dev \\
         --valideventtypes face.detected --basedir ion --development.enabled
     """
-    from ion_core.handler.given import GivenWorkspace
-
+    check_ids(ctx, given)
     crash.arm(os.environ)
     begin(given, "prepare")
+    options.exit_code = exit_code
+    if given["ticket"] is not None:
+        from ion_core.cli.alone.handler_ticket import prepare_step
+
+        prepare_step(options, given)
+        return
+    from ion_core.handler.given import GivenWorkspace
+
     workspace = GivenWorkspace(Path(given["base"]))
     asked = asked_for(given, unnamed=UNNAMED if given["development"] else "")
     if given["development"]:
@@ -72,7 +81,8 @@ def prepare(options: Options, **given: Any) -> None:
 @command.command("commit")
 @job_options()
 @with_config
-def commit(options: Options, **given: Any) -> None:
+@click.pass_context
+def commit(ctx: click.Context, /, options: Options, **given: Any) -> None:
     """Keep what the module left, whole or not at all, and publish its events.
 
     Files in out/ stay where they are. Without --development.enabled it may be run again: a job commits once.
@@ -82,10 +92,17 @@ def commit(options: Options, **given: Any) -> None:
       ion-core handler commit --context.name detect --context.eventid 1 --context.correlationid dev \\
         --valideventtypes face.detected --basedir ion --development.enabled
     """
-    from ion_core.handler.given import GivenWorkspace
-
+    check_ids(ctx, given)
     crash.arm(os.environ)
     begin(given, "commit")
+    options.exit_code = exit_code
+    if given["ticket"] is not None:
+        from ion_core.cli.alone.handler_ticket import commit_step
+
+        commit_step(options, given)
+        return
+    from ion_core.handler.given import GivenWorkspace
+
     workspace, asked = GivenWorkspace(Path(given["base"])), asked_for(given)
     if given["development"]:
         from ion_core.development import steps

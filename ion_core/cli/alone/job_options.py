@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -65,13 +65,53 @@ _in_development = flag(
 
 def _id_flag(name: str, parameter: str, help: str, *, required: bool) -> Callable[[F], F]:
     if required:
-        return flag(name, parameter, metavar="ID", type=Text(), required=True, help=help)
+        return flag(name, parameter, metavar="ID", type=Text(), help=help)
     return flag(name, parameter, metavar="ID", type=MaybeText(), default="", help=help)
 
 
+_TICKET = flag(
+    "--ticket",
+    "ticket",
+    metavar="FILE",
+    type=PathText(),
+    envvar="HANDLER_TICKET",
+    help="Which attempt of an executor's job this is; instead of all --context flags. Default: $HANDLER_TICKET.",
+)
+_RESULT = flag(
+    "--result",
+    "result",
+    metavar="FILE",
+    type=PathText(),
+    envvar="HANDLER_RESULT",
+    help="Where to write how it ended, as JSON, for the executor; with --ticket. Default: $HANDLER_RESULT.",
+)
+
+_INSTEAD_OF_A_TICKET = ("name", "event_id", "correlation_id", "parent_event_id", "types", "development")
+
+
+def check_ids(ctx: click.Context, given: Mapping[str, Any]) -> None:
+    """Either a ticket or the ids of a job. Raises click.UsageError for both or neither."""
+    parameters = {it.name: it for it in ctx.command.params}
+    if given["ticket"] is None:
+        if given["result"] is not None:
+            raise click.UsageError("--result: is for an executor's job. Give its --ticket too.", ctx)
+        for name in ("event_id", "correlation_id"):
+            if given[name] is None:
+                raise click.MissingParameter(ctx=ctx, param=parameters[name])
+        return
+    for name in _INSTEAD_OF_A_TICKET:
+        if given[name]:
+            flag = parameters[name].opts[0]
+            raise click.UsageError(f"{flag}: is not for a job with a --ticket, which says it. Leave it out.", ctx)
+
+
 def job_options(*, ids_required: bool = True) -> Callable[[F], F]:
-    """Whose job it is, where the module's world lies, whether all is kept in a development directory, and the log."""
+    """Whose job it is, where the module's world lies, whether all is kept in a development directory, and the log.
+
+    With ``ids_required`` a ticket may stand for the ids: see ``check_ids``.
+    """
     options = (
+        *((_TICKET, _RESULT) if ids_required else ()),
         flag("--context.name", "name", metavar="NAME", type=MaybeText(), default="", help="The module."),
         _id_flag("--context.eventid", "event_id", "The event.", required=ids_required),
         _id_flag("--context.correlationid", "correlation_id", "Its flow.", required=ids_required),

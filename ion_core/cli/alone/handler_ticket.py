@@ -1,0 +1,115 @@
+"""``ion-core handler prepare|commit --ticket``: steps 1 and 3 of a job that an executor has an engine run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+from ion_core.cli.alone.asked import tell
+from ion_core.cli.alone.handler_exit import handler_exit
+from ion_core.cli.options import Options
+from ion_core.cli.output import hidden, plain
+from ion_core.cli.session import load
+from ion_core.contracts.executor import MAX_TICKET, StepResult, Ticket
+from ion_core.dataplane import Stores
+from ion_core.errors import ConfigError, IonError, UsageError
+from ion_core.handler.alone import commit_ticket, prepare_ticket
+from ion_core.handler.given import GivenWorkspace
+from ion_core.modules import Module
+from ion_core.regular import read_regular
+
+log = logging.getLogger(__name__)
+
+Lines = list[str]
+Work = Callable[[Stores, Ticket, Module], Awaitable[Lines]]
+
+
+def prepare_step(options: Options, given: dict[str, Any]) -> None:
+    """Step 1: exits as ``HandlerExit`` says. Its lines go to stderr, the result to its file, whatever happens."""
+    workspace = GivenWorkspace(Path(given["base"]))
+
+    async def work(stores: Stores, ticket: Ticket, module: Module) -> Lines:
+        return await prepare_ticket(stores, ticket, workspace)
+
+    _step(options, given, work, committed=None)
+
+
+def commit_step(options: Options, given: dict[str, Any]) -> None:
+    """Step 3, in the same way."""
+    workspace = GivenWorkspace(Path(given["base"]))
+
+    async def work(stores: Stores, ticket: Ticket, module: Module) -> Lines:
+        return (await commit_ticket(stores, ticket, module, workspace)).lines
+
+    _step(options, given, work, committed=True)
+
+
+def _step(options: Options, given: dict[str, Any], work: Work, *, committed: bool | None) -> None:
+    options.exit_code = lambda error: handler_exit(error).value
+    try:
+        lines = _done(options, Path(given["ticket"]), work)
+    except BaseException as error:
+        _write(given["result"], StepResult(reasons=[_said(it) for it in _reasons(error)]))
+        raise
+    _write(given["result"], StepResult(committed=committed))
+    tell(lines)
+
+
+def _done(options: Options, ticket_file: Path, work: Work) -> Lines:
+    from ion_core import ending
+    from ion_core.app import opened
+
+    ticket = _ticket(ticket_file)
+    config = load(options, logs_already=True, environ={})  # it is whole, and the engine's variables mean nothing
+    module = config.modules.get(ticket.module)
+    if module is None:
+        known = ", ".join(config.modules) or "none"
+        raise ConfigError(f"{config.path}: modules: no module called {ticket.module!r}, of the ticket. Known: {known}.")
+
+    async def with_stores() -> Lines:
+        async with AsyncExitStack() as stack:
+            blobs = await stack.enter_async_context(opened(config.blobs))
+            documents = await stack.enter_async_context(opened(config.documents))
+            stores = Stores(blobs, documents, documents_at=config.documents.named("storage.documents"))
+            lines = await work(stores, ticket, module)
+            ending.within(ending.CLOSE_WITHIN)
+            return lines
+
+    return ending.run(with_stores())
+
+
+def _ticket(path: Path) -> Ticket:
+    try:
+        return Ticket.decode(read_regular(path, MAX_TICKET + 1, follow=True))
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise UsageError(f"--ticket: {path} cannot be read: {why}. The executor writes it.") from error
+    except IonError as error:
+        raise UsageError(f"--ticket: {path}: {error}") from error
+
+
+def _reasons(error: BaseException) -> list[str]:
+    """What went wrong, a text for each thing."""
+    if isinstance(error, ConfigError):
+        return list(error.problems)
+    if isinstance(error, IonError):
+        return [str(error)]
+    return [f"{type(error).__name__}: {error}".removesuffix(": ")]
+
+
+def _said(text: str) -> str:
+    """As it may be shown, and as JSON can have it."""
+    return plain(hidden(text)).encode("utf-8", "backslashreplace").decode()
+
+
+def _write(path: str | None, result: StepResult) -> None:
+    """The exit code says the most important, and so is not changed by a result that cannot be written."""
+    if path is None:
+        return
+    try:
+        Path(path).write_bytes(result.encode())
+    except OSError as error:
+        log.error("--result: %s cannot be written: %s", path, error.strerror or error)
