@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import uuid
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -12,13 +13,16 @@ from typing import Any
 
 from ion_core.app.blame import blamed, naming
 from ion_core.config import Chosen, Config
+from ion_core.contracts.executor import Executor
 from ion_core.contracts.messaging import MessageBroker
+from ion_core.contracts.provider import Reach
 from ion_core.contracts.runtime import ContainerRuntime
 from ion_core.contracts.settings import Section
 from ion_core.contracts.storage import BlobStore, DocumentStore
 from ion_core.dataplane import DataPlane
 from ion_core.errors import ConfigError, TransientError
 from ion_core.intake import Intake
+from ion_core.jobs import ION
 from ion_core.registry import Kind, Observers
 from ion_core.state import State
 
@@ -130,14 +134,39 @@ class App:
         return blobs
 
     async def runtimes(self) -> Mapping[str, ContainerRuntime]:
-        """Those that some module uses, by their name in the configuration."""
-        used = {module.runtime for module in self.config.modules.values()}
-        return {name: await self.runtime(name) for name in sorted(used)}
+        """Those that some module uses, by their name in the configuration; executors are not among them."""
+        return {name: await self.runtime(name) for name in self._used(Kind.CONTAINER_RUNTIME)}
 
     async def runtime(self, name: str) -> ContainerRuntime:
-        """That of this name in the configuration."""
-        runtime: ContainerRuntime = await self._open(f"runtime {name}", self.config.runtimes[name])
+        """That of this name in the configuration. Raises ConfigError for an executor."""
+        chosen = self.config.runtimes[name]
+        if chosen.kind is Kind.EXECUTOR:
+            raise ConfigError(
+                f"{chosen.where}: {chosen.provider.name} takes whole jobs of `serve`, and this runs one step here. "
+                "Give --runtime process, or another that starts containers."
+            )
+        runtime: ContainerRuntime = await self._open(f"runtime {name}", chosen)
         return runtime
+
+    async def executors(self) -> Mapping[str, Executor]:
+        """Those that some module uses, by their name under ``runtimes``."""
+        return {
+            name: await self._open(f"runtime {name}", self.config.runtimes[name]) for name in self._used(Kind.EXECUTOR)
+        }
+
+    def _used(self, kind: Kind) -> list[str]:
+        used = {module.runtime for module in self.config.modules.values()}
+        return sorted(name for name in used if self.config.runtimes[name].kind is kind)
+
+    def installation(self) -> tuple[str, bool]:
+        """What all dispatchers have in common that share our documents, and whether there can be but one.
+
+        Whoever shares them may fetch each other's jobs of an engine: a commit is a commit for all of them.
+        """
+        location = self.config.documents.location
+        if location is None or location.reach is not Reach.NETWORK:
+            return self.state.id(), True
+        return uuid.uuid5(ION, f"{self.config.documents.provider.name} {location.where}").hex[:16], False
 
     async def dataplane(self) -> DataPlane:
         return DataPlane(

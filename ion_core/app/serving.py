@@ -17,7 +17,10 @@ from ion_core.app.reloading import Reloading
 from ion_core.app.services import Services
 from ion_core.app.strays import stray_queues
 from ion_core.config import Config, check_holding, check_reach, check_runtimes, fit_runtimes
+from ion_core.config.derive import derived
+from ion_core.contracts.runtime import RuntimeCapabilities
 from ion_core.dispatcher import Dispatcher
+from ion_core.dispatcher.engine import Engine
 from ion_core.errors import ConfigError, IonError, TransientError
 from ion_core.jobs import Verdict
 from ion_core.live import telling
@@ -75,8 +78,10 @@ async def _follow(dispatcher: Dispatcher, event_id: str, wait: bool) -> AsyncIte
 
 
 async def _dispatcher(app: App, fit: str) -> Dispatcher:
-    runtimes = await app.runtimes()
-    capabilities = {name: runtime.capabilities for name, runtime in runtimes.items()}
+    runtimes, executors = await app.runtimes(), await app.executors()
+    installation, alone = app.installation() if executors else ("", True)
+    capabilities: dict[str, RuntimeCapabilities] = {name: it.capabilities for name, it in runtimes.items()}
+    capabilities |= {name: it.capabilities for name, it in executors.items()}
     config = app.config
     if fit:
         config, left_out = fit_runtimes(config, capabilities)
@@ -100,6 +105,11 @@ async def _dispatcher(app: App, fit: str) -> Dispatcher:
         state_id=app.state.id(),
         drain_timeout=app.config.drain_timeout,
         hide=app.config.hidden.masked,
+        engines={
+            name: Engine(executor, name=name, installation=installation, alone=alone)
+            for name, executor in executors.items()
+        },
+        settings_of=lambda module: derived(app.config, module),
     )
 
 

@@ -12,7 +12,13 @@ from ion_core.config.check import (
 from ion_core.config.derive import derived
 from ion_core.config.hidden import Hidden
 from ion_core.config.load import Config, find_config, load_config, passed_over
-from ion_core.config.programs import check_programs, check_python, environments_directory, python_environments
+from ion_core.config.programs import (
+    check_programs,
+    check_python,
+    environments_directory,
+    python_environments,
+    runs_processes,
+)
 from ion_core.config.replace import Instead, Replacements, embedded, unpublished
 from ion_core.config.schema import json_schema
 from ion_core.config.sections import Chosen
@@ -43,6 +49,7 @@ __all__ = [
     "load_config",
     "passed_over",
     "python_environments",
+    "runs_processes",
     "told_limit",
     "unpublished",
 ]

@@ -9,6 +9,7 @@ from typing import Any
 
 from ion_core.config.load import Config
 from ion_core.config.text import duration_text
+from ion_core.contracts.executor import ExecutorCapabilities
 from ion_core.contracts.messaging import HoldLimit
 from ion_core.contracts.provider import Finding, Reach
 from ion_core.contracts.runtime import RuntimeCapabilities
@@ -44,6 +45,7 @@ def check_runtimes(
     return [
         *_built_under_one_name(config, capabilities),
         *_refused(config, capabilities, instead),
+        *_out_of_reach(config, capabilities),
     ]
 
 
@@ -139,6 +141,25 @@ def check_reach(config: Config) -> list[Finding]:
     ]
 
 
+def _out_of_reach(config: Config, capabilities: Mapping[str, RuntimeCapabilities]) -> Iterator[Finding]:
+    """Stores that jobs of an executor do not reach, where those run: all steps of a job read and write them."""
+    elsewhere = {name: offered for name, offered in capabilities.items() if isinstance(offered, ExecutorCapabilities)}
+    for key, chosen, what in (("documents", config.documents, "documents"), ("blobs", config.blobs, "files")):
+        store = chosen.location
+        out_of = [name for name, offered in elsewhere.items() if store and store.reach and store.reach < offered.reach]
+        if store is None or store.reach is None or not out_of:
+            continue
+        name = out_of[0]
+        where_jobs_run = {Reach.NETWORK: "on other machines"}.get(elsewhere[name].reach, "in other processes")
+        yield Finding(
+            severity="error",
+            where=config.where("storage", key),
+            text=f"{chosen.provider.name} keeps {what} for {_KEPT_FOR[store.reach]} alone ({store.where}), and jobs of "
+            f'runtime "{name}" ({config.runtimes[name].provider.name}) run {where_jobs_run}: they would not find them. '
+            "Use a store that they reach, such as that of a server or a bucket.",
+        )
+
+
 def check_settings(config: Config) -> list[Finding]:
     """What the settings of providers find, by themselves, on this machine: files that cannot be used, for example."""
     sections = [config.messaging, config.blobs, config.documents, *config.runtimes.values(), *config.services.values()]
@@ -172,6 +193,8 @@ def _not_offered(
     networks = offered.networks | offered.networks_for.get(module.name, frozenset())
     if module.network not in networks and not (offered.named_networks and module.network not in _MODES):
         yield ("network",), _no_network(module.network, networks, named=offered.named_networks, runtime=runtime)
+    if module.warm and isinstance(offered, ExecutorCapabilities) and not offered.warm:
+        yield ("warm",), f"the {runtime} makes no jobs ahead of their events. Remove it, or choose another runtime."
     if module.reuse and not offered.handler_api:
         yield ("reuse",), f"under the {runtime} a module cannot call its handler. Remove it, or choose another runtime."
 

@@ -26,9 +26,14 @@ class ModulePython:
     made: bool
 
 
+def runs_processes(chosen: Chosen) -> bool:
+    """Whether it runs modules as processes of this machine: what they need is looked for here."""
+    return chosen.provider.name in ("process", "subprocess")
+
+
 def environments_directory(chosen: Chosen) -> Path | None:
     """Where a runtime keeps the Python environments of modules; None for one that has none."""
-    found = getattr(chosen.settings, "environments", None) if chosen.provider.name == "process" else None
+    found = getattr(chosen.settings, "environments", None) if runs_processes(chosen) else None
     return found.absolute() if isinstance(found, Path) else None
 
 
@@ -73,9 +78,7 @@ def check_python(config: Config) -> list[Finding]:
 def _processes(config: Config) -> list[Module]:
     """Modules that run here as processes."""
     chosen = config.runtimes
-    return [
-        it for it in config.modules.values() if it.runtime in chosen and chosen[it.runtime].provider.name == "process"
-    ]
+    return [it for it in config.modules.values() if it.runtime in chosen and runs_processes(chosen[it.runtime])]
 
 
 def check_programs(config: Config, environ: Mapping[str, str] = os.environ) -> list[Finding]:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from ion_core import crash
+from ion_core.commits import Commit
 from ion_core.contracts.executor import (
     Cause,
     Executor,
@@ -27,6 +28,7 @@ from ion_core.contracts.executor import (
     JobRef,
     JobSpec,
     JobState,
+    JobStatus,
     ModuleSpec,
     Step,
     Ticket,
@@ -62,6 +64,8 @@ LOST_IN_A_ROW = 10
 """Times that the engine may lose a job before that counts as a failed attempt."""
 CLEAN_WITHIN = 60.0
 """Seconds for removing a job; what is left then is removed when nobody has fetched it for long."""
+END_WITHIN = 30.0
+"""Seconds for a job to end that has committed."""
 LOG_WITHIN = 30.0
 """Seconds for what a job printed to be read, once it has ended."""
 
@@ -114,6 +118,7 @@ class AtEngine:
             try:
                 end, committed = await self._ended(job, attempt, record)
             except asyncio.CancelledError:
+                record.goes_on = not self._around.hurrying.is_set()
                 await uninterrupted(self._part_with(job), within=CLEAN_WITHIN + 5.0)
                 raise
             except TransientError:  # how it ended will be asked again
@@ -138,6 +143,30 @@ class AtEngine:
                 raise self._failure(end)
 
     # Fetch or start
+
+    async def fetch(self, attempt: Attempt, commit: Commit, record: AttemptLog) -> bool:
+        found = False
+        try:
+            for status in await self._engine.started(self._module.name, attempt.job.event.context.event_id):
+                end = await self._end_soon(status)
+                if end is None or status.ticket is None:
+                    continue
+                if status.ticket.token == commit.token:
+                    job = self._held(status.ref, status.ticket, attempt, record)
+                    await self._keep_log(job, end, record)
+                    found = True
+                await self._remove(status.ref)
+        except ProviderError as error:
+            log.warning("what is left of a job stays with its engine for now: %s", error, extra=record.fields)
+        return found
+
+    async def _end_soon(self, status: JobStatus) -> JobEnd | None:
+        """Of a job that has nothing more to do; None where it does not end all the same, as on a node that is lost."""
+        try:
+            async with asyncio.timeout(END_WITHIN):
+                return await self._engine.executor.wait(status.ref)
+        except (JobNotFound, TimeoutError):
+            return None
 
     async def _fetched(self, attempt: Attempt, record: AttemptLog) -> _EngineJob | None:
         """The job of this attempt that is with the engine already."""

@@ -36,6 +36,8 @@ class AttemptLog:
         self.started_at = now()
         self.committed = False
         """Whether the job has a commit: a log that is worth keeping is stored by then."""
+        self.goes_on = False
+        """Whether its job was left to an engine: who fetches it stores the log."""
         self.preparer: list[str] = []
         self.worker: list[str] = []
         self.committer: list[str] = []

@@ -168,8 +168,9 @@ class Dispatcher:
     async def run(self, stop: asyncio.Event, hurry: asyncio.Event) -> None:
         """Serve until ``stop``, then drain: running jobs may finish within the drain timeout.
 
-        What still runs then, or when ``hurry`` is set, is stopped and its delivery released; but whole jobs at an engine
-        are left to it unless ``hurry`` is set. Cancelling ends it at once, as the drain timeout does. A module's failure never ends this; an ExceptionGroup out of here is a bug or a lost broker contract.
+        What still runs then, or when ``hurry`` is set, is stopped and its delivery released; but a job that is with an
+        engine is left to it, unless ``hurry`` is set. Cancelling is as the end of the drain timeout. A module's failure
+        never ends this; an ExceptionGroup out of here is a bug or a lost broker contract.
         """
         async with self._api.listening(), asyncio.TaskGroup() as tasks:
             background = [

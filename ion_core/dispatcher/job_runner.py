@@ -80,6 +80,12 @@ class Place(Protocol):
         exception comes out.
         """
 
+    async def fetch(self, attempt: Attempt, commit: Commit, record: AttemptLog) -> bool:
+        """Put away what is left of a job that has committed while nobody looked.
+
+        True where it was the attempt of ``commit`` and ``record`` has its log now, which nobody has stored.
+        """
+
     async def keep(self, stop: asyncio.Event) -> None:
         """Do what is to be done beside, such as making places ahead, until ``stop``, or until cancelled."""
 
@@ -294,7 +300,11 @@ class JobRunner:
                 )
             if pending:
                 await self._publish(commit)
-            return Outcome(verdict=Verdict.ALREADY_COMMITTED, children=len(commit.events))
+            outcome = Outcome(verdict=Verdict.ALREADY_COMMITTED, children=len(commit.events))
+            if await self.place.fetch(attempt, commit, record):
+                outcome = replace(outcome, verdict=Verdict.COMMITTED)
+                await record.store(self._around.dataplane.documents, outcome)
+            return outcome
         if (double := await self._doubles.outcome(attempt, round)) is not None:
             return double
         most = self.module.retry.retries + 1
@@ -355,7 +365,7 @@ class JobRunner:
     async def _conclude(self, attempt: Attempt, hold: Hold, record: AttemptLog, outcome: Outcome) -> None:
         """Keep the log, settle, tell. A commit's log is stored already."""
         outcome = replace(outcome, reason=self._around.hide(outcome.reason))
-        nothing_new = outcome.verdict is Verdict.ALREADY_COMMITTED or record.is_of_no_run(outcome)
+        nothing_new = outcome.verdict is Verdict.ALREADY_COMMITTED or record.is_of_no_run(outcome) or record.goes_on
         if not record.committed and not nothing_new:
             record.committer.append(f"{outcome.verdict.value}: {outcome.reason}")
             await record.store(self._around.dataplane.documents, outcome)

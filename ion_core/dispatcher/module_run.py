@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from ion_core import crash
+from ion_core.commits import Commit
 from ion_core.contracts.runtime import ExitStatus
 from ion_core.dispatcher.attempt_log import AttemptLog
 from ion_core.dispatcher.health import Health
@@ -38,6 +39,9 @@ class InSlots:
     @property
     def ready(self) -> int:
         return self._slots.warm.ready
+
+    async def fetch(self, attempt: Attempt, commit: Commit, record: AttemptLog) -> bool:
+        return False  # a container of ours ends with us
 
     async def keep(self, stop: asyncio.Event) -> None:
         await self._slots.keep(stop)

@@ -48,7 +48,7 @@ def list_modules(options: Options, as_json: bool) -> None:
     them.
     """
     from ion_core.cli.session import load, run
-    from ion_core.config import dump
+    from ion_core.config import dump, runs_processes
 
     config = load(options)
     counts, strays = run(config, _counts, reading=True)
@@ -59,7 +59,7 @@ def list_modules(options: Options, as_json: bool) -> None:
         out_array(modules)
         return
     headers = ["MODULE", "READY", "DELAYED", "RUNNING", "DEAD", "RUNTIME", "AT A TIME", "TAKES", "MAY EMIT", "RUNS"]
-    processes = {name for name, chosen in config.runtimes.items() if chosen.provider.name == "process"}
+    processes = {name for name, chosen in config.runtimes.items() if runs_processes(chosen)}
     out_table(headers, [_row(module, images=module["runtime"] not in processes) for module in modules])
     if not config.modules:
         say("There are no modules in the configuration.")
