@@ -141,6 +141,13 @@ def check_reach(config: Config) -> list[Finding]:
     ]
 
 
+_WITHIN_REACH = {
+    "documents": "Keep documents where they reach them, such as in a bucket (provider: fsspec).",
+    "blobs": "Keep files where they reach them, such as in a bucket, or in a directory that all of them have mounted "
+    "(both with provider: fsspec).",
+}
+
+
 def _out_of_reach(config: Config, capabilities: Mapping[str, RuntimeCapabilities]) -> Iterator[Finding]:
     """Stores that jobs of an executor do not reach, where those run: all steps of a job read and write them."""
     elsewhere = {name: offered for name, offered in capabilities.items() if isinstance(offered, ExecutorCapabilities)}
@@ -156,7 +163,7 @@ def _out_of_reach(config: Config, capabilities: Mapping[str, RuntimeCapabilities
             where=config.where("storage", key),
             text=f"{chosen.provider.name} keeps {what} for {_KEPT_FOR[store.reach]} alone ({store.where}), and jobs of "
             f'runtime "{name}" ({config.runtimes[name].provider.name}) run {where_jobs_run}: they would not find them. '
-            "Use a store that they reach, such as that of a server or a bucket.",
+            + _WITHIN_REACH[key],
         )
 
 
