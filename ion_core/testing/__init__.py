@@ -15,6 +15,7 @@ for _module in pkgutil.iter_modules(__path__):
 if TYPE_CHECKING:
     from ion_core.testing.blobs import BlobStoreConformance
     from ion_core.testing.documents import DocumentStoreConformance
+    from ion_core.testing.executor import ExecutorConformance
     from ion_core.testing.messaging import MessageBrokerConformance
     from ion_core.testing.provider import ProviderConformance
     from ion_core.testing.runtime import ContainerRuntimeConformance
@@ -24,6 +25,7 @@ _WHERE = {
     "BlobStoreConformance": "blobs",
     "ContainerRuntimeConformance": "runtime",
     "DocumentStoreConformance": "documents",
+    "ExecutorConformance": "executor",
     "MessageBrokerConformance": "messaging",
     "ProviderConformance": "provider",
     "ServiceConformance": "services",
@@ -33,6 +35,7 @@ __all__ = [
     "BlobStoreConformance",
     "ContainerRuntimeConformance",
     "DocumentStoreConformance",
+    "ExecutorConformance",
     "MessageBrokerConformance",
     "ProviderConformance",
     "ServiceConformance",

@@ -1,4 +1,4 @@
-"""What the five kits share: hooks a subclass supplies or declares absent, and bounded waits that explain themselves."""
+"""What the kits share: hooks a subclass supplies or declares absent, and bounded waits that explain themselves."""
 
 from __future__ import annotations
 

@@ -33,69 +33,70 @@ class Commands:
 
     def exits_with(self, code: int) -> Command:
         """A program and one argument or more."""
-        return _sh(f"exit {code}")
+        return shell(f"exit {code}")
 
     def dies_by(self, signal: int) -> Command:
         """By that signal; where the first process of a container is immune to its own, by exit code 128 + signal."""
-        return _sh(f"kill -{signal} $$; exit {128 + signal}")
+        return shell(f"kill -{signal} $$; exit {128 + signal}")
 
     def prints(self, *, stdout: bytes = b"", stderr: bytes = b"") -> Command:
         """Exactly these bytes."""
         octal = ("".join(f"\\{byte:03o}" for byte in data) for data in (stdout, stderr))
-        return _sh("printf '{}'; printf '{}' >&2".format(*octal))
+        return shell("printf '{}'; printf '{}' >&2".format(*octal))
 
     def prints_lines(self, count: int) -> Command:
         """``line 0``, ``line 1``, …"""
-        return _sh(f'n=0; while [ $n -lt {count} ]; do echo "line $n"; n=$((n+1)); done')
+        return shell(f'n=0; while [ $n -lt {count} ]; do echo "line $n"; n=$((n+1)); done')
 
     def prints_long_line(self, length: int) -> Command:
         """So many ``x`` and a newline."""
-        return _sh(f"head -c {length} /dev/zero | tr '\\0' x; echo")
+        return shell(f"head -c {length} /dev/zero | tr '\\0' x; echo")
 
     def prints_env(self, *names: str) -> Command:
         """A line for each variable, empty where it is not set."""
-        return _sh("".join(f"printf '%s\\n' \"${name}\"; " for name in names))
+        return shell("".join(f"printf '%s\\n' \"${name}\"; " for name in names))
 
     def prints_file(self, name: str) -> Command:
         """A file of the directory where the command starts."""
-        return _sh(f"cat {name}")
+        return shell(f"cat {name}")
 
     def copies(self, source: str, target: str) -> Command:
         """A file of the workspace to another of the workspace."""
-        return _sh(f"cp {BASE}/{source} {BASE}/{target}")
+        return shell(f"cp {BASE}/{source} {BASE}/{target}")
 
     def appends(self, line: str, name: str) -> Command:
         """A line to a file of the workspace."""
-        return _sh(f"echo {line} >> {BASE}/{name}")
+        return shell(f"echo {line} >> {BASE}/{name}")
 
     def listens(self, source: str, target: str, *, code: int) -> Command:
         """Prints a file of the workspace and the variable ODD, copies its input to another file, and exits so."""
-        return _sh(f"cat {BASE}/{source}; printf '%s\\n' \"$ODD\"; cat > {BASE}/{target}; exit {code}")
+        return shell(f"cat {BASE}/{source}; printf '%s\\n' \"$ODD\"; cat > {BASE}/{target}; exit {code}")
 
     def hangs(self, *, on_term: int) -> Command:
         """For ever; SIGTERM makes it exit at once with that code."""
-        return _sh(f"trap 'exit {on_term}' TERM; echo {READY}; while :; do sleep 1 & wait $!; done")
+        return shell(f"trap 'exit {on_term}' TERM; echo {READY}; while :; do sleep 1 & wait $!; done")
 
     def ignores_term(self) -> Command:
         """For ever, whatever SIGTERM says."""
-        return _sh(f"trap '' TERM; echo {READY}; while :; do sleep 1; done")
+        return shell(f"trap '' TERM; echo {READY}; while :; do sleep 1; done")
 
     def keeps_writing(self, name: str) -> Command:
         """A file of the workspace, again and again, for ever."""
-        return _sh(f"echo {READY}; {_write_for_ever(name)}")
+        return shell(f"echo {READY}; {_write_for_ever(name)}")
 
     def calls(self, port: int) -> Command:
         """``GET /`` at that port of its own machine, tried again for some seconds; prints what the answer holds."""
         python = f"import urllib.request as r; print(r.urlopen('http://localhost:{port}/', timeout=5).read().decode())"
         once = f'wget -q -O - http://localhost:{port}/ 2>/dev/null || python3 -c "{python}" 2>/dev/null'
-        return _sh(f"n=0; until {once}; do n=$((n+1)); [ $n -lt 50 ] || exit 1; sleep 0.1; done")
+        return shell(f"n=0; until {once}; do n=$((n+1)); [ $n -lt 50 ] || exit 1; sleep 0.1; done")
 
     def leaves_a_child_writing(self, name: str) -> Command:
         """Exits with 0 once its child, which ignores SIGTERM and SIGHUP, writes that file again and again."""
-        return _sh(f"(trap '' TERM HUP; {_write_for_ever(name)}) & while [ ! -e {BASE}/{name} ]; do sleep 0.05; done")
+        return shell(f"(trap '' TERM HUP; {_write_for_ever(name)}) & while [ ! -e {BASE}/{name} ]; do sleep 0.05; done")
 
 
-def _sh(script: str) -> Command:
+def shell(script: str) -> Command:
+    """A command of ``/bin/sh``."""
     return ("/bin/sh", "-c", script)
 
 

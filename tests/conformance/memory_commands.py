@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from pathlib import Path
+from signal import SIGKILL
 from typing import ClassVar
 
 from ion_core.embedded.memory.runtime import Program, this_container
+from ion_core.testing.jobs import JobCommands
 from ion_core.testing.kit import Conformance
 from ion_core.testing.programs import READY, Command, Commands
 
@@ -135,3 +137,67 @@ class MemoryCommands(Commands):
             return 0
 
         return self.program(body)
+
+
+class MemoryJobCommands(MemoryCommands, JobCommands):
+    """Those of the executor kit too."""
+
+    def leaves(self, files: Mapping[str, bytes], *, then: str = "") -> Command:
+        async def body(workspace: Path, env: Mapping[str, str]) -> int:
+            for name, content in files.items():
+                (workspace / name).write_bytes(content)
+            if then == "hang":
+                say(READY)
+                await asyncio.Event().wait()
+            return 0
+
+        return self.program(body)
+
+    def prints_arguments(self) -> Command:
+        return ("print",)
+
+    def prints_names_of_env(self) -> Command:
+        async def body(workspace: Path, env: Mapping[str, str]) -> int:
+            for name in env:
+                say(name)
+            return 0
+
+        return self.program(body)
+
+    def prints_names_of_files(self) -> Command:
+        async def body(workspace: Path, env: Mapping[str, str]) -> int:
+            for path in _files(workspace):
+                say(str(path.relative_to(workspace)))
+            return 0
+
+        return self.program(body)
+
+    def looks_for(self, text: str, *, everywhere: bool) -> Command:
+        async def body(workspace: Path, env: Mapping[str, str]) -> int:
+            spec = this_container().spec
+            if text in repr((env, spec.argv)):
+                say("seen in what it was started with")
+            for path in _files(workspace):
+                if text.encode() in path.read_bytes():
+                    say(f"seen in {path}")
+            say("looked")
+            return 0
+
+        return self.program(body)
+
+    def touches(self, path: Path) -> Command:
+        return self.keeps_writing(str(path))  # which is absolute
+
+    def leaves_a_child_touching(self, path: Path) -> Command:
+        return self.leaves_a_child_writing(str(path))
+
+    def takes_memory(self) -> Command:
+        async def body(workspace: Path, env: Mapping[str, str]) -> int:
+            this_container().limit = "memory"
+            return -SIGKILL
+
+        return self.program(body)
+
+
+def _files(workspace: Path) -> list[Path]:
+    return [path for path in workspace.rglob("*") if path.is_file()]

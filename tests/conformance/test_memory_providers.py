@@ -16,6 +16,7 @@ from ion_core.embedded import plugin
 from ion_core.embedded.memory.blobs import MemoryBlobStore, open_memory_blobs
 from ion_core.embedded.memory.broker import MemoryBroker, MemoryDelivery, open_memory_broker
 from ion_core.embedded.memory.documents import MemoryDocumentStore, open_memory_documents
+from ion_core.embedded.memory.executor import MemoryExecutor
 from ion_core.embedded.memory.runtime import MemoryRuntime, open_memory_runtime
 from ion_core.errors import TransientError
 from ion_core.testing import (
@@ -27,6 +28,7 @@ from ion_core.testing import (
     ServiceConformance,
 )
 from tests.conformance.memory_commands import MemoryCommands
+from tests.conformance.memory_jobs import MemoryExecutors
 from tests.conformance.memory_service import MemoryService, MemoryServiceSettings
 
 
@@ -102,6 +104,13 @@ class TestMemoryRuntime(MemoryCommands, ContainerRuntimeConformance):
     async def runtime(self) -> AsyncIterator[MemoryRuntime]:
         async with open_memory_runtime(programs=self.programs) as runtime:
             yield runtime
+
+
+class TestMemoryExecutor(MemoryExecutors):
+    @pytest.fixture
+    async def executor(self) -> AsyncIterator[MemoryExecutor]:
+        async with self.opened() as executor:
+            yield executor
 
 
 class TestMemoryService(ServiceConformance):

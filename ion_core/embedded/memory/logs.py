@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from collections.abc import AsyncIterator
 from typing import Literal
 
 from ion_core.contracts.runtime import LogLine
@@ -33,7 +34,9 @@ class MemoryLog:
             self._add(stream, line)
 
     def close(self) -> None:
-        """Nothing more comes: what stands without a newline is a line too."""
+        """Nothing more comes: what stands without a newline is a line too. Idempotent."""
+        if self.closed:
+            return
         for stream, rest in self._partial.items():
             if rest:
                 self._add(stream, rest)
@@ -52,6 +55,17 @@ class MemoryLog:
         if position - first < len(self._tail):
             return self._tail[position - first], position + 1
         return None
+
+    async def lines(self, *, follow: bool) -> AsyncIterator[LogLine]:
+        """From the start; with ``follow`` until ``close``."""
+        position = 0
+        while True:
+            while (found := self.read(position)) is not None:
+                line, position = found
+                yield line
+            if not follow or self.closed:
+                return
+            await self.changed.wait()
 
     def _add(self, stream: Stream, raw: bytes) -> None:
         line = LogLine(stream=stream, text=raw.decode("utf-8", "replace"), at=time.time())

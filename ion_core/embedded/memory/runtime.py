@@ -203,14 +203,8 @@ class MemoryRuntime:
         return container.status
 
     async def logs(self, ref: ContainerRef, *, follow: bool = False) -> AsyncIterator[LogLine]:
-        log, position = self._container(ref).log, 0
-        while True:
-            while (found := log.read(position)) is not None:
-                line, position = found
-                yield line
-            if not follow or log.closed:
-                return
-            await log.changed.wait()
+        async for line in self._container(ref).log.lines(follow=follow):
+            yield line
 
     async def stop(self, ref: ContainerRef, *, grace: timedelta) -> None:
         self._check()
