@@ -14,7 +14,7 @@ from pathlib import Path
 from ion_core.contracts.runtime import ContainerSpec
 from ion_core.embedded.process.notes import ContainerNotes
 from ion_core.embedded.process.runtime import open_process_runtime
-from ion_core.embedded.process.table import ProcessId
+from ion_core.embedded.programs.table import ProcessId
 from ion_core.embedded.settings import ProcessSettings
 
 

@@ -25,8 +25,9 @@ from ion_core.contracts.runtime import (
     ExitStatus,
     Resources,
 )
-from ion_core.embedded.process import table as process_table
 from ion_core.embedded.process.runtime import open_process_runtime
+from ion_core.embedded.programs import ends
+from ion_core.embedded.programs import table as process_table
 from ion_core.embedded.settings import ProcessSettings
 from ion_core.errors import ConfigError, ContainerNotFound, PermanentError
 from ion_core.testing import ContainerRuntimeConformance
@@ -105,7 +106,7 @@ async def isolated(tmp_path: Path) -> AsyncIterator[Place]:
 
 async def gone(pid: int) -> None:
     async with asyncio.timeout(SOON):
-        await process_table.ended(pid)
+        await ends.ended(pid)
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ion_core.config import check_runtimes, load_config
-from ion_core.embedded.process.start import CAPABILITIES
+from ion_core.embedded.programs.start import CAPABILITIES
 from ion_core.errors import ConfigError
 from tests.support.worlds import World, exits
 

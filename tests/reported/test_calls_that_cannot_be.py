@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from ion_core.contracts.messaging import RetryPolicy
-from ion_core.embedded.process import bubblewrap
 from ion_core.embedded.process.runtime import open_process_runtime
+from ion_core.embedded.programs import bubblewrap
 from ion_core.embedded.settings import ProcessSettings
 from ion_core.errors import PermanentError, TransientError
 from ion_core.jobs import Verdict

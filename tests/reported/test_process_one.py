@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ion_core.embedded.process import table
+from ion_core.embedded.programs import table
 from tests.acceptance.pipeline import ION, TIMEOUT, Pipeline, Served, environment
 
 CONFIG = """

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from ion_core import ending
-from ion_core.embedded.process import table
+from ion_core.embedded.programs import table
 from ion_core.signals import Interrupted
 from tests.acceptance.pipeline import ION, TIMEOUT, Pipeline, environment
 

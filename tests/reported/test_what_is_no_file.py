@@ -12,7 +12,7 @@ import pytest
 from ion_core.development.layout import Layout, Place
 from ion_core.dispatcher.health import write_probe
 from ion_core.embedded.process.notes import ContainerNote, ContainerNotes
-from ion_core.embedded.process.table import ProcessId
+from ion_core.embedded.programs.table import ProcessId
 from ion_core.errors import IonError, StateError
 from ion_core.handler.failed import FailedWorkspaces
 from ion_core.handler.workspace import Workspace

@@ -136,7 +136,9 @@ class House:
             for needed in ("plugin", "settings"):
                 if f"{package}/{needed}.py" not in self.sources:
                     yield f"{package}: has no {needed}.py"
-        inner = {f"ion_core/embedded/{row[0]}" for row in table(self.page, "### Inside `embedded`")}
+        rows = table(self.page, "### Inside `embedded`")
+        shared = {name for _, _, entered in rows for name in words(entered)}
+        inner = {f"ion_core/embedded/{name}" for name, *_ in rows if name not in shared}
         for package in sorted(packages | inner):
             if not any(f"{package}/{name}.py" in self.sources for name in PROVIDERS):
                 yield f"{package}: has none of {', '.join(f'{name}.py' for name in sorted(PROVIDERS))}"

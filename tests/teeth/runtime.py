@@ -26,7 +26,7 @@ from ion_core.contracts.runtime import (
 from ion_core.embedded.memory.logs import MemoryLog
 from ion_core.embedded.memory.runtime import MemoryContainer, MemoryRuntime
 from ion_core.embedded.process.runtime import ProcessRuntime
-from ion_core.embedded.process.start import CAPABILITIES
+from ion_core.embedded.programs.start import CAPABILITIES
 from ion_core.errors import ContainerNotFound, ImageUnavailable, PermanentError, ProviderError, TransientError
 from ion_core.python_environments import Environments
 from ion_core.testing.runtime import ContainerRuntimeConformance

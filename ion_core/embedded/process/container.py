@@ -13,9 +13,8 @@ from datetime import timedelta
 
 from ion_core.contracts.output import KeptOutput, Stream
 from ion_core.contracts.runtime import ContainerSpec, ContainerState, ExitStatus
-from ion_core.embedded.process import bubblewrap
-from ion_core.embedded.process import start as process_start
-from ion_core.embedded.process import table as process_table
+from ion_core.embedded.programs import ends, spawning
+from ion_core.embedded.programs import table as process_table
 from ion_core.errors import TransientError
 
 DEATH = timedelta(seconds=30)
@@ -76,7 +75,7 @@ class ProcessContainer:
         Without a pause, so that nobody sees it half started; a fork that shares our memory takes a millisecond.
         """
         launch = self.launch
-        self._process, *outputs = process_start.spawn(
+        self._process, *outputs = spawning.spawn(
             launch.argv,
             program=launch.program,
             cwd=launch.cwd,
@@ -90,7 +89,7 @@ class ProcessContainer:
         for stream, fd in zip(streams, outputs, strict=True):
             self._outputs[fd] = loop.create_future()
             loop.add_reader(fd, self._read, stream, fd)
-        self._gone = process_table.ended(self._process.pid)
+        self._gone = ends.ended(self._process.pid)
         self.begun.set()
         return self._process.pid
 
@@ -122,7 +121,7 @@ class ProcessContainer:
         if self._process is None or self.ended.done():
             return
         if self.launch.isolated and number != signal.SIGKILL:
-            bubblewrap.signal_inside(self._process.pid, number)
+            process_table.signal_inside(self._process.pid, number)
         else:
             process_table.signal_group(self._process.pid, number)
 
@@ -171,7 +170,7 @@ class ProcessContainer:
             code = 128 + number
         elif self.launch.isolated and 128 < code <= 128 + signal.NSIG:
             number = code - 128
-        limit = process_start.suspected_limit(
+        limit = spawning.suspected_limit(
             self.spec.resources.memory, code, usage.ru_maxrss * 1024, self.log.last(_LOOK_BACK)
         )
         return ExitStatus(code=code, signal=number, limit=limit)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ion_core.embedded.process.table import ProcessId
+from ion_core.embedded.programs.table import ProcessId
 from ion_core.regular import open_regular, read_regular
 
 log = logging.getLogger(__name__)

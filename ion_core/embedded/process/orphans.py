@@ -9,10 +9,10 @@ from datetime import timedelta
 from typing import Any
 
 from ion_core.contracts.runtime import ContainerState
-from ion_core.embedded.process import bubblewrap
-from ion_core.embedded.process import table as process_table
 from ion_core.embedded.process.container import DEATH
 from ion_core.embedded.process.notes import ContainerNote, ContainerNotes
+from ion_core.embedded.programs import ends
+from ion_core.embedded.programs import table as process_table
 from ion_core.errors import TransientError
 
 
@@ -37,11 +37,11 @@ async def stop(
 ) -> None:
     """As the contract's ``stop``; what left its group is killed too."""
     if process := await blocking(alive, notes, note):
-        gone = process_table.ended(process.pid)
+        gone = ends.ended(process.pid)
         try:
             if grace:
                 if note.isolation == "bubblewrap":
-                    await blocking(bubblewrap.signal_inside, process.pid, signal.SIGTERM)
+                    await blocking(process_table.signal_inside, process.pid, signal.SIGTERM)
                 else:
                     process_table.signal_group(process.pid, signal.SIGTERM)
                 await asyncio.wait({gone}, timeout=grace.total_seconds())

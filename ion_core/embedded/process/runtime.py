@@ -28,12 +28,12 @@ from ion_core.contracts.runtime import (
     RuntimeCapabilities,
 )
 from ion_core.embedded.os_errors import translating
-from ion_core.embedded.process import bubblewrap
 from ion_core.embedded.process import orphans as process_orphans
-from ion_core.embedded.process import start as process_start
-from ion_core.embedded.process import table as process_table
 from ion_core.embedded.process.container import Launch, ProcessContainer
 from ion_core.embedded.process.notes import ContainerNote, ContainerNotes
+from ion_core.embedded.programs import bubblewrap, ends, spawning
+from ion_core.embedded.programs import start as process_start
+from ion_core.embedded.programs import table as process_table
 from ion_core.embedded.settings import ProcessSettings
 from ion_core.errors import ConfigError, ContainerNotFound, PermanentError
 from ion_core.python_environments import Environments
@@ -67,7 +67,7 @@ class ProcessRuntime:
         self._threads = threads
         self._bwrap = bwrap
         self._environments = environments
-        self._cores = process_start.Cores()
+        self._cores = spawning.Cores()
         self._ours: dict[str, ProcessContainer] = {}
         self._finishing: set[asyncio.Task[None]] = set()
         self._interactive: list[str] = []
@@ -137,7 +137,7 @@ class ProcessRuntime:
             raise ContainerNotFound(f"container {ref.name}: was removed before it ran.")
         note = await self._blocking(self._read, ref)
         if process := await self._blocking(process_orphans.alive, self._notes, note):
-            await process_table.ended(process.pid)
+            await ends.ended(process.pid)
         raise PermanentError(f"container {ref.name}: its exit code is told to the process that made it, to no other.")
 
     async def logs(self, ref: ContainerRef, *, follow: bool = False) -> AsyncIterator[LogLine]:
@@ -239,6 +239,8 @@ class ProcessRuntime:
         if self._bwrap:
             env["PATH"] = bubblewrap.visible_path(spec, env["PATH"], python)
         program = process_start.check(spec, env)
+        if not spec.workspace.is_dir():
+            raise PermanentError(f"container {spec.name}: its workspace {spec.workspace} is not a directory.")
         self._check_network(spec)
         return Launch(
             mark=mark,

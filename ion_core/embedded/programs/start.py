@@ -1,33 +1,26 @@
-"""Starting a module as a process of this machine: which program, with what environment, under which limits."""
+"""What a module is as a process of this machine: which program, with what environment, under which limits."""
 
 from __future__ import annotations
 
-import math
 import os
 import re
-import resource
 import shutil
-import subprocess
-import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from itertools import count
 from pathlib import Path
 
 from ion_core.contracts.runtime import ContainerSpec, RuntimeCapabilities
-from ion_core.embedded.process.table import MARK
+from ion_core.embedded.programs.spawning import HAS_LIMITS
+from ion_core.embedded.programs.table import MARK
 from ion_core.errors import PermanentError
 from ion_core.python_environments import search_path
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
-HAS_LIMITS = sys.platform == "linux"
 
 _BELIEVED = 1.0
 """Seconds that we believe a program to be where it was found."""
 _KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR")
-_OUT_OF_MEMORY = re.compile(rb"MemoryError|cannot allocate memory|bad_alloc|out of memory", re.IGNORECASE)
 
 
 CAPABILITIES = RuntimeCapabilities(
@@ -76,8 +69,6 @@ def check(spec: ContainerSpec, env: Mapping[str, str]) -> str:
         raise PermanentError(f"{where}: its command or environment holds what no process can be given.")
     if spec.source is not None and not spec.source.is_dir():
         raise PermanentError(f"{where}: its source {spec.source} is not a directory.")
-    if not spec.workspace.is_dir():
-        raise PermanentError(f"{where}: its workspace {spec.workspace} is not a directory.")
     return _program(spec, where, env["PATH"])
 
 
@@ -120,103 +111,3 @@ def _which(name: str, path: str, now: int) -> str | None:
     """Where ``name`` is on ``path``: a look at many directories, so that it is good for as long as ``now`` is."""
     found = shutil.which(name, path=path)
     return found and str(Path(found).absolute())
-
-
-class Cores:
-    """Hands out cores in turn, of those that we may use."""
-
-    def __init__(self) -> None:
-        self._all = sorted(os.sched_getaffinity(0)) if HAS_LIMITS else []
-        self._turn = count()
-
-    def take(self, cpus: float | None) -> set[int] | None:
-        """Cores for one that may use ``cpus``; None for all of them."""
-        wanted = math.ceil(cpus or 0)
-        if not 0 < wanted < len(self._all):
-            return None
-        return {self._all[next(self._turn) % len(self._all)] for _ in range(wanted)}
-
-
-def spawn(
-    argv: Sequence[str],
-    *,
-    program: str,
-    cwd: str,
-    env: Mapping[str, str],
-    cores: set[int] | None,
-    memory: int | None,
-) -> tuple[subprocess.Popen[bytes], int, int]:
-    """A process leading its own session and group, and our ends of its output. OSError when it cannot be had."""
-    stdout, theirs = os.pipe()
-    try:
-        stderr, theirs_too = os.pipe()
-    except BaseException:
-        os.close(stdout)
-        os.close(theirs)
-        raise
-    try:
-        with _on(cores):
-            process = subprocess.Popen(
-                argv,
-                executable=program,
-                cwd=cwd,
-                env=dict(env),
-                stdin=subprocess.DEVNULL,
-                stdout=theirs,
-                stderr=theirs_too,
-                start_new_session=True,
-            )
-        if memory is not None:
-            _limit_memory(process, memory)
-    except BaseException:
-        os.close(stdout)
-        os.close(stderr)
-        raise
-    finally:
-        os.close(theirs)
-        os.close(theirs_too)
-    os.set_blocking(stdout, False)
-    os.set_blocking(stderr, False)
-    return process, stdout, stderr
-
-
-@contextmanager
-def _on(cores: set[int] | None) -> Iterator[None]:
-    """Children started within inherit these cores; only the calling thread is moved."""
-    if cores is None:
-        yield
-        return
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, cores)
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
-
-
-def _limit_memory(process: subprocess.Popen[bytes], memory: int) -> None:
-    """Each process of it may have so many bytes of private writable memory, from its first millisecond on."""
-    if not HAS_LIMITS:
-        return
-    try:
-        _, most = resource.prlimit(process.pid, resource.RLIMIT_DATA)
-        limit = memory if most == resource.RLIM_INFINITY else min(memory, most)
-        resource.prlimit(process.pid, resource.RLIMIT_DATA, (limit, limit))
-    except OSError:
-        process.kill()
-        process.wait()
-        raise
-
-
-def suspected_limit(memory: int | None, code: int, peak: int, log: bytes) -> str | None:
-    """What ended a process with ``code``, if it looks as if its limit did: a peak near it, or its own words.
-
-    The kernel fails an allocation and leaves it to the program to say so. ``peak`` in bytes of resident memory.
-    """
-    if memory is None or code == 0 or not HAS_LIMITS:
-        return None
-    # A new process starts out with the peak of the one it was forked from.
-    ours = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    if peak > max(0.75 * memory, ours) or _OUT_OF_MEMORY.search(log):
-        return f"memory {memory / 1024**2:.4g} MiB"
-    return None

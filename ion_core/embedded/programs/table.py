@@ -6,12 +6,10 @@ those of one container by a variable in their environment.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import select
 import signal
 import subprocess
-import threading
 import time
 from collections import Counter
 from contextlib import suppress
@@ -133,6 +131,14 @@ def kill_marked(mark: str, since: int = 0) -> None:
             return
 
 
+def signal_inside(pid: int, number: int) -> None:
+    """Send a signal to what bubblewrap runs, not to bubblewrap itself and its first process: they would just die."""
+    first, *inside = descendants(pid) or [0]
+    for one in inside if first else ():
+        with suppress(ProcessLookupError):
+            os.kill(one, number)
+
+
 def is_running(pid: int) -> bool:
     """Whether it has not ended; one that has ended and was not waited for counts as ended."""
     fields = _stat(pid)
@@ -152,51 +158,6 @@ def descendants(pid: int) -> list[int]:
         found += below
         waiting += below
     return found
-
-
-def ended(pid: int) -> asyncio.Future[None]:
-    """Done once ``pid`` has ended, whoever's child it is. A child of ours is still to be waited for then."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[None] = loop.create_future()
-    try:
-        fd = os.pidfd_open(pid)
-    except ProcessLookupError:
-        future.set_result(None)
-        return future
-    except (AttributeError, OSError):
-        _watch_by_thread(pid, future)
-        return future
-
-    def done() -> None:
-        if not future.done():
-            future.set_result(None)
-
-    def close(_: asyncio.Future[None]) -> None:
-        loop.remove_reader(fd)
-        os.close(fd)
-
-    loop.add_reader(fd, done)
-    future.add_done_callback(close)
-    return future
-
-
-def _watch_by_thread(pid: int, future: asyncio.Future[None]) -> None:
-    """For systems without pidfds."""
-    stop = threading.Event()
-    loop = asyncio.get_running_loop()
-
-    def done() -> None:
-        if not future.done():
-            future.set_result(None)
-
-    def watch() -> None:
-        while _started(pid) is not None and not stop.wait(0.02):
-            pass
-        with suppress(RuntimeError):  # the loop is closed: nobody waits
-            loop.call_soon_threadsafe(done)
-
-    future.add_done_callback(lambda _: stop.set())
-    threading.Thread(target=watch, name=f"ion-watch-{pid}", daemon=True).start()
 
 
 def _content(path: str) -> bytes:

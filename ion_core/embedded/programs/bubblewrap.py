@@ -12,8 +12,8 @@ from pathlib import Path
 
 from ion_core.contracts.loopback import listen_inside
 from ion_core.contracts.runtime import ContainerSpec, RuntimeCapabilities
-from ion_core.embedded.process.start import limited
-from ion_core.embedded.process.table import descendants, is_running
+from ion_core.embedded.programs.start import limited
+from ion_core.embedded.programs.table import descendants, is_running
 from ion_core.errors import ConfigError
 from ion_core.python_environments import visible_prefixes
 
@@ -73,14 +73,6 @@ def visible_path(spec: ContainerSpec, path: str, python: Path | None) -> str:
     return os.pathsep.join(
         entry for entry in path.split(os.pathsep) if any(Path(entry).is_relative_to(root) for root in roots)
     )
-
-
-def signal_inside(pid: int, number: int) -> None:
-    """Send a signal to what bubblewrap runs, not to bubblewrap itself and its first process: they would just die."""
-    first, *inside = descendants(pid) or [0]
-    for one in inside if first else ():
-        with suppress(ProcessLookupError):
-            os.kill(one, number)
 
 
 async def listen(pid: int, port: int) -> socket.socket | None:

@@ -1,0 +1,1 @@
+"""Programs of this machine: started as modules, known by their processes, ended. Shared by embedded providers."""
