@@ -24,7 +24,7 @@ _FRAGMENT = 1024
 
 
 @dataclass(slots=True)
-class _Piece:
+class Piece:
     """Bytes that arrived together, or nearly so; ``start`` counts all that was ever printed before."""
 
     start: int
@@ -43,8 +43,8 @@ class KeptOutput:
     def __init__(self, limit: int) -> None:
         self._head_limit = limit // 2
         self._tail_limit = limit - limit // 2
-        self._head: list[_Piece] = []
-        self._tail: deque[_Piece] = deque()
+        self._head: list[Piece] = []
+        self._tail: deque[Piece] = deque()
         self._tail_size = 0
         self._total = 0
         self._closed = False
@@ -75,7 +75,7 @@ class KeptOutput:
 
     async def lines(self, *, follow: bool) -> AsyncIterator[LogLine]:
         """From the start, in the order in which they were complete; with ``follow`` until ``close``."""
-        reader = _Reader()
+        reader = PieceReader()
         while True:
             closed = self._closed
             for piece in self._since(reader.position):
@@ -90,8 +90,8 @@ class KeptOutput:
         for line in reader.rest():
             yield line
 
-    def _since(self, position: int) -> list[_Piece]:
-        found: list[_Piece] = []
+    def _since(self, position: int) -> list[Piece]:
+        found: list[Piece] = []
         for pieces in (self._tail, self._head):
             for piece in reversed(pieces):
                 if piece.end <= position:
@@ -99,7 +99,7 @@ class KeptOutput:
                 found.append(piece)
         return found[::-1]
 
-    def _append(self, pieces: list[_Piece] | deque[_Piece], stream: Stream, data: bytes, at: float) -> None:
+    def _append(self, pieces: list[Piece] | deque[Piece], stream: Stream, data: bytes, at: float) -> None:
         last = pieces[-1] if pieces else None
         if (
             last is not None
@@ -109,7 +109,7 @@ class KeptOutput:
         ):
             last.data += data
         else:
-            pieces.append(_Piece(self._total, stream, at, bytearray(data)))
+            pieces.append(Piece(self._total, stream, at, bytearray(data)))
         self._total += len(data)
 
     def _drop(self, size: int) -> None:
@@ -129,15 +129,15 @@ class KeptOutput:
 
 
 @dataclass(slots=True)
-class _Reader:
-    """Makes lines of pieces: what one stream printed of a line waits for the rest of it."""
+class PieceReader:
+    """Makes lines of pieces: what one stream printed of a line waits for the rest of it. A gap between them is said."""
 
     position: int = 0
     at: float = 0.0
     partial: dict[Stream, bytearray] = field(default_factory=lambda: {"stdout": bytearray(), "stderr": bytearray()})
     torn: set[Stream] = field(default_factory=set)
 
-    def read(self, piece: _Piece) -> Iterator[LogLine]:
+    def read(self, piece: Piece) -> Iterator[LogLine]:
         start, at = piece.start, piece.at
         data = bytes(piece.data[max(0, self.position - start) :])
         gap, self.position, self.at = start - self.position, start + len(piece.data), at

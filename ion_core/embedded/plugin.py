@@ -13,10 +13,12 @@ from ion_core.embedded.settings import (
     ProcessSettings,
     SqliteBrokerSettings,
     SqliteDocumentsSettings,
+    SubprocessSettings,
 )
 from ion_core.hookspecs import hookimpl
 
 if TYPE_CHECKING:
+    from ion_core.contracts.executor import Executor
     from ion_core.contracts.messaging import MessageBroker
     from ion_core.contracts.runtime import ContainerRuntime
     from ion_core.contracts.storage import BlobStore, DocumentStore
@@ -46,6 +48,12 @@ def _memory_runtime(settings: NoSettings) -> AbstractAsyncContextManager[Contain
     from ion_core.embedded.memory.runtime import open_memory_runtime
 
     return open_memory_runtime(settings)
+
+
+def _subprocess_executor(settings: SubprocessSettings) -> AbstractAsyncContextManager[Executor]:
+    from ion_core.embedded.jobs.executor import open_subprocess_executor
+
+    return open_subprocess_executor(settings)
 
 
 def _local_blobs(settings: LocalBlobsSettings) -> AbstractAsyncContextManager[BlobStore]:
@@ -82,6 +90,11 @@ def ion_message_brokers() -> Iterable[Provider[MessageBroker]]:
 def ion_container_runtimes() -> Iterable[Provider[ContainerRuntime]]:
     yield Provider(name="process", settings=ProcessSettings, open=_process_runtime, contract=CONTRACT)
     yield Provider(name="memory", settings=NoSettings, open=_memory_runtime, contract=CONTRACT)
+
+
+@hookimpl
+def ion_executors() -> Iterable[Provider[Executor]]:
+    yield Provider(name="subprocess", settings=SubprocessSettings, open=_subprocess_executor, contract=CONTRACT)
 
 
 @hookimpl

@@ -52,17 +52,30 @@ class LocalBlobsSettings(Settings):
         return Location(where=str(self.path), reach=Reach.MACHINE)
 
 
-class ProcessSettings(Settings):
-    """Modules as plain processes of this machine."""
+class _ProgramSettings(Settings):
+    """What all have in common that run modules as plain processes of this machine."""
 
     isolation: Literal["none", "bubblewrap"] = Field(
         "none",
         description="none: a module can do what you can. bubblewrap: it sees its own files only; bwrap is needed.",
     )
-    path: StatePath = Field(Path("run"), description="Where running modules are noted, so that orphans are found.")
     environments: StatePath = Field(
         Path("python"), description="Where Python environments of modules are kept, made from their requirements."
     )
     install_timeout: Duration = Field(
         timedelta(minutes=15), description="How long it may take to install the requirements of one module."
+    )
+
+
+class ProcessSettings(_ProgramSettings):
+    """Modules as plain processes of this machine."""
+
+    path: StatePath = Field(Path("run"), description="Where running modules are noted, so that orphans are found.")
+
+
+class SubprocessSettings(_ProgramSettings):
+    """Whole jobs as plain processes of this machine, which go on without us."""
+
+    path: StatePath = Field(
+        Path("jobs"), description="Where jobs lie, each with its workspace; on a disk of this machine."
     )

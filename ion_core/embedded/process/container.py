@@ -7,14 +7,14 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
 from ion_core.contracts.output import KeptOutput, Stream
 from ion_core.contracts.runtime import ContainerSpec, ContainerState, ExitStatus
 from ion_core.embedded.programs import ends, spawning
 from ion_core.embedded.programs import table as process_table
+from ion_core.embedded.programs.launch import Launch
 from ion_core.errors import TransientError
 
 DEATH = timedelta(seconds=30)
@@ -25,18 +25,6 @@ _READ = 1 << 18
 _LOOK_BACK = 4096
 _SHORT = 2.0
 """Seconds within which process numbers do not come round again."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Launch:
-    """What is run for a container. ``isolated`` if that is bubblewrap; ``mark`` is in the environment of all of it."""
-
-    mark: str
-    isolated: bool
-    argv: tuple[str, ...]
-    program: str
-    cwd: str
-    env: Mapping[str, str]
 
 
 class ProcessContainer:

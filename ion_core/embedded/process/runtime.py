@@ -8,13 +8,11 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar
 
 from ion_core.contracts.runtime import (
     ContainerRef,
@@ -29,17 +27,18 @@ from ion_core.contracts.runtime import (
 )
 from ion_core.embedded.os_errors import translating
 from ion_core.embedded.process import orphans as process_orphans
-from ion_core.embedded.process.container import Launch, ProcessContainer
+from ion_core.embedded.process.container import ProcessContainer
 from ion_core.embedded.process.notes import ContainerNote, ContainerNotes
 from ion_core.embedded.programs import bubblewrap, ends, spawning
 from ion_core.embedded.programs import start as process_start
 from ion_core.embedded.programs import table as process_table
+from ion_core.embedded.programs.launch import Launch, Launches
+from ion_core.embedded.programs.threads import Threads, threads
 from ion_core.embedded.settings import ProcessSettings
 from ion_core.errors import ConfigError, ContainerNotFound, PermanentError
 from ion_core.python_environments import Environments
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 _STALE = timedelta(hours=1)
 
@@ -56,7 +55,7 @@ class ProcessRuntime:
     def __init__(
         self,
         path: Path,
-        threads: ThreadPoolExecutor,
+        threads: Threads,
         bwrap: str | None,
         *,
         capabilities: RuntimeCapabilities,
@@ -65,7 +64,7 @@ class ProcessRuntime:
         self.capabilities = capabilities
         self._notes = ContainerNotes(path)
         self._threads = threads
-        self._bwrap = bwrap
+        self._launches = Launches(bwrap=bwrap, networks=capabilities.networks)
         self._environments = environments
         self._cores = spawning.Cores()
         self._ours: dict[str, ProcessContainer] = {}
@@ -87,8 +86,8 @@ class ProcessRuntime:
     async def start(self, ref: ContainerRef) -> None:
         container = self._our(ref)
         if container is None:
-            note = await self._blocking(self._read, ref)
-            if not await self._blocking(self._notes.is_claimed, note.name):
+            note = await self._threads.run(self._read, ref)
+            if not await self._threads.run(self._notes.is_claimed, note.name):
                 raise PermanentError(f"container {ref.name}: was made by another process. Create it again to start it.")
         elif not container.started:
             self._start(container)
@@ -110,7 +109,7 @@ class ProcessRuntime:
             except OSError:
                 self._notes.unclaim(name)
                 raise
-        task = asyncio.create_task(container.finish(self._blocking), name=f"finish {name}")
+        task = asyncio.create_task(container.finish(self._threads.run), name=f"finish {name}")
         self._finishing.add(task)
         task.add_done_callback(self._finishing.discard)
         try:
@@ -122,7 +121,7 @@ class ProcessRuntime:
     async def listen(self, ref: ContainerRef, port: int) -> socket.socket | None:
         container = self._our(ref)
         if container is None:
-            await self._blocking(self._read, ref)  # there at all?
+            await self._threads.run(self._read, ref)  # there at all?
             return None
         if not self.capabilities.handler_api or not container.launch.isolated or container.spec.network == "host":
             return None
@@ -135,8 +134,8 @@ class ProcessRuntime:
             if status := await asyncio.shield(container.ended):
                 return status
             raise ContainerNotFound(f"container {ref.name}: was removed before it ran.")
-        note = await self._blocking(self._read, ref)
-        if process := await self._blocking(process_orphans.alive, self._notes, note):
+        note = await self._threads.run(self._read, ref)
+        if process := await self._threads.run(process_orphans.alive, self._notes, note):
             await ends.ended(process.pid)
         raise PermanentError(f"container {ref.name}: its exit code is told to the process that made it, to no other.")
 
@@ -145,13 +144,13 @@ class ProcessRuntime:
             async for line in container.log.lines(follow=follow):
                 yield line
         else:
-            await self._blocking(self._read, ref)
+            await self._threads.run(self._read, ref)
 
     async def stop(self, ref: ContainerRef, *, grace: timedelta) -> None:
         if container := self._our(ref):
             await container.stop(grace=grace)
-        elif note := await self._blocking(self._read_if_there, ref):
-            await process_orphans.stop(self._notes, note, self._blocking, grace=grace)
+        elif note := await self._threads.run(self._read_if_there, ref):
+            await process_orphans.stop(self._notes, note, self._threads.run, grace=grace)
 
     async def remove(self, ref: ContainerRef) -> None:
         if container := self._our(ref):
@@ -164,12 +163,12 @@ class ProcessRuntime:
                 container.ended.set_result(None)
             container.begun.set()
             container.log.close()
-        elif note := await self._blocking(self._read_if_there, ref):
-            await process_orphans.stop(self._notes, note, self._blocking, grace=timedelta(0))
-            await self._blocking(self._notes.remove, ref.name)
+        elif note := await self._threads.run(self._read_if_there, ref):
+            await process_orphans.stop(self._notes, note, self._threads.run, grace=timedelta(0))
+            await self._threads.run(self._notes.remove, ref.name)
 
     async def find(self, labels: Mapping[str, str]) -> Sequence[ContainerStatus]:
-        return await self._blocking(self._find, labels)
+        return await self._threads.run(self._find, labels)
 
     async def interactive(self, spec: ContainerSpec, *, terminal: bool) -> Foreground:
         launch = self._launch(spec, uuid.uuid4().hex, await self._python(spec))
@@ -187,8 +186,8 @@ class ProcessRuntime:
         if self._finishing:
             await asyncio.wait(self._finishing)
         for mark in self._interactive:
-            await self._blocking(process_table.kill_marked, mark)
-        await self._blocking(self._notes.close)
+            await self._threads.run(process_table.kill_marked, mark)
+        await self._threads.run(self._notes.close)
         for problem in problems:
             if isinstance(problem, BaseException):
                 raise problem
@@ -203,16 +202,6 @@ class ProcessRuntime:
         container = self._ours.get(ref.name)
         return container if container is not None and container.launch.mark == ref.id else None
 
-    async def _blocking(self, work: Callable[..., T], *args: Any) -> T:
-        """``work`` on a thread, waited for even when we are cancelled: nothing happens behind the caller's back."""
-        future = asyncio.get_running_loop().run_in_executor(self._threads, work, *args)
-        with translating("process runtime"):
-            try:
-                return await asyncio.shield(future)
-            except asyncio.CancelledError:
-                await asyncio.wait({future})
-                raise
-
     # The rest blocks.
 
     def _note(self, spec: ContainerSpec, python: Path | None) -> tuple[ContainerNote, Launch, bool]:
@@ -225,7 +214,7 @@ class ProcessRuntime:
                 labels=dict(spec.labels),
                 command=tuple(spec.argv),
                 workspace=str(spec.workspace),
-                isolation="bubblewrap" if self._bwrap else "none",
+                isolation="bubblewrap" if launch.isolated else "none",
             )
         )
         launch = replace(launch, mark=note.id, env={**launch.env, process_table.MARK: note.id})
@@ -233,28 +222,10 @@ class ProcessRuntime:
 
     def _launch(self, spec: ContainerSpec, mark: str, python: Path | None) -> Launch:
         """What to start, if ``spec`` can be started at all; raises PermanentError otherwise."""
-        base = bubblewrap.BASE if self._bwrap else f"{spec.workspace.absolute()}/"
-        home = "/tmp" if self._bwrap else None
-        env = process_start.environment(spec, base=base, mark=mark, home=home, python=python)
-        if self._bwrap:
-            env["PATH"] = bubblewrap.visible_path(spec, env["PATH"], python)
-        program = process_start.check(spec, env)
+        launch = self._launches.of(spec, mark=mark, python=python)
         if not spec.workspace.is_dir():
             raise PermanentError(f"container {spec.name}: its workspace {spec.workspace} is not a directory.")
-        self._check_network(spec)
-        return Launch(
-            mark=mark,
-            isolated=self._bwrap is not None,
-            argv=tuple(bubblewrap.arguments(spec, self._bwrap, program, python) if self._bwrap else spec.argv),
-            program=self._bwrap or program,
-            cwd="/" if self._bwrap else str((spec.source or spec.workspace).absolute()),
-            env=env,
-        )
-
-    def _check_network(self, spec: ContainerSpec) -> None:
-        if spec.network not in self.capabilities.networks:
-            offered = ", ".join(sorted(self.capabilities.networks))
-            raise PermanentError(f"container {spec.name}: there is no network {spec.network!r} here, only {offered}.")
+        return launch
 
     def _read_if_there(self, ref: ContainerRef) -> ContainerNote | None:
         note = self._notes.read(ref.name) if process_start.NAME.fullmatch(ref.name) else None
@@ -309,11 +280,10 @@ async def open_process_runtime(settings: ProcessSettings) -> AsyncIterator[Conta
         ) from error
     where = settings.section.where("isolation")
     bwrap = await bubblewrap.find_bubblewrap(where) if settings.isolation == "bubblewrap" else None
-    threads = ThreadPoolExecutor(min(8, (os.cpu_count() or 1) * 4), "ion-process")
-    try:
+    async with threads("process runtime", "ion-process") as working:
         environments = Environments(settings.environments, timeout=settings.install_timeout.total_seconds())
         capabilities = await _capabilities(bwrap)
-        runtime = ProcessRuntime(path, threads, bwrap, capabilities=capabilities, environments=environments)
+        runtime = ProcessRuntime(path, working, bwrap, capabilities=capabilities, environments=environments)
         try:
             yield runtime
         finally:
@@ -321,5 +291,3 @@ async def open_process_runtime(settings: ProcessSettings) -> AsyncIterator[Conta
                 await runtime.close()
             finally:
                 environments.close()
-    finally:
-        await asyncio.to_thread(threads.shutdown)  # not here: signals are heard while one of them hangs

@@ -54,15 +54,17 @@ def environment(
     return kept | dict(spec.env) | {"HANDLER_BASE_DIR": base, MARK: mark}
 
 
-def check(spec: ContainerSpec, env: Mapping[str, str]) -> str:
-    """The program's absolute path. Raises PermanentError for a spec that can never start."""
-    where = f"container {spec.name}"
+def check(spec: ContainerSpec, env: Mapping[str, str], *, where: str, by: str) -> str:
+    """The program's absolute path. Raises PermanentError for a spec that can never start: ``where`` begins it.
+
+    ``by`` is who would run it.
+    """
     if not NAME.fullmatch(spec.name):
         raise PermanentError(f"{where}: is no name for a container: lower-case letters, digits and -, 63 at most.")
     if not spec.command:
         wanted = f"the image {spec.image}" if spec.image else "nothing"
         raise PermanentError(
-            f"{where}: the process runtime runs commands, not images, and it was given {wanted}. "
+            f"{where}: {by} runs commands, not images, and it was given {wanted}. "
             "Add `command` (and `source`), or name another runtime."
         )
     if not _can_be_given((*spec.argv, *env, *env.values())) or "=" in "".join(env):

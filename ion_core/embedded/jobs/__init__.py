@@ -1,0 +1,1 @@
+"""Whole jobs as local processes that outlive us: the embedded executor, ``subprocess``."""

@@ -1,0 +1,320 @@
+"""Jobs as directories: made, started, read and removed. All of it blocks; processes share them, threads too."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import secrets
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ion_core.contracts.executor import JobEnd, JobRef, JobState, Step, Ticket
+from ion_core.contracts.output import Piece
+from ion_core.embedded.jobs import layout, supervisor
+from ion_core.embedded.jobs.judging import end_of
+from ion_core.embedded.jobs.printed import FILES, pieces
+from ion_core.embedded.programs import table
+from ion_core.errors import InvalidEvent, JobNotFound, PermanentError, TransientError
+from ion_core.regular import write_new
+
+log = logging.getLogger(__name__)
+
+_NEW = ".new-"
+_GONE = ".gone-"
+_START_WITHIN = 10.0
+_PAUSE = 0.005
+_MOST = 1 << 26
+"""Bytes of one file of output: twice what the largest limit that makes sense keeps."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """A job at a glance. ``supervisor`` is who supervises it, ``step`` where it is, as far as that is noted."""
+
+    ref: JobRef
+    state: JobState
+    labels: Mapping[str, str]
+    ticket: Ticket | None
+    supervisor: table.ProcessId | None = None
+    step: Step = Step.QUEUED
+    end: JobEnd | None = None
+
+
+class KeptJobs:
+    """The jobs below ``path``."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def directory(self, name: str) -> str:
+        return f"{self._path}/{name}"
+
+    def add(self, name: str, labels: Mapping[str, str], spec: Mapping[str, Any], settings: bytes) -> str:
+        """A new job, made as a whole; the id of the one that has its name if there is one.
+
+        ``spec`` is what its supervisor reads, with its ``id``. Raises PermanentError where the other's labels differ.
+        """
+        new = self.directory(f"{_NEW}{secrets.token_hex(8)}")
+        os.mkdir(new, 0o700)
+        try:
+            said = {**spec, "name": name, "labels": dict(labels)}
+            write_new(f"{new}/{layout.SPEC}", json.dumps(said).encode())
+            write_new(f"{new}/{layout.SETTINGS}", settings)
+            write_new(f"{new}/{layout.SUPERVISOR}", b"\0" * layout.ROOM)
+            layout.keep_room(f"{new}/{layout.STOP}")
+            layout.keep_room(f"{new}/{layout.END}")
+            os.mkdir(f"{new}/{layout.WORKSPACE}", 0o755)
+            while not self._named(new, name):
+                if (other := self._spec(name)) is not None:
+                    if other["labels"] != dict(labels):
+                        raise PermanentError(f"job {name}: exists with other labels. Remove it, or use another name.")
+                    shutil.rmtree(new)
+                    return str(other["id"])
+                self._put_away(name)
+        except BaseException:
+            shutil.rmtree(new, ignore_errors=True)
+            raise
+        return str(spec["id"])
+
+    def start(self, ref: JobRef, ticket: Ticket) -> table.ProcessId | None:
+        """Its supervisor, a child of ours; None if it was started before with this very ticket."""
+        directory = self._there(ref)
+        lock = self._to_start(directory, ref, ticket)
+        if lock is None:
+            return None
+        try:
+            file = f"{directory}/{layout.TICKET}"
+            with suppress(FileNotFoundError):
+                os.unlink(f"{file}.new")  # of one who died here
+            write_new(f"{file}.new", ticket.encode())
+            os.rename(f"{file}.new", file)
+            try:
+                return _spawn(directory, lock, ref.id)
+            except BaseException:
+                os.unlink(file)
+                raise
+        finally:
+            os.close(lock)
+
+    def look(self, ref: JobRef) -> Seen | None:
+        """As it is now; None if it is gone. One whose supervisor died has ended by this, and nothing of it runs."""
+        spec = self._spec(ref.name)
+        return self._seen(spec) if spec is not None and spec["id"] == ref.id else None
+
+    def all(self, labels: Mapping[str, str]) -> Iterator[Seen]:
+        for name in sorted(os.listdir(self._path)):
+            if name.startswith("."):
+                continue
+            spec = self._spec(name)
+            if spec is not None and labels.items() <= spec["labels"].items() and (seen := self._seen(spec)):
+                yield seen
+
+    def ask_to_stop(self, ref: JobRef, grace: float) -> None:
+        """Its supervisor may take it as done now that it ends because of us."""
+        layout.write_kept(f"{self.directory(ref.name)}/{layout.STOP}", {"grace": grace})
+
+    def printed(self, ref: JobRef, step: Step) -> Sequence[Piece] | None:
+        """What this step printed so far, in order; None if it did not begin."""
+        spec = self._spec(ref.name)
+        if spec is None or spec["id"] != ref.id:
+            raise JobNotFound(f"job {ref.name}: there is none (any more).")
+        found: dict[int, Piece] = {}
+        begun = False
+        for end in FILES:
+            try:
+                with open(f"{self.directory(ref.name)}/{step.value}.{end}", "rb") as file:
+                    content = file.read(_MOST)
+            except FileNotFoundError:
+                continue
+            begun = True
+            for before, stream, at, data in pieces(content):
+                found[before] = Piece(before, "stdout" if stream == "stdout" else "stderr", at, bytearray(data))
+        return _within([found[before] for before in sorted(found)], spec["log_limit"]) if begun else None
+
+    def remove(self, ref: JobRef) -> None:
+        """Nothing of it may run any more."""
+        gone = self.directory(f"{_GONE}{secrets.token_hex(8)}")
+        with suppress(FileNotFoundError):
+            os.rename(self.directory(ref.name), gone)
+            _delete(gone)
+
+    def sweep(self, *, older: float) -> None:
+        """Remove what processes that died left half removed, or half made before ``older``, or what cannot be read."""
+        for name in os.listdir(self._path):
+            entry = self.directory(name)
+            try:
+                if name.startswith(_GONE) or (name.startswith(_NEW) and os.lstat(entry).st_mtime < older):
+                    _delete(entry)
+                elif not name.startswith(".") and self._spec(name) is None:
+                    self._put_away(name)
+            except (OSError, PermanentError) as error:
+                log.warning("%s cannot be removed: %s", entry, error)
+
+    def _named(self, new: str, name: str) -> bool:
+        """Give the new directory its name, unless that is taken."""
+        try:
+            os.rename(new, self.directory(name))
+        except OSError:
+            if not os.path.lexists(self.directory(name)):
+                raise
+            return False
+        return True
+
+    def _put_away(self, name: str) -> None:
+        """What has a job's name and cannot be read as one: a power cut may leave such."""
+        if layout.is_locked(self.directory(name)):
+            raise PermanentError(f"job {name}: runs, and its file {layout.SPEC} cannot be read any more.")
+        log.warning("%s is no job that can be read: it is removed", self.directory(name))
+        gone = self.directory(f"{_GONE}{secrets.token_hex(8)}")
+        with suppress(FileNotFoundError):
+            os.rename(self.directory(name), gone)
+            _delete(gone)
+
+    def _spec(self, name: str) -> dict[str, Any] | None:
+        spec = layout.read(f"{self.directory(name)}/{layout.SPEC}")
+        return spec if spec is not None and spec.get("name") == name else None
+
+    def _there(self, ref: JobRef) -> str:
+        spec = self._spec(ref.name)
+        if spec is None or spec["id"] != ref.id:
+            raise JobNotFound(f"job {ref.name}: there is none (any more).")
+        return self.directory(ref.name)
+
+    def _to_start(self, directory: str, ref: JobRef, ticket: Ticket) -> int | None:
+        """Its lock, if it is ours to start; None if it was started with this ticket."""
+        until = time.monotonic() + _START_WITHIN
+        while time.monotonic() < until:
+            # The lock first: whoever has it before there is a ticket is the one to write it.
+            try:
+                lock = layout.lock(directory)
+            except FileNotFoundError as error:
+                raise JobNotFound(f"job {ref.name}: there is none (any more).") from error
+            if os.path.lexists(f"{directory}/{layout.TICKET}"):
+                if lock is not None:
+                    os.close(lock)
+                if (first := _ticket(directory)) != ticket:
+                    whom = f"attempt {first.attempt} of event {first.event_id}" if first else "another attempt"
+                    raise PermanentError(f"job {ref.name}: was started for {whom}. A job runs once; make another.")
+                return None
+            if lock is not None:
+                return lock
+            time.sleep(_PAUSE)  # somebody else is about to start it
+        raise TransientError(f"job {ref.name}: somebody else has been starting it for {_START_WITHIN:g} s.")
+
+    def _seen(self, spec: Mapping[str, Any]) -> Seen | None:
+        ref, labels = JobRef(id=spec["id"], name=spec["name"]), spec["labels"]
+        directory = self.directory(ref.name)
+        if not os.path.lexists(f"{directory}/{layout.TICKET}"):
+            return Seen(ref=ref, state=JobState.CREATED, labels=labels, ticket=None)
+        ticket = _ticket(directory)
+        if (end := self._end(directory)) is None and not layout.is_locked(directory):
+            end = self._settled(directory, ref)
+        process, began = layout.supervised(directory)
+        step = list(began)[-1] if began else Step.QUEUED.value
+        if end is None and not os.path.lexists(directory):
+            return None
+        state = JobState.STARTED if end is None else JobState.ENDED
+        return Seen(ref=ref, state=state, labels=labels, ticket=ticket, supervisor=process, step=Step(step), end=end)
+
+    def _end(self, directory: str) -> JobEnd | None:
+        said = layout.read(f"{directory}/{layout.END}")
+        return None if said is None else end_of(said, directory)
+
+    def _settled(self, directory: str, ref: JobRef) -> JobEnd | None:
+        """The end of a job that nobody supervises any more: what still runs of it is killed. None if it is not so."""
+        try:
+            lock = layout.lock(directory)
+        except FileNotFoundError:
+            return None
+        if lock is None:
+            return None
+        try:
+            if (end := self._end(directory)) is not None or not os.path.lexists(f"{directory}/{layout.TICKET}"):
+                return end
+            table.kill_marked(ref.id)
+            _, began = layout.supervised(directory)
+            stopped = os.path.lexists(f"{directory}/{layout.STOP}")
+            said = {
+                "step": list(began)[-1] if began else Step.QUEUED.value,
+                "status": None,
+                "how": "stopped" if stopped else "lost",
+                "reason": "",
+                "began": began,
+                "ended": time.time(),
+            }
+            layout.write_kept(f"{directory}/{layout.END}", said)
+            return end_of(said, directory)
+        finally:
+            os.close(lock)
+
+
+def _ticket(directory: str) -> Ticket | None:
+    try:
+        with open(f"{directory}/{layout.TICKET}", "rb") as file:
+            return Ticket.decode(file.read())
+    except (FileNotFoundError, InvalidEvent):  # torn by a power cut: nothing runs then
+        return None
+
+
+def _spawn(directory: str, lock: int, mark: str) -> table.ProcessId:
+    """A supervisor in a session of its own, which inherits the lock; SIGTERM waits until it can hear it."""
+    theirs = 3 if lock != 3 else 4
+    complaints = f"{directory}/{layout.COMPLAINTS}"
+    pid = os.posix_spawn(
+        sys.executable,
+        [sys.executable, "-P", "-m", supervisor.__name__, directory, str(theirs)],
+        {**os.environ, table.MARK: mark},
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, complaints, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+            (os.POSIX_SPAWN_DUP2, lock, theirs),
+        ],
+        setsid=True,
+        setsigmask=[signal.SIGTERM],
+    )
+    return table.identify(pid) or table.ProcessId(pid=pid, started="", boot="")
+
+
+def _within(found: Sequence[Piece], limit: int) -> Sequence[Piece]:
+    """The first half of what may be kept and the last: a little more is there than that."""
+    if not found:
+        return found
+    first, last = limit // 2, found[-1].end - (limit - limit // 2)
+    kept: list[Piece] = []
+    for piece in found:
+        if piece.start >= first and piece.start < last:
+            cut = min(last - piece.start, len(piece.data))
+            piece = Piece(piece.start + cut, piece.stream, piece.at, piece.data[cut:])
+        if piece.data:
+            kept.append(piece)
+    return kept
+
+
+def _delete(path: str) -> None:
+    """Also what a module made so that it cannot be deleted. Raises OSError for what stays nevertheless."""
+
+    def allow(remove: Callable[[str], object], entry: str, problem: object) -> None:
+        for directory in (os.path.dirname(entry), entry):
+            if not os.path.islink(directory) and os.path.isdir(directory):
+                os.chmod(directory, 0o700)
+        if remove in (os.open, os.scandir, os.lstat):
+            shutil.rmtree(entry)
+        else:
+            remove(entry)
+
+    if os.path.isdir(path) and not os.path.islink(path):
+        if sys.version_info >= (3, 12):
+            shutil.rmtree(path, onexc=allow)
+        else:
+            shutil.rmtree(path, onerror=allow)
+    else:
+        os.unlink(path)

@@ -1,0 +1,123 @@
+"""The files of one job's directory, as executor and supervisor know them. Imports little: every job pays for it.
+
+``spec``        what to run. There from the beginning, like the directory's name: both come to be in one rename.
+``settings``    configuration file of steps 1 and 3.
+``supervisor``  locked for as long as somebody starts the job or supervises it, and only then; says who, and how far.
+``ticket``      there from the start on.
+``stop``        there once it is to be stopped: how long it is given.
+``end``         there once it has ended, and nothing of it runs.
+``workspace/``  what the module sees as ``/ion``; beside it, ``<step>.…`` are what steps print and what they tell.
+
+What has to be written when the disk is full has its room from the beginning: it is written into a file that is there.
+Nothing is flushed: after a power cut nothing runs, and what a job has committed is not in here.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from contextlib import suppress
+from typing import Any
+
+from ion_core.embedded.programs.table import ProcessId
+
+SPEC = "spec"
+SETTINGS = "settings.yaml"
+TICKET = "ticket"
+SUPERVISOR = "supervisor"
+STOP = "stop"
+END = "end"
+WORKSPACE = "workspace"
+COMPLAINTS = "supervisor.log"
+"""What a supervisor prints: nothing, unless there is a bug in it."""
+STEPS = ("prepare", "module", "commit")
+
+ROOM = 8192
+"""Bytes kept free for each of what must be written in any case."""
+_KEPT = ".room"
+_MOST = 1 << 22
+"""Bytes of a file that we read: a command can be long."""
+
+
+def result_of(step: str) -> str:
+    """Where step 1 or 3 tells how it ended."""
+    return f"{step}.result"
+
+
+def keep_room(file: str) -> None:
+    """For ``write_kept``, in a new directory."""
+    _write(file + _KEPT, os.O_CREAT | os.O_EXCL, b"\0" * ROOM)
+
+
+def write_kept(file: str, content: dict[str, Any]) -> None:
+    """Write ``file``, for which room was kept: there as a whole or not at all. It is written over if it is there."""
+    if os.path.exists(file):
+        _write(file, 0, json.dumps(content).encode())
+        return
+    _write(file + _KEPT, 0, json.dumps(content).encode())
+    os.rename(file + _KEPT, file)
+
+
+def read(file: str) -> dict[str, Any] | None:
+    """What was written there; None if there is no such file, or nothing of ours in it."""
+    try:
+        fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return None
+    with os.fdopen(fd, "rb") as opened:
+        try:
+            found = json.loads(opened.read(_MOST).rstrip(b"\0"))
+        except (OSError, ValueError):
+            return None
+    return found if isinstance(found, dict) else None
+
+
+def lock(directory: str) -> int | None:
+    """A descriptor that holds the lock of the job until it, and what was made of it, is closed. None if it is held.
+
+    FileNotFoundError if the job is gone.
+    """
+    fd = os.open(f"{directory}/{SUPERVISOR}", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        return None
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def is_locked(directory: str) -> bool:
+    """Whether somebody starts or supervises it. False too if it is gone."""
+    with suppress(FileNotFoundError, NotADirectoryError):
+        if (fd := lock(directory)) is None:
+            return True
+        os.close(fd)
+    return False
+
+
+def note(lock: int, supervisor: ProcessId, began: dict[str, float]) -> None:
+    """Write into the locked file who supervises, and when which step began."""
+    content = json.dumps({"process": vars(supervisor), "began": began}).encode()
+    os.pwrite(lock, content.ljust(ROOM // 4, b"\0"), 0)
+
+
+def supervised(directory: str) -> tuple[ProcessId | None, dict[str, float]]:
+    """Who supervises it, as far as that is noted, and when which step began."""
+    said = read(f"{directory}/{SUPERVISOR}") or {}
+    process = said.get("process")
+    return process and ProcessId(**process), said.get("began", {})
+
+
+def _write(file: str, how: int, content: bytes) -> None:
+    fd = os.open(file, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | how, 0o600)
+    try:
+        written = 0
+        while written < len(content):
+            written += os.write(fd, content[written:])
+        os.ftruncate(fd, written)
+    finally:
+        os.close(fd)
