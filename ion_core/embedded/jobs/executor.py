@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import re
 import signal
@@ -42,6 +43,8 @@ from ion_core.embedded.programs.threads import Threads, threads
 from ion_core.embedded.settings import SubprocessSettings
 from ion_core.errors import ConfigError, JobNotFound, PermanentError, TransientError
 from ion_core.python_environments import Environments
+
+log = logging.getLogger(__name__)
 
 HANDLER = (sys.executable, "-P", "-m", "ion_core")
 """What does steps 1 and 3: ourselves, and nothing that lies where we were started."""
@@ -97,7 +100,7 @@ class SubprocessExecutor:
         python = None
         if module.python is not None and not module.python.ion:
             python = await self._environments.get(module.python.requirements)
-        launch = self._launches.of(self._container(spec), mark=mark, python=python)
+        launch = self._launches.of(self._container(spec, mark), mark=mark, python=python)
         job = {
             "id": mark,
             "handler": list(self._handler),
@@ -119,7 +122,7 @@ class SubprocessExecutor:
                 self._reaping[ref.id] = asyncio.create_task(self._reap(ref, supervisor.pid), name=f"reap {ref.name}")
 
     async def wait(self, ref: JobRef) -> JobEnd:
-        if (seen := await self._look(ref)) is None:
+        if (seen := await self._look_patiently(ref)) is None:
             raise JobNotFound(f"job {ref.name}: there is none (any more).")
         self._waiting[ref.id] += 1
         try:
@@ -132,7 +135,7 @@ class SubprocessExecutor:
                 if not await self._ended(self._supervisor(seen), None):
                     await asyncio.sleep(pause)
                     pause = min(_PAUSE, 2 * pause)
-                seen = await self._look(ref)
+                seen = await self._look_patiently(ref)
             if (end := self._removed.get(ref.id)) is not None:
                 return end
             return JobEnd(step=step, cause=Cause.CANCELLED, reason="it was removed")
@@ -209,7 +212,7 @@ class SubprocessExecutor:
         if reaping:
             await asyncio.wait(reaping)
 
-    def _container(self, spec: JobSpec) -> ContainerSpec:
+    def _container(self, spec: JobSpec, mark: str) -> ContainerSpec:
         module = spec.module
         return ContainerSpec(
             name=spec.name,
@@ -219,7 +222,7 @@ class SubprocessExecutor:
             args=module.args,
             source=module.source,
             python=module.python,
-            workspace=Path(self._jobs.directory(spec.name), layout.WORKSPACE),
+            workspace=Path(layout.workspace(self._jobs.directory(spec.name), mark)),
             env=module.env,
             resources=module.resources,
             network=module.network,
@@ -227,11 +230,16 @@ class SubprocessExecutor:
 
     def _program(self, launch: Launch, spec: JobSpec) -> dict[str, Any]:
         cores = self._cores.take(spec.module.resources.cpus)
+        env = {name: value for name, value in launch.env.items() if name != table.MARK}
+        argv = launch.argv
+        if launch.isolated:  # bubblewrap itself is known by where the workspace is outside
+            argv = (argv[0], "--setenv", layout.MARK, env[layout.MARK], *argv[1:])
+            env[layout.MARK] = layout.mark(self._jobs.directory(spec.name), launch.mark)
         return {
-            "argv": launch.argv,
+            "argv": argv,
             "program": launch.program,
             "cwd": launch.cwd,
-            "env": dict(launch.env),
+            "env": env,
             "isolated": launch.isolated,
             "memory": spec.module.resources.memory,
             "cores": None if cores is None else sorted(cores),
@@ -239,6 +247,14 @@ class SubprocessExecutor:
 
     async def _look(self, ref: JobRef) -> Seen | None:
         return await self._threads.run(self._jobs.look, ref) if _NAME.fullmatch(ref.name) else None
+
+    async def _look_patiently(self, ref: JobRef) -> Seen | None:
+        while True:
+            try:
+                return await self._look(ref)
+            except TransientError as error:
+                log.debug("waiting for where jobs are kept", extra={"job": ref.name, "error": str(error)})
+                await asyncio.sleep(_PAUSE)
 
     async def _began(self, ref: JobRef, steps: Sequence[str]) -> bool:
         for step in steps:

@@ -52,7 +52,9 @@ class KeptJobs:
     """The jobs below ``path``."""
 
     def __init__(self, path: Path) -> None:
+        """``path`` is there."""
         self._path = path
+        self._is = _identity(path)
 
     def directory(self, name: str) -> str:
         return f"{self._path}/{name}"
@@ -71,7 +73,7 @@ class KeptJobs:
             write_new(f"{new}/{layout.SUPERVISOR}", b"\0" * layout.ROOM)
             layout.keep_room(f"{new}/{layout.STOP}")
             layout.keep_room(f"{new}/{layout.END}")
-            os.mkdir(f"{new}/{layout.WORKSPACE}", 0o755)
+            os.mkdir(layout.workspace(new, spec["id"]), 0o755)
             while not self._named(new, name):
                 if (other := self._spec(name)) is not None:
                     if other["labels"] != dict(labels):
@@ -86,7 +88,8 @@ class KeptJobs:
 
     def start(self, ref: JobRef, ticket: Ticket) -> table.ProcessId | None:
         """Its supervisor, a child of ours; None if it was started before with this very ticket."""
-        directory = self._there(ref)
+        self._there(ref)
+        directory = self.directory(ref.name)
         lock = self._to_start(directory, ref, ticket)
         if lock is None:
             return None
@@ -97,7 +100,7 @@ class KeptJobs:
             write_new(f"{file}.new", ticket.encode())
             os.rename(f"{file}.new", file)
             try:
-                return _spawn(directory, lock, ref.id)
+                return _spawn(directory, lock, layout.mark(directory, ref.id))
             except BaseException:
                 os.unlink(file)
                 raise
@@ -110,6 +113,7 @@ class KeptJobs:
         return self._seen(spec) if spec is not None and spec["id"] == ref.id else None
 
     def all(self, labels: Mapping[str, str]) -> Iterator[Seen]:
+        self._check()
         for name in sorted(os.listdir(self._path)):
             if name.startswith("."):
                 continue
@@ -123,9 +127,7 @@ class KeptJobs:
 
     def printed(self, ref: JobRef, step: Step) -> Sequence[Piece] | None:
         """What this step printed so far, in order; None if it did not begin."""
-        spec = self._spec(ref.name)
-        if spec is None or spec["id"] != ref.id:
-            raise JobNotFound(f"job {ref.name}: there is none (any more).")
+        limit = layout.log_limit(self._there(ref), step.value)
         found: dict[int, Piece] = {}
         begun = False
         for end in FILES:
@@ -137,7 +139,7 @@ class KeptJobs:
             begun = True
             for before, stream, at, data in pieces(content):
                 found[before] = Piece(before, "stdout" if stream == "stdout" else "stderr", at, bytearray(data))
-        return _within([found[before] for before in sorted(found)], spec["log_limit"]) if begun else None
+        return _within([found[before] for before in sorted(found)], limit) if begun else None
 
     def remove(self, ref: JobRef) -> None:
         """Nothing of it may run any more."""
@@ -179,14 +181,23 @@ class KeptJobs:
             _delete(gone)
 
     def _spec(self, name: str) -> dict[str, Any] | None:
+        """None if there is no such job. Raises TransientError if that cannot be told."""
         spec = layout.read(f"{self.directory(name)}/{layout.SPEC}")
-        return spec if spec is not None and spec.get("name") == name else None
+        if spec is not None and spec.get("name") == name:
+            return spec
+        self._check()
+        return None
 
-    def _there(self, ref: JobRef) -> str:
+    def _check(self) -> None:
+        """Raises TransientError where our directory is not what it was: with it, jobs look gone, and run on."""
+        if _identity(self._path) != self._is:
+            raise TransientError(f"{self._path}: is no more the directory that it was. Put it back, or mount it again.")
+
+    def _there(self, ref: JobRef) -> dict[str, Any]:
         spec = self._spec(ref.name)
         if spec is None or spec["id"] != ref.id:
             raise JobNotFound(f"job {ref.name}: there is none (any more).")
-        return self.directory(ref.name)
+        return spec
 
     def _to_start(self, directory: str, ref: JobRef, ticket: Ticket) -> int | None:
         """Its lock, if it is ours to start; None if it was started with this ticket."""
@@ -239,7 +250,7 @@ class KeptJobs:
         try:
             if (end := self._end(directory)) is not None or not os.path.lexists(f"{directory}/{layout.TICKET}"):
                 return end
-            table.kill_marked(ref.id)
+            table.kill_marked(layout.mark(directory, ref.id), by=layout.MARK)
             _, began = layout.supervised(directory)
             stopped = os.path.lexists(f"{directory}/{layout.STOP}")
             said = {
@@ -254,6 +265,13 @@ class KeptJobs:
             return end_of(said, directory)
         finally:
             os.close(lock)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    with suppress(OSError):
+        status = os.stat(path)
+        return status.st_dev, status.st_ino
+    return None
 
 
 def _ticket(directory: str) -> Ticket | None:
@@ -271,7 +289,7 @@ def _spawn(directory: str, lock: int, mark: str) -> table.ProcessId:
     pid = os.posix_spawn(
         sys.executable,
         [sys.executable, "-P", "-m", supervisor.__name__, directory, str(theirs)],
-        {**os.environ, table.MARK: mark},
+        {**os.environ, layout.MARK: mark},
         file_actions=[
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
             (os.POSIX_SPAWN_OPEN, 1, complaints, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),

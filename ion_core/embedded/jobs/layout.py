@@ -6,7 +6,7 @@
 ``ticket``      there from the start on.
 ``stop``        there once it is to be stopped: how long it is given.
 ``end``         there once it has ended, and nothing of it runs.
-``workspace/``  what the module sees as ``/ion``; beside it, ``<step>.…`` are what steps print and what they tell.
+``workspace-…``  what the module sees as ``/ion``; beside it, ``<step>.…`` are what steps print and what they tell.
 
 What has to be written when the disk is full has its room from the beginning: it is written into a file that is there.
 Nothing is flushed: after a power cut nothing runs, and what a job has committed is not in here.
@@ -17,6 +17,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -28,11 +29,13 @@ TICKET = "ticket"
 SUPERVISOR = "supervisor"
 STOP = "stop"
 END = "end"
-WORKSPACE = "workspace"
+MARK = "HANDLER_BASE_DIR"
+"""The variable by which processes of a job are known: where its workspace is, which no other has."""
 COMPLAINTS = "supervisor.log"
 """What a supervisor prints: nothing, unless there is a bug in it."""
 STEPS = ("prepare", "module", "commit")
 
+_LOG_LIMIT = 1 << 20
 ROOM = 8192
 """Bytes kept free for each of what must be written in any case."""
 _KEPT = ".room"
@@ -43,6 +46,21 @@ _MOST = 1 << 22
 def result_of(step: str) -> str:
     """Where step 1 or 3 tells how it ended."""
     return f"{step}.result"
+
+
+def workspace(directory: str, id: str) -> str:
+    """What the module sees as ``/ion``."""
+    return f"{directory}/workspace-{id}"
+
+
+def mark(directory: str, id: str) -> str:
+    """What ``MARK`` says in all processes of that job: its workspace, as a module is told where it is."""
+    return f"{workspace(directory, id)}/"
+
+
+def log_limit(spec: Mapping[str, Any], step: str) -> int:
+    """Bytes that are kept of what it prints."""
+    return int(spec["log_limit"]) if step == "module" else _LOG_LIMIT
 
 
 def keep_room(file: str) -> None:

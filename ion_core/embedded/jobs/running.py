@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import select
 import signal
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -16,18 +18,30 @@ from ion_core.embedded.programs import spawning, table
 _READ = 1 << 18
 _DRAIN = 1.0
 """Seconds for output to reach its end once nothing is left that could write to it."""
-_SHORT = 2.0
-"""Seconds within which process numbers do not come round again."""
+_AGAIN = 0.05
+"""Seconds between looks for what was killed and has not ended yet."""
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+def adopt_orphans() -> bool:
+    """From now on whatever a step leaves behind becomes our child, and is found; False where the system has no such."""
+    if sys.platform != "linux":
+        return False
+    return bool(ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
 
 
 class Signals:
-    """Wakes whoever polls ``fd`` when a child has ended or we are told to stop; ``told`` counts the latter."""
+    """Wakes whoever polls ``fd`` when a child has ended or we are told to stop; ``told`` counts the latter.
+
+    ``adopts`` says whether the orphans of our children become children of ours.
+    """
 
     def __init__(self) -> None:
         self.fd, write = os.pipe()
         os.set_blocking(self.fd, False)
         os.set_blocking(write, False)
         self.told = 0
+        self.adopts = adopt_orphans()
         signal.set_wakeup_fd(write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.signal(signal.SIGTERM, self._tell)
@@ -46,7 +60,7 @@ class Signals:
 
 @dataclass(frozen=True, kw_only=True)
 class Program:
-    """What a step runs. ``mark`` is in the environment of all of it; ``isolated`` if it is bubblewrap.
+    """What a step runs. ``mark`` is in the variable ``by`` of all of it; ``isolated`` if it is bubblewrap.
 
     ``timeout`` in seconds, None for none; ``grace`` between SIGTERM and SIGKILL then.
     """
@@ -56,6 +70,7 @@ class Program:
     cwd: str
     env: Mapping[str, str]
     mark: str
+    by: str
     isolated: bool = False
     memory: int | None = None
     cores: Sequence[int] | None = None
@@ -109,11 +124,9 @@ def run(program: Program, printed: Printed, signals: Signals, grace: Callable[[]
             table.signal_group(process.pid, signal.SIGKILL)
         _pass_on(poll, streams, printed, until=_earliest(ends_at, kill_at))
         signals.clear()
-    # Until it is waited for, its number and that of its group stay its own.
-    table.signal_group(process.pid, signal.SIGKILL)
-    short = time.monotonic() - begun < _SHORT
-    if not (short and table.nobody_left(program.mark, process.pid)):
-        table.kill_marked(program.mark, process.pid if short else 0)
+    table.signal_group(process.pid, signal.SIGKILL)  # which is its own until it is waited for
+    _, status, usage = os.wait4(process.pid, 0)
+    _end_what_is_left(program, signals)
     until = time.monotonic() + _DRAIN
     while streams and time.monotonic() < until:
         _pass_on(poll, streams, printed, until=until)
@@ -121,7 +134,6 @@ def run(program: Program, printed: Printed, signals: Signals, grace: Callable[[]
     for fd in streams:
         os.close(fd)
     printed.close()
-    _, status, usage = os.wait4(process.pid, 0)
     code = os.waitstatus_to_exitcode(status)
     process.returncode = code  # what Popen would have found, had it been asked to wait
     number = -code if code < 0 else None
@@ -131,6 +143,24 @@ def run(program: Program, printed: Printed, signals: Signals, grace: Callable[[]
         number = code - 128
     limit = spawning.suspected_limit(program.memory, code, usage.ru_maxrss * 1024, printed.last())
     return Ended(code=code, signal=number, limit=limit, timed_out=timed_out, stopped=stopped)
+
+
+def _end_what_is_left(program: Program, signals: Signals) -> None:
+    """Whatever it left, in whatever session: it is our child by now, or the child of one. Waits for all of it."""
+    if not signals.adopts:
+        table.kill_marked(program.mark, by=program.by)
+        return
+    while True:
+        try:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            return
+        for pid in table.descendants(os.getpid()):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        select.select([signals.fd], [], [], _AGAIN)
+        signals.clear()
 
 
 def _ask(pid: int, isolated: bool, grace: float) -> float:

@@ -18,9 +18,6 @@ from ion_core.embedded.programs import table
 _TOLD = 10.0
 """Seconds that a step is given where nobody said how many: the machine is shut down, or somebody ended us by hand."""
 
-_LOG_LIMIT = 1 << 20
-"""Bytes that are kept of what steps 1 and 3 print."""
-
 
 class Supervisor:
     """Of one job. ``lock`` is held until we end: that is how others know that we live."""
@@ -42,7 +39,7 @@ class Supervisor:
             self._end("queued", how=self._how_told())
             return
         for step in layout.STEPS:
-            if self._runs(step, self._program(spec, step), spec["log_limit"] if step == "module" else _LOG_LIMIT):
+            if self._runs(step, self._program(spec, step), layout.log_limit(spec, step)):
                 return
         raise AssertionError("the last step ends it")
 
@@ -69,17 +66,18 @@ class Supervisor:
         return True
 
     def _program(self, spec: dict[str, Any], step: str) -> Program:
+        mark = layout.mark(self._directory, spec["id"])
         if step == "module":
-            return Program(mark=spec["id"], timeout=spec["timeout"], **spec["module"])
+            return Program(mark=mark, by=layout.MARK, timeout=spec["timeout"], **spec["module"])
         argv = [
             *spec["handler"],
             *("handler", step),
             *("--config", f"{self._directory}/{layout.SETTINGS}"),
             *("--ticket", f"{self._directory}/{layout.TICKET}"),
             *("--result", f"{self._directory}/{layout.result_of(step)}"),
-            *("--basedir", f"{self._directory}/{layout.WORKSPACE}"),
+            *("--basedir", layout.workspace(self._directory, spec["id"])),
         ]
-        return Program(argv=argv, program=argv[0], cwd=self._directory, env=os.environ, mark=spec["id"])
+        return Program(argv=argv, program=argv[0], cwd=self._directory, env=os.environ, mark=mark, by=layout.MARK)
 
     def _grace(self) -> float:
         said = layout.read(f"{self._directory}/{layout.STOP}")

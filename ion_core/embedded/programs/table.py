@@ -66,12 +66,12 @@ def signal_group(pid: int, number: int) -> None:
         os.killpg(pid, number)
 
 
-def marked(mark: str, since: int = 0) -> list[int]:
+def marked(mark: str, since: int = 0, *, by: str = MARK) -> list[int]:
     """Processes with this mark but ourselves, in the order of their numbers; those that came after ``since``.
 
-    Empty where the system does not show environments. Blocks.
+    ``by`` is the variable that has it. Empty where the system does not show environments. Blocks.
     """
-    entry = f"{MARK}={mark}".encode()
+    entry = f"{by}={mark}".encode()
     if since and _last_pid() < since:
         since = 0  # the numbers have started again from the bottom
     found: list[int] = []
@@ -118,11 +118,11 @@ def nobody_left(mark: str, pid: int) -> bool:
     return True
 
 
-def kill_marked(mark: str, since: int = 0) -> None:
+def kill_marked(mark: str, since: int = 0, *, by: str = MARK) -> None:
     """End every process with this mark, also those that left their group, and wait until they are gone. Blocks."""
     deadline = time.monotonic() + _PATIENCE
-    while found := marked(mark, since):
-        for fd in [fd for pid in found if (fd := _kill(pid, mark)) is not None]:
+    while found := marked(mark, since, by=by):
+        for fd in [fd for pid in found if (fd := _kill(pid, f"{by}={mark}".encode())) is not None]:
             poll = select.poll()
             poll.register(fd, select.POLLIN)
             poll.poll(_DEATH)
@@ -225,7 +225,7 @@ def _started(pid: int) -> str | None:
     return None if not state or state.startswith("Z") else started.strip()
 
 
-def _kill(pid: int, mark: str) -> int | None:
+def _kill(pid: int, entry: bytes) -> int | None:
     """A descriptor that tells when it is gone, None if it was."""
     try:
         fd = os.pidfd_open(pid)
@@ -233,7 +233,7 @@ def _kill(pid: int, mark: str) -> int | None:
         return None
     try:
         # Asked again now that the number cannot come to mean another.
-        if f"{MARK}={mark}".encode() in (_environment(pid) or b"").split(b"\0"):
+        if entry in (_environment(pid) or b"").split(b"\0"):
             signal.pidfd_send_signal(fd, signal.SIGKILL)
             return fd
     except (ProcessLookupError, PermissionError):
