@@ -14,6 +14,11 @@ ION = uuid.UUID("0d9c27b4-6a0b-5f7e-9a55-2b1f6c1f3e10")
 """Namespace of the ids Ion derives."""
 
 
+def job_id(event_id: str, module: str) -> str:
+    """The id of the job that ``module`` has for that event."""
+    return str(uuid.uuid5(ION, f"{event_id}/{module}"))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """One module's work for one event. Its id is the same whoever works it out, whenever."""
@@ -28,7 +33,7 @@ class Job:
 
     @cached_property
     def id(self) -> str:
-        return str(uuid.uuid5(ION, f"{self.event.context.event_id}/{self.module}"))
+        return job_id(self.event.context.event_id, self.module)
 
     def child_id(self, event_file: str) -> str:
         """The id of the event in ``out/events/<event_file>``: the same in every attempt."""

@@ -91,7 +91,7 @@ class AttemptLog:
         succeeded = outcome.verdict in (Verdict.COMMITTED, Verdict.ALREADY_COMMITTED)
         said = f"attempt {self.attempt.number}: {outcome.verdict.value}"
         body: dict[str, Any] = {
-            "id": f"module:{context.name}-event:{event_id}-attempt:{self._which(outcome)}",
+            "id": log_id(context.name, event_id, self._which(outcome)),
             "context": context.to_json(),
             "desc": self._hide(f"{said}: {outcome.reason}" if outcome.reason else said),
             "logs": self._hide(self._text()),
@@ -122,7 +122,7 @@ class AttemptLog:
 
     def _which(self, outcome: Outcome) -> str:
         """Unlike that of any other attempt: numbers begin again after a redrive."""
-        return f"{self.attempt.number}-{'waits' if self._is_none(outcome) else self.attempt.token}"
+        return which(self.attempt.number, "waits" if self._is_none(outcome) else self.attempt.token)
 
     def _is_none(self, outcome: Outcome) -> bool:
         """What was given back before its module ran is no attempt. The last such is kept: why the event waits."""
@@ -158,6 +158,16 @@ class AttemptLog:
             ("Committer logs", self.committer),
         )
         return "\n".join(line for title, lines in sections for line in (title, *lines, ""))
+
+
+def which(number: int, token: str) -> str:
+    """What tells an attempt from all others of its job."""
+    return f"{number}-{token}"
+
+
+def log_id(module: str, event_id: str, attempt: str) -> str:
+    """The id of the document that an attempt's log is kept in; ``attempt`` as ``which`` has it."""
+    return f"module:{module}-event:{event_id}-attempt:{attempt}"
 
 
 async def _began_with_the_first(log: Document, documents: DocumentStore) -> Document:

@@ -8,11 +8,13 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 
+from ion_core.contracts.executor import Ticket
 from ion_core.contracts.messaging import Delivery, MessageBroker
 from ion_core.contracts.observer import Observer
 from ion_core.contracts.runtime import ContainerRuntime
 from ion_core.dataplane import DataPlane
 from ion_core.dispatcher.at_engine import AtEngine
+from ion_core.dispatcher.attempt_log import log_id, which
 from ion_core.dispatcher.bounded import Backoff, wait_for_any
 from ion_core.dispatcher.engine import Engine
 from ion_core.dispatcher.health import Health, write_probe
@@ -25,9 +27,10 @@ from ion_core.dispatcher.running import RunningAttempts
 from ion_core.dispatcher.slots import Slots
 from ion_core.dispatcher.surroundings import Surroundings
 from ion_core.dispatcher.trouble import StoreWitness
-from ion_core.errors import QueueNotDeclared, StorageFull, TransientError
+from ion_core.errors import DocumentNotFound, QueueNotDeclared, StorageFull, TransientError
+from ion_core.events import MODULE_LOGS
 from ion_core.handler import Handler, HandlerApi
-from ion_core.jobs import Verdict
+from ion_core.jobs import Verdict, job_id
 from ion_core.modules import Module
 
 log = logging.getLogger(__name__)
@@ -151,7 +154,7 @@ class Dispatcher:
             await self._declare(runner.module)
         await remove_orphans(self._runtimes, self._state_id)
         for engine in self._engines.values():
-            await engine.recover()
+            await engine.recover(self._is_put_away)
         await self._handler.sweep()
         modules = [runner.module for runner in self._runners]
         await self._handler.failed.trim({name: it.keep_failed for it in modules for name in (it.name, *it.formerly)})
@@ -161,6 +164,19 @@ class Dispatcher:
             raise
         except TransientError as error:  # what is owed is tried again while we serve
             log.warning("what earlier commits owe could not be published yet: %s", error)
+
+    async def _is_put_away(self, ticket: Ticket) -> bool:
+        dataplane = self._around.dataplane
+        found = await dataplane.committed(job_id(ticket.event_id, ticket.module))
+        if found is None or found[1]:
+            return False
+        try:
+            await dataplane.documents.get(
+                MODULE_LOGS, log_id(ticket.module, ticket.event_id, which(ticket.attempt, ticket.token))
+            )
+        except DocumentNotFound:
+            return False
+        return True
 
     async def _declare(self, module: Module) -> None:
         await self._broker.declare(module.name, topics=module.subscribes, retry=module.retry)

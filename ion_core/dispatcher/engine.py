@@ -6,9 +6,9 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-from ion_core.contracts.executor import Executor, JobRef, JobState, JobStatus
+from ion_core.contracts.executor import Executor, JobRef, JobState, JobStatus, Ticket
 from ion_core.dispatcher.bounded import wait_for_any
 from ion_core.errors import ProviderError
 
@@ -21,6 +21,9 @@ TIDY_EVERY = 600.0
 """Seconds between looks for jobs that nobody waits for."""
 FETCHED_WITHIN = 3600.0
 """Seconds that a job which has ended, or was never started, stays for whoever may be about to fetch or to start it."""
+
+IsPutAway = Callable[[Ticket], Awaitable[bool]]
+"""Whether nobody will come for a job any more: it has committed, all that it owes is paid, and its log is kept."""
 
 
 class Engine:
@@ -70,15 +73,17 @@ class Engine:
         """It does no longer."""
         self._ours.discard(ref.id)
 
-    async def recover(self) -> None:
-        """At the start: remove what an earlier life made ahead and never started; what it started its event fetches.
+    async def recover(self, is_put_away: IsPutAway) -> None:
+        """At the start: remove what an earlier life made ahead and never started, or has put away and not removed.
 
-        Raises what the executor raises.
+        What it started is fetched by its event. Raises what the executor and ``is_put_away`` raise.
         """
         for status in await self.executor.find({LABEL_INSTALLATION: self.installation}):
             if status.state is JobState.CREATED and self._alone:
                 about = {"job": status.ref.name, "runtime": self.name}
                 log.warning("removing a job that was never started", extra=about)
+                await self.executor.remove(status.ref)
+            elif status.state is JobState.ENDED and status.ticket is not None and await is_put_away(status.ticket):
                 await self.executor.remove(status.ref)
             elif status.state is not JobState.CREATED:
                 log.info(

@@ -19,7 +19,7 @@ from ion_core.events import Context, Event, StoredFile
 from ion_core.handler.committer import Committed, Committer
 from ion_core.handler.given import GivenWorkspace
 from ion_core.handler.preparer import Preparer
-from ion_core.jobs import Attempt, Job
+from ion_core.jobs import Attempt, Job, job_id
 from ion_core.modules import Module
 
 _NOT_ALLOWED = (
@@ -95,8 +95,7 @@ async def commit_ticket(stores: Stores, ticket: Ticket, module: Module, workspac
     Raises as ``prepare_ticket``, OutOfTurn when ``workspace`` was not prepared, OutputRefused naming every entry that
     breaks the module contract, and what the stores raise. The workspace is left as it is.
     """
-    context = Context(name="", event_id=ticket.event_id, correlation_id=ticket.correlation_id)
-    found = await stores.committed(Job(event=Event(context=context, type=""), module=ticket.module).id)
+    found = await stores.committed(job_id(ticket.event_id, ticket.module))
     if found is not None:
         line = f"attempt {found[0].attempt} had committed already: this one changes nothing"
         return Committed(commit=found[0], ours=False, lines=[line])

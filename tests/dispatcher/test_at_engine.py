@@ -550,6 +550,24 @@ async def test_what_an_earlier_life_made_and_never_started_is_removed_where_nobo
     assert (ref.id in world.engine.jobs) is not alone
 
 
+async def test_a_job_whose_event_is_settled_is_removed_at_the_next_start(world: EngineWorld) -> None:
+    """Its dispatcher died in between."""
+    world.add(exits(0))
+    event = await world.publish()
+
+    class Forgetful(MemoryExecutor):
+        async def remove(self, ref: JobRef) -> None:
+            raise TransientError("the API server does not answer")
+
+    await world.run(engines={"default": Engine(Forgetful(world.engine), name="d", installation="ours", alone=False)})
+    assert len(world.engine.jobs) == 1
+    logs = dict(world.logs)
+    await world.run(alone=False)
+    assert world.left_behind() == []
+    assert world.logs == logs
+    assert world.log_of(event)["outcome"] == "committed"
+
+
 async def test_a_job_that_nobody_fetches_for_long_is_removed(world: EngineWorld) -> None:
     world.programs["worker"] = exits(0)
     world.programs["scene"] = scene = Scene()
