@@ -52,9 +52,10 @@ def no_room(error: OSError) -> Refused:
     return later(HTTPStatus.SERVICE_UNAVAILABLE, "There is no room for files at this moment.")
 
 
-def later(status: HTTPStatus, detail: str) -> Refused:
-    """For what may be had later."""
-    return Refused(status, detail, headers={"Retry-After": str(RETRY_AFTER)})
+def later(status: HTTPStatus, detail: str, *, close: bool = False) -> Refused:
+    """For what may be had later; ``close``: on another connection."""
+    closing = {"Connection": "close"} if close else {}
+    return Refused(status, detail, headers={"Retry-After": str(RETRY_AFTER), **closing})
 
 
 def answer(status: HTTPStatus, body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> web.Response:

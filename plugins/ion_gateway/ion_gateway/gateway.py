@@ -14,6 +14,7 @@ from aiohttp import web
 
 from ion_core.contracts.service import ServiceHost
 from ion_core.errors import ConfigError, IonError, PluginFailed, TransientError
+from ion_gateway import tls
 from ion_gateway.answers import Refused, later
 from ion_gateway.bodies import Gone
 from ion_gateway.gateway_settings import GatewaySettings, is_loopback, taken_over
@@ -37,6 +38,7 @@ class Gateway:
     def __init__(self, settings: GatewaySettings) -> None:
         self._settings = settings
         self._receiver: Receiver | None = None
+        self._certificate: Certificate | None = None
         self._under_way: set[asyncio.Task[Any]] = set()
         self._stopping = False
         self.url = ""
@@ -45,7 +47,7 @@ class Gateway:
         """Raises ConfigError, TransientError where it cannot listen."""
         self._stopping = False
         certificate = Certificate(self._settings) if self._settings.cert_file is not None else None
-        self._receiver = Receiver(self._settings, host, stop)
+        self._receiver, self._certificate = Receiver(self._settings, host, stop), certificate
         server = _Server(
             self._handle,
             access_log=None,
@@ -56,7 +58,7 @@ class Gateway:
         )
         runner = web.ServerRunner(server, shutdown_timeout=FINISH_WITHIN)
         await runner.setup()
-        renewing = None if certificate is None else asyncio.create_task(certificate.keep(), name="certificate")
+        renewing = None if certificate is None else asyncio.create_task(self._renew(certificate), name="certificate")
         try:
             await self._listen(runner, certificate)
             log.info("the gateway listens", extra={"url": self.url})
@@ -71,11 +73,29 @@ class Gateway:
                 await asyncio.wait(self._under_way, timeout=FINISH_WITHIN)
 
     def reload(self, settings: GatewaySettings) -> Collection[str]:
-        """Take over who may publish, here and by routes that are in both; requests under way keep who might."""
-        self._settings, left = taken_over(self._settings, settings)
+        """Take over who may publish, here and by routes that are in both; requests under way keep who might.
+
+        Certificates are read again before: names in those of clients are of the authorities that are in use.
+        """
+        usable = self._certificate is None or self._look(self._certificate, again=True)
+        self._settings, left = taken_over(self._settings, settings, authorities=usable)
         if self._receiver is not None:
             self._receiver = self._receiver.by(self._settings)
         return left
+
+    async def _renew(self, certificate: Certificate) -> None:
+        while True:
+            await asyncio.sleep(tls.LOOK_EVERY)
+            self._look(certificate)
+
+    def _look(self, certificate: Certificate, *, again: bool = False) -> bool:
+        """Whether the files are in use as they are by now."""
+        try:
+            certificate.look(again=again)
+        except tls.Unusable as error:
+            log.error("the certificates of before stay in use: %s", error)
+            return False
+        return True
 
     async def _listen(self, runner: web.ServerRunner, certificate: Certificate | None) -> None:
         name, port = self._settings.address
@@ -109,6 +129,12 @@ class Gateway:
                 raise later(HTTPStatus.SERVICE_UNAVAILABLE, "The gateway is ending.")
             if len(self._under_way) >= self._settings.max_requests:
                 raise later(HTTPStatus.SERVICE_UNAVAILABLE, "There are too many requests at this moment.")
+            if self._certificate is not None and not self._certificate.trusts(request.get_extra_info("ssl_object")):
+                raise later(
+                    HTTPStatus.SERVICE_UNAVAILABLE,
+                    "Clients need a certificate of other authorities by now. Send it again on a new connection.",
+                    close=True,
+                )
             self._under_way.add(task)
             return await receiver.answer(request)
         except Refused as refused:

@@ -313,13 +313,17 @@ _AROUND = ("listen", "exposed", "trusted_proxies", "client_ca_file")
 """What ``auth`` relies on where it asks for no secret."""
 
 
-def taken_over(in_use: GatewaySettings, new: GatewaySettings) -> tuple[GatewaySettings, list[str]]:
+def taken_over(
+    in_use: GatewaySettings, new: GatewaySettings, *, authorities: bool = True
+) -> tuple[GatewaySettings, list[str]]:
     """``in_use`` with who may publish as in ``new``, and the keys of what else differs.
+
+    ``authorities``: whether those of clients in use are those of the file by now.
 
     ``auth`` that asks for no secret is taken over only where what it is meant for is in use: ``none`` of settings that
     have another address, or of a route that has another path, would open those of before.
     """
-    around = all(getattr(in_use, key) == getattr(new, key) for key in _AROUND)
+    around = authorities and all(getattr(in_use, key) == getattr(new, key) for key in _AROUND)
     auth = new.auth if new.auth.secret or around else in_use.auth
     routes = dict(in_use.routes)
     for name in in_use.routes.keys() & new.routes.keys():

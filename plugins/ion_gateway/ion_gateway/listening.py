@@ -10,6 +10,7 @@ from typing import Any
 from weakref import WeakSet
 
 from ion_core.words import counted
+from ion_gateway.handshakes import peer
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ class _Listening(socket.socket):
     def accept(self) -> tuple[socket.socket, Any]:
         connection, address = super().accept()
         if self._open_ones.takes(connection):
+            peer.set(str(address[0]))  # the task that asyncio makes for it next begins with that
             return connection, address
         connection.close()
         raise ConnectionAbortedError("there are too many")  # which asyncio passes over

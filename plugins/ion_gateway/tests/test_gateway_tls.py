@@ -13,9 +13,9 @@ import aiohttp
 import pytest
 
 from ion_core.errors import ConfigError
-from ion_gateway import listening, tls
+from ion_gateway import handshakes, listening, tls
 from ion_gateway.gateway import Gateway
-from plugins.ion_gateway.tests.gateways import running, settings
+from plugins.ion_gateway.tests.gateways import running, settings, until
 from plugins.ion_gateway.tests.test_gateway_serve import ENVIRONMENT
 from plugins.ion_rabbitmq.tests.certificates import Authority
 
@@ -95,7 +95,7 @@ async def test_a_certificate_that_is_renewed_is_used_and_one_that_is_none_is_not
                     await asyncio.sleep(0.01)
 
         certificate.write_text("nothing")
-        await logged("the certificate of before stays in use")
+        await logged("the certificates of before stay in use")
         assert (await it.post(ssl=first, headers={"Connection": "close"}))[0] == 202
         other, other_key = made(tmp_path, "two")
         other_key.replace(key)
@@ -178,6 +178,94 @@ async def test_a_token_may_be_asked_for_beside_a_certificate(tmp_path: Path, cli
         certificate = clients.of(clients.ours.issue("robot"))
         assert (await it.post(ssl=certificate))[0] == 401
         assert (await it.post(ssl=certificate, headers={"Authorization": f"Bearer {token}"}))[0] == 202
+
+
+async def test_authorities_are_read_again_and_who_has_none_of_them_is_out(
+    tmp_path: Path, clients: Clients, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    ours = clients.of(clients.ours.issue("alice", names="DNS:alice.example"))
+    others = clients.of(clients.others.issue("bob", names="DNS:bob.example"))
+    authorities = tmp_path / "authorities.pem"
+    authorities.write_bytes(clients.ours.certificate.read_bytes())
+    given = {**clients.settings, "client_ca_file": authorities}
+    alice, anyone = settings(**given, auth={"certificate": "alice.example"}), {"certificate": "any"}
+    async with running(tmp_path / "work", **given, auth={"certificate": "alice.example"}) as it:
+        assert (await it.post(ssl=ours))[0] == 202
+        with pytest.raises(aiohttp.ClientError):
+            await it.post(ssl=others)
+
+        authorities.write_text("nothing")
+        for _ in range(2):  # also where that it is of no use was seen before
+            assert it.gateway.reload(settings(**given, auth=anyone)) == ["auth"]
+        assert caplog.text.count(f"{authorities} has no certificates of authorities in PEM") == 2
+        assert (await it.post(ssl=ours))[0] == 202
+
+        authorities.write_bytes(clients.others.certificate.read_bytes())
+        assert it.gateway.reload(settings(**given, auth=anyone)) == []
+        assert "the certificate and the authorities of clients were read again" in caplog.text
+        status, said, headers = await it.post(ssl=ours)  # on the connection of before, which is kept alive
+        assert (status, headers["Connection"]) == (503, "close")
+        assert "on a new connection" in said["detail"]
+        with pytest.raises(aiohttp.ClientError):
+            await it.post(ssl=ours)  # nor is its session resumed
+        assert (await it.post(ssl=others))[0] == 202
+        assert it.gateway.reload(alice) == []
+        assert (await it.post(ssl=others))[0] == 403
+        assert len(it.host.taken) == 3
+
+
+async def test_a_handshake_that_fails_is_in_the_log_with_who_and_why(
+    tmp_path: Path, clients: Clients, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    async with running(tmp_path / "work", **clients.settings, auth={"certificate": "any"}) as it:
+
+        async def failed(why: str, certificate: ssl.SSLContext | None) -> None:
+            if certificate is None:
+                await it.raw(b"GET /events/x HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            else:
+                with pytest.raises(aiohttp.ClientError):
+                    await it.post(ssl=certificate)
+            await until(lambda: why in caplog.text)
+            (record,) = [it for it in caplog.records if why in it.getMessage()]
+            assert (record.levelname, record.__dict__["remote"]) == ("INFO", "127.0.0.1")
+
+        await failed("the client has no certificate, which client_ca_file asks for", clients.of(None))
+        late = clients.of(clients.ours.issue("late", expired=True))
+        await failed("the client's certificate is not taken: certificate has expired", late)
+        await failed("it was plain HTTP. The URL begins with https://", None)
+        curl = await asyncio.create_subprocess_exec("curl", "-s", it.gateway.url)  # asyncio leaves without a word
+        assert await curl.wait() == 60
+        why = "the client gave up, perhaps as it does not trust our certificate: unknown ca"
+        await until(lambda: why in caplog.text)
+        before = len(caplog.records)
+        assert await it.raw(b"GET /events/x HTTP/1.1\r\nHost: localhost\r\n\r\n") is not None
+        assert (await it.post(ssl=clients.of(clients.ours.issue("robot"))))[0] == 202
+        assert len(caplog.records) == before, "said once"
+
+
+def test_failures_are_said_once_in_a_while_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    now = [0.0]
+    failures = handshakes.Failures(clock=lambda: now[0])
+
+    def told(*remotes: str) -> list[str]:
+        caplog.clear()
+        for remote in remotes:
+            failures.tell(remote, "why")
+        return [f"{getattr(it, 'remote', '')} {it.getMessage()}".strip() for it in caplog.records]
+
+    why = "a TLS handshake failed: why"
+    assert told("a", "a", "b") == [f"a {why}", f"b {why}"]
+    assert told("a", "b", "a") == []
+    now[0] = handshakes.EVERY
+    assert told("a") == ["4 more TLS handshakes failed like those that were told", f"a {why}"]
+    scan = told(*(f"host{n}" for n in range(10_000)))
+    assert len(scan) == handshakes.MOST - 1
+    now[0] *= 3
+    said = f"{10_001 - handshakes.MOST:,} more TLS handshakes failed like those that were told"
+    assert told("a") == [said, f"a {why}"]
 
 
 def test_check_finds_what_cannot_be_used_and_what_has_expired(tmp_path: Path) -> None:
