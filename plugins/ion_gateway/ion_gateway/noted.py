@@ -7,18 +7,20 @@ import os
 from datetime import datetime
 from pathlib import Path
 
-from ion_core.errors import StateError
+from ion_core.errors import StateError, StorageFull
+from ion_gateway.watching.entries import FULL
 
 
 class Noted:
     """One process writes it: the one ``serve`` of its state directory.
 
-    Raises StateError where the file cannot be read or written.
+    Raises StateError where the file cannot be read or written; StorageFull where it can be once there is room.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._times: dict[str, datetime] = {}
+        self._written = True
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
             self._times = {name: datetime.fromisoformat(time) for name, time in found.items()}
@@ -35,10 +37,18 @@ class Noted:
         return self._times.get(name)
 
     def note(self, name: str, time: datetime, *, again: bool = False) -> None:
-        """Durably. An earlier time than the one that is noted changes nothing, unless it is noted ``again``."""
-        if not again and name in self._times and self._times[name] >= time:
+        """Durably. An earlier time than the one that is noted changes nothing, unless it is noted ``again``.
+
+        Where StorageFull is raised it is noted, and not written yet: see ``write``.
+        """
+        if again or name not in self._times or self._times[name] < time:
+            self._times[name], self._written = time, False
+        self.write()
+
+    def write(self) -> None:
+        """What is noted and could not be written, if there is any. Idempotent."""
+        if self._written:
             return
-        self._times[name] = time
         text = json.dumps({name: time.isoformat() for name, time in self._times.items()}, indent=1)
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,7 +59,10 @@ class Noted:
                 os.fsync(file.fileno())
             temporary.replace(self._path)
         except OSError as error:
+            if error.errno in FULL:
+                raise StorageFull(f"{self._path}: no space left. Free some; it is written then.") from error
             raise StateError(f"{self._path}: cannot be written: {error.strerror}") from error
+        self._written = True
 
 
 _REMEDY = "Remove it: then nothing counts as missed, and what is planned goes on from now."

@@ -11,13 +11,13 @@ import itertools
 import logging
 import random
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
 
 from ion_core.contracts.messaging import RetryPolicy
 from ion_core.contracts.service import ServiceHost
-from ion_core.errors import IonError, TransientError
+from ion_core.errors import IonError, StorageFull, TransientError
 from ion_gateway.noted import Noted
 from ion_gateway.plans import between
 from ion_gateway.settings import Planned, ScheduleSettings
@@ -101,6 +101,7 @@ class Schedule:
         self._noted = noted
         self._clock = clock
         self._wait = wait
+        self._full = False
 
     async def run(self, host: ServiceHost, stop: asyncio.Event, ready: asyncio.Event) -> None:
         """Publish what is planned until ``stop``. Raises StateError where what was noted cannot be written."""
@@ -123,12 +124,13 @@ class Schedule:
         latest = self._noted.latest(name)
         if latest is None:
             latest = started
-            self._noted.note(name, latest)
+            self._note(name, latest)
         latest = self._not_ahead(name, latest, started)
         if not await self._make_up(host, stop, name, planned, latest, started, awake):
             return
         latest = max(latest, started)
         while not stop.is_set():
+            self._write()
             now = awake.look()
             latest = self._not_ahead(name, latest, now)
             time = planned.plan.after(latest)
@@ -150,8 +152,32 @@ class Schedule:
         if noted <= now + SET_BACK:
             return max(noted, min(latest, now))
         log.warning("schedule %s: %s was noted last, which is yet to come: it goes on from now", name, _text(noted))
-        self._noted.note(name, now, again=True)
+        self._note(name, now, again=True)
         return now
+
+    def _note(self, name: str, time: datetime, *, again: bool = False) -> None:
+        with self._waited_out():
+            self._noted.note(name, time, again=again)
+
+    def _write(self) -> None:
+        """What a full disk did not take."""
+        if self._full:
+            with self._waited_out():
+                self._noted.write()
+
+    @contextmanager
+    def _waited_out(self) -> Iterator[None]:
+        """A full disk holds nothing up: what is published and not noted is the same event where it comes again."""
+        try:
+            yield
+        except StorageFull as error:
+            if not self._full:
+                log.warning("which planned times are done cannot be noted now: %s", error)
+            self._full = True
+            return
+        if self._full:
+            log.info("which planned times are done is noted again")
+        self._full = False
 
     async def _make_up(
         self,
@@ -211,7 +237,7 @@ class Schedule:
                 break
             else:
                 break
-        self._noted.note(name, time)
+        self._note(name, time)
         return True
 
 

@@ -423,6 +423,25 @@ async def test_a_place_that_cannot_be_written_ends_the_service_with_its_name(tmp
         await service.run(Host(), asyncio.Event(), asyncio.Event())
 
 
+async def test_a_full_disk_is_waited_out_while_events_are_published(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    made = settings(tmp_path, half=HALF)
+    full = made.path.with_suffix(".new")
+    full.symlink_to("/dev/full")
+    async with Serving(made, Clock(), Host()) as serving:
+        for minute in ("12:30", "13:00"):
+            await serving.clock.go_on(timedelta(minutes=30))
+            assert await serving.asked() == f"schedule.half.2026-11-29T{minute}:00Z"
+        assert not made.path.exists()
+        assert caplog.text.count("planned.json: no space left") == 1
+        full.unlink()
+        await serving.clock.go_on(STEP)
+        assert Noted(made.path).latest("half") == START + timedelta(hours=1)
+    assert caplog.text.count("is noted again") == 1
+
+
 class TestScheduleIsAService(ServiceConformance):
     clock: Clock
 
