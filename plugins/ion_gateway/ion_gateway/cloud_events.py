@@ -56,8 +56,31 @@ class Told:
 
 def is_cloud_event(request: web.BaseRequest) -> bool:
     """Whether its head says so: by its content type, or by headers ``ce-id`` and its like."""
-    kind, _ = multipart.parse_options_header(request.headers.get("Content-Type", ""))
-    return kind in (STRUCTURED, BATCH) or any(name.lower().startswith("ce-") for name in request.headers)
+    return _kind(request) in (STRUCTURED, BATCH) or any(name.lower().startswith("ce-") for name in request.headers)
+
+
+def is_batch(request: web.BaseRequest) -> bool:
+    return _kind(request) == BATCH
+
+
+def which(request: web.BaseRequest, raw: bytes, settings: GatewaySettings) -> str:
+    """Source and id of one that is not read as a CloudEvent otherwise, as a key of its own.
+
+    Raises InvalidEvent; Refused (400) where it has none.
+    """
+    structured = _kind(request) == STRUCTURED
+    where = "/" if structured else "header ce-"
+    value = strict_json.loads(raw, what="body", limit=settings.max_json) if structured else request.headers
+    texts = {}
+    for name in ("source", "id"):
+        found = value.get(name if structured else f"ce-{name}") if isinstance(value, Mapping) else None
+        if not isinstance(found, str) or not found:
+            raise Refused(
+                HTTPStatus.BAD_REQUEST,
+                f"{where}{name}: is missing. Without it a CloudEvent that is sent again would be another one.",
+            )
+        texts[name] = found if structured else str(decode_header_value(name, found))
+    return _key(texts)
 
 
 async def read_cloud_events(
@@ -210,8 +233,11 @@ def _problems(texts: Mapping[str, str]) -> list[str]:
 
 def _event_id(texts: Mapping[str, str]) -> str:
     """Source and id say which event it is, in whatever mode and from whichever gateway."""
-    named = json.dumps(["cloudevent", texts["source"], texts["id"]])
-    return hashlib.sha256(named.encode("ascii")).hexdigest()[:32]
+    return hashlib.sha256(_key(texts).encode("ascii")).hexdigest()[:32]
+
+
+def _key(texts: Mapping[str, str]) -> str:
+    return json.dumps(["cloudevent", texts["source"], texts["id"]])
 
 
 def _text(value: Any) -> str | None:
@@ -219,6 +245,11 @@ def _text(value: Any) -> str | None:
     if isinstance(value, bool):
         return "true" if value else "false"
     return str(value) if isinstance(value, str | int) else None
+
+
+def _kind(request: web.BaseRequest) -> str:
+    kind, _ = multipart.parse_options_header(request.headers.get("Content-Type", ""))
+    return str(kind)
 
 
 def _is_json(content_type: str) -> bool:

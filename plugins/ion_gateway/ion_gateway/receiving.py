@@ -22,7 +22,7 @@ from ion_core.words import counted
 from ion_gateway.answers import Refused, answer, later
 from ion_gateway.auth import Guard
 from ion_gateway.bodies import Arrivals, check_framing, keep
-from ion_gateway.cloud_events import DATA, is_cloud_event, read_cloud_events
+from ion_gateway.cloud_events import DATA, is_batch, is_cloud_event, read_cloud_events, which
 from ion_gateway.contents import read_content, read_json_of_any_kind
 from ion_gateway.front_api import NAME, read_link
 from ion_gateway.gateway_settings import DOCUMENT, NEW_LINK, Auth, GatewaySettings, Route, is_loopback
@@ -202,6 +202,11 @@ class Receiver:
         self, request: web.BaseRequest, name: str, route: Route, guard: Guard
     ) -> web.StreamResponse:
         signed = guard.before(request)
+        if is_batch(request):
+            raise Refused(
+                HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+                "Batches of CloudEvents are taken by POST /events alone. Send it there.",
+            )
         await self._check_room(route.type)
         raw = await read_json_of_any_kind(request, self._settings, also=None if signed is None else signed.add)
         if signed is not None:
@@ -211,7 +216,10 @@ class Receiver:
             if it is None:
                 log.info("a request is not what route %s is for, and is passed over", name)
                 return answer(HTTPStatus.OK, {"published": False, "detail": "It is not what this is for."})
-            key = self._key(request, route.auth or self._settings.auth) if it.key is None else f"{name}\n{it.key}"
+            key = it.key
+            if key is None and is_cloud_event(request):
+                key = which(request, raw, self._settings)
+            key = self._key(request, route.auth or self._settings.auth) if key is None else f"{name}\n{key}"
             event_id = str(uuid.uuid4()) if key is None else event_id_of(route.type, key)
             async with Arrivals(self._host.work) as into:
                 files = {} if route.file is None else {route.file: await keep(raw, into)}

@@ -220,6 +220,31 @@ async def test_a_route_takes_it_as_the_json_that_it_is(tmp_path: Path) -> None:
         assert second == third
 
 
+async def test_a_route_knows_it_by_source_and_id_unless_told_otherwise(tmp_path: Path) -> None:
+    routes = {name: {"path": f"/{name}", "type": "report.asked", "pairs": {}} for name in ("one", "other")}
+    async with running(tmp_path / "work", routes=routes) as it:
+
+        async def status(path: str, event: Any, headers: dict[str, str]) -> int:
+            body = event if isinstance(event, bytes) else json.dumps(event)
+            return (await it.post(path, data=body, headers=headers))[0]
+
+        for event, headers in ((EVENT, STRUCTURED), (EVENT, STRUCTURED | {"Idempotency-Key": "k"}), ({}, BINARY)):
+            assert await status("/one", event, headers) == 202
+        for event, path in (({**EVENT, "id": "2"}, "/one"), ({**EVENT, "source": "x"}, "/one"), (EVENT, "/other")):
+            assert await status(path, event, STRUCTURED) == 202
+        ids = [event.context.event_id for event, _ in it.host.taken]
+        assert (len({*ids[:3]}), len({*ids})) == (1, 4), "in either mode it is one"
+        for body, headers in (
+            ({**EVENT, "id": ""}, STRUCTURED),
+            ({**EVENT, "source": None}, STRUCTURED),
+            ([], STRUCTURED),
+            ({}, {name: it for name, it in BINARY.items() if name != "ce-source"}),
+        ):
+            assert await status("/one", body, headers) == 400
+        assert await status("/one", [EVENT], BATCH) == 415
+        assert len(it.host.taken) == 6
+
+
 # What is refused
 
 
