@@ -196,9 +196,15 @@ class RabbitBroker:
                 for rung in rungs:
                     await self._declare_rung(channel, to, rung)
         pairs = [(topology.waiting(queue, rung), topology.waiting(to, rung)) for rung in sorted(rungs)]
-        pairs += [(topology.queue(queue), topology.queue(to)), (topology.dead(queue), topology.dead(to))]
+        pairs += [(topology.queue(queue), topology.queue(to))]
+
+        async def put_there(letter: AbstractIncomingMessage) -> None:
+            await self._to_queue(envelope.moved(letter), topology.dead(to))
+
         async with self._letters:
             moved = sum([await self._move_all(*pair) for pair in pairs])
+            with suppress(QueueNotDeclared):  # one that is not there holds none
+                moved += await self._taken_out(queue, None, put_there, "moved")
             moved += await self._move_all(topology.queue(queue), topology.queue(to))  # what came back meanwhile
         self._returning.pop(queue, None)
         return moved
@@ -612,34 +618,41 @@ class RabbitBroker:
         return await self._take_out(queue, ids, _nothing, "deleted")
 
     async def _take_out(self, queue: str, ids: Sequence[str], before: Any, what: str) -> int:
-        """Those of ``ids``, each after ``before``; the others are put back where they were.
+        async with self._letters:
+            return await self._taken_out(queue, ids, before, what)
+
+    async def _taken_out(self, queue: str, ids: Sequence[str] | None, before: Any, what: str) -> int:
+        """Those of ``ids``, or all, each after ``before``; the others are put back where they were.
 
         Then the broker is asked, also where it was cut short: of those that are done none is left.
         """
-        wanted, name = set(ids), self.topology.dead(queue)
+        name = self.topology.dead(queue)
         done: set[str] = set()
+        alike: set[str] = set()
 
         async def noted(message: AbstractIncomingMessage) -> None:
             await before(message)
             done.add(envelope.letter_id(message))
 
-        async with self._letters:
-            found: Sequence[AbstractIncomingMessage] = ()
-            try:
-                async with self._declared(queue) as channel:
-                    found = await self._letters_in(channel, name)
-                    missing = wanted - {envelope.letter_id(message) for message in found}
-                    if missing:
-                        await self._put_back(channel, name, found)
-                        named = ", ".join(repr(letter[:80]) for letter in sorted(missing)[:10])
-                        raise DeadLetterNotFound(f"queue {queue!r}: keeps no dead letter {named}; none was touched.")
-                    taken_out, others = await self._chosen_settled(channel, name, found, wanted, noted, what)
-            except TransientError:
-                with suppress(TransientError):  # what cut it short says more
-                    await self._without(queue, name, done, len(found) - len(done), what)
-                raise
-            await self._without(queue, name, wanted, others, what)
-            return taken_out
+        found: Sequence[AbstractIncomingMessage] = ()
+        try:
+            async with self._declared(queue) as channel:
+                found = await self._letters_in(channel, name)
+                there = {envelope.letter_id(message) for message in found}
+                wanted = there if ids is None else set(ids)
+                if ids is None:  # those of RabbitMQ have no id of their own yet: two may look like one
+                    alike = {envelope.letter_id(message) for message in found if not envelope.is_letter(message)}
+                if missing := wanted - there:
+                    await self._put_back(channel, name, found)
+                    named = ", ".join(repr(letter[:80]) for letter in sorted(missing)[:10])
+                    raise DeadLetterNotFound(f"queue {queue!r}: keeps no dead letter {named}; none was touched.")
+                taken_out, others = await self._chosen_settled(channel, name, found, wanted, noted, what)
+        except TransientError:
+            with suppress(TransientError):  # what cut it short says more
+                await self._without(queue, name, done - alike, len(found) - len(done), what)
+            raise
+        await self._without(queue, name, wanted - alike, others, what)
+        return taken_out
 
     async def _without(self, queue: str, name: str, done: set[str], others: int, what: str) -> None:
         """While more are left than the ``others``, those of ``done`` that came back are taken out again."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 
 import aio_pika
@@ -114,14 +115,13 @@ async def test_cut_short_each_is_in_one_place_and_the_same_again_does_the_rest(
     assert sorted(it.body for it in await many.peek("work", limit=999)) == sorted(bodies)
 
 
-async def test_cut_short_what_was_put_back_is_no_dead_letter_any_more_though_its_ack_was_lost(
-    many: RabbitBroker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await put(many, many.topology.dead("work"), 60)
-    letters = [letter.id for letter in await many.dead_letters("work")]
+def cutting_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is done next to messages comes to 40, of which 15 are acked."""
     settle = looking.each_settled
 
     async def cut_short(messages, before, what, **how):  # type: ignore[no-untyped-def]
+        if not messages:
+            return
         for message in messages[:40]:
             await before(message)
         for message in messages[:15]:
@@ -130,6 +130,14 @@ async def test_cut_short_what_was_put_back_is_no_dead_letter_any_more_though_its
         raise TransientError("RabbitMQ refused a message")
 
     monkeypatch.setattr("ion_rabbitmq.broker.each_settled", cut_short)
+
+
+async def test_cut_short_what_was_put_back_is_no_dead_letter_any_more_though_its_ack_was_lost(
+    many: RabbitBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await put(many, many.topology.dead("work"), 60)
+    letters = [letter.id for letter in await many.dead_letters("work")]
+    cutting_short(monkeypatch)
     with pytest.raises(TransientError, match="refused a message"):
         await many.redrive("work", letters)
     await ready(many, many.topology.dead("work"), 20)
@@ -156,6 +164,39 @@ async def test_moving_leaves_nothing_behind(many: RabbitBroker) -> None:
     assert await many.move("work", "new") == 300
     await ready(many, many.topology.queue("work"), 0)
     assert [it.body for it in await many.peek("new", limit=999)] == bodies
+    await many.drop("new")
+
+
+async def test_moving_that_is_cut_short_leaves_each_dead_letter_in_one_place_though_its_ack_was_lost(
+    many: RabbitBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await many.declare("new", topics=[], retry=RETRY)
+    await put(many, many.topology.dead("work"), 60)
+    letters = [letter.id for letter in await many.dead_letters("work")]
+    cutting_short(monkeypatch)
+    with pytest.raises(TransientError, match="refused a message"):
+        await many.move("work", "new")
+    assert [letter.id for letter in await many.dead_letters("work")] == letters[40:]
+    assert [letter.id for letter in await many.dead_letters("new")] == letters[:40]
+    assert await many.move("work", "new") == 20
+    assert [letter.id for letter in await many.dead_letters("new")] == letters
+    await many.drop("new")
+
+
+async def test_moving_takes_dead_letters_that_rabbitmq_made_as_they_are_and_two_that_look_like_one(
+    many: RabbitBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await many.declare("new", topics=[], retry=RETRY)
+    for _ in range(2):
+        await put(many, many.topology.dead("work"), 30)
+    cutting_short(monkeypatch)
+    with pytest.raises(TransientError, match="refused a message"):
+        await many.move("work", "new")
+    await many.move("work", "new")
+    await ready(many, many.topology.dead("work"), 0)
+    found = Counter(letter.body for letter in await many.dead_letters("new"))
+    assert len(found) == 30
+    assert min(found.values()) >= 2, "none is lost"
     await many.drop("new")
 
 
