@@ -7,7 +7,7 @@ import logging
 import shutil
 import sys
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -115,8 +115,34 @@ def log_warnings() -> None:
     log_to(handler, logging.WARNING)
 
 
+class OfOurs(logging.Filter):
+    """What Ion and plugins log, by the package that a logger is named after; of libraries warnings and errors alone.
+
+    What a plugin has to say of a request it says itself: its HTTP client, which says it of each, is nobody's here.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._packages: Collection[str] | None = None
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        package = record.name.partition(".")[0]
+        if record.levelno >= logging.WARNING or package == "ion_core":
+            return True
+        if self._packages is None:
+            from ion_core.registry import plugin_packages
+
+            self._packages = plugin_packages().keys()
+        return package in self._packages
+
+
 def log_to(handler: logging.Handler, level: int) -> None:
-    """Print what is logged at ``level`` and above through ``handler`` and no other of ours."""
+    """Print what is logged at ``level`` and above through ``handler`` and no other of ours.
+
+    What libraries say below warnings is for ``level`` DEBUG.
+    """
+    if level > logging.DEBUG:
+        handler.addFilter(OfOurs())
     top = logging.getLogger()
     while _ours:
         old = _ours.pop()

@@ -6,11 +6,12 @@ import io
 import json
 import logging
 import sys
+from pathlib import Path
 
 import pytest
 
 from ion_core.cli.ids import fits
-from ion_core.cli.logging_setup import JsonFormatter, TerminalFormatter, TextFormatter
+from ion_core.cli.logging_setup import JsonFormatter, TerminalFormatter, TextFormatter, log_to
 from ion_core.cli.output import (
     RED,
     YELLOW,
@@ -91,6 +92,31 @@ def test_a_json_log_line_has_fields_and_exception() -> None:
     line = json.loads(JsonFormatter().format(record))
     assert (line["level"], line["message"], line["module"], line["modules"]) == ("ERROR", "failed", "detect", ["a"])
     assert "kaputt" in line["exception"]
+
+
+@pytest.mark.parametrize(
+    ("level", "told"),
+    [
+        ("DEBUG", ["ours", "of a plugin", "a request", "looks like ours", "a warning"]),
+        ("INFO", ["ours", "of a plugin", "a warning"]),
+        ("WARNING", ["a warning"]),
+    ],
+)
+def test_of_libraries_that_ion_uses_only_warnings_are_told_unless_all_is_asked_for(
+    site: Path, monkeypatch: pytest.MonkeyPatch, level: str, told: list[str]
+) -> None:
+    monkeypatch.syspath_prepend(site)
+    told_before, output = logging.getLogger().level, io.StringIO()
+    log_to(logging.StreamHandler(output), getattr(logging, level))
+    try:
+        logging.getLogger("ion_core.app").info("ours")
+        logging.getLogger("ion_greeting").info("of a plugin")
+        logging.getLogger("httpx").info("a request")
+        logging.getLogger("ion_corelike").info("looks like ours")
+        logging.getLogger("httpx").warning("a warning")
+    finally:
+        log_to(logging.NullHandler(), told_before)
+    assert output.getvalue().splitlines() == told
 
 
 ID = "8000fe0c-1e56-5bc4-8ea6-50d8ab3db51d"

@@ -31,7 +31,11 @@ LEVELS = ("debug", "info", "warning", "error")
     help="End once nothing is pending: 0 if all went well, 1 if a job was dead-lettered, 75 if the broker took an "
     "event back and nobody can tell what became of it.",
 )
-@click.option("--log-level", type=click.Choice(LEVELS), help="What to log. Default: info, with --verbose debug.")
+@click.option(
+    "--log-level",
+    type=click.Choice(LEVELS),
+    help="What to log; of libraries warnings at least, or all with debug. Default: info, with --verbose debug.",
+)
 @click.option(
     "--log-format",
     type=click.Choice(["text", "json"]),
