@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from ion_core.config.text import duration_text
 from ion_core.config.tree import Node, Path, Place, Problems, kind
+from ion_core.contracts.settings import Unfit
 
 _GOT = re.compile(r"\s*\(got .*\)\Z", re.DOTALL)
 
@@ -75,7 +76,7 @@ def explain(
             if _told_below(item, node) or problems.at(node.place, path):
                 continue
             place = node.key_place if isinstance(node.value, dict) else node.place
-            text = _without_secrets(_text(item, node), item["type"], node, root.at(section) if section else None)
+            text = _without_secrets(_text(item, node), item, node, root.at(section) if section else None)
         found.setdefault((place, path), []).append(text)
     for (place, path), texts in found.items():
         # More than one is said about a value that may be this or that.
@@ -92,12 +93,14 @@ def not_shown(node: Node) -> str:
     return f" (its value comes from {node.secret} and is not shown)"
 
 
-def _without_secrets(text: str, type_: str, node: Node, section: Node | None) -> str:
+def _without_secrets(text: str, item: Any, node: Node, section: Node | None) -> str:
     """``text`` without any value that came from outside of the file, be it of ``node`` or elsewhere in ``section``."""
+    if isinstance(item.get("ctx", {}).get("error"), Unfit):
+        return _GOT.sub("", text) + not_shown(node) if node.secret else text
     if node.secret:
         text = _GOT.sub("", text)
         # The words of others may show any part of the value.
-        ours = section is None or _is_ours(type_) or text.startswith(_OUR_WORDS)
+        ours = section is None or _is_ours(item["type"]) or text.startswith(_OUR_WORDS)
         return ("is not valid" if _shows(text, node) or not ours else text) + not_shown(node)
     if section is not None and any(below.secret and _shows(text, below) for _, below in section.walk()):
         return "is not valid (a value that is not shown is part of why)"

@@ -48,6 +48,13 @@ class TextFromOutside(str):
         return made
 
 
+class Unfit(ValueError):
+    """For validators: a value that cannot be, in words that show nothing of it but in a ``(got …)`` at their end.
+
+    They are told also where the value is secret, without that end. Of any other error they are not: it may show a part.
+    """
+
+
 @dataclass(frozen=True, kw_only=True)
 class Section:
     """Where in a configuration settings stand: for errors about them, and for what a provider calls after itself.

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from ion_core.config import Config, load_config
 from ion_core.contracts.provider import Provider
-from ion_core.contracts.settings import ConfigPath, Duration, Secret, Settings
+from ion_core.contracts.settings import ConfigPath, Duration, Secret, Settings, Unfit
 from ion_core.errors import ConfigError
 from ion_core.hookspecs import hookimpl
 from ion_core.registry import Registry, load_plugins
@@ -43,6 +43,15 @@ class ParcelSettings(Settings):
     def _known(cls, value: str) -> str:
         if value != "here":
             raise ValueError(f"nobody knows {value[::-1]}")
+        return value
+
+    mark: str = "m-1"
+
+    @field_validator("mark")
+    @classmethod
+    def _marked(cls, value: str) -> str:
+        if not value.startswith("m-"):
+            raise Unfit(f'must begin with m- and not with mark-me (got "{value}")')
         return value
 
     @model_validator(mode="after")

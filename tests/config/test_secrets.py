@@ -149,3 +149,14 @@ def test_words_of_a_plugin_about_a_hidden_value_are_not_repeated(load: Load) -> 
         load(text % "${env:HOST}", environ={"HOST": "there"})
     note = "(its value comes from ${env:HOST} and is not shown)"
     assert list(caught.value.problems) == [f"ion.yaml:1:43: storage.blobs.host: is not valid {note}"]
+
+
+def test_words_of_a_plugin_that_show_nothing_of_a_hidden_value_are(load: Load) -> None:
+    text = "storage: {blobs: {provider: parcel, mark: '%s'}}"
+    with pytest.raises(ConfigError, match=r'must begin with m- and not with mark-me \(got "other"\)$'):
+        load(text % "other")
+    with pytest.raises(ConfigError) as caught:
+        load(text % "${env:MARK}", environ={"MARK": "mark-me-(got it)"})
+    note = "(its value comes from ${env:MARK} and is not shown)"
+    words = "must begin with m- and not with mark-me"
+    assert list(caught.value.problems) == [f"ion.yaml:1:43: storage.blobs.mark: {words} {note}"]

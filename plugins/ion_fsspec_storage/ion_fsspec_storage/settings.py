@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, model_validator
 
 from ion_core.contracts.provider import Location, Reach
-from ion_core.contracts.settings import Duration, Settings
+from ion_core.contracts.settings import Duration, Settings, Unfit
 from ion_fsspec_storage.protocols import SHARED, refusal, refusal_of_documents
 
 _URL = re.compile(r"(?P<protocol>[a-z][a-z0-9+.-]*)://(?P<place>.*)")
@@ -22,19 +22,19 @@ def _place(url: str) -> str:
     """One plain place: fsspec's chains, patterns and queries would let a name mean something else than it says."""
     match = _URL.fullmatch(url)
     if match is None or "::" in url or _UNCLEAR.search(url):
-        raise ValueError(f"must be one plain address such as {_EXAMPLES[0]}, without ::, patterns or a query")
+        raise Unfit(f"must be one plain address such as {_EXAMPLES[0]}, without ::, patterns or a query")
     if re.search(r"^[^/@]*:[^/@]*@", match["place"]):
-        raise ValueError("must not have a password in it. Put it under options, as ${env:NAME}")
+        raise Unfit("must not have a password in it. Put it under options, as ${env:NAME}")
     if why := refusal(match["protocol"]):
         raise ValueError(why)
     if ".." in match["place"].split("/"):
-        raise ValueError("must not have .. in it")
+        raise Unfit("must not have .. in it")
     if match["protocol"] in ("file", "local") and not match["place"].startswith("/"):
-        raise ValueError("must be absolute, such as file:///srv/ion")
+        raise Unfit("must be absolute, such as file:///srv/ion")
     if match["protocol"] not in ("file", "local", "memory") and not match["place"].strip("/"):
-        raise ValueError("must name a bucket, container or host after ://")
+        raise Unfit("must name a bucket, container or host after ://")
     if len(match["place"].encode()) > 200:
-        raise ValueError("must be at most 200 bytes long after ://, since names go behind it")
+        raise Unfit("must be at most 200 bytes long after ://, since names go behind it")
     return url.rstrip("/") if match["place"].strip("/") else url
 
 

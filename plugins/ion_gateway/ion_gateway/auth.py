@@ -53,6 +53,7 @@ class Guard:
         self._webhooks = [it.get_secret_value() for it in auth.standard_webhooks]
         self._stripe = [it.get_secret_value().encode("utf-8") for it in auth.stripe]
         self._holders = frozenset(auth.certificate)
+        self._hosts = frozenset(it.lower() for it in auth.certificate)
         self._anybody = auth.anybody
         self._alone = alone
 
@@ -95,8 +96,9 @@ class Guard:
     def _certificate(self, request: web.BaseRequest) -> None:
         if ANY in self._holders:
             return  # the handshake has asked for one
-        names = [*_names(request)]
-        if not any(name in self._holders for name in names):
+        named = [*_names(request)]
+        if not any(name.lower() in self._hosts if kind == "DNS" else name in self._holders for kind, name in named):
+            names = [name for _, name in named]
             log.info(
                 "a client has a certificate of nobody who may",
                 extra={"remote": self._proxies.client(request), "names": names},
@@ -116,16 +118,12 @@ class Guard:
             )
 
 
-def _names(request: web.BaseRequest) -> Iterator[str]:
-    """Whose certificate the client has: by its alternative names; only without any, by the common name."""
+def _names(request: web.BaseRequest) -> Iterator[tuple[str, str]]:
+    """Whose certificate the client has: by its alternative names, of a kind; only without any, by the common name."""
     session = request.get_extra_info("ssl_object")
     certificate = {} if session is None else session.getpeercert() or {}
-    names = [
-        value.lower() if kind == "DNS" else value
-        for kind, value in certificate.get("subjectAltName", ())
-        if kind in ("DNS", "URI", "email")
-    ]
-    common = [value for part in certificate.get("subject", ()) for key, value in part if key == "commonName"]
+    names = [it for it in certificate.get("subjectAltName", ()) if it[0] in ("DNS", "URI", "email")]
+    common = [(key, value) for part in certificate.get("subject", ()) for key, value in part if key == "commonName"]
     yield from names or common
 
 

@@ -14,7 +14,7 @@ from jsonpointer import JsonPointer, JsonPointerException
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationInfo, field_validator
 
 from ion_core.contracts.provider import Finding
-from ion_core.contracts.settings import ByteSize, ConfigPath, Secret, Settings
+from ion_core.contracts.settings import ByteSize, ConfigPath, Secret, Settings, Unfit
 from ion_core.contracts.storage import check_key
 from ion_core.errors import InvalidKey
 from ion_gateway.settings import checked_name, checked_type
@@ -39,15 +39,15 @@ def _as_list(value: Any) -> Any:
 def _token(value: SecretStr) -> SecretStr:
     text = value.get_secret_value()
     if len(text) < LEAST_TOKEN:
-        raise ValueError(f"must have at least {LEAST_TOKEN} characters, such as `openssl rand -hex 32` prints")
+        raise Unfit(f"must have at least {LEAST_TOKEN} characters, such as `openssl rand -hex 32` prints")
     if not all("!" <= character <= "~" for character in text):
-        raise ValueError("must be ASCII without blanks: no header carries anything else")
+        raise Unfit("must be ASCII without blanks: no header carries anything else")
     return value
 
 
 def _secret(value: SecretStr) -> SecretStr:
     if len(value.get_secret_value()) < LEAST_TOKEN:
-        raise ValueError(f"must have at least {LEAST_TOKEN} characters, such as `openssl rand -hex 32` prints")
+        raise Unfit(f"must have at least {LEAST_TOKEN} characters, such as `openssl rand -hex 32` prints")
     return value
 
 
@@ -56,13 +56,13 @@ def _webhook_secret(value: SecretStr) -> SecretStr:
     text = value.get_secret_value()
     form = "must be whsec_ and 24 to 64 bytes in base64, such as `echo whsec_$(openssl rand -base64 32)` prints"
     if not text.startswith("whsec_"):
-        raise ValueError(form)
+        raise Unfit(form)
     try:
         key = base64.b64decode(text.removeprefix("whsec_"), validate=True)
     except (binascii.Error, ValueError):
-        raise ValueError(form) from None
+        raise Unfit(f"{form}. A signing secret of Stripe's is for stripe") from None
     if not 24 <= len(key) <= 64:
-        raise ValueError(form)
+        raise Unfit(form)
     return value
 
 
@@ -73,13 +73,13 @@ SharedSecret = Annotated[Secret, AfterValidator(_secret)]
 def _stripe_secret(value: SecretStr) -> SecretStr:
     text = value.get_secret_value()
     if not text.startswith("whsec_") or len(text) < LEAST_TOKEN:
-        raise ValueError("must be the signing secret of an endpoint, whsec_…, as Stripe shows it; not an API key")
+        raise Unfit("must be the signing secret of an endpoint, whsec_…, as Stripe shows it; not an API key")
     return value
 
 
 def _holder(value: str) -> str:
     if not value or value != value.strip():
-        raise ValueError(f'must be a name as certificates have it, or any (got "{value}")')
+        raise Unfit(f'must be a name as certificates have it, or any (got "{value}")')
     return value
 
 
@@ -144,13 +144,13 @@ def _who(value: Any) -> Any:
     if isinstance(value, Auth):
         return value
     if not isinstance(value, dict) or not value:
-        raise ValueError(f"must be none, or one of {WAYS} with its secrets or names")
+        raise Unfit(f"must be none, or one of {WAYS} with its secrets or names")
     return value
 
 
 def _one_of_them(value: Auth) -> Auth:
     if value.model_fields_set and len(value.ways) != 1:
-        raise ValueError(f"must have one of {WAYS}, and not an empty one")
+        raise Unfit(f"must have one of {WAYS}, and not an empty one")
     return value
 
 
@@ -161,7 +161,7 @@ def _network(value: str) -> str:
     try:
         return str(ipaddress.ip_network(value))
     except ValueError:
-        raise ValueError(f'must be an address or a network, such as 10.0.0.0/8 (got "{value}")') from None
+        raise Unfit(f'must be an address or a network, such as 10.0.0.0/8 (got "{value}")') from None
 
 
 def _source(value: str) -> str:
@@ -174,7 +174,7 @@ def _source(value: str) -> str:
                 f'must be a JSON Pointer (RFC 6901), such as /repository/name: {error} (got "{value}")'
             ) from None
     elif not _HEADER.fullmatch(value):
-        raise ValueError(f'must be a JSON Pointer, such as /repository/name, or the name of a header (got "{value}")')
+        raise Unfit(f'must be a JSON Pointer, such as /repository/name, or the name of a header (got "{value}")')
     return value
 
 
@@ -206,11 +206,11 @@ class Route(Settings):
     @classmethod
     def _a_path(cls, value: str) -> str:
         if not _PATH.fullmatch(value):
-            raise ValueError(f'must be a path such as /hooks/github: letters, digits, ".", "_", "-" (got "{value}")')
+            raise Unfit(f'must be a path such as /hooks/github: letters, digits, ".", "_", "-" (got "{value}")')
         if value == DOCUMENT:
-            raise ValueError(f'must not be {DOCUMENT}, which is the gateway\'s own (got "{value}")')
+            raise Unfit(f'must not be {DOCUMENT}, which is the gateway\'s own (got "{value}")')
         if value == "/events" or value.startswith("/events/"):
-            raise ValueError(f'must not be below /events, which is the gateway\'s own (got "{value}")')
+            raise Unfit(f'must not be below /events, which is the gateway\'s own (got "{value}")')
         return value
 
     @field_validator("file")
@@ -253,26 +253,26 @@ class GatewaySettings(Settings):
     def _an_address(cls, value: str) -> str:
         found = _LISTEN.fullmatch(value)
         if found is None or int(found["port"]) > 65535:
-            raise ValueError(f'must be an address and a port, such as 127.0.0.1:8080 or [::1]:8080 (got "{value}")')
+            raise Unfit(f'must be an address and a port, such as 127.0.0.1:8080 or [::1]:8080 (got "{value}")')
         if found["six"] is not None:
             try:
                 ipaddress.IPv6Address(found["six"])
             except ValueError:
-                raise ValueError(f'must have an IPv6 address in its brackets (got "{value}")') from None
+                raise Unfit(f'must have an IPv6 address in its brackets (got "{value}")') from None
         return value
 
     @field_validator("key_file")
     @classmethod
     def _of_a_certificate(cls, value: Path | None, info: ValidationInfo) -> Path | None:
         if value is not None and info.data.get("cert_file") is None:
-            raise ValueError("is the key of a certificate, and cert_file is not given")
+            raise Unfit("is the key of a certificate, and cert_file is not given")
         return value
 
     @field_validator("client_ca_file")
     @classmethod
     def _over_tls(cls, value: Path | None, info: ValidationInfo) -> Path | None:
         if value is not None and info.data.get("cert_file") is None:
-            raise ValueError("asks clients for certificates, which needs TLS, and cert_file is not given")
+            raise Unfit("asks clients for certificates, which needs TLS, and cert_file is not given")
         return value
 
     @field_validator("auth")

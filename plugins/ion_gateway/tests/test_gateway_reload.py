@@ -141,7 +141,9 @@ def test_a_token_is_replaced_without_a_restart_and_nothing_secret_is_logged(tmp_
         reloaded(r"WARNING what differs here takes a restart: services\.gateway\.max_files")
         assert (status(OLD), status(NEW)) == (401, 202)
         (tmp_path / "token").write_text("canary")
-        reloaded(r"ERROR the configuration cannot be taken over, and nothing has changed: .*auth.bearer: is not valid")
+        reloaded(
+            r"ERROR the configuration cannot be taken over, and nothing has changed: .*auth.bearer: must have at least"
+        )
         assert status(NEW) == 202
         it.process.terminate()
         assert it.process.wait(60) == 128 + signal.SIGTERM

@@ -286,6 +286,30 @@ def test_the_route_of_the_page_can_be_served(tmp_path: Path, monkeypatch: pytest
     assert "ok: 1 module" in ion(tmp_path, "check")
 
 
+def test_what_is_wrong_with_a_secret_is_said_and_the_secret_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    note = "(its value comes from ${env:IT} and is not shown)"
+    for key, secret, says in (
+        ("bearer", "canary", f"must have at least 16 characters, such as `openssl rand -hex 32` prints {note}"),
+        ("standard_webhooks", "whsec_canary-0123456789", f"prints. A signing secret of Stripe's is for stripe {note}"),
+        ("stripe", "sk_live_canary0123456789", f"as Stripe shows it; not an API key {note}"),
+    ):
+        monkeypatch.setitem(ENVIRONMENT, "IT", secret)
+        (tmp_path / "ion.yaml").write_text(f'{HEAD}    auth: {{{key}: "${{env:IT}}"}}\n')
+        done = subprocess.run(
+            [sys.executable, "-m", "ion_core", "check"],
+            cwd=tmp_path,
+            env=ENVIRONMENT,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert says in done.stderr
+        assert "canary" not in done.stderr
+
+
 HEAD = """modules:
   report: {command: ["true"], source: ., subscribes: [report.asked]}
 services:

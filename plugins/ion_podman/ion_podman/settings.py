@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from ion_core.contracts.settings import ByteSize, ConfigPath, Duration, Settings
+from ion_core.contracts.settings import ByteSize, ConfigPath, Duration, Settings, Unfit
 
 _MOUNT = re.compile(r"(?P<source>/[^:]*):(?P<target>/[^:]+)(:(?P<mode>ro|rw))?")
 
@@ -24,7 +24,7 @@ def _unix_url(url: str) -> str:
 
 def _mount(text: str) -> str:
     if not _MOUNT.fullmatch(text):
-        raise ValueError(f'must be /of/the/host:/in/the/container, or the same and ":rw" (got "{text}")')
+        raise Unfit(f'must be /of/the/host:/in/the/container, or the same and ":rw" (got "{text}")')
     return text
 
 

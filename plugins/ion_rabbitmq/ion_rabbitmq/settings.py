@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from ion_core.contracts.messaging import HoldLimit
 from ion_core.contracts.provider import Location, Reach
-from ion_core.contracts.settings import ConfigPath, Duration, Secret, Settings
+from ion_core.contracts.settings import ConfigPath, Duration, Secret, Settings, Unfit
 from ion_rabbitmq.holding import limit_at
 
 
@@ -59,7 +59,7 @@ class RabbitSettings(Settings):
     @classmethod
     def _plain(cls, prefix: str) -> str:
         if not re.fullmatch(r"[a-z0-9]([a-z0-9._-]{0,30}[a-z0-9])?", prefix):
-            raise ValueError("must be up to 32 lower-case letters, digits, dots, underscores or hyphens")
+            raise Unfit("must be up to 32 lower-case letters, digits, dots, underscores or hyphens")
         return prefix
 
     @field_validator("exchange")
@@ -68,22 +68,22 @@ class RabbitSettings(Settings):
         if exchange is None:
             return None
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,126}", exchange):
-            raise ValueError("must be up to 127 letters, digits, dots, underscores, colons, slashes or hyphens")
+            raise Unfit("must be up to 127 letters, digits, dots, underscores, colons, slashes or hyphens")
         if exchange.startswith("amq."):
-            raise ValueError('must not begin with "amq.", which RabbitMQ keeps for itself')
+            raise Unfit('must not begin with "amq.", which RabbitMQ keeps for itself')
         return exchange
 
     @field_validator("retry_suffix", "dead_suffix")
     @classmethod
     def _short(cls, suffix: str) -> str:
         if not re.fullmatch(r"\.[a-z0-9_-]{1,16}", suffix):
-            raise ValueError("must be a dot and up to 16 lower-case letters, digits, underscores or hyphens")
+            raise Unfit("must be a dot and up to 16 lower-case letters, digits, underscores or hyphens")
         return suffix
 
     @model_validator(mode="after")
     def _apart(self) -> RabbitSettings:
         if self.retry_suffix == self.dead_suffix:
-            raise ValueError("retry_suffix and dead_suffix must differ")
+            raise Unfit("retry_suffix and dead_suffix must differ")
         return self
 
     @field_validator("url")
@@ -94,11 +94,11 @@ class RabbitSettings(Settings):
             several = "," in parts.netloc.rpartition("@")[2]
             several or parts.port  # noqa: B018 - reading it is what checks it
         except ValueError:
-            raise ValueError("must be an address such as amqp://user:password@host:5672/vhost") from None
+            raise Unfit("must be an address such as amqp://user:password@host:5672/vhost") from None
         if several:
-            raise ValueError("must be one address: give several as a list, in urls")
+            raise Unfit("must be one address: give several as a list, in urls")
         if parts.scheme not in ("amqp", "amqps") or not parts.hostname:
-            raise ValueError("must be an address such as amqp://user:password@host:5672/vhost")
+            raise Unfit("must be an address such as amqp://user:password@host:5672/vhost")
         return url
 
     @field_validator("urls")
@@ -107,21 +107,21 @@ class RabbitSettings(Settings):
         for url in urls:
             cls._amqp(url)
         if len({urlsplit(url.get_secret_value()).scheme for url in urls}) > 1:
-            raise ValueError("must all begin with amqp://, or all with amqps://")
+            raise Unfit("must all begin with amqp://, or all with amqps://")
         return urls
 
     @model_validator(mode="after")
     def _one_or_several(self) -> RabbitSettings:
         if self.urls and "url" in self.model_fields_set:
-            raise ValueError("give url or urls, not both")
+            raise Unfit("give url or urls, not both")
         return self
 
     @model_validator(mode="after")
     def _files_for_tls(self) -> RabbitSettings:
         if self.key_file is not None and self.cert_file is None:
-            raise ValueError("key_file is the key of cert_file: set both, or neither")
+            raise Unfit("key_file is the key of cert_file: set both, or neither")
         if not self.encrypted and (self.ca_file is not None or self.cert_file is not None):
-            raise ValueError("ca_file, cert_file and key_file are for TLS: give an url that begins with amqps://")
+            raise Unfit("ca_file, cert_file and key_file are for TLS: give an url that begins with amqps://")
         return self
 
     @property
