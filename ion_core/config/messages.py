@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
@@ -62,8 +63,9 @@ def explain(
     for item in error.errors(include_url=False):
         path, node, rest = _locate(root, section, item["loc"])
         if item["type"] == "missing":
-            place, text = _nearest_place(root, path), "is required"
+            place = _nearest_place(root, path)
             path = (*path, *(part for part in rest[-1:]))
+            text = _required(model, path[len(section) :])
         elif item["type"] == "extra_forbidden" and node is not None:
             within = path[len(section) : -1]
             known = [*known_keys(model, within), *(() if within else beside)]
@@ -121,14 +123,32 @@ def _must(type_: str) -> str | None:
     return next((words for pattern, words in _MUST if re.fullmatch(pattern, type_)), None)
 
 
+def _required(model: type[BaseModel], path: Path) -> str:
+    """With what its field says of itself, as an editor would show it."""
+    for inner in _models_at(model, path[:-1]):
+        for name, field in inner.model_fields.items():
+            if path[-1] in (name, field.alias) and field.description:
+                such_as = f" Such as {_written(field.examples[0])}." if field.examples else ""
+                return f"is required. {field.description.rstrip('.')}.{such_as}"
+    return "is required"
+
+
+def _written(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value).replace('"', "")
+
+
 def known_keys(model: type[BaseModel], path: Path) -> Sequence[str]:
     """The keys that the model at ``path`` below ``model`` has."""
+    return [field.alias or name for it in _models_at(model, path) for name, field in it.model_fields.items()]
+
+
+def _models_at(model: type[BaseModel], path: Path) -> Sequence[type[BaseModel]]:
     models: Sequence[type[BaseModel]] = [model]
     for part in path:
         fields = [field for it in models for name, field in it.model_fields.items() if part in (name, field.alias)]
         # An index, or a key of a dict, stays in the field that was entered before.
         models = [inner for field in fields for inner in _models_in(field.annotation)] if fields else models
-    return [field.alias or name for it in models for name, field in it.model_fields.items()]
+    return models
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

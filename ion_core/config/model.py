@@ -220,7 +220,9 @@ class ModuleSettings(Settings):
         default=None,
         description="Which python3 it finds as a plain process. Default: the one on the PATH, without Ion's packages.",
     )
-    subscribes: tuple[EventType, ...] = Field(min_length=1, description="Event types that start this module.")
+    subscribes: tuple[EventType, ...] = Field(
+        min_length=1, description="Event types that start this module.", examples=[["photo.received"]]
+    )
     publishes: tuple[EventType, ...] = Field(
         default=(), description="Event types it may emit; any other fails the attempt."
     )

@@ -109,7 +109,8 @@ def test_a_value_of_a_module_that_cannot_be_is_refused_in_plain_words(line: str,
 
 
 WHOLE_FILE_PROBLEMS = {
-    "modules: {m: {command: x}}": "1:11: modules.m.subscribes: is required",
+    "modules: {m: {command: x}}": "1:11: modules.m.subscribes: is required. Event types that start this module. "
+    "Such as [photo.received].",
     "modules: {m: {command: x, subscribes: []}}": "1:39: modules.m.subscribes: must not be empty",
     "modules: {m: {subscribes: [a]}}": "1:11: modules.m: image, build or command is required",
     "modules: {m: {command: , subscribes: [a]}}": "1:15: modules.m.command: has no value. Give it one",

@@ -187,7 +187,9 @@ class Route(Settings):
     """A path of its own, for what sends JSON in a form that cannot be changed."""
 
     path: str = Field(description="Such as /hooks/github.")
-    type: Annotated[str, AfterValidator(checked_type)] = Field(description="The event's type.")
+    type: Annotated[str, AfterValidator(checked_type)] = Field(
+        description="The event's type.", examples=["photo.received"]
+    )
     auth: Who | None = Field(
         None, description="Who may; as for the gateway as a whole, unless given.", json_schema_extra=_or_none
     )

@@ -36,7 +36,9 @@ class Planned(Settings):
     cron: str | None = Field(None, description="Minute, hour, day of the month, month, day of the week.")
     every: Duration | None = Field(None, description="An interval, counted from midnight UTC of 1 January 1970.")
     zone: str = Field("UTC", description="The time zone that cron is meant in, such as Europe/Berlin.")
-    type: Annotated[str, AfterValidator(checked_type)] = Field(description="The event's type.")
+    type: Annotated[str, AfterValidator(checked_type)] = Field(
+        description="The event's type.", examples=["photo.received"]
+    )
     data: dict[str, str] = Field(default={}, description="Its pairs. The planned time is added as plannedTime.")
     missed: Literal["skip", "last", "all"] = Field(
         "skip", description="What of that which fell due while nobody ran, or the machine slept, is published after."

@@ -63,7 +63,9 @@ class Folder(Settings):
         None, description="Or a place that fsspec knows: s3://, gs://, az://, sftp://, file://.", examples=["s3://b/in"]
     )
     options: dict[str, Any] = Field(default={}, description="Of url: what its filesystem is made with.")
-    type: Annotated[str, AfterValidator(checked_type)] = Field(description="The event's type.")
+    type: Annotated[str, AfterValidator(checked_type)] = Field(
+        description="The event's type.", examples=["photo.received"]
+    )
     data: dict[str, str] = Field(default={}, description="Its pairs. folder and path are added.")
     patterns: list[Annotated[str, AfterValidator(_pattern)]] = Field(
         ["**"], description="Which files, by their paths in the folder.", min_length=1, examples=[["*.jpg", "*/*.png"]]
