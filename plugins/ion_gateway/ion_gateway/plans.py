@@ -15,6 +15,15 @@ from cronsim import CronSim, CronSimError
 FIELDS = ("minute", "hour", "day of the month", "month", "day of the week")
 _MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
 _NAMES = {3: _MONTHS, 4: ["sun", "mon", "tue", "wed", "thu", "fri", "sat"]}
+_SHORT = {
+    "@yearly": "0 0 1 1 *",
+    "@annually": "0 0 1 1 *",
+    "@monthly": "0 0 1 * *",
+    "@weekly": "0 0 * * 0",
+    "@daily": "0 0 * * *",
+    "@midnight": "0 0 * * *",
+    "@hourly": "0 * * * *",
+}
 _FIELD = re.compile(r"[A-Za-z0-9,*/-]+")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -63,6 +72,12 @@ def between(plan: Plan, after: datetime, until: datetime) -> Iterator[datetime]:
 def cron_problem(expression: str) -> str:
     """What is wrong with it, or ''. Five fields of numbers, names, ``,``, ``-``, ``*`` and ``/``; no other dialect."""
     fields = expression.split()
+    if len(fields) == 1 and (same := _SHORT.get(expression.strip().lower())):
+        return f'{expression.strip()} is written as "{same}"'
+    if fields[:1] == ["@every"]:
+        return f"an interval is the key every, in place of cron: every: {' '.join(fields[1:]) or '1h'}"
+    if len(fields) == len(FIELDS) + 1:
+        return f"must have five fields: {', '.join(FIELDS)} (got 6). Leave out what stands for seconds, or years"
     if len(fields) != len(FIELDS):
         return f"must have five fields: {', '.join(FIELDS)} (got {len(fields)})"
     for position, (what, field) in enumerate(zip(FIELDS, fields, strict=True)):

@@ -54,8 +54,11 @@ def test_where_both_days_are_restricted_either_will_do_as_cron_has_it() -> None:
     ("expression", "says"),
     [
         ("0 2 * *", "must have five fields"),
-        ("0 0 2 * * *", "must have five fields"),
-        ("@daily", "must have five fields"),
+        ("0 0 2 * * *", "must have five fields: minute, hour, day of the month, month, day of the week (got 6). Leave"),
+        ("@daily", '@daily is written as "0 0 * * *"'),
+        (" @Weekly ", '@Weekly is written as "0 0 * * 0"'),
+        ("@every 90m", "an interval is the key every, in place of cron: every: 90m"),
+        ("@reboot", "must have five fields"),
         ("61 * * * *", "Bad minute"),
         ("0 0 30 2 *", "never has"),
         ("0 0 31 4 *", "never has"),
@@ -72,6 +75,11 @@ def test_where_both_days_are_restricted_either_will_do_as_cron_has_it() -> None:
 )
 def test_what_is_of_another_dialect_or_never_comes_is_refused(expression: str, says: str) -> None:
     assert says in cron_problem(expression)
+
+
+def test_what_is_proposed_for_a_word_is_taken() -> None:
+    for word in ("@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly"):
+        assert cron_problem(cron_problem(word).split('"')[1]) == ""
 
 
 @pytest.mark.parametrize(
