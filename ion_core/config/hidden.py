@@ -52,7 +52,7 @@ def _pattern(form: str) -> str:
 def _forms(value: str) -> Iterator[str]:
     """How it may be found: whole, in part where it consists of parts, and as others write it."""
     for part in (value, *_parts(value)):
-        yield from (part, quote(part), quote(part, safe=""), repr(part)[1:-1])
+        yield from (part, quote(part, errors="replace"), quote(part, safe="", errors="replace"), repr(part)[1:-1])
         yield from (json.dumps(part)[1:-1], json.dumps(part, ensure_ascii=False)[1:-1])
 
 

@@ -119,7 +119,7 @@ def _workspace(workspace: GivenWorkspace) -> Iterator[None]:
     """Errors of its disk as the errors they mean. What we may not do there no module can be blamed for."""
     root = workspace.root
     try:
-        if root.is_dir() and not os.access(root, os.R_OK | os.X_OK):
+        if root.is_dir() and not os.access(root, os.R_OK | os.X_OK, effective_ids=True):
             raise UsageError(f"{root}: {_NOT_ALLOWED}")
         yield
     except PermissionError as error:

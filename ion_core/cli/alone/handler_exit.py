@@ -15,6 +15,7 @@ from ion_core.errors import (
     NoSuchEvent,
     OutOfTurn,
     OutputRefused,
+    PermanentError,
     StateBusy,
     StateError,
     StorageFull,
@@ -30,7 +31,7 @@ _CLASSES: Sequence[tuple[tuple[type[Exception], ...], HandlerExit]] = (
     ),
     ((StorageFull,), HandlerExit.FULL),
     ((TransientError, StateBusy), HandlerExit.AWAY),
-    ((ConfigError, StateError, UsageError), HandlerExit.CONFIGURATION),
+    ((ConfigError, StateError, UsageError, PermanentError), HandlerExit.CONFIGURATION),
 )
 """The first that fits."""
 
