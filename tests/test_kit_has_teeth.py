@@ -11,12 +11,13 @@ from tests.teeth import queues as queues  # adds to MESSAGING, as the next one d
 from tests.teeth import settling as settling
 from tests.teeth.blobs import BLOBS
 from tests.teeth.documents import DOCUMENTS
+from tests.teeth.executor import EXECUTOR
 from tests.teeth.harness import Mutant, Mutants
 from tests.teeth.messaging import MESSAGING
 from tests.teeth.runtime import RUNTIME
 from tests.teeth.services import PROVIDERS, SERVICES
 
-CONTRACTS = [MESSAGING, RUNTIME, BLOBS, DOCUMENTS, SERVICES, PROVIDERS]
+CONTRACTS = [MESSAGING, RUNTIME, EXECUTOR, BLOBS, DOCUMENTS, SERVICES, PROVIDERS]
 MUTANTS = [(contract, mutant) for contract in CONTRACTS for mutant in contract.mutants]
 RULES = [(contract, rule) for contract in CONTRACTS for rule in contract.rules()]
 

@@ -41,7 +41,7 @@ class MakingRules(ExecutorKit):
 
     async def test_create_runs_nothing(self, executor: Executor, tmp_path: Path) -> None:
         async with self.jobs(executor, tmp_path) as jobs:
-            made = await jobs.made(self.exits_with(0))
+            made = await jobs.made(self.prints_lines(1))
             await self.stays_quiet(executor.wait(made.ref), "a created job does not run")
             assert await jobs.lines(made.ref) == []
             status = await jobs.status(made.spec)
@@ -159,13 +159,20 @@ class StepRules(ExecutorKit):
         async with self.jobs(executor, tmp_path) as jobs:
             event = await jobs.event({"given": b"content"})
             command = self.copies("in/data/given", "out/data/made")
-            first, second = [await jobs.made(command, event=event) for _ in range(2)]
-            tickets = {"1": first.ticket, "2": other(first.ticket)}
-            await together(executor.start(first.ref, tickets["1"]), executor.start(second.ref, tickets["2"]))
-            ends = [await jobs.end(it.ref) for it in (first, second)]
+            attempts = [await jobs.made(command, event=event) for _ in range(3)]
+            tickets = [other(attempts[0].ticket, attempt=n + 1, token=f"token-{n + 1}") for n in range(3)]
+            await together(
+                *(executor.start(it.ref, ticket) for it, ticket in zip(attempts[:2], tickets[:2], strict=True))
+            )
+            ends = [await jobs.end(it.ref) for it in attempts[:2]]
             assert [end.cause for end in ends] == [None, None], ends
-            record = (await jobs.ran(first)).record
-            assert record["token"] == tickets[str(record["attempt"])].token
+            record = (await jobs.ran(attempts[0])).record
+            assert record["token"] == f"token-{record['attempt']}"
+            assert await jobs.output(record, "made") == b"content"
+            await self.within(executor.start(attempts[2].ref, tickets[2]), "start")
+            late = await jobs.ran(attempts[2])
+            assert late.end.cause is None, "the job is committed, by whomever"
+            assert late.record == record, "a late attempt changes nothing"
             assert await jobs.output(record, "made") == b"content"
 
     async def test_a_workspace_is_empty_for_the_next(self, executor: Executor, tmp_path: Path) -> None:

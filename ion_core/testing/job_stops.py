@@ -8,6 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from ion_core.contracts.executor import Cause, Executor, JobState, Step
+from ion_core.contracts.runtime import ExitStatus
 from ion_core.errors import JobNotFound
 from ion_core.testing.jobs import NOBODY, ExecutorKit, Made
 from ion_core.testing.kit import needs, refused
@@ -64,6 +65,7 @@ class StopRules(ExecutorKit):
             assert await jobs.state(made.spec) is JobState.ENDED, "stop returns once it has ended"
             ran = await jobs.ran(made)
             assert (ran.end.step, ran.end.cause) == (Step.MODULE, Cause.CANCELLED), ran.end
+            assert ran.end.status in (None, ExitStatus(code=0)), "it ended by itself when it was asked"
             assert not ran.records, "what was stopped was committed"
 
     async def test_stop_kills_what_does_not_listen(self, executor: Executor, tmp_path: Path) -> None:

@@ -23,23 +23,24 @@ from tests.support.worlds import Observed
 
 
 class MemoryExecutors(MemoryJobCommands, ExecutorConformance):
-    """``executor_type`` and ``engine_type`` are what is under test."""
+    """``opened`` is what the fixture of a test is made of."""
 
     patience = 5.0
     quiet = 0.05
     short = timedelta(seconds=0.05)
     missing_image = "no/such:image"
-    executor_type: type[MemoryExecutor] = MemoryExecutor
-    engine_type: type[MemoryEngine] = MemoryEngine
     engine: MemoryEngine
     dataplane: DataPlane
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[MemoryExecutor]:
+        async with open_memory_engine(self.steps(), self.programs) as self.engine:
+            yield MemoryExecutor(self.engine)
+
+    def steps(self) -> DataPlaneSteps:
+        """On stores of their own, which are empty."""
         self.dataplane = DataPlane(MemoryBlobStore(), MemoryDocumentStore(), MemoryBroker(), Observed())
-        steps = DataPlaneSteps(self.dataplane)
-        async with open_memory_engine(steps, self.programs, engine_type=self.engine_type) as self.engine:
-            yield self.executor_type(self.engine)
+        return DataPlaneSteps(self.dataplane)
 
     def stores(self, tmp_path: Path) -> AbstractAsyncContextManager[Stores]:
         def settings(module: str) -> bytes:
@@ -50,7 +51,7 @@ class MemoryExecutors(MemoryJobCommands, ExecutorConformance):
 
     @asynccontextmanager
     async def reopen(self) -> AsyncIterator[MemoryExecutor]:
-        yield self.executor_type(self.engine)
+        yield MemoryExecutor(self.engine)
 
     @asynccontextmanager
     async def outage(self, executor: MemoryExecutor) -> AsyncIterator[None]:

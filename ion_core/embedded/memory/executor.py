@@ -317,11 +317,11 @@ def _open_gate() -> asyncio.Event:
 
 @asynccontextmanager
 async def open_memory_engine(
-    steps: Steps, programs: Mapping[str, Program] | None = None, *, engine_type: type[MemoryEngine] = MemoryEngine
+    steps: Steps, programs: Mapping[str, Program] | None = None
 ) -> AsyncIterator[MemoryEngine]:
     """Jobs are ended and gone when the context is left; that an executor goes changes nothing about them."""
     with TemporaryDirectory(prefix="ion-jobs-", ignore_cleanup_errors=True) as directory:
-        engine = engine_type(steps, {} if programs is None else programs, Path(directory))
+        engine = MemoryEngine(steps, {} if programs is None else programs, Path(directory))
         try:
             yield engine
         finally:
