@@ -28,7 +28,7 @@ class JobLogRules(ExecutorKit):
         async with self.jobs(executor, tmp_path) as jobs:
             stopped = await jobs.running(self.hangs(on_term=0))
             await self.within(executor.stop(stopped.ref, grace=self.short), "stop")
-            assert (await jobs.ran(stopped)).text(Step.MODULE) == ["ready"]
+            assert (await jobs.ran(stopped)).text(Step.MODULE, "stdout") == ["ready"]  # a shell may say how it ended
             refused = await jobs.run(self.leaves({"out/events/one.json": b"{"}))
             assert any("one.json" in text for text in refused.text(Step.COMMIT)), "why step 3 failed is in its log"
 

@@ -237,6 +237,6 @@ def assert_invariants(pipeline: Pipeline, *, events: int, committed: Mapping[str
     files = pipeline.state / "blobs" / "files"
     stored = {str(path.relative_to(files)) for path in files.rglob("*") if path.is_file()}
     assert stored == visible, "I4: no file without a commit, none missing"
-    for place in ("work", "run"):
-        left = [path.name for path in (pipeline.state / place).iterdir() if not path.name.startswith(".spare-")]
-        assert left == [], f"I5: nothing is left in {place}"
+    for place in filter(Path.is_dir, (pipeline.state / name for name in ("work", "run", "jobs"))):
+        left = [path.name for path in place.iterdir() if not path.name.startswith(".spare-")]
+        assert left == [], f"I5: nothing is left in {place.name}"

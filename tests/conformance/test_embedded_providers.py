@@ -35,6 +35,7 @@ from ion_core.testing import (
     MessageBrokerConformance,
     ProviderConformance,
 )
+from tests.support.away import a_file_in_place_of
 
 
 @contextmanager
@@ -50,17 +51,6 @@ def tables_away(path: Path) -> Iterator[None]:
         for name in names:
             connection.execute(f"ALTER TABLE {name}_away RENAME TO {name}")
         connection.commit()
-
-
-@contextmanager
-def a_file_in_place_of(directory: Path) -> Iterator[None]:
-    """Somebody has moved the directory away."""
-    away = directory.with_name("away")
-    directory.rename(away)
-    directory.write_bytes(b"in the way")
-    yield
-    directory.unlink()
-    away.rename(directory)
 
 
 class TestSqliteBroker(MessageBrokerConformance):
