@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from ion_core.contracts.executor import Executor
 from ion_core.contracts.messaging import MessageBroker
 from ion_core.contracts.provider import Provider
 from ion_core.contracts.runtime import ContainerRuntime
 from ion_core.contracts.storage import DocumentStore
 from ion_core.dataplane import DataPlane
 from ion_core.dispatcher import Dispatcher
+from ion_core.dispatcher.engine import Engine
 from ion_core.embedded import plugin
 from ion_core.events import Event
 from ion_core.intake import Intake
@@ -65,14 +67,26 @@ class Ion:
     finished: Finished
 
     @asynccontextmanager
-    async def serving(self, modules: Sequence[Module], runtime: ContainerRuntime) -> AsyncIterator[Dispatcher]:
-        """A dispatcher that serves these modules while the body runs, and is drained after it."""
+    async def serving(
+        self,
+        modules: Sequence[Module],
+        runtime: ContainerRuntime | None = None,
+        *,
+        engine: Engine | None = None,
+        settings: bytes = b"",
+    ) -> AsyncIterator[Dispatcher]:
+        """A dispatcher that serves these modules while the body runs, and is drained after it.
+
+        They run in ``runtime``, or with ``engine``: then ``settings`` are the configuration of their steps.
+        """
         work = self.directory / "work"
         work.mkdir(exist_ok=True)
         dispatcher = Dispatcher(
             modules,
             broker=self.broker,
-            runtimes={"default": runtime},
+            runtimes={} if runtime is None else {"default": runtime},
+            engines={} if engine is None else {"default": engine},
+            settings_of=lambda module: settings,
             dataplane=self.dataplane,
             observer=self.finished,
             work=work,
@@ -113,6 +127,11 @@ async def embedded(directory: Path, *, broker: MessageBroker | None = None) -> A
 def process_runtime(directory: Path) -> AbstractAsyncContextManager[ContainerRuntime]:
     """The runtime of plain processes, with its default settings."""
     return _opening(plugin.ion_container_runtimes(), "process", directory / "run")
+
+
+def subprocess_executor(directory: Path) -> AbstractAsyncContextManager[Executor]:
+    """The executor of local processes, with its default settings."""
+    return _opening(plugin.ion_executors(), "subprocess", directory / "jobs")
 
 
 def _opening(providers: Iterable[Provider[P]], name: str, path: Path) -> AbstractAsyncContextManager[P]:

@@ -7,6 +7,7 @@ from bench.rows import (
     embedded_event,
     embedded_rate,
     events_many,
+    executor_event,
     files,
     gateway_rate,
     gateway_upload,
@@ -28,6 +29,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     for benchmark in (
         embedded_event.benchmark(),
         embedded_rate.benchmark(),
+        executor_event.benchmark(),
         files.big(),
         files.big_copied(),
         files.many(),
