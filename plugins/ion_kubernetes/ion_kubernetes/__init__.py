@@ -1,0 +1,1 @@
+"""Kubernetes as an executor of Ion."""
