@@ -269,7 +269,8 @@ class FakeKubernetes:
         if not dry_run:
             if resource == "pods":
                 self.node.sees(key)
-            self._collect()
+            if object["metadata"].get("ownerReferences"):
+                self._collect()
         return made
 
     def _patch(self, call: Call, key: Key, *, dry_run: bool) -> Json:

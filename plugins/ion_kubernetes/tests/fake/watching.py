@@ -79,8 +79,8 @@ async def _follow(
             elif order is Order.END:
                 return
             elif order is Order.CUT:
-                await response.write(b'{"type":"MODIFIED","object":{"kind":"Pod","metada')
-                if request.transport is not None:
+                if request.transport is not None and not request.transport.is_closing():
+                    await response.write(b'{"type":"MODIFIED","object":{"kind":"Pod","metada')
                     request.transport.close()
                 return
         if it.silent or (not it.orders and store.version <= it.version):
