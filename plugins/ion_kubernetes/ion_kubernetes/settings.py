@@ -228,7 +228,7 @@ class KubernetesSettings(Settings):
     def _problems_of_pod(self) -> Iterator[str]:
         for name in sorted(set(self.pod) - {"metadata", "spec"}):
             yield f'pod.{name}: is not for here. What there is: "metadata" and "spec" of a pod'
-        metadata, spec = self.pod.get("metadata") or {}, self.pod.get("spec") or {}
+        metadata, spec = self.pod.get("metadata", {}), self.pod.get("spec", {})
         if not isinstance(metadata, Mapping) or not isinstance(spec, Mapping):
             yield "pod: metadata and spec must be mappings"
             return
