@@ -91,18 +91,19 @@ class Going:
     waiting: Waiting | None = None
 
 
-def judge(pod: Pod, *, gone: bool = False) -> JobEnd | Going:
+def judge(pod: Pod, *, gone: bool = False, unseen: bool = False) -> JobEnd | Going:
     """How the job of this pod ended, or where it is. ``gone``: this was its last state, and there is no pod any more.
 
-    An end is told once no process of the module runs any more, and nothing of the job can begin.
+    ``unseen``: it went while nobody looked, and this may not have been its last state. An end is told once no process
+    of the module runs any more, and nothing of the job can begin.
     """
-    return _Case(pod, gone).judged()
+    return _Case(pod, gone, unseen).judged()
 
 
 def module_began(pod: Pod) -> float | None:
     """When the module began, in seconds since 1970 on its node's clock, while it runs; None before and after."""
     running = _statuses(pod).get(names.MODULE, {}).get("state", {}).get("running")
-    return _time(running.get("startedAt")) if running is not None else None
+    return seconds(running.get("startedAt")) if running is not None else None
 
 
 def has_started(pod: Pod, container: str) -> bool:
@@ -112,6 +113,7 @@ def has_started(pod: Pod, container: str) -> bool:
 
 
 def has_ended(pod: Pod, container: str) -> bool:
+    """Whether a container prints nothing any more, as far as its status tells."""
     return "terminated" in _statuses(pod).get(container, {}).get("state", {})
 
 
@@ -123,9 +125,9 @@ def is_started(pod: Pod) -> bool:
 class _Case:
     """One pod, looked at from all sides."""
 
-    def __init__(self, pod: Pod, gone: bool) -> None:
+    def __init__(self, pod: Pod, gone: bool, unseen: bool) -> None:
         self.pod = pod
-        self.gone = gone
+        self.unseen = unseen
         self.status: Mapping[str, Any] = pod.get("status") or {}
         self.containers = _statuses(pod)
         self.phase = self.status.get("phase", "")
@@ -170,6 +172,8 @@ class _Case:
             return self._end(self._step(), cause, reason=words)
         if failed is not None and (not self.deleted or self._ended_before_deletion(failed)):
             return self._of_container(failed)
+        if self.unseen:
+            return self._end(self._step(), Cause.INFRASTRUCTURE, reason="its pod went away while nobody could look")
         if self.deleted:
             return self._end(self._step(), Cause.CANCELLED, reason="somebody deleted its pod")
         if self.phase == "Failed" and reason:  # such as an admission by the node
@@ -205,8 +209,13 @@ class _Case:
     def _ended_before_deletion(self, name: str) -> bool:
         """For certain: of a pod that is gone only the end of the deletion is known, and clocks tell whole seconds."""
         metadata = self.pod["metadata"]
-        deletion, finished = _time(metadata.get("deletionTimestamp")), _time(self._terminated(name).get("finishedAt"))
-        if deletion is None or finished is None:
+        deletion, finished = (
+            seconds(metadata.get("deletionTimestamp")),
+            seconds(self._terminated(name).get("finishedAt")),
+        )
+        if deletion is None:
+            return True
+        if finished is None:
             return False
         own = (self.pod.get("spec") or {}).get("terminationGracePeriodSeconds", 30)
         return finished < deletion - max(int(metadata.get("deletionGracePeriodSeconds") or 0), int(own))
@@ -296,7 +305,7 @@ class _Case:
         return before + _words(str(condition.get("reason") or "DisruptionTarget"), str(condition.get("message") or ""))
 
     def _end(self, step: Step, cause: Cause | None, *, status: ExitStatus | None = None, reason: str = "") -> JobEnd:
-        ended = [_time(self._terminated(name).get("finishedAt")) for name in STEPS]
+        ended = [seconds(self._terminated(name).get("finishedAt")) for name in STEPS]
         return JobEnd(
             step=step,
             status=status or _exit_of(self._terminated(step.value)),
@@ -375,13 +384,14 @@ def _began(containers: Mapping[str, Mapping[str, Any]]) -> Mapping[Step, float]:
     found: dict[Step, float] = {}
     for name, step in STEPS.items():
         state = containers.get(name, {}).get("state", {})
-        began = _time((state.get("terminated") or state.get("running") or {}).get("startedAt"))
+        began = seconds((state.get("terminated") or state.get("running") or {}).get("startedAt"))
         if began is not None:
             found[step] = began
     return found
 
 
-def _time(text: Any) -> float | None:
+def seconds(text: Any) -> float | None:
+    """Of a time as Kubernetes writes it, since 1970; None for none."""
     if not isinstance(text, str) or not text:
         return None
     try:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def _kubernetes_executor(settings: KubernetesSettings) -> AbstractAsyncContextManager[Executor]:
-    from ion_kubernetes.executor import open_kubernetes_executor
+    from ion_kubernetes.opening import open_kubernetes_executor
 
     return open_kubernetes_executor(settings)
 

@@ -268,13 +268,21 @@ def _text(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
-def start_patch(ticket: bytes, *, warm_deadline: int | None) -> Sequence[Json]:
-    """What starts a job, and refuses to start it twice. ``warm_deadline`` is that of a pod that has no gate."""
+def start_patch(pod: Mapping[str, Any], ticket: bytes, *, warm_deadline: int | None) -> Sequence[Json]:
+    """What starts the job of this very pod, and refuses to start it twice: its gate goes, its ticket comes.
+
+    ``warm_deadline`` is that of a pod that has none yet.
+    """
     path = f"/metadata/annotations/{names.TICKET.replace('/', '~1')}"
     patch: list[Json] = [
+        {"op": "test", "path": "/metadata/uid", "value": pod["metadata"]["uid"]},
         {"op": "test", "path": path, "value": None},
         {"op": "add", "path": path, "value": ticket.decode()},
     ]
-    if warm_deadline is None:
-        return [*patch, {"op": "remove", "path": "/spec/schedulingGates"}]
-    return [*patch, {"op": "add", "path": "/spec/activeDeadlineSeconds", "value": warm_deadline}]
+    for number, gate in enumerate(pod["spec"].get("schedulingGates") or ()):  # others' gates are for others to open
+        if gate.get("name") == names.GATE:
+            at = f"/spec/schedulingGates/{number}"
+            patch += [{"op": "test", "path": f"{at}/name", "value": names.GATE}, {"op": "remove", "path": at}]
+    if warm_deadline is not None:
+        patch.append({"op": "add", "path": "/spec/activeDeadlineSeconds", "value": warm_deadline})
+    return patch

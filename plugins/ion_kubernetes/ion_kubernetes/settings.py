@@ -109,8 +109,8 @@ class Toleration(Settings):
 class HandlerResources(Settings):
     """What prepare and commit are given, each: requests and limits alike."""
 
-    cpus: float = Field(1.0, gt=0, description="Processors, such as 0.5.")
-    memory: ByteSize = Field(512 * 1024**2, gt=0, description="Memory. Files are not held in it.")
+    cpus: float = Field(default=1.0, gt=0, description="Processors, such as 0.5.")
+    memory: ByteSize = Field(default=512 * 1024**2, gt=0, description="Memory. Files are not held in it.")
 
 
 class AllowSettings(Settings):
@@ -138,11 +138,11 @@ class KubernetesSettings(Settings):
     handler_image: Annotated[str, AfterValidator(_image)] = Field(
         description="Image with ion-core and the plugins of the two stores, of this version: it prepares and commits."
     )
-    namespace: Label | None = Field(
-        None, description="Where pods are made. Default: that of the context, or of our own pod."
-    )
+    namespace: Label = Field("ion", description="Where pods are made; it exists already.")
     kubeconfig: ConfigPath | None = Field(
-        None, description="Default: our own service account inside a cluster, else $KUBECONFIG or ~/.kube/config."
+        None,
+        description="File that says where the API server is and how it is spoken to. Default: $KUBECONFIG, then "
+        "~/.kube/config, then the service account of the pod that this runs in.",
     )
     context: str | None = Field(None, description="Which context of the kubeconfig. Default: its current one.")
     object: Literal["pod", "job"] = Field(
