@@ -178,10 +178,9 @@ class StepRules(ExecutorKit):
     async def test_a_workspace_is_empty_for_the_next(self, executor: Executor, tmp_path: Path) -> None:
         async with self.jobs(executor, tmp_path) as jobs:
             left = {f"out/{name}": b"{}" for name in ("data/left", "events/left.json", "insights.json")}
-            for then in ("", "hang"):
-                started = jobs.running if then else jobs.started
-                first = await started(self.leaves(left, then=then))
-                if not then:
+            for then in ("exit 0", "hang"):
+                first = await jobs.running(self.leaves(left, then=then))
+                if then != "hang":
                     await jobs.end(first.ref)
                 await self.within(executor.remove(first.ref), "remove")
                 event = await jobs.event({"given": b"content"})

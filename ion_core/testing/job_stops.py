@@ -10,8 +10,9 @@ from pathlib import Path
 from ion_core.contracts.executor import Cause, Executor, JobState, Step
 from ion_core.contracts.runtime import ExitStatus
 from ion_core.errors import JobNotFound
-from ion_core.testing.jobs import NOBODY, ExecutorKit, Made
+from ion_core.testing.jobs import NOBODY, ExecutorKit, Jobs, Made
 from ion_core.testing.kit import needs, refused
+from ion_core.testing.programs import READY
 
 NOTHING = timedelta(0)
 LONG = timedelta(minutes=10)
@@ -83,7 +84,7 @@ class StopRules(ExecutorKit):
         assert self.hold_queued is not None
         async with self.jobs(executor, tmp_path) as jobs:
             made = await jobs.made(self.prints_lines(1))
-            await self.stops_in_time(executor, made, self.hold_queued(executor), {Step.QUEUED})
+            await self.stops_in_time(jobs, executor, made, self.hold_queued(executor), {Step.QUEUED})
             ran = await jobs.ran(made)
             assert ran.end.cause is Cause.CANCELLED
             assert ran.text(Step.MODULE) == []
@@ -93,7 +94,7 @@ class StopRules(ExecutorKit):
         assert self.hold_prepare is not None
         async with self.jobs(executor, tmp_path) as jobs:
             made = await jobs.made(self.prints_lines(1))
-            await self.stops_in_time(executor, made, self.hold_prepare(executor), {Step.QUEUED, Step.PREPARE})
+            await self.stops_in_time(jobs, executor, made, self.hold_prepare(executor), {Step.QUEUED, Step.PREPARE})
             ran = await jobs.ran(made)
             assert ran.end.cause is Cause.CANCELLED
             assert ran.text(Step.MODULE) == []
@@ -103,18 +104,20 @@ class StopRules(ExecutorKit):
         assert self.hold_commit is not None
         async with self.jobs(executor, tmp_path) as jobs:
             made = await jobs.made(self.leaves({"out/data/made": b"made"}))
-            await self.stops_in_time(executor, made, self.hold_commit(executor), {Step.MODULE, Step.COMMIT})
+            await self.stops_in_time(jobs, executor, made, self.hold_commit(executor), {Step.MODULE, Step.COMMIT})
             ran = await jobs.ran(made)
             assert ran.end.cause is (None if ran.end.step is Step.COMMIT and ran.records else Cause.CANCELLED)
             for record in ran.records:
                 assert await jobs.output(record, "made") == b"made", "a commit that counts is whole"
 
     async def stops_in_time(
-        self, executor: Executor, made: Made, hold: AbstractAsyncContextManager[None], steps: set[Step]
+        self, jobs: Jobs, executor: Executor, made: Made, hold: AbstractAsyncContextManager[None], steps: set[Step]
     ) -> None:
         """Held there, it has ended when stop returns, and tells a step of these."""
         async with hold:
             await self.within(executor.start(made.ref, made.ticket), "start")
+            if Step.COMMIT in steps:
+                await jobs.says(made.ref, READY)
             await self.stays_quiet(executor.wait(made.ref), "it is held")
             await self.within(executor.stop(made.ref, grace=self.short), "stop")
             end = await self.within(executor.wait(made.ref), "the end of the job")

@@ -39,10 +39,10 @@ STARTED_AT = "2026-01-02T03:04:05.678+00:00"
 class JobCommands(Commands):
     """What the kit's modules do besides. An executor without ``/bin/sh`` overrides these too."""
 
-    def leaves(self, files: Mapping[str, bytes], *, then: str = "") -> Command:
-        """Writes these files of the workspace, whose directories are there; ``then`` is ``hang`` or nothing."""
+    def leaves(self, files: Mapping[str, bytes], *, then: str = "exit 0") -> Command:
+        """Writes these files of the workspace, whose directories are there, says READY and exits, or hangs."""
         script = "".join(f"printf '{_octal(content)}' > {BASE}/{name}; " for name, content in files.items())
-        return shell(script + (f"echo {READY}; while :; do sleep 1; done" if then == "hang" else "exit 0"))
+        return shell(f"{script}echo {READY}; {_FOR_EVER if then == 'hang' else then}")
 
     def prints_arguments(self) -> Command:
         """A line for each argument that it is given besides."""
@@ -57,21 +57,20 @@ class JobCommands(Commands):
         return shell(f"cd {BASE} && find . -type f | cut -c3-")
 
     def looks_for(self, text: str, *, everywhere: bool) -> Command:
-        """Prints ``seen in …`` where ``text`` is in its environment, its arguments, its workspace, or any file at all.
+        """Prints ``seen in …`` where ``text`` is in its environment, arguments, workspace, or any new file at all.
 
-        It does not contain ``text`` itself.
+        The last line is ``looked``. It does not contain ``text`` itself.
         """
         half = len(text) // 2
         halves = (_octal(it.encode()) for it in (text[:half], text[half:]))
         pattern = "".join(f"printf '{it}'; " for it in halves)
-        places = (
-            "find / -maxdepth 1 ! -path / ! -path /proc ! -path /sys ! -path /dev" if everywhere else f"echo {BASE}"
-        )
+        places = "/ \\( -path /proc -o -path /sys -o -path /dev \\) -prune -o -mmin -60" if everywhere else BASE
+        seen = 'grep -lF -e "$p" -- "$@" 2>/dev/null | sed "s/^/seen in /"'
         return shell(
             f'p="$({pattern})"; case "$(env)" in *"$p"*) echo seen in env;; esac; '
             'case "$(tr "\\0" " " < /proc/$$/cmdline)" in *"$p"*) echo seen in arguments;; esac; '
-            f"{places} | while read -r place; do "
-            'printf "%s" "$p" | grep -rlF -f - "$place" 2>/dev/null | sed "s/^/seen in /"; done; echo looked'
+            f"export p; find {places} -type f -size -1024k -print0 2>/dev/null | xargs -0 sh -c '{seen}' sh; "
+            "echo looked"
         )
 
     def touches(self, path: Path) -> Command:
@@ -84,8 +83,11 @@ class JobCommands(Commands):
         return shell(f"({child}) & while [ ! -e '{path}' ]; do sleep 0.05; done")
 
     def takes_memory(self) -> Command:
-        """More than 64 MiB, as fast as it can."""
-        return shell("x=0123456789abcdef; while :; do x=$x$x; done")
+        """More than 64 MiB: what has no end of a line, ``tail`` keeps as a whole."""
+        return shell("head -c 268435456 /dev/zero | tail")
+
+
+_FOR_EVER = "while :; do sleep 1; done"
 
 
 def _octal(content: bytes) -> str:

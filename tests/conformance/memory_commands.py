@@ -142,12 +142,12 @@ class MemoryCommands(Commands):
 class MemoryJobCommands(MemoryCommands, JobCommands):
     """Those of the executor kit too."""
 
-    def leaves(self, files: Mapping[str, bytes], *, then: str = "") -> Command:
+    def leaves(self, files: Mapping[str, bytes], *, then: str = "exit 0") -> Command:
         async def body(workspace: Path, env: Mapping[str, str]) -> int:
             for name, content in files.items():
                 (workspace / name).write_bytes(content)
+            say(READY)
             if then == "hang":
-                say(READY)
                 await asyncio.Event().wait()
             return 0
 
