@@ -15,6 +15,7 @@ from ion_core.testing.job_logs import JobLogRules
 from ion_core.testing.job_stops import StopRules
 from ion_core.testing.jobs import EMITTED, NOBODY, STARTED_AT, ExecutorKit, other, together
 from ion_core.testing.kit import needs, refused
+from ion_core.testing.programs import BASE
 
 LONGEST_NAME = 52
 LONGEST_MODULE = 63
@@ -209,7 +210,7 @@ class StepRules(ExecutorKit):
         async with self.jobs(executor, tmp_path) as jobs:
             made = await jobs.made(self.exits_with(0))
             for what, text in (("the ticket", made.ticket.token), ("the settings", self.secret)):
-                command = self.looks_for(text, everywhere=executor.capabilities.isolates)
+                command = self.looks_for(text, below="/" if executor.capabilities.isolates else BASE)
                 looking = await jobs.made(command, settings=made.spec.settings)
                 ticket = other(looking.ticket, token=made.ticket.token)
                 await self.within(executor.start(looking.ref, ticket), "start")

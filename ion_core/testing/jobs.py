@@ -56,21 +56,20 @@ class JobCommands(Commands):
         """The path of every file in the workspace, from there, a line each; none beginning with a dot is one."""
         return shell(f"cd {BASE} && find . -type f | cut -c3-")
 
-    def looks_for(self, text: str, *, everywhere: bool) -> Command:
-        """Prints ``seen in …`` where ``text`` is in its environment, arguments, workspace, or any new file at all.
+    def looks_for(self, text: str, *, below: str = BASE) -> Command:
+        """Prints ``seen in …`` where ``text`` is in its environment, its arguments, or a new file below that directory.
 
         The last line is ``looked``. It does not contain ``text`` itself.
         """
         half = len(text) // 2
         halves = (_octal(it.encode()) for it in (text[:half], text[half:]))
         pattern = "".join(f"printf '{it}'; " for it in halves)
-        places = "/ \\( -path /proc -o -path /sys -o -path /dev \\) -prune -o -mmin -60" if everywhere else BASE
+        files = "\\( -path /proc -o -path /sys -o -path /dev \\) -prune -o -mmin -60 -type f -size -1024k -print0"
         seen = 'grep -lF -e "$p" -- "$@" 2>/dev/null | sed "s/^/seen in /"'
         return shell(
             f'p="$({pattern})"; case "$(env)" in *"$p"*) echo seen in env;; esac; '
             'case "$(tr "\\0" " " < /proc/$$/cmdline)" in *"$p"*) echo seen in arguments;; esac; '
-            f"export p; find {places} -type f -size -1024k -print0 2>/dev/null | xargs -0 sh -c '{seen}' sh; "
-            "echo looked"
+            f"export p; find {below} {files} 2>/dev/null | xargs -0 sh -c '{seen}' sh; echo looked"
         )
 
     def touches(self, path: Path) -> Command:

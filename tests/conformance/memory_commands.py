@@ -172,7 +172,7 @@ class MemoryJobCommands(MemoryCommands, JobCommands):
 
         return self.program(body)
 
-    def looks_for(self, text: str, *, everywhere: bool) -> Command:
+    def looks_for(self, text: str, *, below: str = "") -> Command:
         async def body(workspace: Path, env: Mapping[str, str]) -> int:
             spec = this_container().spec
             if text in repr((env, spec.argv)):

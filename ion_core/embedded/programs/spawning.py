@@ -14,7 +14,9 @@ from itertools import count
 
 HAS_LIMITS = sys.platform == "linux"
 
-_OUT_OF_MEMORY = re.compile(rb"MemoryError|cannot allocate memory|bad_alloc|out of memory|memory exhausted", re.IGNORECASE)
+_OUT_OF_MEMORY = re.compile(
+    rb"MemoryError|cannot allocate memory|bad_alloc|out of memory|memory exhausted", re.IGNORECASE
+)
 
 
 class Cores:
