@@ -17,6 +17,7 @@ CONTRACTS = Path(__file__).parents[2] / "docs" / "contracts"
 KITS = {
     "messaging": testing.MessageBrokerConformance,
     "runtime": testing.ContainerRuntimeConformance,
+    "executors": testing.ExecutorConformance,
     "blobs": testing.BlobStoreConformance,
     "documents": testing.DocumentStoreConformance,
     "services": testing.ServiceConformance,
