@@ -116,7 +116,10 @@ async def test_a_second_start_of_a_pod_is_refused() -> None:
         gated = pod("a", schedulingGates=[{"name": "ion/start"}])
         gated["metadata"]["annotations"] = {"ion/spec": "1"}
         await api.create(PODS, gated)
-        start = [{"op": "test", "path": START, "value": None}, {"op": "add", "path": START, "value": "{}"}]
+        start: list[dict[str, Any]] = [
+            {"op": "test", "path": START, "value": None},
+            {"op": "add", "path": START, "value": "{}"},
+        ]
         assert (await api.patch(PODS, "a", start))["metadata"]["annotations"]["ion/job"] == "{}"
         error = await refused(api.patch(PODS, "a", start))
         assert (error.invalid, error.status) == (True, 422)

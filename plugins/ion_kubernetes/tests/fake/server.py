@@ -135,7 +135,8 @@ class FakeKubernetes:
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.01)  # 0 would be no limit
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", self._port, ssl_context=self._tls).start()
-        self._port = self._runner.addresses[0][1]
+        address: Any = self._runner.addresses[0]
+        self._port = address[1]
         self.url = f"{'https' if self._tls else 'http'}://127.0.0.1:{self._port}"
 
     async def restart(self) -> None:

@@ -20,7 +20,8 @@ _SAID = r"'^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
 @dataclass(frozen=True)
 class Struct:
     name: str
-    fields: dict[str, Shape]
+    fields: dict[str, Any]
+    """Shapes, by name."""
 
 
 @dataclass(frozen=True)
