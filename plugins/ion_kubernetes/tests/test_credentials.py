@@ -100,7 +100,7 @@ async def speaking(
 
 
 def settings(**given: Any) -> KubernetesSettings:
-    return KubernetesSettings.model_validate(given)
+    return KubernetesSettings.model_validate({"handler_image": "registry.example/ion:1", **given})
 
 
 def sent(cluster: FakeKubernetes) -> list[str | None]:
