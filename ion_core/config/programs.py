@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -82,11 +83,11 @@ def _processes(config: Config) -> list[Module]:
 
 
 def check_programs(config: Config, environ: Mapping[str, str] = os.environ) -> list[Finding]:
-    """Commands whose program is not on this machine, of modules that run here as processes: warnings."""
+    """Commands whose program or script is not on this machine, of modules that run here as processes: warnings."""
     return [
         Finding(severity="warning", where=config.where("modules", module.name, "command"), text=text)
         for module in _processes(config)
-        if (text := _no_program(module, environ))
+        if (text := _no_program(module, environ) or _no_script(module))
     ]
 
 
@@ -106,3 +107,31 @@ def _no_program(module: Module, environ: Mapping[str, str]) -> str | None:
     if program.is_file():
         return f"the program {program} is not executable. Make it so (chmod +x), or name what runs it first"
     return f'there is no program "{name}" {f"in {start}" if os.sep in name else f"on the PATH or in {start}"}'
+
+
+def _no_script(module: Module) -> str | None:
+    """Of what is known to run a file, where it is told in a way that is known."""
+    interpreter = Path(module.command[0]).name if module.command else ""
+    flags = next((flags for names, flags in _RUN_A_FILE if re.fullmatch(names, interpreter)), None)
+    if flags is None:
+        return None
+    script = next((it for it in module.command[1:] if not re.fullmatch(flags, it)), "-")
+    if script.startswith("-") or os.path.lexists(Path(module.source or "/", script)):
+        return None
+    if module.source is not None or Path(script).is_absolute():
+        return f'{interpreter} is to run "{script}", and there is no such file{_within(module.source, script)}'
+    if Path(script).parts[:1] in (("in",), ("out",)):
+        return None  # of the event, or its own
+    return f'{interpreter} is to run "{script}", which is in no workspace. Set source to the directory that it is in'
+
+
+def _within(source: Path | None, script: str) -> str:
+    return "" if source is None or Path(script).is_absolute() else f" in {source}"
+
+
+_RUN_A_FILE = (
+    (r"(python|pypy)[0-9.]*", r"-[BEIOSbdsuvx]+"),
+    (r"(ba|da|k|z)?sh", r"-[aefuvx]+"),
+    (r"node|ruby|perl|php|Rscript|lua|julia", r"(?!)"),
+)
+"""Programs whose first argument is a file that they run, and flags that may stand before it and take no value."""

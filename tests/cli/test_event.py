@@ -85,7 +85,10 @@ def test_create_prints_the_event_with_the_context_given(ion: Ion) -> None:
         (["--event-id", ""], "must not be empty"),
         (["--correlation-id", "\udcff"], "not valid UTF-8"),
         (["--no-such-option"], "--no-such-option"),
-        (["more"], "more"),
+        (["more"], "there is no place for 'more'. Files are given with --file, pairs with --data KEY=VALUE."),
+        (["name=a b"], "there is no place for 'name=a b'. A pair is given as --data 'name=a b'"),
+        (["note.txt", "more"], "A file is given as --file note.txt"),
+        (["x" * 5000], "there is no place for"),
     ],
 )
 def test_what_is_given_wrongly_is_misuse_and_publishes_nothing(ion: Ion, arguments: list[str], said: str) -> None:

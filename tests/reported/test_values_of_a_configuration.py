@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -181,3 +182,41 @@ def test_check_warns_of_a_program_that_is_not_there(
     ion = Ion(tmp_path, capsys)
     assert 'warning: there is no program "no-such-program" on the PATH' in ion("check").out
     assert len([it for it in json.loads(ion("check", "--json").out)["findings"] if "program" in it["text"]]) == 5
+
+
+def test_a_script_that_is_not_there_is_found_before_an_event_waits_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "work.py").write_text("")
+    commands = {
+        "there": "[python3, -u, work.py], source: here",
+        "there-absolute": f"[sh, {tmp_path}/here/work.py]",
+        "code": "[sh, -c, missing.sh], source: here",
+        "package": "[python3, -m, missing], source: here",
+        "of-the-event": "[sh, in/data/run.sh]",
+        "not-known": "[tool, missing.py], source: here",
+        "alone": "[python3], source: here",
+        "missing": "[python3, -u, missing.py, work.py], source: here",
+        "missing-shell": "[/bin/sh, -eu, missing.sh], source: here",
+        "missing-absolute": "[sh, /nowhere/missing.sh], source: here",
+        "missing-installs": "[python3, missing.py], source: here, python: {requirements: r.txt}",
+        "missing-without-source": "[python3, work.py]",
+    }
+    (tmp_path / "r.txt").write_text("")
+    lines = [f"  {name}: {{subscribes: [a], command: {what}}}" for name, what in commands.items()]
+    (tmp_path / "ion.yaml").write_text("modules:\n" + "\n".join(lines))
+    monkeypatch.chdir(tmp_path)
+    environ = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    (tmp_path / "tool").touch(0o755)
+    found = {
+        it.where.rpartition("modules.")[2].removesuffix(".command"): it.text
+        for it in check_programs(load_config("ion.yaml"), environ)
+    }
+    assert list(found) == [name for name in commands if name.startswith("missing")]
+    here = f"there is no such file in {tmp_path}/here"
+    assert found["missing"] == f'python3 is to run "missing.py", and {here}'
+    assert found["missing-shell"] == f'sh is to run "missing.sh", and {here}'
+    assert found["missing-absolute"] == 'sh is to run "/nowhere/missing.sh", and there is no such file'
+    assert found["missing-installs"].endswith(here)
+    assert found["missing-without-source"].endswith("Set source to the directory that it is in")

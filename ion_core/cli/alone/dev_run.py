@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ion_core.cli.event.commands import data_option, file_option
-from ion_core.cli.event.given import files_by_name
+from ion_core.cli.event.given import TakesPairs, files_by_name
 from ion_core.cli.module.rehearsing import DEV_STATE, IMAGES_ONLY
 from ion_core.cli.named import EventType
 from ion_core.cli.options import Options, PathText, Text, json_option, with_config_only
@@ -32,7 +32,7 @@ TAIL = 10
 """Lines of a failed module's output that are shown."""
 
 
-@click.command("run")
+@click.command("run", cls=TakesPairs)
 @click.argument("event_type", metavar="TYPE", type=EventType(None))
 @file_option
 @data_option

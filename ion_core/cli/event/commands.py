@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ion_core.cli.event.given import FilePair, KeyValue, files_by_name
+from ion_core.cli.event.given import FilePair, KeyValue, TakesPairs, files_by_name
 from ion_core.cli.event.republish import republish
 from ion_core.cli.group import Group
 from ion_core.cli.named import EventType, ModuleName
@@ -52,7 +52,7 @@ def command() -> None:
 command.add_command(republish)
 
 
-@command.command("publish")
+@command.command("publish", cls=TakesPairs)
 @click.argument("event_type", metavar="TYPE", type=EventType(None), required=False)
 @data_option
 @file_option
@@ -124,7 +124,7 @@ def _publish_batch(
     say(f"See what becomes of them: ion-core trace list{options.flags()}")
 
 
-@command.command("create")
+@command.command("create", cls=TakesPairs)
 @click.option("--event-type", metavar="TYPE", type=EventType(None), required=True, help="Its type.")
 @click.option("--event-name", metavar="NAME", type=id_text, default="cli", help="Who it comes from. Default: cli.")
 @click.option("--event-id", metavar="ID", type=id_text, help="Its id. Default: a new one.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,6 +51,25 @@ class FilePair(click.ParamType):  # type: ignore[type-arg]
         if problem := file_problem(Path(path)):
             self.fail(f"{path[:200]!r}: {problem}.", param, ctx)
         return path
+
+
+class TakesPairs(click.Command):
+    """A command with ``--data`` and ``--file``: a pair or a file without them is told how it is given."""
+
+    allow_extra_args = True
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        left = super().parse_args(ctx, args)
+        if not left or ctx.resilient_parsing:
+            return left
+        first = left[0][:80]
+        name, found, _ = first.partition("=")
+        hint = "Files are given with --file, pairs with --data KEY=VALUE."
+        if os.path.lexists(left[0]):
+            hint = f"A file is given as --file {shlex.quote(first)}"
+        elif found and name:
+            hint = f"A pair is given as --data {shlex.quote(first)}"
+        raise click.UsageError(f"there is no place for {first!r}. {hint}", ctx)
 
 
 def file_problem(path: Path) -> str | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ion_core.cli.event.commands import data_option, file_option
-from ion_core.cli.event.given import files_by_name
+from ion_core.cli.event.given import TakesPairs, files_by_name
 from ion_core.cli.module.rehearsing import (
     Place,
     Where,
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ion_core.rehearsal import Rehearsal
 
 
-@click.command("run")
+@click.command("run", cls=TakesPairs)
 @click.argument("name", type=ModuleName())
 @click.option("--event", "event_id", metavar="ID", type=EventId(), help="For this event, which is stored.")
 @click.option(
