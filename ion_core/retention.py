@@ -35,7 +35,7 @@ from ion_core.commits import Commit
 from ion_core.contracts.messaging import MessageBroker
 from ion_core.contracts.storage import Document, DocumentStore
 from ion_core.dataplane import DataPlane, key_segment, try_each
-from ion_core.errors import DocumentsDamaged, InvalidEvent, ProviderError, QueueNotDeclared, TransientError
+from ion_core.errors import DocumentsDamaged, InvalidEvent, QueueNotDeclared, TransientError
 from ion_core.events import COMMIT, EVENT_META, MODULE_LOGS, Context, Event, StoredFile, parse_context, parse_event
 from ion_core.jobs import Job
 from ion_core.modules import MODULE_NAME, Module
@@ -96,8 +96,22 @@ async def collect(
     ``modules`` are those we know. What waits for others is seen where the broker lists their queues, or they have left
     a commit or a log by then: modules that were removed or renamed, or another configuration's. A warning names them.
     """
+    damaged, deletions = _Damaged(), _Deletions(dataplane)
+    try:
+        return await _collected(dataplane, modules, damaged, None if dry_run else deletions, before)
+    finally:
+        damaged.told.end()
+        deletions.told.end()
+
+
+async def _collected(
+    dataplane: DataPlane,
+    modules: Iterable[Module],
+    damaged: _Damaged,
+    deletions: _Deletions | None,
+    before: datetime,
+) -> Removed:
     takers = {module.name: frozenset(module.subscribes) for module in modules}
-    damaged = _Damaged()
     old = await _old_flows(dataplane.documents, before, damaged)
     listed = {queue.name: queue.topics for queue in await dataplane.broker.queues()}
     found = {name: await _queue(dataplane.broker, name) for name in {*takers, *old.workers, *listed}}
@@ -110,7 +124,7 @@ async def collect(
         )
     # What a module that has worked here was given earlier, nobody knows; one that never has was given what it collects.
     strangers = {name: topics for name, topics in listed.items() if name not in old.workers}
-    removed, deletions = Removed(), _Deletions(dataplane)
+    removed = Removed()
     for correlation_id, count in old.flows.items():
         documents = [it async for it in _whole(dataplane.documents, damaged, correlation_id)]
         if correlation_id in damaged.flows:
@@ -119,14 +133,33 @@ async def collect(
         if len(documents) != count or any(time > before for time in times):
             continue  # something of it is younger
         flow = _Flow(correlation_id, documents, queues, takers, strangers)
-        removed += await _remove(dataplane, flow, None if dry_run else deletions)
+        removed += await _remove(dataplane, flow, deletions)
     return removed + Removed(failed=len(damaged.problems))
+
+
+class _Told:
+    """Warns of the first ones, each with ``words``; at its end, of how many more there are ``that`` it befell."""
+
+    def __init__(self, words: str, that: str) -> None:
+        self._words = words
+        self._that = that
+        self._count = 0
+
+    def say(self, what: object) -> None:
+        self._count += 1
+        if self._count <= _SAID:
+            log.warning("%s: %s", self._words, what)
+
+    def end(self) -> None:
+        if self._count > _SAID:
+            log.warning("and %s more %s", f"{self._count - _SAID:,}", self._that)
 
 
 class _Damaged:
     """Documents that do not say what they should: each is told once, and its flow stays."""
 
     def __init__(self) -> None:
+        self.told = _Told("its flow stays", "that are damaged")
         self.problems: set[str] = set()
         self.flows: set[str] = set()
 
@@ -135,10 +168,7 @@ class _Damaged:
             self.flows.add(correlation_id)
         for problem in sorted(set(problems) - self.problems):
             self.problems.add(problem)
-            if len(self.problems) <= _SAID:
-                log.warning("its flow stays: %s", problem)
-            elif len(self.problems) == _SAID + 1:
-                log.warning("and more that are damaged")
+            self.told.say(problem)
 
 
 async def _whole(
@@ -298,7 +328,7 @@ class _Deletions:
 
     def __init__(self, dataplane: DataPlane) -> None:
         self._dataplane = dataplane
-        self._said = 0
+        self.told = _Told("cannot be removed, so its flow stays", "that cannot be removed")
         self._in_a_row = 0
 
     async def all(self, delete: Callable[[T], Awaitable[object]], items: Sequence[T]) -> list[T]:
@@ -308,20 +338,13 @@ class _Deletions:
             part = items[start : start + _PART]
             failed = await try_each(delete, part)
             for _, error in failed:
-                self._say(error)
+                self.told.say(error)
             stay += [item for item, _ in failed]
             self._in_a_row = self._in_a_row + len(failed) if len(failed) == len(part) else 0
             if self._in_a_row >= _DOUBTFUL and isinstance(failed[-1][1], TransientError):
                 await self._check_stores()
                 self._in_a_row = 0
         return stay
-
-    def _say(self, error: ProviderError) -> None:
-        self._said += 1
-        if self._said <= _SAID:
-            log.warning("cannot be removed, so its flow stays: %s", error)
-        elif self._said == _SAID + 1:
-            log.warning("and more that cannot be removed")
 
     async def _check_stores(self) -> None:
         with tempfile.TemporaryDirectory(prefix="ion-gc-") as scratch:

@@ -275,27 +275,50 @@ def out_table(
     *,
     fit: bool = False,
     cuttable: Sequence[str] = (),
+    spare: Sequence[str] = (),
     colours: Sequence[str | None] = (),
 ) -> None:
     """Columns as wide as they need to be; the last one is not padded. Nothing for no rows.
 
     ``fit``: on a terminal what does not fit its width is cut off the last column, and if that leaves it no room, off
-    the widest of those that are ``cuttable``, by their headers. ``colours`` are those of the rows.
+    the widest of those that are ``cuttable``, by their headers. Where that is not enough those that are ``spare`` are
+    left out, one after the other. ``colours`` are those of the rows.
     """
     if not rows:
         return
     of_lines = [None, *colours, *[None] * (len(rows) - len(colours))]
     lines = [list(headers), *([plain(cell) for cell in row] for row in rows)]
-    widths = [max(len(line[n]) for line in lines) for n in range(len(headers) - 1)]
+    widths = _widths(lines)
     room = None
     if fit and results().isatty():
         columns = shutil.get_terminal_size().columns
+        for header in spare:
+            if _least(headers, lines, cuttable) <= columns:
+                break
+            n = list(headers).index(header)
+            headers = [*headers[:n], *headers[n + 1 :]]
+            lines = [[*line[:n], *line[n + 1 :]] for line in lines]
+        widths = _widths(lines)
         last = min(max(len(line[-1]) for line in lines), LEAST)
         _narrow(widths, [n for n in range(len(widths)) if headers[n] in cuttable], columns - last - 2 * len(widths))
         room = max(columns - sum(widths) - 2 * len(widths), last)
     for line, colour in zip(lines, of_lines, strict=True):
         padded = [shortened(cell, width).ljust(width) for cell, width in zip(line[:-1], widths, strict=True)]
         out(coloured("  ".join([*padded, cut(line[-1], room)]).rstrip(), colour))
+
+
+def _widths(lines: Sequence[Sequence[str]]) -> list[int]:
+    """Of all columns but the last."""
+    return [max(len(line[n]) for line in lines) for n in range(len(lines[0]) - 1)]
+
+
+def _least(headers: Sequence[str], lines: Sequence[Sequence[str]], cuttable: Sequence[str]) -> int:
+    """How wide the table is once all is cut that may be."""
+    widths = [
+        min(width, LEAST // 2) if header in cuttable else width
+        for header, width in zip(headers, _widths(lines), strict=False)
+    ]
+    return sum(widths) + 2 * len(widths) + min(max(len(line[-1]) for line in lines), LEAST)
 
 
 def _narrow(widths: list[int], cuttable: Sequence[int], room: int) -> None:

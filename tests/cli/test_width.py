@@ -60,6 +60,7 @@ def wide(ion: Ion) -> Ion:
         (("dlq", "list"), 2),
         (("event", "peek", "--module", NAME), 3),
         (("trace", "list"), 5),
+        (("module", "list"), 2),
         (("files", "planner.nightly-report.2026-11-28T06:00:00Z"), 2),
     ],
 )

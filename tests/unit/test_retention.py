@@ -237,6 +237,32 @@ async def test_a_file_that_cannot_be_removed_keeps_its_flow_and_no_other(
     assert (await keys(world), world.documents.documents) == ([], {})
 
 
+async def test_of_many_the_first_are_named_and_the_others_counted(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("ion_core.retention._SAID", 2)
+    for _ in range(5):
+        await world.publish(files={"input": b"input"})
+    await world.run()
+    whole = dict(world.documents.documents)
+    for key, it in whole.items():
+        if it.kind == "eventMeta":
+            world.documents.documents[key] = replace(it, body={"type": "start", "blobs": 7})
+
+    def told() -> list[str]:
+        said = [record.getMessage().partition(":")[0] for record in caplog.records if record.levelname == "WARNING"]
+        caplog.clear()
+        return said
+
+    told()
+    assert (await gc(world)).failed == 10
+    assert told() == ["its flow stays"] * 2 + ["and 8 more that are damaged"]
+    world.documents.documents.update(whole)
+    refuses(world, monkeypatch, lambda key: key.endswith("/input"), PermanentError)
+    assert (await gc(world)).failed == 5
+    assert told() == ["cannot be removed, so its flow stays"] * 2 + ["and 3 more that cannot be removed"]
+
+
 async def test_a_document_that_cannot_be_removed_keeps_the_commit_of_its_flow(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -45,7 +45,7 @@ def list_modules(options: Options, as_json: bool) -> None:
     ready: waiting. delayed: waiting for a retry. running: held by a dispatcher. dead: dead letters. A number that the
     broker did not tell is ?, of a queue that does not exist yet it is -. Queues that no module of the configuration
     takes follow, such as that of a module that was renamed: `module move`, `module drain` and `module drop` deal with
-    them.
+    them. On a terminal what does not fit is cut, and columns that do not are left out, unless --verbose is given.
     """
     from ion_core.cli.session import load, run
     from ion_core.config import dump, runs_processes
@@ -60,7 +60,9 @@ def list_modules(options: Options, as_json: bool) -> None:
         return
     headers = ["MODULE", "READY", "DELAYED", "RUNNING", "DEAD", "RUNTIME", "AT A TIME", "TAKES", "MAY EMIT", "RUNS"]
     processes = {name for name, chosen in config.runtimes.items() if runs_processes(chosen)}
-    out_table(headers, [_row(module, images=module["runtime"] not in processes) for module in modules])
+    rows = [_row(module, images=module["runtime"] not in processes) for module in modules]
+    cuttable, spare = ("MODULE", "RUNTIME", "TAKES", "MAY EMIT"), ("AT A TIME", "RUNTIME", "MAY EMIT")
+    out_table(headers, rows, fit=not options.verbose, cuttable=cuttable, spare=spare)
     if not config.modules:
         say("There are no modules in the configuration.")
 
