@@ -8,14 +8,15 @@ import random
 import re
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from itertools import takewhile
 from typing import Any
 
 import aio_pika
-from aio_pika.abc import AbstractChannel, AbstractExchange, AbstractIncomingMessage
+from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
 from aio_pika.exceptions import (
     CONNECTION_EXCEPTIONS,
     ChannelInvalidStateError,
@@ -50,6 +51,7 @@ from ion_rabbitmq.counting import give_back, is_worn, nacked, settled, times_cou
 from ion_rabbitmq.delivery import Subscription
 from ion_rabbitmq.link import Link, NotPermitted, closed, translated
 from ion_rabbitmq.looking import count, counts, counts_known, each_settled, taken
+from ion_rabbitmq.publishing import LARGE, ConfirmChannel
 from ion_rabbitmq.register import LOOKED_EVERY, Entry, Register
 from ion_rabbitmq.sending import Outgoing, Sending
 from ion_rabbitmq.settings import RabbitSettings
@@ -92,20 +94,21 @@ class RabbitBroker:
         self.consuming = Link(settings, "consume")
         self._publishing = Link(settings, "publish")
         self.looking = Link(settings, "look")
-        self._channel: AbstractChannel | None = None
-        self._events: tuple[AbstractChannel, AbstractExchange] | None = None
-        """The channel that was opened last to publish on, and the exchange of events there."""
+        self._channel: ConfirmChannel | None = None
+        """The one that is published on."""
         self._channel_since = 0.0
-        self._used: Counter[AbstractChannel] = Counter()
+        self._used: Counter[ConfirmChannel] = Counter()
         """How many messages are on their way on each channel."""
-        self._opening: asyncio.Task[AbstractChannel] | None = None
+        self._opening: asyncio.Task[ConfirmChannel] | None = None
         self._letters = asyncio.Lock()
         self._register = Register(settings, self.topology, self.consuming, self._to_queue)
         self._subscriptions: set[Subscription] = set()
         self._returning: dict[str, dict[str, float]] = {}
         self._unseen: dict[str, dict[str, float]] = {}
         self._told_rungs: dict[str, set[int]] = {}
-        self._under_way: dict[str | None, asyncio.Future[None]] = {}
+        self._under_way: dict[str, asyncio.Future[Any]] = {}
+        """The answers that are to come, by the ids of their messages."""
+        self._one_large = asyncio.Lock()
         self._outgoing = Outgoing()
         self._silent_since: float | None = None
         self._unproven = False
@@ -319,15 +322,15 @@ class RabbitBroker:
         by = asyncio.get_running_loop().time() + GIVEN_BACK_WITHIN
         self._unseen.setdefault(queue, {}).update(dict.fromkeys(keys, by))
 
-    async def bury(self, queue: str, message: aio_pika.Message, way: Sending) -> None:
+    async def bury(self, queue: str, message: Kept, way: Sending) -> None:
         """Put it among the dead letters of ``queue``."""
         await self._to_queue(message, self.topology.dead(queue), way)
 
-    async def put_back(self, queue: str, message: aio_pika.Message, way: Sending) -> None:
+    async def put_back(self, queue: str, message: Kept, way: Sending) -> None:
         """Put it into ``queue`` as a new message."""
         await self._to_queue(message, self.topology.queue(queue), way)
 
-    async def _to_queue(self, message: aio_pika.Message, name: str, way: Sending | None = None) -> None:
+    async def _to_queue(self, message: Kept, name: str, way: Sending | None = None) -> None:
         try:
             await self._send(message, to=name, way=way or self.way())
         except PublishError as error:
@@ -335,23 +338,16 @@ class RabbitBroker:
                 f"{self.settings.place()}: the queue {name} is gone; it is declared anew soon"
             ) from error
 
-    async def _send(self, message: aio_pika.Message, *, to: str, exchange: str = "", way: Sending) -> None:
+    async def _send(self, message: Kept, *, to: str, exchange: str = "", way: Sending) -> None:
         """Returns once it is confirmed. Raises PublishError when nothing takes it.
 
         After TransientError ``way`` says whether its answer is still to come: then the next try waits for that one.
         """
 
-        async def send() -> None:
-            async with self._alone(message.message_id):
-                channel = await self._publisher()
-                self._check_size(message, to)
-                try:
-                    with self._on(channel):
-                        target = await self._target(channel, exchange)
-                        await _confirmed(target, message, to=to)
-                except ChannelPreconditionFailed as error:
-                    self._check_whose(error, message, to)
-                    raise TransientError(f"{self.settings.place()}: RabbitMQ closed the channel: {error}") from error
+        def send() -> asyncio.Future[Any]:
+            if (answer := self._sent_at_once(message, exchange, to)) is not None:
+                return answer
+            return asyncio.create_task(self._sent(message, exchange, to), name="publish")
 
         with translated(self.settings):
             try:
@@ -359,6 +355,9 @@ class RabbitBroker:
                 self._silent_since, self._unproven = None, False
             except PublishError:
                 raise
+            except ChannelPreconditionFailed as error:
+                self._check_size(message, to)
+                raise TransientError(f"{self.settings.place()}: RabbitMQ closed the channel: {error}") from error
             except DeliveryError as error:
                 raise TransientError(f"{self.settings.place()}: RabbitMQ refused a message: {error}") from error
             except TimeoutError as error:
@@ -368,35 +367,55 @@ class RabbitBroker:
                     self._unconfirmed()
                 raise
 
-    async def _target(self, channel: AbstractChannel, exchange: str) -> AbstractExchange:
-        if not exchange:
-            return channel.default_exchange
-        if self._events is not None and self._events[0] is channel:
-            return self._events[1]
-        return await channel.get_exchange(exchange, ensure=False)
+    def _sent_at_once(self, message: Kept, exchange: str, to: str) -> asyncio.Future[Any] | None:
+        """None where something has to be waited for before it is sent: as a rule nothing has. Raises MessageRefused."""
+        channel = self._channel
+        if channel is None or channel.is_closed or len(message.body) > LARGE or message.message_id in self._under_way:
+            return None
+        return self._publish_on(channel, message, exchange, to)
 
-    @contextmanager
-    def _on(self, channel: AbstractChannel) -> Iterator[None]:
-        """A message is on its way there. One that was refused is the last that takes this channel.
+    async def _sent(self, message: Kept, exchange: str, to: str) -> None:
+        """The same where it has to be waited: for a channel, for another message of that id, for the socket.
+
+        Of large messages one is handed over at a time, so that they do not fill the memory.
+        """
+        async with self._one_large if len(message.body) > LARGE else nullcontext():
+            channel = await self._publisher()
+            while (other := self._under_way.get(message.message_id)) is not None:
+                await asyncio.wait([other])
+                channel = await self._publisher()
+            answer = self._publish_on(channel, message, exchange, to)
+            if len(message.body) > LARGE:
+                await channel.drained()
+        await answer
+
+    def _publish_on(self, channel: ConfirmChannel, message: Kept, exchange: str, to: str) -> asyncio.Future[Any]:
+        self._check_size(message, to)
+        answer = channel.publish(message, exchange=exchange, to=to)
+        self._used[channel] += 1
+        self._under_way[message.message_id] = answer
+        answer.add_done_callback(partial(self._answered, channel, message.message_id))
+        return answer
+
+    def _answered(self, channel: ConfirmChannel, message_id: str, answer: asyncio.Future[Any]) -> None:
+        """One message less is on its way there. One that was refused is the last that takes this channel.
 
         RabbitMQ 3.10 asks the node that led a queue when it was first published to on that channel. If that node had
         just died, all that follows is refused until it is back; on another channel another leader is asked.
         """
-        self._used[channel] += 1
-        try:
-            yield
-        except PublishError:
-            raise
-        except DeliveryError:
-            if channel is self._channel and asyncio.get_running_loop().time() > self._channel_since + REFUSES_AFTER:
-                self._channel = None
-            raise
-        finally:
-            self._used[channel] -= 1
-            if not self._used[channel]:
-                del self._used[channel]
-                if channel is not self._channel:
-                    self._publishing.end(channel)
+        del self._under_way[message_id]
+        error = None if answer.cancelled() else answer.exception()
+        if isinstance(error, ChannelPreconditionFailed):
+            self._note_limit(error)
+        refused = isinstance(error, DeliveryError) and not isinstance(error, PublishError)
+        now = asyncio.get_running_loop().time()
+        if refused and channel is self._channel and now > self._channel_since + REFUSES_AFTER:
+            self._channel = None
+        self._used[channel] -= 1
+        if not self._used[channel]:
+            del self._used[channel]
+            if channel is not self._channel:
+                self._publishing.end(channel.channel)
 
     def _unconfirmed(self) -> None:
         """Something was not confirmed in time. Raises TransientError where nothing has been for too long."""
@@ -420,16 +439,15 @@ class RabbitBroker:
             subscription.fail(trouble)
         raise trouble
 
-    def _check_whose(self, error: ChannelPreconditionFailed, message: aio_pika.Message, to: str) -> None:
-        """Raises MessageRefused if RabbitMQ has closed the channel because of this message, and not of another on it.
+    def _note_limit(self, error: ChannelPreconditionFailed) -> None:
+        """Where RabbitMQ has closed the channel because of a message that is too large: its limit.
 
-        It does not tell its limit before. Once it has, no message that is larger costs the others their channel.
+        It does not tell that before. Once it has, no message that is larger costs the others their channel.
         """
         if (found := TOO_LARGE.search(str(error))) is not None:
             self._most = int(found[1]), self._publishing.connections
-            self._check_size(message, to)
 
-    def _check_size(self, message: aio_pika.Message, to: str) -> None:
+    def _check_size(self, message: Kept, to: str) -> None:
         """Raises MessageRefused for what RabbitMQ would close the channel, or the connection, for."""
         most, on = self._most or (0, 0)
         if len(message.body) > most and on == self._publishing.connections:  # on another the limit may be another
@@ -438,26 +456,14 @@ class RabbitBroker:
                 "and RabbitMQ takes "
                 f"{most:,} at most. Pass large data as files, or raise max_message_size in rabbitmq.conf."
             )
-        if isinstance(message, Kept) and not message.fit(self._publishing.frame - BESIDE_PROPERTIES):
+        if not message.fit(self._publishing.frame - BESIDE_PROPERTIES):
             raise MessageRefused(
                 f"{self.settings.place()}: the properties of a message to {to} have "
                 f"{counted(len(message.raw), 'byte')}, which "
                 "fit into no frame of this server. Raise frame_max in rabbitmq.conf."
             )
 
-    @asynccontextmanager
-    async def _alone(self, message_id: str | None) -> AsyncIterator[None]:
-        """One publish of an id at a time: when RabbitMQ returns a message, its id is how aiormq knows which it was."""
-        while (other := self._under_way.get(message_id)) is not None:
-            await asyncio.wait([other])
-        mine = self._under_way[message_id] = asyncio.get_running_loop().create_future()
-        try:
-            yield
-        finally:
-            del self._under_way[message_id]
-            mine.set_result(None)
-
-    async def _publisher(self) -> AbstractChannel:
+    async def _publisher(self) -> ConfirmChannel:
         """The channel to publish on. Opened by a task of its own: others wait for it when one who does is cancelled."""
         if self._channel is not None and not self._channel.is_closed:
             return self._channel
@@ -468,25 +474,24 @@ class RabbitBroker:
             )  # looked at, if by nobody
         return await asyncio.shield(self._opening)
 
-    async def _open_publisher(self) -> AbstractChannel:
-        channel = await self._publishing.channel(returns=True)
+    async def _open_publisher(self) -> ConfirmChannel:
+        confirming = await self._publishing.confirm_channel()
         # Publishing to an exchange that is not there closes the channel: it has to be there.
         try:
             with translated(self.settings):
                 async with asyncio.timeout(self._timeout):
-                    events = await channel.declare_exchange(
+                    await confirming.channel.declare_exchange(
                         self.topology.exchange, aio_pika.ExchangeType.TOPIC, durable=True
                     )
         except NotPermitted as refused:
-            channel = await self._publishing.channel(returns=True)
+            confirming = await self._publishing.confirm_channel()
             try:
                 async with asyncio.timeout(self._timeout):
-                    events = await channel.get_exchange(self.topology.exchange, ensure=True)
+                    await confirming.channel.get_exchange(self.topology.exchange, ensure=True)
             except ChannelNotFoundEntity as error:
                 raise refused from error
-        self._events = channel, events
-        self._channel, self._channel_since = channel, asyncio.get_running_loop().time()
-        return channel
+        self._channel, self._channel_since = confirming, asyncio.get_running_loop().time()
+        return confirming
 
     @asynccontextmanager
     async def subscribe(self, queue: str, *, prefetch: int) -> AsyncIterator[AsyncIterator[Delivery]]:
@@ -744,7 +749,7 @@ class RabbitBroker:
             await asyncio.wait([self._opening])
         await self._outgoing.close()
         if self._channel is not None:
-            await closed(self._channel, self.settings)
+            await closed(self._channel.channel, self.settings)
         await asyncio.gather(self._publishing.close(), self.consuming.close(), self.looking.close())
 
 
@@ -755,13 +760,6 @@ def _warned() -> Iterator[None]:
         yield
     except ProviderError as error:
         log.warning("RabbitMQ could not be asked for its consumers: %s", error)
-
-
-async def _confirmed(target: AbstractExchange, message: aio_pika.Message, *, to: str) -> None:
-    """Publish persistent, mandatory and confirmed, however long that takes. Raises what aio-pika raises."""
-    confirmation = await target.publish(message, routing_key=to, mandatory=True)
-    if confirmation is None:
-        raise TransientError("RabbitMQ did not confirm")
 
 
 def _left(due: dict[str, dict[str, float]], queue: str) -> int:

@@ -13,14 +13,13 @@ import struct
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-import aio_pika
 from aio_pika.abc import AbstractMessage
-from aiormq import spec
 from aiormq.connection import TransportFactory
 from aiormq.exceptions import AMQPConnectionError
 from yarl import URL
 
 from ion_rabbitmq import properties
+from ion_rabbitmq.gathered import Writer
 
 _HEAD: Final = struct.Struct(">BHI")
 _METHOD, _HEADER = 1, 2
@@ -71,13 +70,14 @@ class Reader(asyncio.StreamReader):
         kind, channel, size = _HEAD.unpack(head)
         rest = await super().readexactly(size + 1)
         if kind == _HEADER:
-            return _frame(kind, channel, closed(rest[:-1]))
+            return frame(kind, channel, closed(rest[:-1]))
         if kind == _METHOD and rest[:4] in _TEXTS and not rest[4:-1].isascii():
-            return _frame(kind, channel, _in_ascii(rest[:-1]))
+            return frame(kind, channel, _in_ascii(rest[:-1]))
         return head + rest
 
 
-def _frame(kind: int, channel: int, payload: bytes) -> bytes:
+def frame(kind: int, channel: int, payload: bytes) -> bytes:
+    """With its ends."""
     return _HEAD.pack(kind, channel, len(payload)) + payload + b"\xce"
 
 
@@ -103,13 +103,15 @@ def _in_ascii(payload: bytes) -> bytes:
 
 
 class Transport(TransportFactory):
-    """Opens connections as aiormq does, plain and TLS ones, that are read by a ``Reader``.
+    """Opens connections as aiormq does, plain and TLS ones, with a ``Reader`` and a ``Writer`` of ours.
 
     To ``address``, if given, whatever the name in the URL stands for; a certificate still has to bear that name.
     """
 
     def __init__(self, address: str = "") -> None:
         self._address = address
+        self.writer: Writer | None = None
+        """Of the connection that was made last."""
 
     async def create(self, url: URL, **options: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         provider = options.pop("ssl_context_provider")
@@ -125,20 +127,25 @@ class Transport(TransportFactory):
             )
         except OSError as error:
             raise AMQPConnectionError(*error.args) from error
-        return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
+        self.writer = Writer(transport, protocol, reader, loop)
+        return reader, self.writer
 
 
-class Kept(aio_pika.Message):
+class Kept:
     """A message that is published with properties as they stand on the wire: what ``encode`` makes of their limit.
 
-    ``key`` tells it, and its attempt, from others.
+    ``key`` tells it, and its attempt, from others; ``message_id`` is what it is known by while it is under way.
     """
 
-    def __init__(self, body: bytes, encode: Callable[[int], bytes], *, most: int, key: str) -> None:
-        raw = encode(most)
-        super().__init__(body, message_id=properties.known_by(raw))
-        self.raw = raw
+    __slots__ = ("_encode", "body", "key", "message_id", "raw")
+
+    def __init__(
+        self, body: bytes, encode: Callable[[int], bytes], *, most: int, key: str, message_id: str = ""
+    ) -> None:
+        self.body = body
+        self.raw = encode(most)
         self.key = key
+        self.message_id = message_id or properties.known_by(self.raw)
         self._encode = encode
 
     def fit(self, most: int) -> bool:
@@ -146,18 +153,3 @@ class Kept(aio_pika.Message):
         if len(self.raw) > most:
             self.raw = self._encode(most)
         return len(self.raw) <= most
-
-    @property
-    def properties(self) -> spec.Basic.Properties:
-        return _AsTheyStand(self.raw, self.message_id)
-
-
-class _AsTheyStand(spec.Basic.Properties):
-    """The client library knows the id, and writes the bytes."""
-
-    def __init__(self, raw: bytes, message_id: str | None) -> None:
-        super().__init__(message_id=message_id)
-        self.raw = raw
-
-    def marshal(self) -> bytes:
-        return self.raw

@@ -14,15 +14,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 
-import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
 
 from ion_core.errors import MessageRefused, TransientError
 from ion_rabbitmq import envelope
+from ion_rabbitmq.closed_frames import Kept
 
 log = logging.getLogger(__name__)
 
-Send = Callable[[aio_pika.Message, str], Awaitable[None]]
+Send = Callable[[Kept, str], Awaitable[None]]
 """Puts a message into the queue of that name; returns once it is confirmed."""
 AT_ONCE = 16
 NACKS = 3
@@ -43,7 +43,7 @@ async def give_back(
     channel: AbstractChannel,
     name: str,
     held: Sequence[AbstractIncomingMessage],
-    anew: Sequence[aio_pika.Message | None],
+    anew: Sequence[Kept | None],
     send: Send,
     *,
     within: float,

@@ -10,7 +10,6 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import Any, Protocol, Self
 
-import aio_pika
 import aiormq
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
 from aio_pika.exceptions import ChannelNotFoundEntity, DeliveryError
@@ -53,9 +52,9 @@ class Onward(Protocol):
 
     async def postpone(self, queue: str, message: Kept, delay: timedelta, way: Sending) -> None: ...
 
-    async def bury(self, queue: str, message: aio_pika.Message, way: Sending) -> None: ...
+    async def bury(self, queue: str, message: Kept, way: Sending) -> None: ...
 
-    async def put_back(self, queue: str, message: aio_pika.Message, way: Sending) -> None: ...
+    async def put_back(self, queue: str, message: Kept, way: Sending) -> None: ...
 
     def arrived(self, queue: str, key: str) -> None: ...
 

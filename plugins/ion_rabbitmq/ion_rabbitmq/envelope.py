@@ -19,7 +19,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote
 
 import aio_pika
@@ -35,10 +35,12 @@ from ion_rabbitmq.properties import (
     Unreadable,
     bytes_value,
     content,
+    encoded,
     inner,
     number_value,
     short,
     shown,
+    table,
     table_value,
     text_value,
     whole_number,
@@ -69,6 +71,9 @@ _WHY = {
 }
 TRACE = ("traceparent", "tracestate")
 """Headers of W3C Trace Context, which stand beside ours too, where tracers look for them."""
+
+_JSON: Final = {"content_type": short("application/json"), "delivery_mode": bytes([aio_pika.DeliveryMode.PERSISTENT])}
+"""Properties of whatever is ours."""
 
 DONE_WITH = {b"CC", b"BCC", b"x-death", b"x-delivery-count", b"x-acquired-count"}
 DONE_WITH_TOO = (b"x-first-death-", b"x-last-death-")
@@ -157,22 +162,30 @@ def _key(message_id: str, attempt: int) -> str:
     return f"{message_id}/{attempt}"
 
 
-def new(topic: str, body: bytes, headers: Mapping[str, str]) -> aio_pika.Message:
+def new(topic: str, body: bytes, headers: Mapping[str, str]) -> Kept:
     """A message as it is first published. Raises MessageRefused if its headers fit into no frame."""
     context = _context(body)
     about = _cloud_event(topic, context) | {name: headers[name] for name in TRACE if name in headers}
     ours = _json(dict(headers))
     if len(ours.encode()) > MOST_BYTES - 16_384:
         raise MessageRefused(f"topic {topic!r}: its headers are larger than a frame of AMQP. Pass less in headers.")
-    return aio_pika.Message(
-        body,
-        headers={**about, OURS: {"attempt": 1, "headers": ours}},
-        message_id=_message_id(context.get("eventId")),
-        correlation_id=_property(context.get("correlationId")),
-        type=topic,
-        content_type="application/json",
-        delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
-    )
+    words = table_value([(b"attempt", number_value(1)), (b"headers", text_value(ours))])
+    texts = [(name.encode(), text_value(text)) for name, text in about.items()]
+    values = {"headers": table([*texts, (OURS.encode(), words)]), "type": short(topic)}
+    if (correlation_id := _property(context.get("correlationId"))) is not None:
+        values["correlation_id"] = short(correlation_id)
+    return _fresh(body, _message_id(context.get("eventId")), values)
+
+
+def record(body: bytes, message_id: str) -> Kept:
+    """A message of ours that is no event."""
+    return _fresh(body, message_id, {})
+
+
+def _fresh(body: bytes, message_id: str, values: Mapping[str, bytes]) -> Kept:
+    """Persistent JSON, with ``values`` beside."""
+    raw = encoded({**values, **_JSON, "message_id": short(message_id)})
+    return Kept(body, lambda most: raw, most=MOST_BYTES, key=_key(message_id, 1), message_id=message_id)
 
 
 def again(message: AbstractIncomingMessage, **changes: Any) -> Kept:

@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from typing import Any
 
+import aiormq
 from aio_pika.abc import AbstractChannel, AbstractConnection
 from aio_pika.exceptions import (
     CONNECTION_EXCEPTIONS,
@@ -29,7 +30,8 @@ from aiormq.exceptions import ChannelAccessRefused
 
 from ion_core.errors import ConfigError, IonError, TransientError
 from ion_rabbitmq.alarms import Alarm
-from ion_rabbitmq.reaching import connected
+from ion_rabbitmq.publishing import ConfirmChannel
+from ion_rabbitmq.reaching import Connection, connected
 from ion_rabbitmq.settings import RabbitSettings
 
 log = logging.getLogger(__name__)
@@ -69,7 +71,7 @@ class Link:
         """How many there have been."""
         self.frame = 0
         """Bytes of a frame that the server takes, once connected."""
-        self._connection: AbstractConnection | None = None
+        self._connection: Connection | None = None
         self._told: AbstractConnection | None = None
         """Of which it has been said that it is lost."""
         self._alarm: Alarm | None = None
@@ -82,15 +84,26 @@ class Link:
 
     async def channel(self, *, returns: bool = False) -> AbstractChannel:
         """A new channel, over a new connection if the old one is gone. Publishes on it are confirmed."""
+        return (await self._opened(returns=returns))[1]
+
+    async def confirm_channel(self) -> ConfirmChannel:
+        """The same, to publish on without waiting."""
+        connection, channel = await self._opened(returns=True)
+        underlay, writer = await channel.get_underlay_channel(), connection.frames.writer
+        assert isinstance(underlay, aiormq.Channel)
+        assert writer is not None, "it has just been connected"
+        return ConfirmChannel(channel, underlay, writer)
+
+    async def _opened(self, *, returns: bool) -> tuple[Connection, AbstractChannel]:
         timeout = self._settings.timeout.total_seconds()
         with translated(self._settings):
-            connection: AbstractConnection | None = None
+            connection: Connection | None = None
             try:
                 async with asyncio.timeout(timeout):
                     connection = await self._connected()
                     channel = connection.channel(publisher_confirms=True, on_return_raises=returns)
                     await channel.initialize()
-                    return channel
+                    return connection, channel
             except Exception as error:
                 self._give_up(connection, f"it opens no channel: {str(error) or type(error).__name__}")
                 raise
@@ -104,7 +117,7 @@ class Link:
         """It lives and is of no use. The next one is to another address, if there are several."""
         self._give_up(self._connection, f"{why}, and is given up")
 
-    def _give_up(self, connection: AbstractConnection | None, why: str) -> None:
+    def _give_up(self, connection: Connection | None, why: str) -> None:
         """It may not know yet that it is dead; whatever it still had ends with it."""
         if connection is None or connection is not self._connection:
             return  # another has taken its place
@@ -120,7 +133,7 @@ class Link:
         self._ending.add(ending)
         ending.add_done_callback(self._ending.discard)
 
-    async def _connected(self) -> AbstractConnection:
+    async def _connected(self) -> Connection:
         async with self._lock:
             if self._connection is None or _is_lost(self._connection):
                 self._connection, self._number, self._place = await connected(

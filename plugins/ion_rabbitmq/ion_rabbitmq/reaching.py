@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import aio_pika
-from aio_pika.abc import AbstractConnection
 from aio_pika.connection import make_url
 from aio_pika.exceptions import (
     CONNECTION_EXCEPTIONS,
@@ -38,9 +37,13 @@ class Connection(aio_pika.Connection):
     an event loop that task is never run.
     """
 
+    frames: Transport
+    """What its frames go through."""
+
     def to(self, address: str) -> Connection:
         """That it will be to that address of its name; to any of them, without one."""
-        self.kwargs["transport_factory"] = Transport(address)
+        self.frames = Transport(address)
+        self.kwargs["transport_factory"] = self.frames
         return self
 
     def __del__(self) -> None:
@@ -49,7 +52,7 @@ class Connection(aio_pika.Connection):
 
 async def connected(
     settings: RabbitSettings, *, properties: dict[str, Any], heartbeat: int, first: int
-) -> tuple[AbstractConnection, int, str]:
+) -> tuple[Connection, int, str]:
     """A connection to the first address that answers, from number ``first`` on, its number, and the address for people.
 
     Raises what connecting raised; of several failures what no waiting mends, else one that has all of them.
@@ -89,7 +92,7 @@ def _named(settings: RabbitSettings, address: str) -> str:
 
 async def _connected(
     settings: RabbitSettings, address: str, properties: dict[str, Any], heartbeat: int, within: float
-) -> AbstractConnection:
+) -> Connection:
     connection = Connection(
         make_url(settings.url.get_secret_value(), heartbeat=heartbeat),
         ssl_context=tls.context(settings),

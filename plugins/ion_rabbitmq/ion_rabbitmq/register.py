@@ -22,12 +22,12 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
 from aio_pika.exceptions import ChannelClosed, ChannelNotFoundEntity
 
 from ion_core.errors import TransientError
 from ion_rabbitmq import envelope
+from ion_rabbitmq.closed_frames import Kept
 from ion_rabbitmq.counting import Send, times_counted
 from ion_rabbitmq.link import Link, NotPermitted
 from ion_rabbitmq.settings import RabbitSettings
@@ -216,14 +216,9 @@ async def _forget(messages: list[AbstractIncomingMessage]) -> None:
         messages.pop()
 
 
-def _record(name: str, entry: Entry) -> aio_pika.Message:
+def _record(name: str, entry: Entry) -> Kept:
     body = {"queue": name, "topics": sorted(entry.topics), "rungs": sorted(entry.rungs)}
-    return aio_pika.Message(
-        json.dumps(body, ensure_ascii=False).encode(),
-        message_id=uuid.uuid4().hex,
-        content_type="application/json",
-        delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
-    )
+    return envelope.record(json.dumps(body, ensure_ascii=False).encode(), uuid.uuid4().hex)
 
 
 def _read(body: bytes) -> tuple[str, Entry] | None:

@@ -8,7 +8,7 @@ as the channel lives that it was sent on.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Hashable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 KEPT = 1_000
@@ -18,44 +18,51 @@ KEPT = 1_000
 class Sending:
     """One message's way. Its owner waits for one answer at a time."""
 
-    def __init__(self, tasks: set[asyncio.Task[None]]) -> None:
-        self._tasks = tasks
-        self._task: asyncio.Task[None] | None = None
+    def __init__(self, answers: set[asyncio.Future[Any]]) -> None:
+        self._answers = answers
+        self._answer: asyncio.Future[Any] | None = None
 
     @property
     def unanswered(self) -> bool:
         """Whether something was sent whose answer nobody has heard."""
-        return self._task is not None
+        return self._answer is not None
 
-    async def through(self, send: Callable[[], Coroutine[Any, Any, None]], *, within: float) -> None:
-        """``send``, unless that has begun already; raises what it raises, TimeoutError where nothing comes in time."""
-        if self._task is None:
-            self._task = asyncio.create_task(send(), name="publish")
-            self._tasks.add(self._task)
-            self._task.add_done_callback(self._tasks.discard)
-            self._task.add_done_callback(lambda task: task.cancelled() or task.exception())  # looked at, if by nobody
+    async def through(self, send: Callable[[], asyncio.Future[Any]], *, within: float) -> None:
+        """``send``, unless that was done already; raises what the answer raises, TimeoutError where none comes in time.
+
+        ``send`` returns where the answer will be.
+        """
+        if self._answer is None:
+            self._answer = send()
+            self._answers.add(self._answer)
+            self._answer.add_done_callback(self._heard)
         await self.answer(within=within)
+
+    def _heard(self, answer: asyncio.Future[Any]) -> None:
+        self._answers.discard(answer)
+        if not answer.cancelled():
+            answer.exception()  # looked at, if by nobody
 
     async def answer(self, *, within: float | None = None) -> None:
         """That of what was sent; waits for so many seconds, or for as long as it takes."""
-        task = self._task
-        assert task is not None, "nothing was sent"
-        if not task.done() and not (await asyncio.wait([task], timeout=within))[0]:
+        answer = self._answer
+        assert answer is not None, "nothing was sent"
+        if not answer.done() and not (await asyncio.wait([answer], timeout=within))[0]:
             raise TimeoutError
-        self._task = None
-        task.result()
+        self._answer = None
+        answer.result()
 
 
 class Outgoing:
     """All that is on its way from this process."""
 
     def __init__(self) -> None:
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._answers: set[asyncio.Future[Any]] = set()
         self._unanswered: dict[Hashable, Sending] = {}
 
     def way(self) -> Sending:
         """For a message whose owner keeps it until it is answered."""
-        return Sending(self._tasks)
+        return Sending(self._answers)
 
     def way_of(self, key: Hashable) -> Sending:
         """For a message of nobody: the one that was left with that key, or a new one."""
@@ -70,10 +77,10 @@ class Outgoing:
 
     def abandon(self) -> None:
         """No answer will come. What was sent may arrive all the same."""
-        for task in self._tasks:
-            task.cancel()
+        for answer in [*self._answers]:
+            answer.cancel()
 
     async def close(self) -> None:
         self.abandon()
-        if self._tasks:
-            await asyncio.wait(list(self._tasks))
+        if self._answers:
+            await asyncio.wait(list(self._answers))

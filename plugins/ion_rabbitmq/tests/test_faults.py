@@ -54,7 +54,7 @@ async def test_the_first_publish_after_a_lost_connection_needs_no_second(
     assert broker._channel is not None
     await asyncio.to_thread(rabbit.ctl, "close_all_connections", "tried")
     async with asyncio.timeout(SOON):
-        await broker._channel.closed()
+        await broker._channel.channel.closed()
     await broker.publish("work.asked", b"after", headers={})
     assert [message.body for message in await broker.peek("work", limit=9)] == [b"before", b"after"]
 

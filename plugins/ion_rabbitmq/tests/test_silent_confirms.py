@@ -86,7 +86,7 @@ async def test_what_is_refused_on_one_channel_goes_by_another(
             await broker.declare("work", topics=["work.asked"], retry=RETRY)
             await broker.publish("work.asked", b"1", headers={})
             assert broker._channel is not None
-            first = broker._channel
+            first = broker._channel.channel
             proxy.refusing = {first.number}
             under_way = [asyncio.ensure_future(broker.publish("work.asked", b"%d" % n, headers={})) for n in range(9)]
             for refused in await asyncio.gather(*under_way, return_exceptions=True):
@@ -97,7 +97,7 @@ async def test_what_is_refused_on_one_channel_goes_by_another(
 
             async with asyncio.timeout(SOON):
                 await first.closed()
-            assert broker._channel is not first
+            assert broker._channel.channel is not first
 
 
 async def test_a_queue_is_empty_only_if_its_leader_says_so(
