@@ -76,6 +76,31 @@ async def test_concurrent_writes_share_few_transactions(tmp_path: Path, short: b
         assert len(await database.call(names, Access.READ)) == 1000
 
 
+async def test_where_several_share_flushes_those_who_come_a_few_turns_later_share_them_too(tmp_path: Path) -> None:
+    """As requests do that are read one by one; a lone caller waits for nobody."""
+
+    async def later(database: Database, turns: int) -> None:
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await database.call(add(None), Access.DURABLE, short=True)
+
+    async with open_database(tmp_path / "db", SCHEMA) as database:
+        await asyncio.gather(*(later(database, 0) for _ in range(2)))
+        seen = await statements(database)
+        await asyncio.gather(*(later(database, 0) for _ in range(2)))  # what was asked for the statements was alone
+        assert seen.count("COMMIT") == 1
+        await asyncio.gather(*(later(database, sqlite.QUIET_TURNS * n) for n in range(8)))
+        assert seen.count("COMMIT") == 2
+        await later(database, 0)
+        await asyncio.gather(*(later(database, 0) for _ in range(sqlite.MAX_SHORT)))
+        assert seen.count("COMMIT") == 4
+        assert len(await database.call(rows, Access.READ)) == 2 + 2 + 8 + 1 + sqlite.MAX_SHORT
+
+
+def rows(connection: sqlite3.Connection) -> list[int]:
+    return [row[0] for row in connection.execute("SELECT id FROM things").fetchall()]
+
+
 async def test_short_calls_are_done_by_the_event_loop_but_for_the_flush(tmp_path: Path) -> None:
     async with open_database(tmp_path / "db", SCHEMA) as database:
         for access in Access:

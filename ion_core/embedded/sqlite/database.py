@@ -48,6 +48,8 @@ MAX_SHORT = 32
 """Short calls in one transaction on the event loop: bounds how long everything else waits for it."""
 MAX_UNFLUSHED = 500
 """Commits in a row that leave it to others to write the write-ahead log back."""
+QUIET_TURNS = 4
+"""Turns of the event loop without a further call, after which a flush that may be shared is made."""
 _ORPHAN_SECONDS = 5.0
 
 _Errand = Callable[[], Callable[[], None]]
@@ -97,6 +99,8 @@ class Database:
         self._writes: deque[_Call[Any]] = deque()
         self._writing = False
         """A transaction is under way, or about to be."""
+        self._shared = False
+        """Whether the last flush was for several calls: then the next may be, too."""
         self._unflushed = 0
         self._closed = False
         self._synchronous = Access.DURABLE
@@ -138,7 +142,7 @@ class Database:
                 if short and access is Access.WRITE:
                     self._write()
                 else:  # a flush is worth waiting a moment for others who need one
-                    self._loop.call_soon(self._write)
+                    self._loop.call_soon(self._gather)
         return future
 
     def _check_open(self) -> None:
@@ -166,6 +170,17 @@ class Database:
 
     def _take(self) -> list[_Call[Any]]:
         return [self._writes.popleft() for _ in range(min(len(self._writes), MAX_BATCH))]
+
+    def _gather(self, calls: int = 0, quiet: int = 0) -> None:
+        """Wait for those who are about to call, if several did before: each turn that brings a call may bring more.
+
+        A flush costs more than some turns, and each of those who share it is spared one.
+        """
+        if not self._shared or quiet == QUIET_TURNS or len(self._writes) >= MAX_SHORT:
+            self._write()
+        else:
+            quiet = quiet + 1 if len(self._writes) == calls else 0
+            self._loop.call_soon(self._gather, len(self._writes), quiet)
 
     def _write(self) -> None:
         """One transaction for all the writes that wait: here as far as it can be, else on the thread."""
@@ -206,8 +221,9 @@ class Database:
 
     def _written(self, batch: list[_Call[Any]]) -> None:
         _answer(batch)
+        self._shared = len(batch) > 1
         if self._writes:
-            self._loop.call_soon(self._write)
+            self._loop.call_soon(self._gather)
         else:
             self._writing = False
 
