@@ -337,10 +337,11 @@ class DataPlane(Stores):
         await self.documents.create(document)
         return event
 
-    async def publish(self, event: Event, *, topic: str | None = None) -> None:
+    async def publish(self, event: Event, *, topic: str | None = None, encoded: bytes | None = None) -> None:
         """Hand an event whose document is stored to the broker; returns once it has it durably.
 
-        ``topic`` is another than its type, for a queue that is to have it and others not.
+        ``topic`` is another than its type, for a queue that is to have it and others not. ``encoded`` is what
+        ``encode_event`` makes of it, from whoever has that already.
         Each call makes a message with an id of its own: after an error there may be two of one event. Raises
         Unroutable, TransientError.
         """
@@ -349,7 +350,7 @@ class DataPlane(Stores):
             DOCUMENT_HEADER: DOCUMENT_STORED,
             MESSAGE_HEADER: uuid.uuid4().hex,
         }
-        await self.broker.publish(topic or event.type, encode_event(event), headers=headers)
+        await self.broker.publish(topic or event.type, encoded or encode_event(event), headers=headers)
         self.observer.event_published(event)
 
     async def contradictions(self, event: Event) -> str:

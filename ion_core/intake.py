@@ -25,7 +25,7 @@ from ion_core.errors import (
     Unroutable,
     shortened,
 )
-from ion_core.events import MAX_ID_LENGTH, Context, Event, StoredFile, differences, type_problem
+from ion_core.events import MAX_ID_LENGTH, Context, Event, StoredFile, differences, encode_event, type_problem
 from ion_core.modules import Module
 from ion_core.words import counted
 
@@ -36,6 +36,7 @@ class Intake:
     def __init__(self, dataplane: DataPlane, modules: Iterable[Module]) -> None:
         self._dataplane = dataplane
         self._modules = list(modules)
+        self._types = sorted({event_type for module in self._modules for event_type in module.subscribes})
 
     async def declare(self) -> None:
         """Make every module's queue exist. Idempotent; ``serve`` has done it already where it runs."""
@@ -48,7 +49,7 @@ class Intake:
 
     def event_types(self) -> list[str]:
         """The types that some module takes, sorted."""
-        return sorted({event_type for module in self._modules for event_type in module.subscribes})
+        return [*self._types]
 
     async def publish(
         self,
@@ -80,14 +81,15 @@ class Intake:
             correlation_id=correlation_id,
             parent_event_id=parent_event_id,
         )
+        encoded = encode_event(event)  # too large ones are refused before anything is stored
         known = None
         if event_id is not None and files:  # before any is stored; without files the document alone tells
             known = await self._dataplane.accepted_files(event_id)
         given: Mapping[str, Path | StoredFile] = files
         if known is None:
             # An id that was given may be given to somebody else, too, at this moment.
-            token = "" if event_id is None else secrets.token_hex(6)
-            ours = await self._dataplane.put_files(event, files, token=token, consume=consume)
+            token = secrets.token_hex(6) if files and event_id is not None else ""
+            ours = await self._dataplane.put_files(event, files, token=token, consume=consume) if files else ()
             try:
                 stored_now = await self._dataplane.document(event, ours)
             except DocumentExists:
@@ -96,7 +98,7 @@ class Intake:
                 known = await self._dataplane.accepted_files(event.context.event_id)
                 given = {file.name: file for file in ours}
             else:
-                await self._hand_over(stored_now)
+                await self._hand_over(stored_now, encoded)
                 return event
         if known is None:
             raise TransientError(f"event id {event.context.event_id[:80]!r}: was removed at this moment. Try again.")
@@ -112,10 +114,10 @@ class Intake:
         await self._hand_over(stored)
         return stored
 
-    async def _hand_over(self, event: Event) -> None:
+    async def _hand_over(self, event: Event, encoded: bytes | None = None) -> None:
         """To the broker. Where it does not answer nobody knows whether it has it: then the id is what is needed."""
         try:
-            await self._dataplane.publish(event)
+            await self._dataplane.publish(event, encoded=encoded)
         except StorageFull:
             raise
         except TransientError as error:
@@ -151,7 +153,7 @@ class Intake:
         return Event(context=context, type=event_type, data=tuple(data), files=tuple(files))
 
     def _check_taken(self, event_type: str) -> None:
-        taken = self.event_types()
+        taken = self._types
         if event_type not in taken:
             near = difflib.get_close_matches(event_type, taken, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""

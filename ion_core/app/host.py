@@ -40,10 +40,11 @@ class Host:
         self._intake = intake
         self._dataplane = dataplane
         self._problems = problems
+        self._work = app.state.path / "services" / name / "work"
 
     @property
     def work(self) -> Path:
-        return self._app.state.path / "services" / self._name / "work"
+        return self._work
 
     async def empty_work(self) -> None:
         """Before the service runs. Raises StateError, StorageFull."""
