@@ -60,36 +60,46 @@ class Body:
         self._limit = limit
         self._what = what
         self._also = also
+        self._begun, self._count = 0.0, 0
         if (request.content_length or 0) > limit:
             raise self._too_large()
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """Raises Refused where it is too large or too slow, Gone where the client is."""
-        request, loop = self._request, asyncio.get_running_loop()
-        begun, count = loop.time(), 0
+        while chunk := await self._next():
+            yield chunk
+
+    async def _next(self) -> bytes:
+        """What has come, once anything has; empty at the end. Raises as ``chunks``."""
+        content, loop = self._request.content, asyncio.get_running_loop()
         try:
-            if "Expect" in request.headers:  # what else it may be is refused before
-                await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-                request.writer.output_size = 0  # what is counted there is the answer, which has not begun
-            while True:
+            if not self._begun:
+                self._begun = loop.time()
+                await self._say_continue()
+            chunk = content.read_nowait()
+            if not chunk and not content.at_eof():
                 async with asyncio.timeout(SILENT_FOR):
-                    chunk = await request.content.readany()
-                if not chunk:
-                    return
-                count += len(chunk)
-                if count > self._limit:
-                    raise self._too_large()
-                if (seconds := loop.time() - begun) > GRACE and count < (seconds - GRACE) * LEAST_RATE:
-                    raise TimeoutError
-                if self._also is not None:
-                    self._also(chunk)
-                yield chunk
+                    chunk = await content.readany()
+            self._count += len(chunk)
+            if self._count > self._limit:
+                raise self._too_large()
+            seconds = loop.time() - self._begun
+            if chunk and seconds > GRACE and self._count < (seconds - GRACE) * LEAST_RATE:
+                raise TimeoutError
+            if chunk and self._also is not None:
+                self._also(chunk)
         except TimeoutError:
             raise Refused(
                 HTTPStatus.REQUEST_TIMEOUT, "The body came too slowly.", headers={"Connection": "close"}
             ) from None
         except (ConnectionError, web.RequestPayloadError) as error:
             raise Gone from error
+        return chunk
+
+    async def _say_continue(self) -> None:
+        if "Expect" in self._request.headers:  # what else it may be is refused before
+            await self._request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._request.writer.output_size = 0  # what is counted there is the answer, which has not begun
 
     def _too_large(self) -> Refused:
         return Refused(
@@ -99,8 +109,11 @@ class Body:
 
     async def read(self) -> bytes:
         """All of it."""
-        found = bytearray()
-        async for chunk in self.chunks():
+        first = await self._next()
+        if self._request.content.at_eof():
+            return first
+        found = bytearray(first)
+        while chunk := await self._next():
             found += chunk
         return bytes(found)
 
