@@ -7,6 +7,7 @@ that is more than all else that a publish takes.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from typing import Any
 
 MOST_BYTES = 64 * 1024
@@ -28,6 +29,13 @@ class Writer(asyncio.StreamWriter):
         self._bytes += len(data)
         if self._bytes >= MOST_BYTES:
             self._hand_over()
+
+    def writelines(self, data: Iterable[bytes | bytearray | memoryview]) -> None:
+        self.write(b"".join(data))
+
+    def write_eof(self) -> None:
+        self._hand_over()
+        super().write_eof()
 
     def close(self) -> None:
         self._hand_over()

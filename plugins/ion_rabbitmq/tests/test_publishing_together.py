@@ -105,12 +105,13 @@ def written(writer: Writer) -> list[Any]:
 async def test_what_is_written_in_one_turn_is_one_call_of_the_kernel(writer: Writer) -> None:
     for frame in (b"a", bytearray(b"b"), memoryview(b"c")):
         writer.write(frame)
+    writer.writelines([b"d", b"e"])
     assert written(writer) == []
     await asyncio.sleep(0)
-    assert written(writer) == [b"abc"]
-    writer.write(b"d")
+    assert written(writer) == [b"abcde"]
+    writer.write(b"f")
     await asyncio.sleep(0)
-    assert written(writer) == [b"abc", b"d"]
+    assert written(writer) == [b"abcde", b"f"]
 
 
 async def test_what_is_much_waits_for_no_turn(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,10 +123,11 @@ async def test_what_is_much_waits_for_no_turn(writer: Writer, monkeypatch: pytes
     assert written(writer) == [b"abcd"], "nothing is written twice"
 
 
-async def test_what_is_gathered_is_written_before_the_end(writer: Writer) -> None:
+@pytest.mark.parametrize("end", ["write_eof", "close"])
+async def test_what_is_gathered_is_written_before_the_end(writer: Writer, end: str) -> None:
     writer.write(b"last words")
-    writer.close()
+    getattr(writer, end)()
     assert written(writer) == [b"last words"]
     transport = writer.transport
     assert isinstance(transport, Mock)
-    assert [name for name, *_ in transport.method_calls] == ["write", "close"]
+    assert [name for name, *_ in transport.method_calls] == ["write", end]
