@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from ion_kubernetes.api import PODS, Api
-from ion_kubernetes.watch import LONGEST_PAUSE, PodState, PodWatch
 from ion_kubernetes.refusals import ApiRefused, ApiUnavailable
+from ion_kubernetes.watch import LONGEST_PAUSE, PodState, PodWatch
 from plugins.ion_kubernetes.tests.calling import cluster_and_api
 from plugins.ion_kubernetes.tests.fake.faults import Fault, How, Order
 from plugins.ion_kubernetes.tests.fake.node import Life
