@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
 from datetime import timedelta
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ion_core.contracts.executor import Cause, JobRef, Step
-from ion_core.dataplane import DataPlane
+from ion_core.dataplane import DataPlane, Patience
 from ion_core.embedded.memory.blobs import MemoryBlobStore
 from ion_core.embedded.memory.broker import MemoryBroker
 from ion_core.embedded.memory.documents import MemoryDocumentStore
@@ -39,7 +40,10 @@ class MemoryExecutors(MemoryJobCommands, ExecutorConformance):
 
     def steps(self) -> DataPlaneSteps:
         """On stores of their own, which are empty."""
-        self.dataplane = DataPlane(MemoryBlobStore(), MemoryDocumentStore(), MemoryBroker(), Observed())
+        at_once = Patience(pause=lambda seconds: asyncio.sleep(0))
+        self.dataplane = DataPlane(
+            MemoryBlobStore(), MemoryDocumentStore(), MemoryBroker(), Observed(), patience=at_once
+        )
         return DataPlaneSteps(self.dataplane)
 
     def stores(self, tmp_path: Path) -> AbstractAsyncContextManager[Stores]:

@@ -17,7 +17,7 @@ from ion_core.contracts.messaging import RetryPolicy
 from ion_core.dispatcher import Dispatcher
 from ion_core.dispatcher.at_engine import LOST_IN_A_ROW
 from ion_core.dispatcher.engine import FETCHED_WITHIN, Engine
-from ion_core.embedded.memory.executor import MemoryEngine, MemoryExecutor, StepResult, open_memory_engine
+from ion_core.embedded.memory.executor import MemoryEngine, MemoryExecutor, StepEnd, open_memory_engine
 from ion_core.errors import TransientError
 from ion_core.events import encode_event
 from ion_core.intake import Intake
@@ -290,7 +290,7 @@ async def test_a_job_that_says_that_it_committed_elsewhere_is_told(world: Engine
     world.add(exits(0))
 
     async def elsewhere(*given: Any) -> Any:
-        return StepResult()
+        return StepEnd()
 
     world.engine.steps.commit = elsewhere  # type: ignore[method-assign]
     await world.publish()

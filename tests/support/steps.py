@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from ion_core.contracts.executor import HandlerExit, Ticket
+from ion_core.cli.alone.handler_exit import handler_exit
+from ion_core.contracts.executor import StepResult, Ticket
 from ion_core.dataplane import DataPlane
-from ion_core.embedded.memory.executor import StepResult
-from ion_core.errors import ConfigError, OutputRefused, StorageFull, TransientError
-from ion_core.handler.committer import Committer
+from ion_core.embedded.memory.executor import StepEnd
+from ion_core.errors import IonError
+from ion_core.handler.alone import commit_ticket, prepare_ticket
 from ion_core.handler.given import GivenWorkspace
-from ion_core.handler.preparer import Preparer
-from ion_core.jobs import Attempt, Job
 from ion_core.modules import Module
 
 
@@ -23,58 +22,26 @@ class DataPlaneSteps:
     def __init__(self, dataplane: DataPlane) -> None:
         self._dataplane = dataplane
 
-    async def prepare(self, settings: bytes, ticket: Ticket, workspace: Path, say: Callable[[str], None]) -> StepResult:
-        async def work() -> StepResult:
-            event = await self._dataplane.accepted(ticket.event_id)
-            if event is None:
-                why = f"event {ticket.event_id[:80]!r}: is not stored."
-                return _failed(HandlerExit.NO_EVENT, why)
-            given = GivenWorkspace(workspace)
-            given.clear()
-            for line in await Preparer(self._dataplane).prepare(event, given, link=False):
-                say(line)
-            return StepResult()
+    async def prepare(self, settings: bytes, ticket: Ticket, workspace: Path, say: Callable[[str], None]) -> StepEnd:
+        return await _told(prepare_ticket(self._dataplane, ticket, GivenWorkspace(workspace)), say)
 
-        return await _told(work, say)
+    async def commit(self, settings: bytes, ticket: Ticket, workspace: Path, say: Callable[[str], None]) -> StepEnd:
+        publishes = json.loads(settings)["modules"][ticket.module]["publishes"]
+        module = Module(name=ticket.module, publishes=tuple(publishes))
 
-    async def commit(self, settings: bytes, ticket: Ticket, workspace: Path, say: Callable[[str], None]) -> StepResult:
-        async def work() -> StepResult:
-            event = await self._dataplane.accepted(ticket.event_id)
-            assert event is not None, "it was prepared"
-            job = Job(event=event, module=ticket.module)
-            if await self._dataplane.committed(job.id) is not None:
-                say("had committed already: this changes nothing")
-                return StepResult()
-            publishes = json.loads(settings)["modules"][ticket.module]["publishes"]
-            committed = await Committer(self._dataplane).commit(
-                Attempt(job=job, number=ticket.attempt, token=ticket.token),
-                Module(name=ticket.module, publishes=tuple(publishes)),
-                GivenWorkspace(workspace),
-                image=ticket.image,
-                started_at=ticket.started_at,
-            )
-            for line in committed.lines:
-                say(line)
-            return StepResult()
+        async def lines() -> list[str]:
+            return (await commit_ticket(self._dataplane, ticket, module, GivenWorkspace(workspace))).lines
 
-        return await _told(work, say)
+        return await _told(lines(), say)
 
 
-async def _told(work: Callable[[], object], say: Callable[[str], None]) -> StepResult:
-    """Its result, or the exit code by which a process would tell of the error, which it says too."""
+async def _told(work: Awaitable[list[str]], say: Callable[[str], None]) -> StepEnd:
+    """As a process of its own tells of it: its lines, and by the exit code of the error, which it says too."""
     try:
-        return await work()  # type: ignore[misc, no-any-return]
-    except OutputRefused as error:
-        result = _failed(HandlerExit.OUTPUT_REFUSED, str(error))
-    except StorageFull as error:
-        result = _failed(HandlerExit.FULL, str(error))
-    except TransientError as error:
-        result = _failed(HandlerExit.AWAY, str(error))
-    except ConfigError as error:
-        result = _failed(HandlerExit.CONFIGURATION, str(error))
-    say(result.reasons[0])
-    return result
-
-
-def _failed(code: HandlerExit, why: str) -> StepResult:
-    return StepResult(exit=code, reasons=(why,))
+        lines = await work
+    except IonError as error:
+        say(str(error))
+        return StepEnd(exit=handler_exit(error), result=StepResult(reasons=[str(error)]))
+    for line in lines:
+        say(line)
+    return StepEnd()

@@ -20,7 +20,7 @@ from ion_core.embedded.memory.logs import MemoryLog
 from ion_core.embedded.memory.runtime import MemoryContainer
 from ion_core.errors import ImageUnavailable, JobNotFound, NoRoom, PermanentError, ProviderError, TransientError
 from ion_core.events import COMMIT
-from ion_core.jobs import Job
+from ion_core.jobs import job_id
 from tests.conformance.memory_jobs import MemoryExecutors
 from tests.teeth.harness import Mutants, Open
 
@@ -311,20 +311,16 @@ async def publishes(self: Any, step: Step, ticket: Any) -> JobEnd:
     end = await MemoryJob._ours(self, step, ticket)
     if step is Step.COMMIT:
         dataplane = self._engine.steps._dataplane
-        found = await dataplane.committed(await job_id(dataplane, ticket))
+        found = await dataplane.committed(job_id(ticket.event_id, ticket.module))
         await dataplane.publish_commit(found[0])
     return end
-
-
-async def job_id(dataplane: Any, ticket: Any) -> str:
-    return Job(event=await dataplane.accepted(ticket.event_id), module=ticket.module).id
 
 
 @job("two_attempts_at_once_commit_once", "_ours")
 async def the_last_one_wins(self: Any, step: Step, ticket: Any) -> JobEnd:
     if step is Step.COMMIT:
         dataplane = self._engine.steps._dataplane
-        await dataplane.documents.delete(COMMIT, await job_id(dataplane, ticket))
+        await dataplane.documents.delete(COMMIT, job_id(ticket.event_id, ticket.module))
     return await MemoryJob._ours(self, step, ticket)
 
 
@@ -332,7 +328,7 @@ async def the_last_one_wins(self: Any, step: Step, ticket: Any) -> JobEnd:
 async def takes_the_second_for_a_failure(self: Any, step: Step, ticket: Any) -> JobEnd:
     if step is Step.COMMIT:
         dataplane = self._engine.steps._dataplane
-        if await dataplane.committed(await job_id(dataplane, ticket)) is not None:
+        if await dataplane.committed(job_id(ticket.event_id, ticket.module)) is not None:
             return JobEnd(step=step, status=ExitStatus(code=1), cause=Cause.MODULE, reason="there is one")
     return await MemoryJob._ours(self, step, ticket)
 

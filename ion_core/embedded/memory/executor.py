@@ -34,6 +34,7 @@ from ion_core.contracts.executor import (
     JobStatus,
     Step,
     StepLogLine,
+    StepResult,
     Ticket,
     cause_of,
 )
@@ -48,11 +49,11 @@ _STEPS = (Step.PREPARE, Step.MODULE, Step.COMMIT)
 
 
 @dataclass(frozen=True, kw_only=True)
-class StepResult:
-    """How step 1 or 3 ended: the exit code, and the reasons of its result."""
+class StepEnd:
+    """How step 1 or 3 ended: its exit code, and the result beside it."""
 
     exit: HandlerExit = HandlerExit.DONE
-    reasons: Sequence[str] = ()
+    result: StepResult = StepResult()
 
 
 class Steps(Protocol):
@@ -63,11 +64,9 @@ class Steps(Protocol):
 
     async def prepare(
         self, settings: bytes, ticket: Ticket, workspace: Path, say: Callable[[str], None]
-    ) -> StepResult: ...
+    ) -> StepEnd: ...
 
-    async def commit(
-        self, settings: bytes, ticket: Ticket, workspace: Path, say: Callable[[str], None]
-    ) -> StepResult: ...
+    async def commit(self, settings: bytes, ticket: Ticket, workspace: Path, say: Callable[[str], None]) -> StepEnd: ...
 
 
 class MemoryJob:
@@ -147,10 +146,13 @@ class MemoryJob:
     async def _ours(self, step: Step, ticket: Ticket) -> JobEnd:
         steps, log = self._engine.steps, self.logs[step]
         call = steps.prepare if step is Step.PREPARE else steps.commit
-        result = await call(
+        end = await call(
             self.spec.settings, ticket, self.workspace, lambda line: log.write("stderr", line.encode() + b"\n")
         )
-        code, reason = result.exit.value, "; ".join(result.reasons)
+        code, reason = (
+            end.exit.value,
+            "; ".join(StepResult.decode(end.result.encode()).reasons),
+        )  # as one comes from afar
         return JobEnd(step=step, status=ExitStatus(code=code), cause=cause_of(code), reason=reason)
 
     async def _module(self) -> JobEnd:
