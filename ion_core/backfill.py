@@ -21,7 +21,7 @@ from datetime import UTC, datetime, timedelta
 from ion_core.contracts.messaging import MessageBroker, RetryPolicy
 from ion_core.contracts.storage import Document, DocumentStore
 from ion_core.dataplane import DataPlane, bodies_in, event_of, for_each
-from ion_core.errors import DocumentsDamaged, InvalidEvent, ProviderError
+from ion_core.errors import InvalidEvent, ProviderError, passing_over_damage
 from ion_core.events import COMMIT, EVENT_META, MODULE_LOGS, Event, parse_event
 from ion_core.jobs import Job
 from ion_core.modules import Module
@@ -79,11 +79,9 @@ async def stored_events(
 
 async def _whole(documents: DocumentStore, damaged: set[str]) -> AsyncIterator[Document]:
     """The newest first."""
-    try:
+    with passing_over_damage(damaged.update):
         async for document in documents.find(newest_first=True):
             yield document
-    except DocumentsDamaged as error:
-        damaged.update(error.problems)
 
 
 async def owed(dataplane: DataPlane, module: Module, events: Sequence[tuple[datetime, Event]]) -> Owed:

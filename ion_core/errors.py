@@ -8,7 +8,8 @@ Anything that is no IonError is a bug.
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import ClassVar
 
 from ion_core.words import counted
@@ -171,6 +172,18 @@ class DocumentsDamaged(PermanentError):
     def __init__(self, problems: str | Sequence[str]) -> None:
         self.problems: tuple[str, ...] = (problems,) if isinstance(problems, str) else tuple(problems)
         super().__init__(shortened(self.problems))
+
+
+@contextmanager
+def passing_over_damage(note: Callable[[Sequence[str]], object]) -> Iterator[None]:
+    """Within, all documents that are whole are read: ``find`` says at its end which are not, and ``note`` gets that.
+
+    For who goes on without them; it is for the caller to tell of them, too.
+    """
+    try:
+        yield
+    except DocumentsDamaged as error:
+        note(error.problems)
 
 
 class ContainerNotFound(PermanentError):

@@ -35,7 +35,7 @@ from ion_core.commits import Commit
 from ion_core.contracts.messaging import MessageBroker
 from ion_core.contracts.storage import Document, DocumentStore
 from ion_core.dataplane import DataPlane, key_segment, try_each
-from ion_core.errors import DocumentsDamaged, InvalidEvent, QueueNotDeclared, TransientError
+from ion_core.errors import InvalidEvent, QueueNotDeclared, TransientError, passing_over_damage
 from ion_core.events import COMMIT, EVENT_META, MODULE_LOGS, Context, Event, StoredFile, parse_context, parse_event
 from ion_core.jobs import Job
 from ion_core.modules import MODULE_NAME, Module
@@ -175,14 +175,12 @@ async def _whole(
     documents: DocumentStore, damaged: _Damaged, correlation_id: str | None = None
 ) -> AsyncIterator[Document]:
     """Those of a flow, or all; what is damaged is passed over and noted."""
-    try:
+    with passing_over_damage(lambda problems: damaged.add(problems, correlation_id)):
         async for document in documents.find(correlation_id=correlation_id):
             if (problem := _problem(document)) is None:
                 yield document
             else:
                 damaged.add([problem], document.correlation_id)
-    except DocumentsDamaged as error:
-        damaged.add(error.problems, correlation_id)
 
 
 def _problem(document: Document) -> str | None:

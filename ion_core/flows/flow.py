@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ion_core.contracts.storage import Document, DocumentStore
-from ion_core.errors import DocumentsDamaged
+from ion_core.errors import passing_over_damage
 from ion_core.events import COMMIT, EVENT_META, INSIGHT, MODULE_LOGS, Context, parse_context
 from ion_core.jobs import Verdict
 from ion_core.modules import Module, present_names
@@ -283,13 +284,9 @@ async def read_flow(
     DocumentsDamaged. Raises otherwise as the store does.
     """
     reader = FlowReader(correlation_id, modules)
-    try:
+    with nullcontext() if damaged is None else passing_over_damage(damaged.update):
         async for document in documents.find(correlation_id=correlation_id):
             reader.add(document)
-    except DocumentsDamaged as error:
-        if damaged is None:
-            raise
-        damaged.update(error.problems)
     return reader.flow()
 
 

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from ion_core.cli.output import plain, say
-from ion_core.errors import DocumentsDamaged, QueueNotDeclared, TransientError
+from ion_core.errors import QueueNotDeclared, TransientError, passing_over_damage
 from ion_core.events import EVENT_META, FAILURE
 from ion_core.flows import DEAD, FAILED, FlowInShort, parsed, read_flow
 
@@ -70,13 +70,11 @@ async def flows_in_short(app: App, wanted: Wanted, *, limit: int, damaged: set[s
 async def _candidates(documents: DocumentStore, wanted: Wanted, damaged: set[str]) -> AsyncIterator[str]:
     """Correlation ids of flows that may be wanted, each once; as few as can be told without reading the flows."""
     seen: set[str] = set()
-    try:
+    with passing_over_damage(damaged.update):
         async for document in _told(documents, wanted):
             if document.correlation_id not in seen:
                 seen.add(document.correlation_id)
                 yield document.correlation_id
-    except DocumentsDamaged as error:
-        damaged.update(error.problems)
 
 
 async def _told(documents: DocumentStore, wanted: Wanted) -> AsyncIterator[Document]:
