@@ -14,6 +14,7 @@ from ion_core.errors import ConfigError
 if TYPE_CHECKING:
     from ion_core.app import App
     from ion_core.config import Config, Replacements
+    from ion_core.contracts.command import Pipeline
     from ion_core.registry import Registry
 
 T = TypeVar("T")
@@ -96,6 +97,31 @@ class ConfiguredHere:
     def services(self, provider: str, *, config: str | None = None) -> Mapping[str, Any]:
         chosen = self._config(config).services
         return {name: it.settings for name, it in chosen.items() if it.provider.name == provider}
+
+    def runtimes(self, provider: str, *, config: str | None = None) -> Mapping[str, Any]:
+        loaded = self._config(config)
+        found = {name: it.settings for name, it in loaded.runtimes.items() if it.provider.name == provider}
+        if not found:
+            there = ", ".join(f"{name} ({it.provider.name})" for name, it in loaded.runtimes.items())
+            raise ConfigError(
+                f"{loaded.where('runtimes')}: none is of provider {provider}. There are: {there}. Add one, or name "
+                "another configuration with --config."
+            )
+        return found
+
+    def pipeline(self, *, config: str | None = None) -> Pipeline:
+        from ion_core.contracts.command import Pipeline
+
+        loaded = self._config(config)
+        broker = loaded.messaging
+        return Pipeline(
+            file=loaded.path,
+            messaging=broker.where,
+            broker=broker.provider.name,
+            broker_reach=None if broker.location is None else broker.location.reach,
+            drain_timeout=loaded.drain_timeout,
+            runtimes={name: module.runtime for name, module in loaded.modules.items()},
+        )
 
     def event_types(self, *, config: str | None = None) -> Sequence[str]:
         return sorted({it for module in self._config(config).modules.values() for it in module.subscribes})

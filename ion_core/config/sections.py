@@ -14,6 +14,7 @@ from ion_core.config.model import OwnSettings, ServiceOwnSettings
 from ion_core.config.tree import Node, Place, Problems, dotted, from_outside
 from ion_core.config.tree import Path as Keys
 from ion_core.contracts.provider import Finding, Location, Provider
+from ion_core.contracts.runtime import RuntimeCapabilities
 from ion_core.contracts.settings import Section, TextFromOutside
 from ion_core.errors import PluginFailed
 from ion_core.registry import Kind, Registry
@@ -77,6 +78,16 @@ class Chosen:
         """The types of the events that a service will publish, as far as its settings tell, each by its key in them."""
         told = getattr(self.settings, "publishes", None)
         return told() if callable(told) else {}
+
+    @property
+    def capabilities(self) -> RuntimeCapabilities | None:
+        """What a runtime or an executor will offer, as far as its settings tell. Raises PluginFailed."""
+        tell = getattr(self.settings, "capabilities", None)
+        try:
+            found = tell() if callable(tell) else None
+        except Exception as error:  # code of a plugin
+            raise self.fault(f"raised {type(error).__name__} when its settings were asked for capabilities") from error
+        return found if isinstance(found, RuntimeCapabilities) else None
 
     def findings(self) -> list[Finding]:
         """What its settings find on this machine. Raises PluginFailed where they raise anything."""

@@ -3,10 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
 from typing import Any, Protocol
+
+from ion_core.contracts.provider import Reach
 
 ASKED = "ion_core.configured"
 """Where ``configured`` finds it, in the ``meta`` of click's context."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pipeline:
+    """What has to be known of a pipeline by whoever prepares a place where it is to be served.
+
+    ``file``           the configuration.
+    ``messaging``      how a message about its broker begins: ``ion.yaml:3:1: messaging``.
+    ``broker``         the broker's provider.
+    ``broker_reach``   who else reaches that, as far as its settings tell: one dispatcher alone, unless it is the network.
+    ``drain_timeout``  how long ``serve`` takes at most to end.
+    ``runtimes``       where each module runs: names under ``runtimes``.
+    """
+
+    file: Path
+    messaging: str
+    broker: str
+    broker_reach: Reach | None
+    drain_timeout: timedelta
+    runtimes: Mapping[str, str]
 
 
 class Configured(Protocol):
@@ -17,6 +42,15 @@ class Configured(Protocol):
 
         ``config`` is a path, as of an option ``--config``; None is where every command looks. Raises ConfigError.
         """
+
+    def runtimes(self, provider: str, *, config: str | None = None) -> Mapping[str, Any]:
+        """The settings of each runtime or executor of that provider, under the name it has in the configuration.
+
+        Raises ConfigError, also where there is none.
+        """
+
+    def pipeline(self, *, config: str | None = None) -> Pipeline:
+        """What is served as a whole. Raises ConfigError."""
 
     def event_types(self, *, config: str | None = None) -> Sequence[str]:
         """The event types that some module takes, sorted. Raises ConfigError."""

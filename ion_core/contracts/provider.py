@@ -63,7 +63,8 @@ class Provider(Generic[P]):
     ``name``      chosen in the configuration, as in ``messaging: {provider: sqlite}``; ``^[a-z][a-z0-9-]*$``.
     ``settings``  a subclass of ``contracts.settings.Settings``, which has ``extra="forbid"``: the rest of that section
                   is validated into it. ``settings.section`` says where that stands and under which name. Those
-                  of a broker or a store should tell their ``Location``.
+                  of a broker or a store should tell their ``Location``; those of a runtime or an executor may have a
+                  method ``capabilities`` that tells, without connecting, what it will offer when it is open.
     ``open``      given the settings, an asynchronous context manager that connects on entry, yields the provider and
                   closes on exit; it may be called again afterwards. Heavy imports belong inside it. It raises
                   ConfigError for settings that cannot work, beginning with ``settings.section.where(key)``,

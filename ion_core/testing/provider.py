@@ -12,6 +12,7 @@ from pydantic import BaseModel, SecretStr, ValidationError
 
 from ion_core.contracts import CONTRACT_VERSION
 from ion_core.contracts.provider import Finding, Location, Provider, Reach
+from ion_core.contracts.runtime import RuntimeCapabilities
 from ion_core.contracts.settings import Section, Settings
 from ion_core.errors import ConfigError, StateError, TransientError
 from ion_core.testing.kit import Conformance, needs, refused, undeclared
@@ -92,6 +93,20 @@ class ProviderConformance(Conformance):
             assert SECTION.key in finding.where, f"begin with settings.section.where(key): {finding}"
             shown = [name for name, secret in _secrets(settings) if secret in str(finding)]
             assert not shown, f"a finding shows what is secret: {shown}"
+
+    async def test_capabilities_that_are_told_are_those_it_has(self, provider: Provider[Any], tmp_path: Path) -> None:
+        settings = self.settings(provider, tmp_path)
+        tell = getattr(settings, "capabilities", None)
+        if not callable(tell):
+            return  # then it is asked itself, once it is open
+        told = tell()
+        assert isinstance(told, RuntimeCapabilities), "capabilities() gives RuntimeCapabilities or ExecutorCapabilities"
+        opening = provider.open(settings)
+        opened = await self.within(opening.__aenter__(), "opening")
+        try:
+            assert told == opened.capabilities, "what settings tell is what it has once it is open"
+        finally:
+            await self.within(opening.__aexit__(None, None, None), "closing")
 
     async def test_settings_know_their_section(self, provider: Provider[Any], tmp_path: Path) -> None:
         assert self.section is not None

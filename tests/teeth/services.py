@@ -7,14 +7,16 @@ import contextlib
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from ion_core.contracts import CONTRACT_VERSION
 from ion_core.contracts.provider import Finding, Location, Provider, Reach
+from ion_core.contracts.runtime import RuntimeCapabilities
 from ion_core.contracts.settings import Secret, Section, Settings
 from ion_core.embedded.memory.blobs import open_memory_blobs
 from ion_core.errors import ConfigError, IonError, StateError, TransientError
@@ -316,6 +318,26 @@ class Chatting(StoreSettings):
         return ["the path is a path"]
 
 
+def offering(**more: Any) -> RuntimeCapabilities:
+    everything = {it.name: True for it in fields(RuntimeCapabilities) if it.type == "bool"}
+    return RuntimeCapabilities(**{**everything, "networks": frozenset({"none"}), **more})
+
+
+class Promising(StoreSettings):
+    def capabilities(self) -> Any:
+        return offering()
+
+
+class PromisingInItsOwnWords(StoreSettings):
+    def capabilities(self) -> Any:
+        return "gpus"
+
+
+@asynccontextmanager
+async def open_offers_less(settings: Any) -> AsyncIterator[Any]:
+    yield SimpleNamespace(capabilities=offering(gpus=False))
+
+
 @asynccontextmanager
 async def open_hangs(settings: Any) -> AsyncIterator[Any]:
     await asyncio.Event().wait()
@@ -386,6 +408,12 @@ for rule, name, changed in (
     ("what_can_be_opened_has_no_errors", "names_no_section", {"settings": Misplaced}),
     ("what_can_be_opened_has_no_errors", "shows_its_url", {"settings": Blurting}),
     ("what_can_be_opened_has_no_errors", "finds_it_in_its_own_words", {"settings": Chatting}),
+    (
+        "capabilities_that_are_told_are_those_it_has",
+        "promises_more",
+        {"settings": Promising, "open": open_offers_less},
+    ),
+    ("capabilities_that_are_told_are_those_it_has", "in_its_own_words", {"settings": PromisingInItsOwnWords}),
     ("it_opens_again_after_closing", "opens_once", {"open": opens_once()}),
     ("it_opens_again_after_closing", "hangs", {"open": open_hangs}),
     ("what_cannot_be_opened_is_refused", "lets_os_errors_out", {"open": open_lets_os_errors_out}),

@@ -29,7 +29,7 @@ def command(options: Options, connect: bool, as_json: bool) -> None:
     same (types that nobody takes or emits, circles, modules that take longer than the broker holds an event for, a
     store that only this machine reaches with a broker that others reach, too, certificates that have expired) is
     printed and changes nothing. Stores are not asked, the broker with --connect only; runtimes are, for what they can
-    do, where they can be reached.
+    do, where they can be reached. Of one that cannot, what its settings tell of that is checked all the same.
 
     \b
     Example:
@@ -102,7 +102,10 @@ def _strays(config: Config) -> tuple[list[Finding], str]:
 
 
 async def _capabilities(app: App) -> tuple[dict[str, RuntimeCapabilities], dict[str, str], list[str]]:
-    """Of each runtime that a module uses; why not, for those that do not answer; and what is wrong with others."""
+    """Of each runtime that a module uses; why not, for those that do not answer; and what is wrong with others.
+
+    One that does not open may be known by its settings all the same.
+    """
     from ion_core.app import opened
 
     found: dict[str, RuntimeCapabilities] = {}
@@ -110,6 +113,8 @@ async def _capabilities(app: App) -> tuple[dict[str, RuntimeCapabilities], dict[
     problems: list[str] = []
     for name in sorted({module.runtime for module in app.config.modules.values()}):
         chosen = app.config.runtimes[name]
+        if (told := chosen.capabilities) is not None:
+            found[name] = told
         try:
             async with opened(chosen) as runtime:
                 found[name] = runtime.capabilities

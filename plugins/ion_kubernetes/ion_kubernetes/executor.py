@@ -23,7 +23,6 @@ from ion_core.contracts.executor import (
     StepLogLine,
     Ticket,
 )
-from ion_core.contracts.provider import Reach
 from ion_core.errors import InvalidEvent, JobNotFound, PermanentError, TransientError
 from ion_kubernetes import judging, names
 from ion_kubernetes.api import PODS, SECRETS, Api, Json
@@ -54,23 +53,7 @@ class KubernetesExecutor:
         self._owner = owner
         self._jobs: dict[str, Job] = {}
         """Those that are followed, by their ids."""
-        self._capabilities = ExecutorCapabilities(
-            images=True,
-            isolates=not settings.allow.pod,
-            inputs_read_only=True,
-            memory_limit=True,
-            cpu_limit=True,
-            pids_limit=False,
-            gpus=True,
-            handler_api=False,
-            networks=frozenset({"none", "bridge"}),
-            shm_size=True,
-            warm=settings.warm,
-            reach=Reach.NETWORK,
-            streams=False,
-            notice="In pods network: none is what a NetworkPolicy of the namespace makes of it: without one that "
-            f"selects {names.NETWORK}=none, modules reach what others reach.",
-        )
+        self._capabilities = settings.capabilities()
 
     @property
     def capabilities(self) -> ExecutorCapabilities:

@@ -9,8 +9,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from ion_core.contracts.provider import Finding
+from ion_core.contracts.executor import ExecutorCapabilities
+from ion_core.contracts.provider import Finding, Reach
 from ion_core.contracts.settings import ByteSize, ConfigPath, Duration, Settings
+from ion_kubernetes import names
 
 _LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
 _SUBDOMAIN = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(\.{_LABEL})*")
@@ -238,6 +240,26 @@ class KubernetesSettings(Settings):
                 yield f"pod.spec.{name}: is not for here: {OURS[name]}"
             elif name in LOOSENING and name not in self.allow.pod:
                 yield f"pod.spec.{name}: isolation hangs on it. Allow it by name, under allow.pod, or leave it out"
+
+    def capabilities(self) -> ExecutorCapabilities:
+        """What the executor offers: all of it is known without a cluster."""
+        return ExecutorCapabilities(
+            images=True,
+            isolates=not self.allow.pod,
+            inputs_read_only=True,
+            memory_limit=True,
+            cpu_limit=True,
+            pids_limit=False,
+            gpus=True,
+            handler_api=False,
+            networks=frozenset({"none", "bridge"}),
+            shm_size=True,
+            warm=self.warm,
+            reach=Reach.NETWORK,
+            streams=False,
+            notice="In pods network: none is what a NetworkPolicy of the namespace makes of it: without one that "
+            f"selects {names.NETWORK}=none, modules reach what others reach.",
+        )
 
     def findings(self) -> Iterable[Finding]:
         if self.kubeconfig is not None and not self.kubeconfig.is_file():

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from ion_core.contracts.provider import Reach
 from ion_kubernetes.settings import LOOSENING, OURS, KubernetesSettings
 
 IMAGE = {"handler_image": "registry.example/ion:0.2"}
@@ -64,3 +65,14 @@ def test_what_loosens_the_hardening_has_to_be_allowed_by_name(name: str) -> None
 
 def test_every_setting_says_what_it_is() -> None:
     assert [name for name, field in KubernetesSettings.model_fields.items() if not field.description] == []
+
+
+def test_what_it_offers_is_known_without_a_cluster() -> None:
+    offered = KubernetesSettings.model_validate(IMAGE).capabilities()
+    assert offered.isolates
+    assert offered.reach is Reach.NETWORK
+    assert not offered.warm
+    loose = {"warm": True, "allow": {"pod": ["hostNetwork"]}}
+    offered = KubernetesSettings.model_validate({**IMAGE, **loose}).capabilities()
+    assert offered.warm
+    assert not offered.isolates

@@ -1,0 +1,68 @@
+"""``ion-core check`` of a pipeline that runs on Kubernetes, with no cluster anywhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+NOBODY = {
+    "apiVersion": "v1",
+    "kind": "Config",
+    "clusters": [{"name": "c", "cluster": {"server": "http://127.0.0.1:1"}}],
+    "users": [{"name": "u", "user": {"token": "t"}}],
+    "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+    "current-context": "x",
+}
+STORES = {
+    "documents": {"provider": "fsspec", "url": "s3://bucket/documents"},
+    "blobs": {"provider": "fsspec", "url": "s3://bucket/files"},
+}
+MODULE = {"image": "registry.example/shout:1", "subscribes": ["asked"], "runtime": "cluster"}
+
+
+def check(home: Path, *, storage: dict[str, Any], module: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+    (home / "kubeconfig").write_text(json.dumps(NOBODY), encoding="utf-8")
+    cluster = {"provider": "kubernetes", "handler_image": "registry.example/ion:1", "kubeconfig": "kubeconfig"}
+    config = {"storage": storage, "runtimes": {"cluster": cluster}, "modules": {"shout": module}}
+    (home / "ion.yaml").write_text(json.dumps(config, indent=1), encoding="utf-8")
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("ION_")}
+    ion = str(Path(sys.executable).with_name("ion-core"))
+    return subprocess.run(
+        [ion, "check"], cwd=home, env=environ, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_stores_of_one_machine_are_refused_with_place_reason_and_cure(tmp_path: Path) -> None:
+    done = check(tmp_path, storage={"documents": {"provider": "sqlite"}, "blobs": STORES["blobs"]}, module=MODULE)
+    assert done.returncode == 78
+    [said] = done.stderr.splitlines()
+    assert said.startswith("ion.yaml:3:3: storage.documents: sqlite keeps documents for this machine alone (")
+    assert 'jobs of runtime "cluster" (kubernetes) run on other machines: they would not find them.' in said
+    assert said.endswith("Keep documents where they reach them, such as in a bucket (provider: fsspec).")
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"resources": {"pids": 9}}, "cannot give or limit pids"),
+        ({"network": "host"}, 'no network "host", only none, bridge'),
+        ({"reuse": True}, "a module cannot call its handler"),
+        ({"warm": 1}, "makes no jobs ahead of their events"),
+    ],
+)
+def test_what_pods_do_not_offer_is_refused(more: dict[str, Any], words: str, tmp_path: Path) -> None:
+    done = check(tmp_path, storage=STORES, module={**MODULE, **more})
+    assert done.returncode == 78
+    assert words in done.stderr
+
+
+def test_a_cluster_that_does_not_answer_is_told_as_not_checked(tmp_path: Path) -> None:
+    done = check(tmp_path, storage=STORES, module=MODULE)
+    assert done.returncode == 0, done.stderr
+    assert "runtimes.cluster: not checked: kubernetes: GET /version: no whole answer from" in done.stdout
