@@ -21,7 +21,7 @@ class Pipeline:
     ``file``           the configuration.
     ``messaging``      how a message about its broker begins: ``ion.yaml:3:1: messaging``.
     ``broker``         the broker's provider.
-    ``broker_reach``   who else reaches that, as far as its settings tell: one dispatcher alone, unless it is the network.
+    ``broker_reach``   who else reaches that, as far as its settings tell: other pods or hosts only by network.
     ``drain_timeout``  how long ``serve`` takes at most to end.
     ``runtimes``       where each module runs: names under ``runtimes``.
     """

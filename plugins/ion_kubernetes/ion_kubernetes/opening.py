@@ -11,22 +11,16 @@ from typing import Any
 from ion_core.contracts.executor import Executor, JobSpec, ModuleSpec
 from ion_core.errors import ConfigError
 from ion_kubernetes import names
-from ion_kubernetes.api import CONFIG_MAPS, PODS, SECRETS, Api, Resource, open_api
+from ion_kubernetes.api import CONFIG_MAPS, PODS, Api, open_api
 from ion_kubernetes.credentials import open_credentials
 from ion_kubernetes.executor import KubernetesExecutor
 from ion_kubernetes.pods import Wanted
 from ion_kubernetes.refusals import ApiRefused
+from ion_kubernetes.rights import needed
 from ion_kubernetes.settings import KubernetesSettings
 from ion_kubernetes.watch import PodWatch
 
 logger = logging.getLogger(__name__)
-
-RIGHTS: tuple[tuple[str, Resource, str], ...] = (
-    *((verb, PODS, "") for verb in ("create", "delete", "get", "list", "patch", "watch")),
-    ("get", PODS, "log"),
-    ("create", SECRETS, ""),
-)
-"""What may not be missing: verb, resource and what is below it. Events are read too, where that is allowed."""
 
 OLDEST = (1, 30)
 """Scheduling gates are there for good since then."""
@@ -77,16 +71,17 @@ async def _check(api: Api, settings: KubernetesSettings) -> None:
         raise ConfigError(
             f"{settings.section.where()}: Kubernetes there is {have}, and {need} is the oldest that will do."
         )
-    answers = await asyncio.gather(*(api.allows(verb, what, below=below) for verb, what, below in RIGHTS))
+    rights = needed(settings)
+    answers = await asyncio.gather(*(api.allows(verb, what, below=below) for verb, what, below in rights))
     missing = [
         f"{verb} {what.plural}{f'/{below}' if below else ''}"
-        for (verb, what, below), allowed in zip(RIGHTS, answers, strict=True)
+        for (verb, what, below), allowed in zip(rights, answers, strict=True)
         if not allowed
     ]
     if missing:
         raise ConfigError(
-            f"{where}: in namespace {settings.namespace!r} we may not {', '.join(missing)}. Give these rights to the "
-            "user or service account that Ion has there, with a Role and a RoleBinding."
+            f"{where}: in namespace {settings.namespace!r} we may not {', '.join(missing)}. Give these rights to "
+            "the user or service account that Ion has there: `ion-core kubernetes manifests` prints a Role with them."
         )
 
 

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING
 
+import click
+
 from ion_core.contracts.provider import Provider
 from ion_core.hookspecs import hookimpl
 from ion_kubernetes.settings import KubernetesSettings
@@ -23,3 +25,10 @@ def _kubernetes_executor(settings: KubernetesSettings) -> AbstractAsyncContextMa
 @hookimpl
 def ion_executors() -> Iterable[Provider[Executor]]:
     yield Provider(name="kubernetes", settings=KubernetesSettings, open=_kubernetes_executor, contract="1.0")
+
+
+@hookimpl
+def ion_commands() -> Iterable[click.Command]:
+    from ion_kubernetes.commands import kubernetes
+
+    return [kubernetes]

@@ -265,6 +265,18 @@ class KubernetesSettings(Settings):
         if self.kubeconfig is not None and not self.kubeconfig.is_file():
             where = self.section.where("kubeconfig")
             yield Finding(severity="error", where=where, text=f'no such file "{self.kubeconfig}"')
+        if not _has_version(self.handler_image) and self.pull == "missing":
+            yield Finding(
+                severity="warning",
+                where=self.section.where("handler_image"),
+                text=f'"{self.handler_image}" names no version: each node goes on with the one that it pulled first, '
+                "while the dispatcher may be newer. Name a version or a digest.",
+            )
+
+
+def _has_version(image: str) -> bool:
+    tag = image.rpartition("/")[2].partition(":")[2]
+    return "@" in image or tag not in ("", "latest")
 
 
 def _problems_of_metadata(metadata: Mapping[str, Any]) -> Iterator[str]:
