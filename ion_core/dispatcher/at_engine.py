@@ -53,6 +53,7 @@ from ion_core.errors import (
     ProviderError,
     TransientError,
 )
+from ion_core.events import Event
 from ion_core.handler import Committed
 from ion_core.jobs import Attempt
 from ion_core.modules import Module
@@ -108,8 +109,7 @@ class AtEngine:
         await self._warm.run(stop)
 
     async def committed(self, attempt: Attempt, record: AttemptLog, stack: AsyncExitStack) -> Committed:
-        if not attempt.job.event.documented:  # what others publish has no document, by which step 1 knows an event
-            await self._around.dataplane.document(attempt.job.event, ())
+        await self._documented(attempt.job.event)
         lost, room = 0, Backoff(first=1.0)
         while True:
             record.progress.reaches(Stage.SLOT)
@@ -141,6 +141,12 @@ class AtEngine:
             else:
                 record.progress.stage = _stage(end)
                 raise self._failure(end)
+
+    async def _documented(self, event: Event) -> None:
+        """What others publish has no document, by which step 1 knows an event: it gets one."""
+        dataplane = self._around.dataplane
+        if not event.documented and await dataplane.accepted(event.context.event_id) is None:
+            await dataplane.document(event, ())
 
     # Fetch or start
 
