@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ion_core import strict_json
-from ion_core.contracts.executor import Executor, JobState, Step
+from ion_core.contracts.executor import Cause, Executor, JobState, Step
 from ion_core.errors import IonError, JobNotFound, PermanentError, TransientError
 from ion_core.events import pairs_to_json
 from ion_core.testing.job_causes import CauseRules
@@ -324,15 +324,19 @@ class FindingRules(ExecutorKit):
         assert self.outage is not None
         async with self.jobs(executor, tmp_path) as jobs:
             made = await jobs.running(self.hangs(on_term=0))
-            async with self.outage(executor):
-                with refused(TransientError, of="find"):
-                    await self.within(executor.find(made.spec.labels), "find during an outage")
-                with refused(TransientError, of="stop"):
-                    await self.within(executor.stop(made.ref, grace=self.short), "stop during an outage")
-            await self.stays_quiet(executor.wait(made.ref), "it runs on after an outage")
-            status = await jobs.status(made.spec)
-            assert status is not None
-            assert (status.state, status.ticket) == (JobState.STARTED, made.ticket)
+            async with self.waiting(executor, made.ref) as end:
+                async with self.outage(executor):
+                    with refused(TransientError, of="find"):
+                        await self.within(executor.find(made.spec.labels), "find during an outage")
+                    with refused(TransientError, of="stop"):
+                        await self.within(executor.stop(made.ref, grace=self.short), "stop during an outage")
+                    await self.a_while()
+                await self.stays_quiet(executor.wait(made.ref), "it runs on after an outage")
+                status = await jobs.status(made.spec)
+                assert status is not None
+                assert (status.state, status.ticket) == (JobState.STARTED, made.ticket)
+                await self.within(executor.stop(made.ref, grace=self.short), "stop after an outage")
+                assert (await end()).cause is Cause.CANCELLED, "who waited meanwhile is told"
 
 
 class ExecutorConformance(MakingRules, StepRules, CauseRules, StopRules, JobLogRules, FindingRules):

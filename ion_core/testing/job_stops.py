@@ -143,9 +143,7 @@ class StopRules(ExecutorKit):
         path = self.shared(tmp_path) / self.fresh("tick")
         async with self.jobs(executor, tmp_path) as jobs:
             made = await jobs.running(self.touches(path))
-            async with self.waiting(executor, made.ref) as end:
-                await self.within(executor.remove(made.ref), "remove")
-                assert (await end()).cause is Cause.CANCELLED, "who waits for it is told"
+            await self.within(executor.remove(made.ref), "remove")
             await self.nothing_touches(path)
             assert not await jobs.records(made.ticket)
 
@@ -154,6 +152,9 @@ class StopRules(ExecutorKit):
             ended = await jobs.run(self.exits_with(0))
             running = await jobs.running(self.hangs(on_term=0))
             created = await jobs.made(self.exits_with(0))
+            async with self.waiting(executor, running.ref) as end:
+                await self.within(executor.remove(running.ref), "remove")
+                assert (await end()).cause is Cause.CANCELLED, "who waits for it is told"
             for made in (ended.made, running, created):
                 await self.within(executor.remove(made.ref), "remove")
                 assert await jobs.status(made.spec) is None

@@ -745,6 +745,14 @@ async def remove_stops_only(self: Any, ref: Any) -> None:
 
 
 @engine("remove_leaves_nothing", "remove")
+async def remove_tells_nobody(self: Any, removed: Any) -> None:
+    self.jobs.pop(removed.ref.id, None)
+    removed.container.signal(kill=True)
+    await self.runtime.remove(removed.container.ref)
+    removed.ended = asyncio.Event()
+
+
+@engine("remove_leaves_nothing", "remove")
 async def remove_keeps_the_name(self: Any, removed: Any) -> None:
     await MemoryEngine.remove(self, removed)
     self.jobs["kept"] = removed
@@ -971,6 +979,13 @@ async def lets_the_librarys_error_out(self: Any, spec: Any) -> JobRef:
 @executor("an_outage_harms_no_job", "find")
 async def finds_nothing_meanwhile(self: Any, labels: Any) -> Sequence[JobStatus]:
     return [] if self.engine.failing is not None else await MemoryExecutor.find(self, labels)
+
+
+@executor("an_outage_harms_no_job", "wait")
+async def gives_up_waiting(self: Any, ref: Any) -> JobEnd:
+    while (found := self._job(ref)).end is None:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    return found.end  # type: ignore[no-any-return]
 
 
 @executor("an_outage_harms_no_job", "find")
