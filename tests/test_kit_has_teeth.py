@@ -7,7 +7,11 @@ from pathlib import Path
 import pytest
 
 from ion_core.errors import IonError
-from tests.teeth import queues as queues  # adds to MESSAGING, as the next one does
+from tests.teeth import job_ends as job_ends  # these add to EXECUTOR
+from tests.teeth import job_logs as job_logs
+from tests.teeth import job_steps as job_steps
+from tests.teeth import job_stops as job_stops
+from tests.teeth import queues as queues  # these add to MESSAGING
 from tests.teeth import settling as settling
 from tests.teeth.blobs import BLOBS
 from tests.teeth.documents import DOCUMENTS

@@ -179,9 +179,9 @@ class StepRules(ExecutorKit):
     async def test_a_workspace_is_empty_for_the_next(self, executor: Executor, tmp_path: Path) -> None:
         async with self.jobs(executor, tmp_path) as jobs:
             left = {f"out/{name}": b"{}" for name in ("data/left", "events/left.json", "insights.json")}
-            for then in ("exit 0", "hang"):
-                first = await jobs.running(self.leaves(left, then=then))
-                if then != "hang":
+            for hang in (False, True):
+                first = await jobs.running(self.leaves(left, hang=hang))
+                if not hang:
                     await jobs.end(first.ref)
                 await self.within(executor.remove(first.ref), "remove")
                 event = await jobs.event({"given": b"content"})
@@ -363,6 +363,6 @@ class ExecutorConformance(MakingRules, StepRules, CauseRules, StopRules, JobLogR
     ``executor``  an open executor; jobs of others may be on its engine.
     ``patience``  seconds to wait for what must happen (60); ``quiet`` for what must not (0.3).
     ``short``     a timeout that a module outlives (1 s).
-    Modules are ``/bin/sh`` scripts; without one, override every method of ``ion_core.testing.jobs.JobCommands`` and
-    ``ion_core.testing.programs.Commands``.
+    Modules are ``/bin/sh`` scripts; without one, override every method of ``ion_core.testing.programs.Commands`` and
+    ``ion_core.testing.job_commands.JobCommands``.
     """

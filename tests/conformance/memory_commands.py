@@ -9,7 +9,7 @@ from signal import SIGKILL
 from typing import ClassVar
 
 from ion_core.embedded.memory.runtime import Program, this_container
-from ion_core.testing.jobs import JobCommands
+from ion_core.testing.job_commands import JobCommands
 from ion_core.testing.kit import Conformance
 from ion_core.testing.programs import READY, Command, Commands
 
@@ -142,12 +142,12 @@ class MemoryCommands(Commands):
 class MemoryJobCommands(MemoryCommands, JobCommands):
     """Those of the executor kit too."""
 
-    def leaves(self, files: Mapping[str, bytes], *, then: str = "exit 0") -> Command:
+    def leaves(self, files: Mapping[str, bytes], *, hang: bool = False) -> Command:
         async def body(workspace: Path, env: Mapping[str, str]) -> int:
             for name, content in files.items():
                 (workspace / name).write_bytes(content)
             say(READY)
-            if then == "hang":
+            if hang:
                 await asyncio.Event().wait()
             return 0
 

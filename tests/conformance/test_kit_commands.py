@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ion_core.testing.jobs import JobCommands
+from ion_core.testing.job_commands import JobCommands
 
 SECRET = "secret-0123456789ab"
 
