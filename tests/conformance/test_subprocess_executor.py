@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import sqlite3
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import Literal
@@ -18,8 +19,13 @@ from ion_core.embedded.jobs import layout
 from ion_core.embedded.jobs.executor import SubprocessExecutor, open_subprocess_executor
 from ion_core.embedded.settings import SubprocessSettings
 from ion_core.testing import ExecutorConformance
+from ion_core.testing.executor import StepRules
+from ion_core.testing.job_stops import StopRules
+from ion_core.testing.jobs import ExecutorKit
+from ion_core.testing.programs import Command, shell
 from tests.support.away import a_file_in_place_of
 
+Held = Callable[[], Awaitable[None]]
 HELD_STEPS = Path(__file__).parents[1] / "embedded" / "held_steps.py"
 
 
@@ -30,7 +36,7 @@ def command_lines() -> Iterator[str]:
                 yield (process / "cmdline").read_text(errors="replace")
 
 
-class TestSubprocess(ExecutorConformance):
+class SubprocessHooks(ExecutorKit):
     isolation: Literal["none", "bubblewrap"] = "none"
     fill = None  # there is no quota
     forbid = None
@@ -57,11 +63,23 @@ class TestSubprocess(ExecutorConformance):
 
     @asynccontextmanager
     async def stores_away(self, tmp_path: Path) -> AsyncIterator[None]:
-        """Another process keeps the documents to itself."""
-        with closing(sqlite3.connect(tmp_path / "documents.sqlite", isolation_level=None)) as connection:
+        """Their place is taken by a database that another process keeps to itself."""
+        documents, away = tmp_path / "documents.sqlite", tmp_path / "away"
+        files = [*tmp_path.glob("documents.sqlite*")]  # noqa: ASYNC240
+        away.mkdir()
+        for file in files:
+            file.rename(away / file.name)
+        with closing(sqlite3.connect(documents, isolation_level=None)) as connection:
+            connection.execute("CREATE TABLE others (x)")
             connection.execute("BEGIN EXCLUSIVE")
             yield
-            connection.execute("ROLLBACK")
+        documents.unlink()
+        for file in files:
+            (away / file.name).rename(file)
+
+    def takes_memory(self) -> Command:
+        """A shell under this limit dies without a word, far below it."""
+        return shell("cat /dev/zero | tail")
 
     def shared(self, tmp_path: Path) -> Path:
         return tmp_path
@@ -87,24 +105,38 @@ class TestSubprocess(ExecutorConformance):
         assert supervisor is not None
         os.kill(supervisor.pid, number)
 
-    @asynccontextmanager
-    async def hold_prepare(self, executor: SubprocessExecutor) -> AsyncIterator[None]:
-        async with self.hold("prepare"):
-            yield
+    def hold_prepare(self, executor: SubprocessExecutor) -> AbstractAsyncContextManager[Held]:
+        return self.hold("prepare")
+
+    def hold_commit(self, executor: SubprocessExecutor) -> AbstractAsyncContextManager[Held]:
+        return self.hold("commit")
 
     @asynccontextmanager
-    async def hold_commit(self, executor: SubprocessExecutor) -> AsyncIterator[None]:
-        async with self.hold("commit"):
-            yield
-
-    @asynccontextmanager
-    async def hold(self, step: str) -> AsyncIterator[None]:
+    async def hold(self, step: str) -> AsyncIterator[Held]:
         file = self.held / step
         file.touch()
-        yield
+
+        async def held() -> None:
+            while not file.with_suffix(".held").exists():  # noqa: ASYNC110 - a process tells it by a file
+                await asyncio.sleep(0.02)
+
+        yield held
         file.unlink()
 
 
-class TestSubprocessInBubblewrap(TestSubprocess):
+class TestSubprocess(SubprocessHooks, ExecutorConformance):
+    pass
+
+
+class TestSubprocessInBubblewrap(SubprocessHooks, StepRules, StopRules):
+    """What depends on how the module's own process is run."""
+
     isolation = "bubblewrap"
     shared = None  # a module sees nothing of the machine that it could write to
+
+    def looks_for(self, text: str, *, everywhere: bool) -> Command:
+        """Everywhere but where programs of the system and of Python are, which takes minutes to read."""
+        *shell, script = super().looks_for(text, everywhere=everywhere)
+        assert "! -path /dev" in script
+        others = "".join(f" ! -path {path}" for path in ("/bin", "/lib*", "/sbin", "/usr"))
+        return (*shell, script.replace("! -path /dev", f"! -path /dev{others}"))

@@ -1,4 +1,7 @@
-"""``held_steps.py DIRECTORY handler STEP …``: ``ion-core``, once there is no file DIRECTORY/STEP any more."""
+"""``held_steps.py DIRECTORY handler STEP …``: ``ion-core``, once there is no file DIRECTORY/STEP any more.
+
+Meanwhile there is DIRECTORY/STEP.held.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,9 @@ from pathlib import Path
 
 
 def main(directory: str, *arguments: str) -> None:
-    while Path(directory, arguments[1]).exists():
+    hold = Path(directory, arguments[1])
+    while hold.exists():
+        hold.with_suffix(".held").touch()
         time.sleep(0.02)
     os.execv(sys.executable, (sys.executable, "-P", "-m", "ion_core", *arguments))
 
