@@ -22,12 +22,14 @@ import pytest
 
 from ion_core.contracts.executor import Cause, JobEnd, JobRef, JobSpec, JobState, ModuleSpec, Step, Ticket
 from ion_core.contracts.runtime import Resources
+from ion_core.embedded.jobs import executor as job_executor
 from ion_core.embedded.jobs import kept, layout
 from ion_core.embedded.jobs.executor import SubprocessExecutor, open_subprocess_executor
 from ion_core.embedded.jobs.printed import Printed
 from ion_core.embedded.programs import ends, table
 from ion_core.embedded.settings import SubprocessSettings
 from ion_core.errors import ConfigError, JobNotFound, PermanentError, StorageFull, TransientError
+from tests.support.away import a_file_in_place_of
 
 SOON = 60.0
 NOW = timedelta(0)
@@ -274,6 +276,17 @@ class TestStopping:
             await patient
         assert (await place.end(ref)).cause is Cause.CANCELLED
 
+    async def test_a_halted_supervisor_is_stopped_all_the_same(
+        self, place: Place, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(job_executor, "_DEATH", 1.0)
+        ref = await held(place, Step.MODULE)
+        os.kill((await place.supervisor(ref)).pid, signal.SIGSTOP)
+        await place.executor.stop(ref, grace=NOW)
+        assert running(place, ref) == []
+        end = await place.end(ref)
+        assert (end.step, end.cause) == (Step.MODULE, Cause.CANCELLED)
+
     async def test_a_commit_that_comes_to_its_end_in_its_grace_counts(self, place: Place) -> None:
         place.tell("commit", "trap 'exit 0' TERM; " + HANGS)
         ref = await place.started()
@@ -450,6 +463,24 @@ class TestWhatIsLeft:
         end, _ = await place.run(script)
         assert end.cause is None
         assert list(place.settings.path.iterdir()) == []
+
+    async def test_a_directory_that_is_away_makes_no_job_gone(self, place: Place) -> None:
+        ref = await held(place, Step.MODULE)
+        waiting = asyncio.create_task(place.executor.wait(ref))
+        with a_file_in_place_of(place.settings.path):
+            for call in (
+                place.executor.create(place.spec(name="another")),
+                place.executor.start(ref, TICKET),
+                place.executor.stop(ref, grace=NOW),
+                place.executor.remove(ref),
+                place.executor.find({}),
+            ):
+                with pytest.raises(TransientError, match="no more the directory that it was"):
+                    await call
+            await asyncio.wait({waiting}, timeout=0.3)
+        assert not waiting.done(), "it waits for the directory too"
+        await place.executor.stop(ref, grace=NOW)
+        assert (await waiting).cause is Cause.CANCELLED
 
     async def test_where_jobs_cannot_be_kept_is_said_with_its_key(self, tmp_path: Path) -> None:
         (tmp_path / "jobs").write_text("a file")

@@ -173,17 +173,19 @@ class SubprocessExecutor:
         seen = await self._look(ref)
         if seen is None or seen.state is not JobState.STARTED:
             return
-        with suppress(FileNotFoundError):
-            await self._threads.run(self._jobs.ask_to_stop, ref, grace.total_seconds())
+        await self._threads.run(self._jobs.ask_to_stop, ref, grace.total_seconds())
         until = time.monotonic() + grace.total_seconds() + _DEATH
-        told: table.ProcessId | None = None
+        number, told = signal.SIGTERM, None
         while seen is not None and seen.end is None:
             supervisor = self._supervisor(seen)
-            if supervisor is not None and supervisor != told and table.is_alive(supervisor):
+            if supervisor is not None and (number, supervisor) != told and table.is_alive(supervisor):
                 with suppress(ProcessLookupError):
-                    os.kill(supervisor.pid, signal.SIGTERM)
-                told = supervisor
+                    os.kill(supervisor.pid, number)
+                told = number, supervisor
             left = until - time.monotonic()
+            if left <= 0 and number is signal.SIGTERM:  # it does not do its part: somebody halted it
+                number, until = signal.SIGKILL, until + _DEATH
+                continue
             if left <= 0:
                 raise TransientError(
                     f"job {ref.name}: did not end within {_DEATH:g} s of SIGKILL. It waits for the kernel."

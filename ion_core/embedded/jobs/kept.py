@@ -64,6 +64,7 @@ class KeptJobs:
 
         ``spec`` is what its supervisor reads, with its ``id``. Raises PermanentError where the other's labels differ.
         """
+        self._check()
         new = self.directory(f"{_NEW}{secrets.token_hex(8)}")
         os.mkdir(new, 0o700)
         try:
@@ -122,8 +123,9 @@ class KeptJobs:
                 yield seen
 
     def ask_to_stop(self, ref: JobRef, grace: float) -> None:
-        """Its supervisor may take it as done now that it ends because of us."""
-        layout.write_kept(f"{self.directory(ref.name)}/{layout.STOP}", {"grace": grace})
+        """Note how long it is given, before its supervisor is told to end."""
+        with suppress(FileNotFoundError):  # it is gone
+            layout.write_kept(f"{self.directory(ref.name)}/{layout.STOP}", {"grace": grace})
 
     def printed(self, ref: JobRef, step: Step) -> Sequence[Piece] | None:
         """What this step printed so far, in order; None if it did not begin."""

@@ -70,11 +70,12 @@ def keep_room(file: str) -> None:
 
 def write_kept(file: str, content: dict[str, Any]) -> None:
     """Write ``file``, for which room was kept: there as a whole or not at all. It is written over if it is there."""
-    if os.path.exists(file):
-        _write(file, 0, json.dumps(content).encode())
-        return
-    _write(file + _KEPT, 0, json.dumps(content).encode())
-    os.rename(file + _KEPT, file)
+    written = json.dumps(content).encode()
+    try:
+        _write(file + _KEPT, 0, written)
+        os.rename(file + _KEPT, file)
+    except FileNotFoundError:  # it is there already, or comes to be at this moment
+        _write(file, 0, written)
 
 
 def read(file: str) -> dict[str, Any] | None:
@@ -91,14 +92,14 @@ def read(file: str) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def lock(directory: str) -> int | None:
+def lock(directory: str, how: int = fcntl.LOCK_EX) -> int | None:
     """A descriptor that holds the lock of the job until it, and what was made of it, is closed. None if it is held.
 
     FileNotFoundError if the job is gone.
     """
     fd = os.open(f"{directory}/{SUPERVISOR}", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(fd, how | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(fd)
         return None
@@ -111,7 +112,7 @@ def lock(directory: str) -> int | None:
 def is_locked(directory: str) -> bool:
     """Whether somebody starts or supervises it. False too if it is gone."""
     with suppress(FileNotFoundError, NotADirectoryError):
-        if (fd := lock(directory)) is None:
+        if (fd := lock(directory, fcntl.LOCK_SH)) is None:  # shared: who only looks is in nobody's way who does
             return True
         os.close(fd)
     return False
