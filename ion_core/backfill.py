@@ -20,11 +20,12 @@ from datetime import UTC, datetime, timedelta
 
 from ion_core.contracts.messaging import MessageBroker, RetryPolicy
 from ion_core.contracts.storage import Document, DocumentStore
-from ion_core.dataplane import DataPlane, bodies_in, event_of, for_each
+from ion_core.dataplane import DataPlane, bodies_in
 from ion_core.errors import InvalidEvent, ProviderError, passing_over_damage
 from ion_core.events import COMMIT, EVENT_META, MODULE_LOGS, Event, parse_event
 from ion_core.jobs import Job
 from ion_core.modules import Module
+from ion_core.stores import event_of, for_each
 
 log = logging.getLogger(__name__)
 

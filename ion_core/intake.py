@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ion_core.contracts.storage import check_key
-from ion_core.dataplane import MAX_NAME_BYTES, DataPlane
+from ion_core.dataplane import DataPlane
 from ion_core.errors import (
     DocumentExists,
     IdTaken,
@@ -27,6 +27,7 @@ from ion_core.errors import (
 )
 from ion_core.events import MAX_ID_LENGTH, Context, Event, StoredFile, differences, encode_event, type_problem
 from ion_core.modules import Module
+from ion_core.stores import MAX_NAME_BYTES
 from ion_core.words import counted
 
 

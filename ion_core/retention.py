@@ -34,11 +34,12 @@ from typing import TypeVar
 from ion_core.commits import Commit
 from ion_core.contracts.messaging import MessageBroker
 from ion_core.contracts.storage import Document, DocumentStore
-from ion_core.dataplane import DataPlane, key_segment, try_each
+from ion_core.dataplane import DataPlane
 from ion_core.errors import InvalidEvent, QueueNotDeclared, TransientError, passing_over_damage
 from ion_core.events import COMMIT, EVENT_META, MODULE_LOGS, Context, Event, StoredFile, parse_context, parse_event
 from ion_core.jobs import Job
 from ion_core.modules import MODULE_NAME, Module
+from ion_core.stores import key_segment, try_each
 
 log = logging.getLogger(__name__)
 

@@ -26,9 +26,9 @@ from bench.measure import Benchmark, Pair, Side, at_most
 from ion_core.commits import Commit
 from ion_core.contracts.messaging import RetryPolicy
 from ion_core.contracts.storage import Document
-from ion_core.dataplane import for_each
 from ion_core.events import COMMIT, EVENT_META, MODULE_LOGS, Context, Event, event_meta
 from ion_core.jobs import Job
+from ion_core.stores import for_each
 
 OTHER_TYPE = "bench.other"
 FLOW = 10

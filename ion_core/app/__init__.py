@@ -1,7 +1,7 @@
 """The composition root, the one room that knows all others: opens what a configuration names, and serves it."""
 
-from ion_core.app.opening import App, opened
+from ion_core.app.opening import App
 from ion_core.app.serving import Watch, serve
 from ion_core.app.strays import StrayQueue, stray_queues
 
-__all__ = ["App", "StrayQueue", "Watch", "opened", "serve", "stray_queues"]
+__all__ = ["App", "StrayQueue", "Watch", "serve", "stray_queues"]

@@ -8,14 +8,13 @@ import random
 from collections.abc import Mapping
 from datetime import timedelta
 
-from ion_core.app.blame import blamed, naming
 from ion_core.app.host import Host
-from ion_core.app.opening import App, opened
-from ion_core.config import Chosen
+from ion_core.app.opening import App
 from ion_core.contracts.messaging import RetryPolicy
 from ion_core.contracts.service import Service
 from ion_core.dispatcher import Dispatcher
 from ion_core.errors import IonError, PluginFailed, TransientError
+from ion_core.opening import Chosen, blamed, naming, opened
 
 log = logging.getLogger(__name__)
 

@@ -15,9 +15,10 @@ from typing import Any
 from ion_core.cases.case import FILE
 from ion_core.commits import Commit
 from ion_core.contracts.storage import BlobInfo
-from ion_core.dataplane import DataPlane, for_each
+from ion_core.dataplane import DataPlane
 from ion_core.errors import UsageError, storage_error
 from ion_core.events import Event, Pairs, StoredFile, pairs_to_json
+from ion_core.stores import for_each
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 

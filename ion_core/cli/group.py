@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Iterator
 
 import click
@@ -49,6 +48,8 @@ class Group(click.Group):
 
 def _hint(ctx: click.Context, group: Group, name: str, here: str) -> str:
     """`` Did you mean …?``, or nothing. ``here`` is the path of ``group``."""
+    import difflib  # takes longer than all else here, and is of use to nobody who types well
+
     top = ctx.find_root()
     near = difflib.get_close_matches(name, group.list_commands(ctx), n=1, cutoff=0.75)
     found = [f"{here} {it}".strip() for it in near]
@@ -67,6 +68,8 @@ def _nearest(name: str, paths: Iterable[str]) -> list[str]:
     by_name: dict[str, str] = {}
     for path in paths:
         by_name.setdefault(path.split()[-1], path)
+    import difflib
+
     return [by_name[it] for it in difflib.get_close_matches(name, by_name, n=1)]
 
 

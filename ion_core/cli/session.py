@@ -20,16 +20,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def load(
-    options: Options,
-    *,
-    logs_already: bool = False,
-    replacements: Replacements | None = None,
-    environ: Mapping[str, str] = os.environ,
-) -> Config:
+def load(options: Options, *, logs_already: bool = False, replacements: Replacements | None = None) -> Config:
     """The configuration in force, with other providers where they are replaced; warnings go to stderr.
-
-    ``environ`` is what may be said over the file, and where the file takes values from.
 
     Raises ConfigError with everything that is wrong.
     """
@@ -45,8 +37,8 @@ def load(
         options.told = True
         say(plain(f"The configuration is {path}, by $ION_CONFIG, not {other} of this directory."))
     try:
-        with _plugins_come_in():
-            config = load_config(path, environ=environ, overrides=overrides, replacements=replacements)
+        with plugins_come_in():
+            config = load_config(path, overrides=overrides, replacements=replacements)
     except ConfigError as error:
         if options.config or not os.environ.get("ION_CONFIG"):
             raise
@@ -143,7 +135,7 @@ def plugins_allowed(flag: str | None) -> Registry:
     from ion_core.registry import load_plugins, unknown_distributions
 
     log_warnings()
-    with _plugins_come_in():
+    with plugins_come_in():
         try:
             path = find_config(flag)
         except ConfigError:
@@ -159,7 +151,7 @@ def plugins_allowed(flag: str | None) -> Registry:
 
 
 @contextmanager
-def _plugins_come_in() -> Iterator[None]:
+def plugins_come_in() -> Iterator[None]:
     """While they are imported, and from then on: standard output is ours alone."""
     keep_for_results()
     with led_to_stderr():

@@ -10,7 +10,6 @@ from ion_core.config.check import (
     told_limit,
 )
 from ion_core.config.derive import derived
-from ion_core.config.hidden import Hidden
 from ion_core.config.load import Config, find_config, load_config, passed_over
 from ion_core.config.programs import (
     check_programs,
@@ -21,9 +20,10 @@ from ion_core.config.programs import (
 )
 from ion_core.config.replace import Instead, Replacements, embedded, unpublished
 from ion_core.config.schema import json_schema
-from ion_core.config.sections import Chosen
 from ion_core.config.show import dump
 from ion_core.contracts.provider import Finding
+from ion_core.hidden import Hidden
+from ion_core.opening import Chosen
 
 __all__ = [
     "Chosen",

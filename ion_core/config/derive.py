@@ -14,11 +14,11 @@ from pydantic import BaseModel, SecretBytes, SecretStr
 
 from ion_core.config.interpolation import escape
 from ion_core.config.load import Config
-from ion_core.config.sections import Chosen
 from ion_core.config.tree import Node
 from ion_core.config.tree import Path as Keys
 from ion_core.errors import ConfigError
 from ion_core.modules import Module
+from ion_core.opening import Chosen
 
 RUNS_NOTHING = ("true",)
 """Stands for how the module is run, which the steps around it do not need: its command may hold secrets."""

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 
-from ion_core.config.hidden import Hidden, is_looked_for
 from ion_core.config.interpolation import interpolate
 from ion_core.config.messages import not_shown
 from ion_core.config.model import FileSettings
@@ -16,7 +15,6 @@ from ion_core.config.overrides import override
 from ion_core.config.reading import read_regular, reason
 from ion_core.config.replace import Replacements, replace_sections
 from ion_core.config.sections import (
-    Chosen,
     check_modules,
     choose,
     fill_empty_sections,
@@ -25,7 +23,9 @@ from ion_core.config.sections import (
 )
 from ion_core.config.tree import AFTER_THE_FILE, MAX_BYTES, Node, Problems, dotted, parse
 from ion_core.errors import ConfigError
+from ion_core.hidden import Hidden, is_looked_for
 from ion_core.modules import Module
+from ion_core.opening import Chosen
 from ion_core.registry import Registry, load_plugins, not_installed, unknown_distributions
 
 DEFAULT_FILE = "ion.yaml"

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ion_core.config.load import Config
-from ion_core.config.sections import Chosen
 from ion_core.contracts.provider import Finding
 from ion_core.errors import ConfigError
 from ion_core.modules import Module
+from ion_core.opening import Chosen
 from ion_core.python_environments import look, search_path
 
 

@@ -11,14 +11,14 @@ from typing import Any
 
 from pydantic import BaseModel, SecretBytes, SecretStr
 
-from ion_core.config.hidden import MASK
 from ion_core.config.interpolation import escape
 from ion_core.config.load import Config
-from ion_core.config.sections import Chosen
 from ion_core.config.text import duration_text, size_text
 from ion_core.config.tree import Node
 from ion_core.config.tree import Path as Keys
+from ion_core.hidden import MASK
 from ion_core.modules import Module
+from ion_core.opening import Chosen
 
 _PASSWORD = re.compile(r"(?<=://)([^/@\s:]*):[^/@\s]*@")
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
-from enum import IntEnum
+from dataclasses import dataclass, field
+from enum import Enum, IntEnum
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 if TYPE_CHECKING:
@@ -20,6 +20,46 @@ class Reach(IntEnum):
     PROCESS = 1
     MACHINE = 2
     NETWORK = 3
+
+
+class Kind(Enum):
+    """What a provider is, in the words of messages."""
+
+    MESSAGE_BROKER = "message broker"
+    CONTAINER_RUNTIME = "container runtime"
+    EXECUTOR = "executor"
+    BLOB_STORE = "blob store"
+    DOCUMENT_STORE = "document store"
+    SERVICE = "service"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """Where in a configuration settings stand: for errors about them, and for what a provider calls after itself.
+
+    ``key``     of the section, such as ``storage.blobs`` or ``services.gateway``; '' for settings of no configuration.
+    ``places``  file, line and column of what was given there, by key from the section on; under '' of the section.
+    """
+
+    key: str = ""
+    places: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def name(self) -> str:
+        """What the configuration calls this one among others of its provider: ``gateway``, of ``services.gateway``."""
+        return self.key.rpartition(".")[2]
+
+    def dotted(self, key: str = "") -> str:
+        """``storage.blobs.path``, for the ``key`` ``path``: how one would name it to somebody who is to set it."""
+        return ".".join(part for part in (self.key, key) if part)
+
+    def where(self, key: str = "") -> str:
+        """``ion.yaml:9:13: storage.blobs.path``: how an error about ``key`` begins, whether it was given or not."""
+        above = key
+        while above and above not in self.places:
+            above = above.rpartition(".")[0]
+        place = self.places.get(above, "")
+        return ": ".join(part for part in (place, self.dotted(key)) if part)
 
 
 @dataclass(frozen=True, kw_only=True)

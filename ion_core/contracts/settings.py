@@ -6,8 +6,6 @@ Import this where the settings model is defined; it imports pydantic, which take
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from types import NoneType
@@ -25,6 +23,8 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+
+from ion_core.contracts.provider import Section as Section
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -53,35 +53,6 @@ class Unfit(ValueError):
 
     They are told also where the value is secret, without that end. Of any other error they are not: it may show a part.
     """
-
-
-@dataclass(frozen=True, kw_only=True)
-class Section:
-    """Where in a configuration settings stand: for errors about them, and for what a provider calls after itself.
-
-    ``key``     of the section, such as ``storage.blobs`` or ``services.gateway``; '' for settings of no configuration.
-    ``places``  file, line and column of what was given there, by key from the section on; under '' of the section.
-    """
-
-    key: str = ""
-    places: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
-
-    @property
-    def name(self) -> str:
-        """What the configuration calls this one among others of its provider: ``gateway``, of ``services.gateway``."""
-        return self.key.rpartition(".")[2]
-
-    def dotted(self, key: str = "") -> str:
-        """``storage.blobs.path``, for the ``key`` ``path``: how one would name it to somebody who is to set it."""
-        return ".".join(part for part in (self.key, key) if part)
-
-    def where(self, key: str = "") -> str:
-        """``ion.yaml:9:13: storage.blobs.path``: how an error about ``key`` begins, whether it was given or not."""
-        above = key
-        while above and above not in self.places:
-            above = above.rpartition(".")[0]
-        place = self.places.get(above, "")
-        return ": ".join(part for part in (place, self.dotted(key)) if part)
 
 
 class Settings(BaseModel):

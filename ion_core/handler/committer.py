@@ -6,18 +6,20 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ion_core import crash
 from ion_core.commits import Commit, child_event
 from ion_core.contracts.storage import BlobStore, check_key
-from ion_core.dataplane import for_each, job_prefix
 from ion_core.events import COMMIT, StoredFile
 from ion_core.handler.output import Output, read_output
 from ion_core.handler.workspace import FEW, TooMuch, World
 from ion_core.jobs import Attempt
-from ion_core.modules import Module
+from ion_core.stores import for_each, job_prefix
 from ion_core.words import counted
+
+if TYPE_CHECKING:
+    from ion_core.modules import Module
 
 
 @dataclass(frozen=True, kw_only=True)

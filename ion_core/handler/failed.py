@@ -22,11 +22,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ion_core.dataplane import key_segment
 from ion_core.handler.aside import Aside
 from ion_core.handler.workspace import Workspace
 from ion_core.jobs import Attempt
 from ion_core.regular import read_regular, write_new
+from ion_core.stores import key_segment
 from ion_core.words import counted
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ion_core import crash
-from ion_core.dataplane import DataPlane, try_each
+from ion_core.dataplane import DataPlane
 from ion_core.errors import OutputRefused, PermanentError, storage_error
 from ion_core.handler.aside import Aside
 from ion_core.handler.committer import Commits, Committed, Committer, attempt_prefix
@@ -20,6 +20,7 @@ from ion_core.handler.spares import Workspaces
 from ion_core.handler.workspace import Workspace, workspaces
 from ion_core.jobs import Attempt
 from ion_core.modules import Module
+from ion_core.stores import try_each
 
 log = logging.getLogger(__name__)
 

@@ -5,20 +5,22 @@ Nothing is followed (``lstat``, ``O_NOFOLLOW``) and nothing blocks (``O_NONBLOCK
 
 from __future__ import annotations
 
-import difflib
 import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
+from typing import TYPE_CHECKING
 
 from ion_core.contracts.storage import check_key
-from ion_core.dataplane import MAX_NAME_BYTES
 from ion_core.errors import InvalidEvent, InvalidKey, OutputRefused, shortened
 from ion_core.events import MAX_EVENT_BYTES, Pairs, file_name, read_pairs, type_problem
 from ion_core.handler.workspace import TooMuch, World
-from ion_core.modules import Module
+from ion_core.stores import MAX_NAME_BYTES
 from ion_core.words import counted
+
+if TYPE_CHECKING:
+    from ion_core.modules import Module
 
 MAX_ALL_EVENTS_BYTES = 16 * 1024**2
 """Of all events of one job: they end in one commit record."""
@@ -294,6 +296,8 @@ def _event(raw: bytes, name: str, module: Module, files: dict[str, int], problem
         problems.append(f"{what}: {problem}")
     elif event_type not in module.publishes:
         declared = ", ".join(module.publishes) or "none"
+        import difflib
+
         near = difflib.get_close_matches(event_type, module.publishes, n=1, cutoff=0.85)
         hint = f"Did you mean {near[0]!r}? If not, add it" if near else "Add it"
         problems.append(

@@ -12,10 +12,10 @@ from typing import Protocol
 
 from ion_core import crash, strict_json
 from ion_core.contracts.storage import BlobInfo, BlobStore, check_key
-from ion_core.dataplane import for_each
 from ion_core.events import Event, StoredFile, pairs_to_json
 from ion_core.handler.workspace import FEW, World
 from ion_core.regular import write_new
+from ion_core.stores import for_each
 from ion_core.words import counted
 
 _DIRECTORY = 0o755

@@ -7,11 +7,11 @@ import logging
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 import pluggy
 
+from ion_core.contracts.provider import Kind as Kind
 from ion_core.contracts.provider import Provider
 from ion_core.errors import ConfigError
 from ion_core.registry import observers
@@ -20,17 +20,6 @@ if TYPE_CHECKING:
     import click
 
 logger = logging.getLogger(__name__)
-
-
-class Kind(Enum):
-    """What a provider is, in the words of messages."""
-
-    MESSAGE_BROKER = "message broker"
-    CONTAINER_RUNTIME = "container runtime"
-    EXECUTOR = "executor"
-    BLOB_STORE = "blob store"
-    DOCUMENT_STORE = "document store"
-    SERVICE = "service"
 
 
 HOOKS: Mapping[str, Kind] = {

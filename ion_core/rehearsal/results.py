@@ -10,9 +10,9 @@ from pathlib import Path
 
 from ion_core.commits import Commit
 from ion_core.contracts.storage import BlobInfo, BlobStore, DocumentStore
-from ion_core.dataplane import for_each, key_segment
 from ion_core.errors import storage_error
 from ion_core.events import COMMIT, MODULE_LOGS, StoredFile, pairs_to_json, parse_context
+from ion_core.stores import for_each, key_segment
 
 
 @dataclass(kw_only=True)

@@ -174,7 +174,7 @@ def test_what_is_refused_is_told_with_every_reason(engine: Engine) -> None:
 
 
 def test_an_event_that_is_not_stored_is_waited_for_in_vain(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ion_core.dataplane.DOCUMENT_WAITS", (0.01, 0.02))
+    monkeypatch.setattr("ion_core.stores.DOCUMENT_WAITS", (0.01, 0.02))
     for step in ("prepare", "commit"):
         missing = engine(step, event_id="nope")
         assert (missing.code, missing.err.count("\n")) == (66, 1)

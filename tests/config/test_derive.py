@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ion_core.config import Config, derived, dump, load_config
-from ion_core.config.hidden import MASK, is_looked_for
 from ion_core.contracts.provider import Provider
 from ion_core.contracts.settings import Settings
 from ion_core.errors import ConfigError
+from ion_core.hidden import MASK, is_looked_for
 from ion_core.hookspecs import hookimpl
 from ion_core.registry import Kind, Registry, load_plugins
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from ion_core.app import App, opened, serve, services
+from ion_core.app import App, serve, services
 from ion_core.config import Config, load_config
 from ion_core.contracts.messaging import RetryPolicy
 from ion_core.contracts.provider import Provider
@@ -25,6 +25,7 @@ from ion_core.dispatcher import Dispatcher
 from ion_core.errors import ConfigError, IonError, PluginFailed, TransientError
 from ion_core.hookspecs import hookimpl
 from ion_core.jobs import Verdict
+from ion_core.opening import opened
 from ion_core.registry import load_plugins
 from tests.cli.conftest import ion as ion  # a fixture
 from tests.cli.conftest import site as site  # a fixture

@@ -11,10 +11,11 @@ import pytest
 from ion_core.app import App
 from ion_core.config import load_config
 from ion_core.contracts.messaging import RetryPolicy
-from ion_core.dataplane import DOCUMENT_HEADER, DOCUMENT_STORED, DOCUMENT_WAITS, REMEMBERED, Patience
+from ion_core.dataplane import DOCUMENT_HEADER, DOCUMENT_STORED
 from ion_core.errors import DocumentNotFound
 from ion_core.events import encode_event
 from ion_core.jobs import Verdict
+from ion_core.stores import DOCUMENT_WAITS, REMEMBERED, Patience
 from tests.support.worlds import World, attempt, does, emit
 
 

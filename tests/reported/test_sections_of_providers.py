@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from ion_core.app import App, opened, serve
+from ion_core.app import App, serve
 from ion_core.config import Config, load_config
 from ion_core.contracts import CONTRACT_VERSION
 from ion_core.contracts.provider import Provider
@@ -21,6 +21,7 @@ from ion_core.contracts.settings import Section, Settings, StatePath
 from ion_core.errors import ConfigError
 from ion_core.events import Event
 from ion_core.hookspecs import hookimpl
+from ion_core.opening import opened
 from ion_core.registry import Kind, load_plugins
 
 MAJOR, MINOR = map(int, CONTRACT_VERSION.split("."))

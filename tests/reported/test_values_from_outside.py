@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ion_core.cli import main
 from ion_core.cli.logging_setup import JsonFormatter, TextFormatter, WarningFormatter
 from ion_core.cli.output import hide_with
-from ion_core.config.hidden import MASK, SHORTEST, Hidden
+from ion_core.hidden import MASK, SHORTEST, Hidden
 from tests.cli.running import Ion
 
 CANARY = "canary-3f9c1d7e"

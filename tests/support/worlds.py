@@ -18,7 +18,7 @@ from ion_core.commits import Commit
 from ion_core.contracts.messaging import RetryPolicy
 from ion_core.contracts.runtime import ContainerState
 from ion_core.contracts.storage import Document
-from ion_core.dataplane import DataPlane, Patience, forget_rounds
+from ion_core.dataplane import DataPlane, forget_rounds
 from ion_core.dispatcher import Dispatcher
 from ion_core.embedded.memory.blobs import MemoryBlobStore
 from ion_core.embedded.memory.broker import MemoryBroker
@@ -30,6 +30,7 @@ from ion_core.handler import Handler
 from ion_core.intake import Intake
 from ion_core.jobs import Attempt, Job, Outcome, Verdict
 from ion_core.modules import Module
+from ion_core.stores import Patience
 
 PATIENCE = 30.0
 AT_ONCE = RetryPolicy(retries=2, initial=timedelta(0))

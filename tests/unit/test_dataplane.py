@@ -17,18 +17,11 @@ from ion_core import crash
 from ion_core.commits import Commit, child_event
 from ion_core.contracts.messaging import MESSAGE_HEADER
 from ion_core.contracts.storage import Document, check_key
-from ion_core.dataplane import (
-    AT_ONCE,
-    DOCUMENT_HEADER,
-    DOCUMENT_STORED,
-    HOPS_HEADER,
-    for_each,
-    job_prefix,
-    key_segment,
-)
+from ion_core.dataplane import DOCUMENT_HEADER, DOCUMENT_STORED, HOPS_HEADER
 from ion_core.embedded.memory.broker import MemoryBroker
 from ion_core.errors import BlobNotFound, DocumentNotFound, PermanentError, TransientError, Unroutable
 from ion_core.events import Event, StoredFile, parse_event
+from ion_core.stores import AT_ONCE, for_each, job_prefix, key_segment
 from tests.support.worlds import World, attempt, does
 
 ids = st.text(min_size=1, max_size=100)

@@ -11,10 +11,11 @@ import pytest
 
 from ion_core.contracts.messaging import RetryPolicy
 from ion_core.contracts.storage import Document
-from ion_core.dataplane import DataPlane, job_prefix
+from ion_core.dataplane import DataPlane
 from ion_core.errors import PermanentError, ProviderError, TransientError
 from ion_core.events import Event, encode_event
 from ion_core.retention import Removed, collect
+from ion_core.stores import job_prefix
 from tests.support.worlds import Scene, World, does, emit, exits, module
 
 NEVER = datetime(2000, 1, 1, tzinfo=UTC)

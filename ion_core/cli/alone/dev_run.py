@@ -148,8 +148,8 @@ def _show(config: Config, event: Event, top: Path, *, as_json: bool, flags: str)
     """Copy the results, and say what there is."""
     from ion_core.cli.flow.text import lines
     from ion_core.cli.session import run as run_app
-    from ion_core.dataplane import key_segment
     from ion_core.rehearsal.results import copy_results
+    from ion_core.stores import key_segment
 
     correlation_id = event.context.correlation_id
     target = top / key_segment(correlation_id)

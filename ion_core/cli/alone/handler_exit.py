@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ion_core.contracts.executor import HandlerExit
+from ion_core.contracts.ticket import HandlerExit
 from ion_core.errors import (
     BlobCorrupt,
     BlobNotFound,

@@ -3,35 +3,36 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+from ion_core import ending
 from ion_core.cli.alone.asked import tell
 from ion_core.cli.alone.handler_exit import handler_exit
 from ion_core.cli.options import Options
-from ion_core.cli.output import hidden, plain
-from ion_core.cli.session import load
-from ion_core.contracts.executor import MAX_TICKET, StepResult, Ticket
-from ion_core.dataplane import Stores
+from ion_core.cli.output import hidden, hide_with, plain
+from ion_core.cli.session import plugins_come_in
+from ion_core.contracts.ticket import MAX_TICKET, StepResult, Ticket
 from ion_core.errors import ConfigError, IonError, UsageError
-from ion_core.handler.alone import commit_ticket, prepare_ticket
 from ion_core.handler.given import GivenWorkspace
-from ion_core.modules import Module
+from ion_core.handler.ticketed import commit_ticket, prepare_ticket
 from ion_core.regular import read_regular
+from ion_core.steps import StepSettings
+from ion_core.stores import Stores
 
 log = logging.getLogger(__name__)
 
 Lines = list[str]
-Work = Callable[[Stores, Ticket, Module], Awaitable[Lines]]
+Work = Callable[[Stores, Ticket, StepSettings], Awaitable[Lines]]
 
 
 def prepare_step(options: Options, given: dict[str, Any]) -> None:
     """Step 1: exits as ``HandlerExit`` says. Its lines go to stderr, the result to its file, whatever happens."""
     workspace = GivenWorkspace(Path(given["base"]))
 
-    async def work(stores: Stores, ticket: Ticket, module: Module) -> Lines:
+    async def work(stores: Stores, ticket: Ticket, settings: StepSettings) -> Lines:
         return await prepare_ticket(stores, ticket, workspace)
 
     _step(options, given, work, committed=None)
@@ -41,8 +42,8 @@ def commit_step(options: Options, given: dict[str, Any]) -> None:
     """Step 3, in the same way."""
     workspace = GivenWorkspace(Path(given["base"]))
 
-    async def work(stores: Stores, ticket: Ticket, module: Module) -> Lines:
-        return (await commit_ticket(stores, ticket, module, workspace)).lines
+    async def work(stores: Stores, ticket: Ticket, settings: StepSettings) -> Lines:
+        return (await commit_ticket(stores, ticket, settings.module(ticket.module), workspace)).lines
 
     _step(options, given, work, committed=True)
 
@@ -59,22 +60,16 @@ def _step(options: Options, given: dict[str, Any], work: Work, *, committed: boo
 
 
 def _done(options: Options, ticket_file: Path, work: Work) -> Lines:
-    from ion_core import ending
-    from ion_core.app import opened
-
     ticket = _ticket(ticket_file)
-    config = load(options, logs_already=True, environ={})  # it is whole, and the engine's variables mean nothing
-    module = config.modules.get(ticket.module)
-    if module is None:
-        known = ", ".join(config.modules) or "none"
-        raise ConfigError(f"{config.path}: modules: no module called {ticket.module!r}, of the ticket. Known: {known}.")
+    if not (path := options.config or os.environ.get("ION_CONFIG")):
+        raise UsageError("--config: is required with a --ticket. It names the settings of the job.")
+    settings = StepSettings.read(Path(path))
+    hide_with(settings.mask())
+    settings.check_module(ticket.module)
 
     async def with_stores() -> Lines:
-        async with AsyncExitStack() as stack:
-            blobs = await stack.enter_async_context(opened(config.blobs))
-            documents = await stack.enter_async_context(opened(config.documents))
-            stores = Stores(blobs, documents, documents_at=config.documents.named("storage.documents"))
-            lines = await work(stores, ticket, module)
+        async with settings.stores(plugins_come_in) as stores:
+            lines = await work(stores, ticket, settings)
             ending.within(ending.CLOSE_WITHIN)
             return lines
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ion_core.contracts.storage import BlobInfo, BlobStore, Document, DocumentStore, check_key
-from ion_core.dataplane import for_each, key_segment
 from ion_core.errors import PermanentError, UsageError, storage_error
 from ion_core.events import COMMIT, EVENT_META, StoredFile, parse_context
+from ion_core.stores import for_each, key_segment
 
 IN = "_in"
 NAMED = 5

@@ -194,9 +194,10 @@ async def check_takes(app: App, name: str, to: str) -> None:
 
 async def check_not_done(app: App, name: str) -> None:
     """Raises IonError where the module has done what is in its queue: under another name it would do that again."""
-    from ion_core.dataplane import bodies_in, for_each
+    from ion_core.dataplane import bodies_in
     from ion_core.errors import InvalidEvent
     from ion_core.jobs import Job
+    from ion_core.stores import for_each
 
     dataplane = await app.dataplane()
 

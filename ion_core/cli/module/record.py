@@ -85,7 +85,7 @@ def from_here(path: Path) -> Path:
 
 def _case_name(given: str | None, event: Event) -> str:
     from ion_core.cases.record import NAME
-    from ion_core.dataplane import key_segment
+    from ion_core.stores import key_segment
 
     if given is not None and not NAME.fullmatch(given):
         wanted = 'must be at most 64 letters, digits, ".", "_" and "-", a letter or digit first'

@@ -106,7 +106,7 @@ async def _capabilities(app: App) -> tuple[dict[str, RuntimeCapabilities], dict[
 
     One that does not open may be known by its settings all the same.
     """
-    from ion_core.app import opened
+    from ion_core.opening import opened
 
     found: dict[str, RuntimeCapabilities] = {}
     not_checked: dict[str, str] = {}

@@ -13,8 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from itertools import islice
 from pathlib import Path
+from typing import Protocol
 from urllib.parse import quote
 
+from ion_core.contracts.provider import Section
 from ion_core.contracts.storage import BlobInfo, BlobStore, check_key
 from ion_core.embedded.local.batches import Batches
 from ion_core.embedded.local.getting import Get, Getting
@@ -22,7 +24,6 @@ from ion_core.embedded.local.putting import Put, Putting
 from ion_core.embedded.local.tree import BlobTree
 from ion_core.embedded.local.verified import Verified
 from ion_core.embedded.os_errors import translating
-from ion_core.embedded.settings import LocalBlobsSettings
 from ion_core.errors import ConfigError
 
 _PAGE = 1000
@@ -83,8 +84,18 @@ def _page(keys: Iterator[str], where: str) -> list[str]:
         return list(islice(keys, _PAGE))
 
 
+class BlobsSettings(Protocol):
+    """What the store is opened with."""
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def section(self) -> Section: ...
+
+
 @asynccontextmanager
-async def open_local_blobs(settings: LocalBlobsSettings) -> AsyncIterator[BlobStore]:
+async def open_local_blobs(settings: BlobsSettings) -> AsyncIterator[BlobStore]:
     """Open the store at ``settings.path``, made when missing. Raises ConfigError when that cannot be."""
     path = settings.path.absolute()
     root = path / "files"

@@ -7,11 +7,11 @@ import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 from ion_core import strict_json
 from ion_core.contracts.storage import Document
-from ion_core.embedded.settings import SqliteDocumentsSettings
 from ion_core.embedded.sqlite.database import Access, Database, open_database
 from ion_core.embedded.sqlite.schema import Schema
 from ion_core.errors import DocumentExists, DocumentNotFound, DocumentsDamaged
@@ -195,8 +195,15 @@ class SqliteDocuments:
         await self.database.call(partial(_delete, kind=kind, id=id), Access.DURABLE)
 
 
+class DocumentsSettings(Protocol):
+    """What the store is opened with."""
+
+    @property
+    def path(self) -> Path: ...
+
+
 @asynccontextmanager
-async def open_sqlite_documents(settings: SqliteDocumentsSettings) -> AsyncIterator[SqliteDocuments]:
+async def open_sqlite_documents(settings: DocumentsSettings) -> AsyncIterator[SqliteDocuments]:
     """The store in ``settings.path``. Raises StateError when the file cannot be used, TransientError when locked."""
     async with open_database(settings.path.resolve(), SCHEMA) as database:
         yield SqliteDocuments(database)

@@ -7,8 +7,8 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ion_core.config import Chosen
 from ion_core.errors import ConfigError, IonError
+from ion_core.opening.chosen import Chosen
 
 
 @contextmanager

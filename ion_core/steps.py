@@ -1,0 +1,130 @@
+"""What steps 1 and 3 of a job elsewhere are given to work with: a derived configuration, read and opened at once.
+
+``config.derive`` writes it, as a configuration that can be read as any other. These steps are started for each job, so
+it is read here without all that finds mistakes in what people write: it was checked before it was derived.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ion_core import strict_json
+from ion_core.contracts.provider import Kind, Section
+from ion_core.errors import ConfigError, InvalidEvent
+from ion_core.opening import Chosen, opened
+from ion_core.regular import read_regular
+from ion_core.stores import Stores
+
+if TYPE_CHECKING:
+    from ion_core.modules import Module
+    from ion_core.registry import Registry
+
+MAX_SETTINGS = 1 << 20
+_KINDS = {"blobs": Kind.BLOB_STORE, "documents": Kind.DOCUMENT_STORE}
+
+
+@dataclass(frozen=True)
+class StepSettings:
+    """A derived configuration. ``said`` is all that it says, with secrets."""
+
+    path: Path
+    said: Mapping[str, Any] = field(repr=False)
+
+    @classmethod
+    def read(cls, path: Path) -> StepSettings:
+        """Raises ConfigError for what ``config.derived`` did not write."""
+        try:
+            raw = read_regular(path, MAX_SETTINGS + 1, follow=True)
+            said = _unescaped(strict_json.loads(raw, what="settings", limit=MAX_SETTINGS))
+            for section in ("storage", "modules"):
+                if not all(isinstance(it, dict) for it in said[section].values()):
+                    raise TypeError(f"{section} is no mapping of mappings")
+            if not {"blobs", "documents"} <= said["storage"].keys():
+                raise TypeError("storage is not both stores")
+            if not all(isinstance(it, str) for it in said.get("hidden", ())):
+                raise TypeError("hidden is no list of texts")
+        except (OSError, ValueError, TypeError, LookupError, AttributeError, InvalidEvent) as error:
+            why = getattr(error, "strerror", None) or error
+            raise ConfigError(f"{path}: are no settings of a job: {why}. Ion derives them for its executor.") from error
+        return cls(path, said)
+
+    def mask(self) -> Callable[[str], str]:
+        """What all that the step says goes through."""
+        if not (values := self.said.get("hidden")):
+            return str
+        from ion_core.hidden import Hidden
+
+        return Hidden(values).masked
+
+    def check_module(self, name: str) -> None:
+        """Raises ConfigError where it is another module's."""
+        if name not in self.said["modules"]:
+            known = ", ".join(self.said["modules"]) or "none"
+            raise ConfigError(f"{self.path}: modules: no module called {name!r}, of the ticket. Known: {known}.")
+
+    def module(self, name: str) -> Module:
+        """What commit must know of it. Raises ConfigError where it is another module's, or not as derived."""
+        from ion_core.modules import Module, OutputLimits
+
+        self.check_module(name)
+        said = self.said["modules"][name]
+        try:
+            limits = OutputLimits(**said.get("limits", {}))
+            return Module(name=name, publishes=tuple(said.get("publishes", ())), limits=limits)
+        except TypeError as error:
+            raise ConfigError(f"{self.path}: modules.{name}: is not as it was derived: {error}.") from error
+
+    @asynccontextmanager
+    async def stores(self, importing: Callable[[], AbstractContextManager[None]]) -> AsyncIterator[Stores]:
+        """The two stores, open meanwhile; plugins are imported within ``importing``. Raises as ``opening.opened``."""
+        blobs, documents = (self._chosen(name, importing) for name in ("blobs", "documents"))
+        async with opened(blobs) as blob_store, opened(documents) as document_store:
+            yield Stores(blob_store, document_store, documents_at=documents.named("storage.documents"))
+
+    def _chosen(self, name: str, importing: Callable[[], AbstractContextManager[None]]) -> Chosen:
+        from ion_core.embedded.plain import plain_store
+
+        said = self.said["storage"][name]
+        section = Section(key=f"storage.{name}", places={"": str(self.path)})
+        if (found := plain_store(section, said)) is not None:
+            provider, settings = found
+            return Chosen(provider=provider, settings=settings, plugin="ion-core", section=section, kind=_KINDS[name])
+        with importing():
+            return self._of_a_plugin(_KINDS[name], said, section)
+
+    @cached_property
+    def _registry(self) -> Registry:
+        from ion_core.registry import load_plugins
+
+        return load_plugins(allow=self.said.get("plugins"), environ={})
+
+    def _of_a_plugin(self, kind: Kind, said: Mapping[str, Any], section: Section) -> Chosen:
+        from pydantic import ValidationError
+
+        name = str(said.get("provider"))
+        provider = self._registry.choose(kind, name, where=section.where("provider"))
+        values = {key: it for key, it in said.items() if key != "provider"}
+        context = {"section": section, "state": Path(self.said.get("state", "")), "base": self.path.parent}
+        try:
+            settings = provider.settings.model_validate(values, context=context)
+        except ValidationError as error:
+            found = error.errors(include_url=False, include_context=False, include_input=False)
+            keys = (".".join(map(str, it["loc"])) for it in found)
+            lines = [f"{section.where(key)}: {it['msg']}" for key, it in zip(keys, found, strict=True)]
+            raise ConfigError(lines) from error
+        plugin = self._registry.plugin_of(kind, name)
+        return Chosen(provider=provider, settings=settings, plugin=plugin, section=section, kind=kind)
+
+
+def _unescaped(value: Any) -> Any:
+    """Without what keeps a configuration from taking ``${`` for the beginning of something else."""
+    if isinstance(value, str):
+        return value.replace("$${", "${")
+    if isinstance(value, dict):
+        return {key: _unescaped(it) for key, it in value.items()}
+    return [_unescaped(it) for it in value] if isinstance(value, list) else value
