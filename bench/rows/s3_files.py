@@ -31,7 +31,7 @@ from bench.handing_over import CHILD_TYPE, Workshop, event_file
 from bench.measure import Benchmark, Pair, Unavailable, at_most
 from ion_core.contracts.messaging import RetryPolicy
 
-_BUCKET = "bench"
+BUCKET = "bench"
 _START_WITHIN = 30.0
 
 
@@ -52,8 +52,8 @@ async def _open(count: int, size: int, directory: Path) -> AsyncIterator[Pair]:
         raise Unavailable(f"{error.name} is not installed") from error
 
     names = [f"{number:06}.bin" for number in range(count)]
-    with _moto(directory / "moto.log") as options:
-        place = {"url": f"s3://{_BUCKET}/ion", "options": options}
+    with moto_server(directory / "moto.log") as options:
+        place = {"url": f"s3://{BUCKET}/ion", "options": options}
         theirs_fs = s3fs.S3FileSystem(**options, skip_instance_cache=True, use_listings_cache=False)
         async with (
             embedded(directory) as ion,
@@ -81,7 +81,7 @@ async def _open(count: int, size: int, directory: Path) -> AsyncIterator[Pair]:
                 source.mkdir()
                 _make_files(source, names, size)
                 local = [str(source / name) for name in names]
-                remote = [f"{_BUCKET}/theirs/{uuid.uuid4().hex}/{name}" for name in names]
+                remote = [f"{BUCKET}/theirs/{uuid.uuid4().hex}/{name}" for name in names]
                 begun = time.perf_counter()
                 await asyncio.to_thread(theirs_fs.put, local, remote)
                 seconds = time.perf_counter() - begun
@@ -97,7 +97,7 @@ def _make_files(directory: Path, names: list[str], size: int) -> None:
 
 
 @contextmanager
-def _moto(log: Path) -> Iterator[dict[str, Any]]:
+def moto_server(log: Path) -> Iterator[dict[str, Any]]:
     """A server with one bucket; what the filesystem needs to get there."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -111,7 +111,7 @@ def _moto(log: Path) -> Iterator[dict[str, Any]]:
                     raise Unavailable(f"moto does not start; see {log}")
                 time.sleep(0.05)
             endpoint = f"http://127.0.0.1:{port}"
-            request = urllib.request.Request(f"{endpoint}/{_BUCKET}", method="PUT")
+            request = urllib.request.Request(f"{endpoint}/{BUCKET}", method="PUT")
             with urllib.request.urlopen(request, timeout=_START_WITHIN) as answer:
                 answer.read()
             region = {"region_name": "us-east-1"}
