@@ -82,11 +82,12 @@ class StepSettings:
     @asynccontextmanager
     async def stores(self, importing: Callable[[], AbstractContextManager[None]]) -> AsyncIterator[Stores]:
         """The two stores, open meanwhile; plugins are imported within ``importing``. Raises as ``opening.opened``."""
-        blobs, documents = (self._chosen(name, importing) for name in ("blobs", "documents"))
+        blobs, documents = (self.chosen(name, importing) for name in ("blobs", "documents"))
         async with opened(blobs) as blob_store, opened(documents) as document_store:
             yield Stores(blob_store, document_store, documents_at=documents.named("storage.documents"))
 
-    def _chosen(self, name: str, importing: Callable[[], AbstractContextManager[None]]) -> Chosen:
+    def chosen(self, name: str, importing: Callable[[], AbstractContextManager[None]]) -> Chosen:
+        """The store ``blobs`` or ``documents``. Raises ConfigError where its settings are not as they were derived."""
         from ion_core.embedded.plain import plain_store
 
         said = self.said["storage"][name]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from ion_core.contracts.provider import Provider, Section
+from ion_core.contracts.provider import Location, Provider, Reach, Section
 
 CONTRACT = "1.0"
 
@@ -22,6 +22,9 @@ class PlainSettings:
 
     path: Path
     section: Section = field(repr=False, compare=False)
+
+    def location(self) -> Location:
+        return Location(where=str(self.path), reach=Reach.MACHINE)
 
 
 def _local_blobs(settings: PlainSettings) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -20,6 +21,7 @@ from ion_core.errors import ConfigError
 from ion_core.hidden import MASK, is_looked_for
 from ion_core.hookspecs import hookimpl
 from ion_core.registry import Kind, Registry, load_plugins
+from ion_core.steps import StepSettings
 
 Load = Callable[..., Config]
 
@@ -159,6 +161,8 @@ def test_whatever_came_from_outside_arrives(
     config = load_config(here / "ion.yaml", registry=registry, environ=outside)
     found = again(config, here / "pod")
     same(config, found)
+    said = StepSettings.read(here / "pod/settings").said["storage"]["blobs"]
+    assert said == {"provider": "loose", "options": config.blobs.settings.options}
     for value in outside.values():
         assert found.hidden.masked(value) == config.hidden.masked(value)
         assert not is_looked_for(value) or found.hidden.masked(f"< {value} >") == f"< {MASK} >"
@@ -200,4 +204,10 @@ def test_every_installed_store_is_what_it_was(tmp_path: Path) -> None:
         for before, after in ((config.blobs, found.blobs), (config.documents, found.documents)):
             assert (before.plugin, before.settings.model_dump()) == (after.plugin, after.settings.model_dump()), name
             assert type(before.settings) is type(after.settings)
+        at_once = StepSettings.read(tmp_path / "settings")
+        for part, chosen in (("blobs", config.blobs), ("documents", config.documents)):
+            opened = at_once.chosen(part, nullcontext)
+            told = {key: getattr(opened.settings, key) for key in type(chosen.settings).model_fields}
+            assert (opened.provider.name, told) == (chosen.provider.name, dict(chosen.settings)), name
+            assert opened.location == chosen.location
         assert replace(found.modules["m"], command=("x",)) == config.modules["m"]
