@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import sqlite3
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import Literal
@@ -22,10 +21,8 @@ from ion_core.testing import ExecutorConformance
 from ion_core.testing.executor import StepRules
 from ion_core.testing.job_stops import StopRules
 from ion_core.testing.jobs import ExecutorKit
-from ion_core.testing.programs import Command, shell
 from tests.support.away import a_file_in_place_of
 
-Held = Callable[[], Awaitable[None]]
 HELD_STEPS = Path(__file__).parents[1] / "embedded" / "held_steps.py"
 
 
@@ -77,10 +74,6 @@ class SubprocessHooks(ExecutorKit):
         for file in files:
             (away / file.name).rename(file)
 
-    def takes_memory(self) -> Command:
-        """A shell under this limit dies without a word, far below it."""
-        return shell("cat /dev/zero | tail")
-
     def shared(self, tmp_path: Path) -> Path:
         return tmp_path
 
@@ -105,22 +98,17 @@ class SubprocessHooks(ExecutorKit):
         assert supervisor is not None
         os.kill(supervisor.pid, number)
 
-    def hold_prepare(self, executor: SubprocessExecutor) -> AbstractAsyncContextManager[Held]:
+    def hold_prepare(self, executor: SubprocessExecutor) -> AbstractAsyncContextManager[None]:
         return self.hold("prepare")
 
-    def hold_commit(self, executor: SubprocessExecutor) -> AbstractAsyncContextManager[Held]:
+    def hold_commit(self, executor: SubprocessExecutor) -> AbstractAsyncContextManager[None]:
         return self.hold("commit")
 
     @asynccontextmanager
-    async def hold(self, step: str) -> AsyncIterator[Held]:
+    async def hold(self, step: str) -> AsyncIterator[None]:
         file = self.held / step
         file.touch()
-
-        async def held() -> None:
-            while not file.with_suffix(".held").exists():  # noqa: ASYNC110 - a process tells it by a file
-                await asyncio.sleep(0.02)
-
-        yield held
+        yield
         file.unlink()
 
 
@@ -133,10 +121,3 @@ class TestSubprocessInBubblewrap(SubprocessHooks, StepRules, StopRules):
 
     isolation = "bubblewrap"
     shared = None  # a module sees nothing of the machine that it could write to
-
-    def looks_for(self, text: str, *, everywhere: bool) -> Command:
-        """Everywhere but where programs of the system and of Python are, which takes minutes to read."""
-        *shell, script = super().looks_for(text, everywhere=everywhere)
-        assert "! -path /dev" in script
-        others = "".join(f" ! -path {path}" for path in ("/bin", "/lib*", "/sbin", "/usr"))
-        return (*shell, script.replace("! -path /dev", f"! -path /dev{others}"))

@@ -1,7 +1,4 @@
-"""``held_steps.py DIRECTORY handler STEP …``: ``ion-core``, once there is no file DIRECTORY/STEP any more.
-
-Meanwhile there is DIRECTORY/STEP.held.
-"""
+"""``held_steps.py DIRECTORY handler STEP …``: ``ion-core``, once there is no file DIRECTORY/STEP any more."""
 
 from __future__ import annotations
 
@@ -12,9 +9,7 @@ from pathlib import Path
 
 
 def main(directory: str, *arguments: str) -> None:
-    hold = Path(directory, arguments[1])
-    while hold.exists():
-        hold.with_suffix(".held").touch()
+    while Path(directory, arguments[1]).exists():
         time.sleep(0.02)
     os.execv(sys.executable, (sys.executable, "-P", "-m", "ion_core", *arguments))
 
