@@ -262,6 +262,12 @@ class TestWhatItContains:
             status, _, _ = await plain.run(plain.spec("python3", "-c", code, resources=limited))
             assert status == ExitStatus(code=1, limit="memory 256 MiB")
 
+    async def test_memory_is_limited_from_the_very_start(self, plain: Place) -> None:
+        for _ in range(5):
+            script = "ulimit -Sd; (ulimit -Hd) & wait"
+            status, out, _ = await plain.run(plain.sh(script, resources=Resources(memory=64 * 1024**2)))
+            assert (status.code, out) == (0, ["65536", "65536"])
+
     async def test_a_death_without_a_word_near_the_limit_names_it(self, plain: Place) -> None:
         ours = (
             resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10

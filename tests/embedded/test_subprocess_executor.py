@@ -320,6 +320,8 @@ class TestWhatItContains:
     async def test_memory_and_cores_are_limited_as_those_of_the_process_runtime(self, place: Place) -> None:
         end, lines = await place.run("nproc", resources=Resources(cpus=0.5))
         assert (end.cause, lines) == (None, ["1"])
+        end, lines = await place.run("ulimit -Sd; (ulimit -Hd) & wait", resources=Resources(memory=64 << 20))
+        assert (end.cause, lines) == (None, ["65536", "65536"])
         greedy = (sys.executable, "-S", "-c", "x = []\nwhile True: x.append(bytearray(1 << 20))")
         end, _ = await place.run(command=greedy, resources=Resources(memory=64 << 20))
         assert (end.step, end.cause, end.reason) == (Step.MODULE, Cause.LIMIT, "memory 64 MiB")

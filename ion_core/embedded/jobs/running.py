@@ -62,6 +62,8 @@ class Signals:
 class Program:
     """What a step runs. ``mark`` is in the variable ``by`` of all of it; ``isolated`` if it is bubblewrap.
 
+    ``memory`` is the limit that it sets itself, to be named where that ends it.
+
     ``timeout`` in seconds, None for none; ``grace`` between SIGTERM and SIGKILL then.
     """
 
@@ -100,7 +102,6 @@ def run(program: Program, printed: Printed, signals: Signals, grace: Callable[[]
         cwd=program.cwd,
         env=program.env,
         cores=None if program.cores is None else set(program.cores),
-        memory=None if program.isolated else program.memory,
     )
     begun = time.monotonic()
     streams = dict(zip(outputs, ("stdout", "stderr"), strict=True))

@@ -69,7 +69,6 @@ class ProcessContainer:
             cwd=launch.cwd,
             env=launch.env,
             cores=cores,
-            memory=None if launch.isolated else self.spec.resources.memory,
         )
         loop = asyncio.get_running_loop()
         self._started_at = loop.time()

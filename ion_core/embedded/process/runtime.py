@@ -173,7 +173,7 @@ class ProcessRuntime:
     async def interactive(self, spec: ContainerSpec, *, terminal: bool) -> Foreground:
         launch = self._launch(spec, uuid.uuid4().hex, await self._python(spec))
         self._interactive.append(launch.mark)
-        argv = launch.argv if launch.isolated else process_start.limited(spec, launch.program)
+        argv = (launch.program, *launch.argv[1:])
         term = {"TERM": os.environ["TERM"]} if terminal and "TERM" in os.environ else {}
         return Foreground(argv=tuple(map(str, argv)), env={**term, **launch.env}, cwd=Path(launch.cwd))
 

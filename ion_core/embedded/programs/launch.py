@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ion_core.contracts.runtime import ContainerSpec
-from ion_core.embedded.programs import bubblewrap, start
+from ion_core.embedded.programs import bubblewrap, spawning, start
 from ion_core.errors import PermanentError
 
 
@@ -49,11 +49,17 @@ class Launches:
         if spec.network not in self.networks:
             offered = ", ".join(sorted(self.networks))
             raise PermanentError(f"{where}: there is no network {spec.network!r} here, only {offered}.")
+        if self.bwrap:
+            argv, program = bubblewrap.arguments(spec, self.bwrap, program, python), self.bwrap
+        elif spec.resources.memory and spawning.HAS_LIMITS:
+            argv, program = start.limited(spec, program), start.SHELL
+        else:
+            argv = [*spec.argv]
         return Launch(
             mark=mark,
             isolated=self.bwrap is not None,
-            argv=tuple(bubblewrap.arguments(spec, self.bwrap, program, python) if self.bwrap else spec.argv),
-            program=self.bwrap or program,
+            argv=tuple(argv),
+            program=program,
             cwd="/" if self.bwrap else str((spec.source or spec.workspace).absolute()),
             env=env,
         )

@@ -41,7 +41,6 @@ def spawn(
     cwd: str,
     env: Mapping[str, str],
     cores: set[int] | None,
-    memory: int | None,
 ) -> tuple[subprocess.Popen[bytes], int, int]:
     """A process leading its own session and group, and our ends of its output. OSError when it cannot be had."""
     stdout, theirs = os.pipe()
@@ -63,8 +62,6 @@ def spawn(
                 stderr=theirs_too,
                 start_new_session=True,
             )
-        if memory is not None:
-            _limit_memory(process, memory)
     except BaseException:
         os.close(stdout)
         os.close(stderr)
@@ -89,20 +86,6 @@ def _on(cores: set[int] | None) -> Iterator[None]:
         yield
     finally:
         os.sched_setaffinity(0, before)
-
-
-def _limit_memory(process: subprocess.Popen[bytes], memory: int) -> None:
-    """Each process of it may have so many bytes of private writable memory, from its first millisecond on."""
-    if not HAS_LIMITS:
-        return
-    try:
-        _, most = resource.prlimit(process.pid, resource.RLIMIT_DATA)
-        limit = memory if most == resource.RLIM_INFINITY else min(memory, most)
-        resource.prlimit(process.pid, resource.RLIMIT_DATA, (limit, limit))
-    except OSError:
-        process.kill()
-        process.wait()
-        raise
 
 
 def suspected_limit(memory: int | None, code: int, peak: int, log: bytes) -> str | None:

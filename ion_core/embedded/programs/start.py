@@ -18,6 +18,7 @@ from ion_core.python_environments import search_path
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
+SHELL = "/bin/sh"
 _BELIEVED = 1.0
 """Seconds that we believe a program to be where it was found."""
 _KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR")
@@ -102,10 +103,12 @@ def _program(spec: ContainerSpec, where: str, path: str) -> str:
 def limited(spec: ContainerSpec, program: str) -> list[str]:
     """A command line that runs ``program`` with the arguments of ``spec`` under its memory limit.
 
-    The shell sets the limit, so it holds from the start, and exits with 126 and 127 where it should.
+    Each of its processes may have so many bytes of private writable memory. The shell sets the limit, so it holds from
+    the start, for whatever it may have begun within its first millisecond, and exits with 126 and 127 where it should.
+    Where we are under a lower one ourselves, that stays.
     """
-    limit = f"ulimit -d {spec.resources.memory // 1024} && " if spec.resources.memory and HAS_LIMITS else ""
-    return ["/bin/sh", "-c", f'{limit}exec "$@"', "sh", program, *spec.argv[1:]]
+    limit = f"ulimit -d {spec.resources.memory // 1024} 2>/dev/null; " if spec.resources.memory and HAS_LIMITS else ""
+    return [SHELL, "-c", f'{limit}exec "$@"', "sh", program, *spec.argv[1:]]
 
 
 @lru_cache(maxsize=64)
