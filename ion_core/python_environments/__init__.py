@@ -1,6 +1,6 @@
 """Python environments of modules: made once for what their requirements say, kept by content, removed when unused."""
 
-from ion_core.python_environments.kept import Look, Unused, look, remove_unused
+from ion_core.python_environments.kept import Look, Unused, lock_of, look, remove_unused
 from ion_core.python_environments.making import Environments
 from ion_core.python_environments.search import BASE_PYTHON, search_path, visible_prefixes
 
@@ -9,6 +9,7 @@ __all__ = [
     "Environments",
     "Look",
     "Unused",
+    "lock_of",
     "look",
     "remove_unused",
     "search_path",

@@ -61,11 +61,16 @@ def mark_made(path: Path, what: Wanted) -> None:
     (path / _MARK).write_text(json.dumps(said), encoding="utf-8")
 
 
+def lock_of(environment: Path) -> Path:
+    """The file that whoever uses it holds locked (flock, shared), so that nobody removes it meanwhile."""
+    return environment.with_name(f"{environment.name}.lock")
+
+
 class Lock:
     """Of one environment: shared by all who use it, held alone by whoever makes or removes it. The kernel's (flock)."""
 
     def __init__(self, environment: Path) -> None:
-        self.path = environment.with_name(f"{environment.name}.lock")
+        self.path = lock_of(environment)
         self.descriptor = -1
 
     async def hold(self, *, alone: bool) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from ion_core.contracts.executor import Cause, JobEnd, JobRef, JobSpec, JobState, ModuleSpec, Step, Ticket
-from ion_core.contracts.runtime import Resources
+from ion_core.contracts.runtime import PythonEnvironment, Resources
 from ion_core.embedded.jobs import executor as job_executor
 from ion_core.embedded.jobs import kept, layout
 from ion_core.embedded.jobs.executor import SubprocessExecutor, open_subprocess_executor
@@ -29,6 +29,7 @@ from ion_core.embedded.jobs.printed import Printed
 from ion_core.embedded.programs import ends, table
 from ion_core.embedded.settings import SubprocessSettings
 from ion_core.errors import ConfigError, JobNotFound, PermanentError, StorageFull, TransientError
+from ion_core.python_environments import remove_unused
 from tests.support.away import a_file_in_place_of
 
 SOON = 60.0
@@ -254,6 +255,22 @@ class TestWhoDies:
         assert stranger.returncode is None, "a stranger was killed"
         stranger.kill()
         await stranger.wait()
+
+    async def test_a_python_environment_stays_for_as_long_as_a_job_needs_it(self, place: Place) -> None:
+        requirements = place.source / "requirements.txt"
+        requirements.write_text("")
+        python = PythonEnvironment(requirements=requirements)
+        async with place.another() as starter:
+            ref = await starter.create(place.spec(HANGS, python=python))
+            await starter.start(ref, TICKET)
+            await place.says(ref, Step.MODULE, "ready")
+
+        def unused() -> int:
+            return remove_unused(place.settings.environments, [], before=time.time() + 1, dry_run=True).environments
+
+        assert unused() == 0
+        await place.executor.stop(ref, grace=NOW)
+        assert unused() == 1
 
 
 class TestStopping:

@@ -42,7 +42,7 @@ from ion_core.embedded.programs.launch import Launch, Launches
 from ion_core.embedded.programs.threads import Threads, threads
 from ion_core.embedded.settings import SubprocessSettings
 from ion_core.errors import ConfigError, JobNotFound, PermanentError, TransientError
-from ion_core.python_environments import Environments
+from ion_core.python_environments import Environments, lock_of
 
 log = logging.getLogger(__name__)
 
@@ -107,6 +107,7 @@ class SubprocessExecutor:
             "module": self._program(launch, spec),
             "timeout": spec.timeout.total_seconds(),
             "log_limit": spec.log_limit,
+            "uses": None if python is None else str(lock_of(python)),
         }
         return JobRef(
             id=await self._threads.run(self._jobs.add, spec.name, spec.labels, job, spec.settings), name=spec.name

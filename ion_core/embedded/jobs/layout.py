@@ -109,6 +109,13 @@ def lock(directory: str, how: int = fcntl.LOCK_EX) -> int | None:
     return fd
 
 
+def use(file: str) -> None:
+    """Hold a lock shared until this process ends: what it stands for is not removed while a job needs it."""
+    fd = os.open(file, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    fcntl.flock(fd, fcntl.LOCK_SH)
+    os.utime(fd)
+
+
 def is_locked(directory: str) -> bool:
     """Whether somebody starts or supervises it. False too if it is gone."""
     with suppress(FileNotFoundError, NotADirectoryError):

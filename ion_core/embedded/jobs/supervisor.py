@@ -35,6 +35,8 @@ class Supervisor:
         if spec is None:
             raise SystemExit(f"{self._directory}: its file {layout.SPEC} cannot be read")
         self._note()
+        if (environment := spec.get("uses")) is not None:
+            layout.use(environment)
         if self._signals.told:
             self._end("queued", how=self._how_told())
             return
