@@ -182,6 +182,7 @@ if bubblewrap_works():  # where it does not, the setting is refused, which has a
         for hook in (
             plugin.ion_message_brokers,
             plugin.ion_container_runtimes,
+            plugin.ion_executors,
             plugin.ion_blob_stores,
             plugin.ion_document_stores,
         )
