@@ -94,7 +94,7 @@ def ion_container_runtimes() -> Iterable[Provider[ContainerRuntime]]:
 
 @hookimpl
 def ion_executors() -> Iterable[Provider[Executor]]:
-    yield Provider(name="subprocess", settings=SubprocessSettings, open=_subprocess_executor, contract=CONTRACT)
+    yield Provider(name="subprocess", settings=SubprocessSettings, open=_subprocess_executor, contract="1.2")
 
 
 @hookimpl

@@ -24,7 +24,7 @@ def _kubernetes_executor(settings: KubernetesSettings) -> AbstractAsyncContextMa
 
 @hookimpl
 def ion_executors() -> Iterable[Provider[Executor]]:
-    yield Provider(name="kubernetes", settings=KubernetesSettings, open=_kubernetes_executor, contract="1.0")
+    yield Provider(name="kubernetes", settings=KubernetesSettings, open=_kubernetes_executor, contract="1.2")
 
 
 @hookimpl
