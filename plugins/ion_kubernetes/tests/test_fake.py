@@ -268,3 +268,45 @@ async def test_a_lost_node_tells_nothing_and_lets_nothing_go(
     assert "running" in stays["status"]["initContainerStatuses"][1]["state"]
     cluster.node.there.set()
     assert (await events_of(http, made["metadata"]["resourceVersion"], "DELETED"))[-1]["type"] == "DELETED"
+
+
+async def test_a_pod_without_room_says_so_until_there_is_some(
+    cluster: FakeKubernetes, http: aiohttp.ClientSession
+) -> None:
+    cluster.node.room.clear()
+    _, made = await call(http, "POST", PODS, pod("a"))
+    async for event in told(http, f"resourceVersion={made['metadata']['resourceVersion']}"):
+        status = event["object"]["status"]
+        if status["phase"] == "Succeeded":
+            break
+        if status["conditions"][0].get("reason") == "Unschedulable":
+            assert "nodeName" not in event["object"]["spec"]
+            cluster.node.room.set()
+    cluster.node.room.clear()
+    await call(http, "POST", PODS, pod("b"))
+    await call(http, "DELETE", f"{PODS}/b")
+    assert (await call(http, "GET", f"{PODS}/b"))[0] == 404, "what has no node goes at once"
+
+
+async def test_a_policy_refuses_pods_in_its_own_words(cluster: FakeKubernetes, http: aiohttp.ClientSession) -> None:
+    cluster.admission.policy = "no jobs today"
+    status, refused = await call(http, "POST", PODS, pod("a"))
+    assert (status, refused["reason"]) == (403, "Forbidden")
+    assert refused["message"].endswith('admission webhook "policy.example" denied the request: no jobs today')
+
+
+async def test_a_pod_that_is_evicted_says_why_before_it_goes(
+    cluster: FakeKubernetes, http: aiohttp.ClientSession
+) -> None:
+    life = Replay("deleted", hold=running("module"))
+    cluster.life = lambda pod: life
+    _, made = await call(http, "POST", PODS, pod("a"))
+    await life.held.wait()
+    key = ("pods", "ion", "a")
+    cluster.node.disrupt(key, "EvictionByEvictionAPI")
+    cluster.node.delete(key, None)
+    last = (await events_of(http, made["metadata"]["resourceVersion"], "DELETED"))[-1]["object"]["status"]
+    assert (last["conditions"][-1]["type"], last["conditions"][-1]["reason"]) == (
+        "DisruptionTarget",
+        "EvictionByEvictionAPI",
+    )

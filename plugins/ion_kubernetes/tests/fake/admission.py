@@ -21,6 +21,8 @@ class Admission:
     """Hard limits of a ResourceQuota ``rq`` in every namespace, such as ``{"pods": "1", "limits.memory": "1Gi"}``."""
     restricted: bool = False
     """Whether Pod Security's ``restricted`` is enforced."""
+    policy: str | None = None
+    """Why no pod is allowed, in the words of a webhook; None: that is no matter."""
     priority_classes: set[str] = field(default_factory=lambda: {"system-cluster-critical", "system-node-critical"})
     service_accounts: set[str] = field(default_factory=lambda: {"default"})
 
@@ -31,6 +33,8 @@ class Admission:
             raise forbidden("pods", name, why)
 
     def _refusals(self, store: Store, namespace: str, spec: Json) -> Iterator[str]:
+        if self.policy is not None:
+            yield f'admission webhook "policy.example" denied the request: {self.policy}'
         account = spec.get("serviceAccountName", "default")
         if account not in self.service_accounts:
             place = f"{namespace}/{account}"

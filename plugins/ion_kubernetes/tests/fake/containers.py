@@ -161,20 +161,19 @@ def _read(descriptor: int) -> bytes:
 def _roots(image: Image, mounts: Sequence[Mount]) -> Iterator[str]:
     """What is seen, above before below. A directory below which something is mounted is put together of its entries."""
     targets = [it.target for it in mounts]
-    for target, source in sorted(image.files.items()):
-        yield from _exposed(source, target, targets)
-    for path in image.shared:
-        yield from ("--bind", str(path), str(path))
-    for it in sorted(mounts, key=lambda it: it.target):
-        yield from ("--ro-bind" if it.read_only else "--bind", str(it.source), it.target)
+    seen = [it for target, source in image.files.items() for it in _exposed(source, target, targets)]
+    seen += [("--bind", str(path), str(path)) for path in image.shared]
+    seen += [("--ro-bind" if it.read_only else "--bind", str(it.source), it.target) for it in mounts]
+    for it in sorted(seen, key=lambda it: it[2]):
+        yield from it
 
 
-def _exposed(source: Path, target: str, targets: Sequence[str]) -> Iterator[str]:
+def _exposed(source: Path, target: str, targets: Sequence[str]) -> Iterator[tuple[str, str, str]]:
     below = [it for it in targets if it.startswith(f"{target.rstrip('/')}/")]
     if source.is_symlink():
-        yield from ("--symlink", str(source.readlink()), target)
+        yield "--symlink", str(source.readlink()), target
     elif not below or not source.is_dir():
-        yield from ("--ro-bind", str(source), target)
+        yield "--ro-bind", str(source), target
     else:
         for entry in sorted(source.iterdir()):
             yield from _exposed(entry, f"{target.rstrip('/')}/{entry.name}", below)

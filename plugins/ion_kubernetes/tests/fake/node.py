@@ -66,6 +66,8 @@ class Node:
     logs: defaultdict[tuple[str, str], Log] = field(default_factory=lambda: defaultdict(Log))
     there: asyncio.Event = field(default_factory=asyncio.Event)
     """Cleared: the node is lost. Nothing is told of its pods, and none that is deleted goes away."""
+    room: asyncio.Event = field(default_factory=asyncio.Event)
+    """Cleared: no pod that is made now fits on it."""
     failures: list[BaseException] = field(default_factory=list)
     """Faults of the fake itself, raised when the cluster is closed."""
     _pods: dict[str, Pod] = field(default_factory=dict)
@@ -73,6 +75,7 @@ class Node:
 
     def __post_init__(self) -> None:
         self.there.set()
+        self.room.set()
 
     def print(self, uid: str, container: str, data: bytes) -> None:
         self.logs[(uid, container)].write(data)
@@ -92,6 +95,8 @@ class Node:
 
     async def _live(self, pod: Pod, life: Life) -> None:
         try:
+            if not await self._scheduled(pod):
+                return
             await life.live(pod)
             if pod.stopping.is_set():
                 await pod.tell(metadata={"deletionGracePeriodSeconds": 0})
@@ -103,6 +108,29 @@ class Node:
         except Exception as error:
             self.failures.append(error)
             raise
+
+    async def _scheduled(self, pod: Pod) -> bool:
+        """Whether there is room in the end; before, it says that there is none, until the pod is gone."""
+        if not self.room.is_set():
+            told = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
+            told["message"] = "0/1 nodes are available: 1 Insufficient cpu."
+            await pod.tell(status={**pod.object["status"], "conditions": [told]})
+        waits = [asyncio.create_task(it.wait()) for it in (self.room, pod.deleted)]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for it in waits:
+                it.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
+        return not pod.deleted.is_set()
+
+    def disrupt(self, key: Key, reason: str) -> None:
+        """Says that a pod has to go for no fault of its own, as evictions do; it is deleted by whoever says so."""
+        object = self.store.get(key)
+        status = object["status"]
+        target = {"type": "DisruptionTarget", "status": "True", "reason": reason, "lastTransitionTime": now()}
+        status["conditions"] = [*status.get("conditions", []), target]
+        self.store.changed(key, object)
 
     def delete(self, key: Key, grace: int | None) -> Json:
         """As the API server does on DELETE; a pod that no node has, or that is over, goes at once."""
