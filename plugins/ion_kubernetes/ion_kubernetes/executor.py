@@ -44,6 +44,8 @@ class KubernetesExecutor:
     gone: how it ended, and its log, are known to the process that followed it, until it is removed.
     """
 
+    _resource = PODS
+
     def __init__(
         self, api: Api, watch: PodWatch, settings: KubernetesSettings, owner: Mapping[str, Any] | None = None
     ) -> None:
@@ -65,7 +67,7 @@ class KubernetesExecutor:
         wanted.check()
         await self._keep_settings(wanted)
         try:
-            made = await _to_the_end(self._api.create(PODS, wanted.pod()))
+            made = await to_the_end(self._api.create(PODS, wanted.pod()))
         except ApiRefused as error:
             if not error.already_exists or error.being_deleted:
                 raise refused(where, error) from error
@@ -75,39 +77,41 @@ class KubernetesExecutor:
     async def _keep_settings(self, wanted: Wanted) -> None:
         """Before the pod, which would wait for them for a while otherwise."""
         try:
-            await _to_the_end(self._api.create(SECRETS, wanted.secret()))
+            await to_the_end(self._api.create(SECRETS, wanted.secret()))
         except ApiRefused as error:
             if not error.already_exists or error.being_deleted:
                 raise refused(f"job {wanted.spec.name}: its settings", error) from error
 
     async def _existing(self, wanted: Wanted) -> Json:
         """The pod that has the name, if it is what is wanted."""
-        spec = wanted.spec
-        pod = await self._pod(JobRef(id="", name=spec.name))
-        annotations = pod["metadata"].get("annotations") or {}
-        if _labels(pod) != dict(spec.labels):
-            raise PermanentError(f"job {spec.name}: exists with other labels. Remove it first.")
-        if annotations.get(names.SPEC) != wanted.digest:
+        pod = await self._object(JobRef(id="", name=wanted.spec.name))
+        self._check_existing(wanted, pod)
+        return pod
+
+    def _check_existing(self, wanted: Wanted, found: Json) -> None:
+        name = wanted.spec.name
+        if labels_of(found) != dict(wanted.spec.labels):
+            raise PermanentError(f"job {name}: exists with other labels. Remove it first.")
+        if _annotations(found).get(names.SPEC) != wanted.digest:
             raise PermanentError(
-                f"job {spec.name}: exists as another job than this one: module, settings or the runtime's own "
+                f"job {name}: exists as another job than this one: module, settings or the runtime's own "
                 "settings have changed. Remove it first."
             )
-        return pod
 
     async def start(self, ref: JobRef, ticket: Ticket) -> None:
         encoded = ticket.encode()
         for _ in range(2):
-            pod = await self._pod(ref)
+            pod = await self._object(ref)
             if judging.is_started(pod):
                 self._check_ticket(ref, pod, ticket)
                 self._follow(pod)
                 return
             try:
                 patch = start_patch(pod, encoded, warm_deadline=self._warm_deadline(pod))
-                changed = await _to_the_end(self._api.patch(PODS, ref.name, patch))
+                changed = await to_the_end(self._api.patch(PODS, ref.name, patch))
             except ApiRefused as error:
                 if error.not_found:
-                    raise _not_found(ref) from error
+                    raise not_found(ref) from error
                 if not error.invalid:
                     raise refused(f"job {ref.name}", error) from error
                 failed = error  # a test did not hold: somebody was faster, or what we looked at has changed
@@ -117,7 +121,7 @@ class KubernetesExecutor:
         raise refused(f"job {ref.name}", failed) from failed
 
     def _check_ticket(self, ref: JobRef, pod: Json, ticket: Ticket) -> None:
-        if _ticket(pod) != ticket:
+        if ticket_of(pod) != ticket:
             raise PermanentError(
                 f"job {ref.name}: was started for another attempt. Make a job of its own for this one."
             )
@@ -140,7 +144,7 @@ class KubernetesExecutor:
     async def logs(self, ref: JobRef, *, follow: bool = False) -> AsyncIterator[StepLogLine]:
         job = await self._followed(ref)
         if not follow and not job.ended.done():
-            pod = await self._pod(ref)
+            pod = await job.fresh()
             if not isinstance(judging.judge(pod), JobEnd):
                 async for line in job.logs.so_far(pod, job.log_limit):
                     yield line
@@ -173,8 +177,8 @@ class KubernetesExecutor:
         except JobNotFound:
             return
         job.decide(JobEnd(step=Step.QUEUED, cause=Cause.CANCELLED, reason="it was removed"))
+        await job.delete(self._settings.grace)
         if not job.gone.is_set():
-            await job.delete(self._settings.grace)
             await self._until_gone(job)
         self._jobs.pop(ref.id, None)
         await job.close()
@@ -190,14 +194,17 @@ class KubernetesExecutor:
             logger.warning("a deleted pod is left behind until its node is back", extra={"job": job.ref.name})
 
     async def find(self, labels: Mapping[str, str]) -> Sequence[JobStatus]:
-        selected = {**names.MANAGED_BY, **names.labels(labels)}
-        listed = await self._api.list(PODS, labels=selected)
-        pods = {it["metadata"]["uid"]: it for it in listed.get("items") or () if names.LABELS in _annotations(it)}
+        found = {it.ref.id: it for it in await self._listed({**names.MANAGED_BY, **names.labels(labels)})}
         for id, job in self._jobs.items():  # of what has ended and is gone we still know how
-            if id not in pods and job.ended.done():
-                pods[id] = job.pod
-        found = [self._status(pod) for pod in pods.values()]
-        return [status for status in found if labels.items() <= status.labels.items()]
+            if id not in found and job.ended.done():
+                found[id] = JobStatus(
+                    ref=job.ref, state=JobState.ENDED, labels=labels_of(job.pod), ticket=ticket_of(job.pod)
+                )
+        return [it for it in found.values() if labels.items() <= it.labels.items()]
+
+    async def _listed(self, selected: Mapping[str, str]) -> Sequence[JobStatus]:
+        listed = await self._api.list(PODS, labels=selected)
+        return [self._status(it) for it in listed.get("items") or () if names.LABELS in _annotations(it)]
 
     def _status(self, pod: Json) -> JobStatus:
         ref, job = reference(pod), self._jobs.get(pod["metadata"]["uid"])
@@ -205,36 +212,44 @@ class KubernetesExecutor:
             state = JobState.ENDED
         else:
             state = JobState.STARTED if judging.is_started(pod) else JobState.CREATED
-        return JobStatus(ref=ref, state=state, labels=_labels(pod), ticket=_ticket(pod))
+        return JobStatus(ref=ref, state=state, labels=labels_of(pod), ticket=ticket_of(pod))
 
     # ---- jobs that are followed ----
 
-    def _follow(self, pod: Json) -> Job:
-        ref = reference(pod)
+    def _follow(self, found: Json) -> Job:
+        """``found`` is what the job is made as."""
+        ref = self._reference(found)
         job = self._jobs.get(ref.id)
         if job is None:
-            job = self._jobs[ref.id] = Job(
-                ref=ref, api=self._api, watch=self._watch, settings=self._settings, state=PodState(pod)
-            )
+            job = self._jobs[ref.id] = self._made_of(ref, found)
             job.follow()
         return job
+
+    def _made_of(self, ref: JobRef, found: Json) -> Job:
+        return Job(ref=ref, api=self._api, watch=self._watch, settings=self._settings, state=PodState(found))
+
+    def _reference(self, found: Json) -> JobRef:
+        return reference(found)
 
     async def _followed(self, ref: JobRef) -> Job:
         """Raises JobNotFound."""
         job = self._jobs.get(ref.id)
-        return job if job is not None else self._follow(await self._pod(ref))
+        return job if job is not None else self._follow(await self._object(ref))
 
-    async def _pod(self, ref: JobRef) -> Json:
+    async def _object(self, ref: JobRef) -> Json:
         """As it is now. Raises JobNotFound, also where another has its name; an empty id is any."""
         try:
-            pod = await self._api.get(PODS, ref.name)
+            found = await self._api.get(self._resource, ref.name)
         except ApiRefused as error:
             if error.not_found:
-                raise _not_found(ref) from error
+                raise not_found(ref) from error
             raise refused(f"job {ref.name}", error) from error
-        if ref.id and pod["metadata"]["uid"] != ref.id:
-            raise _not_found(ref)
-        return pod
+        if ref.id and self._reference(found).id != ref.id:
+            raise not_found(ref)
+        return found
+
+    def told(self, state: PodState) -> None:
+        """What the watch has seen of any pod. Jobs that are pods follow their own."""
 
     def fail(self, why: str) -> None:
         """Nothing is learnt of pods any more: who waits is told so, instead of waiting for ever."""
@@ -247,7 +262,7 @@ class KubernetesExecutor:
         self._jobs.clear()
 
 
-def _not_found(ref: JobRef) -> JobNotFound:
+def not_found(ref: JobRef) -> JobNotFound:
     return JobNotFound(f"job {ref.name}: there is no such pod. Create it first.")
 
 
@@ -255,7 +270,7 @@ def _annotations(pod: Json) -> Mapping[str, str]:
     return pod["metadata"].get("annotations") or {}
 
 
-def _labels(pod: Json) -> dict[str, str]:
+def labels_of(pod: Json) -> dict[str, str]:
     """As they were given."""
     try:
         found = json.loads(_annotations(pod).get(names.LABELS) or "{}")
@@ -264,7 +279,7 @@ def _labels(pod: Json) -> dict[str, str]:
     return {str(name): str(value) for name, value in found.items()} if isinstance(found, dict) else {}
 
 
-def _ticket(pod: Json) -> Ticket | None:
+def ticket_of(pod: Json) -> Ticket | None:
     encoded = _annotations(pod).get(names.TICKET)
     if encoded is None:
         return None
@@ -275,7 +290,7 @@ def _ticket(pod: Json) -> Ticket | None:
         return None
 
 
-async def _to_the_end(call: Awaitable[T]) -> T:
+async def to_the_end(call: Awaitable[T]) -> T:
     """Heard to the end even when we are cancelled: then it is there for ``find``, and not made a moment later."""
     calling = asyncio.ensure_future(call)
     try:

@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import Any
 
 from ion_core.contracts.executor import Cause, JobEnd, JobRef
-from ion_core.errors import ProviderError, TransientError
+from ion_core.errors import JobNotFound, ProviderError, TransientError
 from ion_kubernetes import judging, names
 from ion_kubernetes.api import EVENTS, PODS, Api, Json
 from ion_kubernetes.judging import Going, Wait, Waiting
@@ -82,11 +82,18 @@ class Job:
 
     def follow(self) -> None:
         """Begin. Owns two tasks until ``close``."""
-        self._see(self.state)
+        self.see(self.state)
         self._tasks = [
             asyncio.create_task(self._watch(), name=f"watch of {self.ref.name}"),
             asyncio.create_task(self._drive(), name=f"job {self.ref.name}"),
         ]
+        for task in self._tasks:
+            task.add_done_callback(self._task_ended)
+
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("following a job failed", exc_info=error, extra={"job": self.ref.name})
+            self.fail(f"it cannot be followed: {error}")
 
     async def close(self) -> None:
         """Leave the job to the cluster."""
@@ -119,14 +126,27 @@ class Job:
             if not error.conflict:
                 raise
 
+    async def fresh(self) -> Json:
+        """Its pod as it is now. Raises JobNotFound."""
+        try:
+            pod = await self.api.get(PODS, self.pod["metadata"]["name"])
+        except ApiRefused as error:
+            if not error.not_found:
+                raise
+        else:
+            if pod["metadata"]["uid"] == self.state.uid:
+                return pod
+        raise JobNotFound(f"job {self.ref.name}: its pod is gone.")
+
     # ---- what is seen ----
 
     async def _watch(self) -> None:
         with self.watch.following(self.state.object) as states:
             async for state in states.states():
-                self._see(state)
+                self.see(state)
 
-    def _see(self, state: PodState) -> None:
+    def see(self, state: PodState) -> None:
+        """A newer state of its pod."""
         self.state = state
         if not isinstance(self._found, JobEnd):
             self._found = judging.judge(state.object, gone=state.gone, unseen=state.unseen)
@@ -162,7 +182,11 @@ class Job:
                     await self._news.wait()
             except TimeoutError:
                 await self._act()
-        self._conclude(self._found)
+        self._conclude(await self._explained(self._found))
+
+    async def _explained(self, end: JobEnd) -> JobEnd:
+        """What else there is to be asked about an end: of a pod nothing."""
+        return end
 
     def _due(self) -> float | None:
         """When something has to be done, unless there is news before."""
@@ -228,7 +252,7 @@ class Job:
     async def _events(self) -> str:
         """Why nothing begins is told by events alone. They are read once, and may be none of our business."""
         try:
-            told = await self.api.list(EVENTS, fields={"involvedObject.uid": self.ref.id})
+            told = await self.api.list(EVENTS, fields={"involvedObject.uid": self.state.uid})
         except (ApiRefused, ApiUnavailable) as error:
             logger.info("events cannot be read: %s", error, extra={"job": self.ref.name})
             return ""

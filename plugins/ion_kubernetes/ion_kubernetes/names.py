@@ -10,6 +10,8 @@ MANAGED_BY = {"app.kubernetes.io/managed-by": "ion"}
 """Label of all that Ion makes; a watch selects by it."""
 NAME = "ion/job"
 """Label with the job's name, which is also that of its pod, or of its Job."""
+ID = "ion/id"
+"""Label with a job's id, where it is made as a Job: that has a uid only from its start on."""
 NETWORK = "ion/network"
 """Label with the network that the module asked for: what a NetworkPolicy selects."""
 

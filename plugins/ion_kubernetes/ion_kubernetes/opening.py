@@ -12,6 +12,7 @@ from ion_core.contracts.executor import Executor, JobSpec, ModuleSpec
 from ion_core.errors import ConfigError
 from ion_kubernetes import names
 from ion_kubernetes.api import CONFIG_MAPS, PODS, Api, open_api
+from ion_kubernetes.as_jobs import KubernetesJobExecutor
 from ion_kubernetes.credentials import open_credentials
 from ion_kubernetes.executor import KubernetesExecutor
 from ion_kubernetes.pods import Wanted
@@ -43,9 +44,10 @@ async def opened(api: Api, settings: KubernetesSettings) -> AsyncIterator[Kubern
     await _check(api, settings)
     owner = await _owner(api, settings)
     await _check_pod(api, settings, owner)
-    watch = PodWatch(api, names.MANAGED_BY)
+    watch = PodWatch(api, names.MANAGED_BY, told=lambda state: executor.told(state))
+    made = KubernetesJobExecutor if settings.object == "job" else KubernetesExecutor
+    executor = made(api, watch, settings, owner)
     await watch.refreshed()
-    executor = KubernetesExecutor(api, watch, settings, owner)
     watching = asyncio.create_task(watch.run(), name="watch of pods")
     watching.add_done_callback(lambda task: _ended(task, executor))
     try:

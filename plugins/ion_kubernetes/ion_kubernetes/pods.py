@@ -30,6 +30,7 @@ _SETTINGS = "ion.yaml"
 _SETTINGS_AT = "/etc/ion/settings"
 _TICKET_AT = "/etc/ion/ticket"
 _RESULT = "/dev/termination-log"
+_QUEUE = "kueue.x-k8s.io/queue-name"
 _READ_BY_GROUP = 0o440
 _PULL = {"missing": "IfNotPresent", "always": "Always", "never": "Never"}
 _HANDLER_TMP = 64 * 1024**2
@@ -95,6 +96,35 @@ class Wanted:
     def pod(self) -> Json:
         """As it is sent. Held back by a gate, or warm: without one, and prepare waits for the ticket."""
         return deepcopy(self._body)
+
+    def job(self, id: str, ticket: bytes) -> Json:
+        """A Job for sites whose queue admits those: made at the start, with its ticket, and one pod for ever.
+
+        Its controller gives it no second pod, and no deadline of its own: that would take pod and log away at once.
+        """
+        pod, settings = self.pod(), self.settings
+        metadata, spec = pod["metadata"], pod["spec"]
+        spec.pop("schedulingGates", None)  # a queue holds it back, or nothing does
+        labels, annotations = metadata["labels"] | {names.ID: id}, metadata["annotations"]
+        annotations[names.TICKET] = ticket.decode()
+        queue = {} if settings.queue is None else {_QUEUE: settings.queue}
+        body: Json = {
+            "apiVersion": "batch/v1",
+            "kind": "Job",
+            "metadata": {"name": self.spec.name, "labels": labels | queue, "annotations": dict(annotations)},
+            "spec": {
+                "suspend": settings.queue is not None,
+                "backoffLimit": 0,
+                "completions": 1,
+                "parallelism": 1,
+                "podReplacementPolicy": "Failed",
+                "ttlSecondsAfterFinished": math.ceil(settings.keep_jobs.total_seconds()),
+                "template": {"metadata": {"labels": labels, "annotations": annotations}, "spec": spec},
+            },
+        }
+        if self.owner is not None:
+            body["metadata"]["ownerReferences"] = [dict(self.owner)]
+        return body
 
     @cached_property
     def _body(self) -> Json:

@@ -26,7 +26,8 @@ class StepLogs:
 
     def __init__(self, api: Api, pod: str, limit: int) -> None:
         self._api = api
-        self._pod = pod
+        self.pod = pod
+        """Its name."""
         self._kept = {step: KeptOutput(limit) for step in judging.STEPS.values()}
         self._over = {name: asyncio.Event() for name in judging.STEPS}
         """Set when a container prints nothing any more."""
@@ -36,7 +37,7 @@ class StepLogs:
         """A newer state of the pod: follow what has begun to run. ``over``: nothing else will begin."""
         for name, step in judging.STEPS.items():
             if judging.has_started(pod, name) and name not in self._following:
-                self._following[name] = asyncio.create_task(self._follow(name), name=f"log of {self._pod}: {name}")
+                self._following[name] = asyncio.create_task(self._follow(name), name=f"log of {self.pod}: {name}")
             elif over and name not in self._following:
                 self._kept[step].close()
             if over or judging.has_ended(pod, name):
@@ -60,7 +61,7 @@ class StepLogs:
                 continue
             kept = KeptOutput(limit)
             try:
-                async with aclosing(self._api.log(self._pod, name)) as lines:
+                async with aclosing(self._api.log(self.pod, name)) as lines:
                     async for line in lines:
                         kept.add("stdout", line.text, _epoch(line.at))
             except ApiRefused as error:
@@ -81,7 +82,7 @@ class StepLogs:
             kept.close()
 
     async def _follow(self, name: str) -> None:
-        reader = _Reader(self._api, self._pod, name, self._kept[judging.STEPS[name]])
+        reader = _Reader(self._api, self.pod, name, self._kept[judging.STEPS[name]])
         try:
             pause = _FIRST_PAUSE
             while not self._over[name].is_set():
@@ -94,7 +95,7 @@ class StepLogs:
             ApiRefused,
             ApiUnavailable,
         ) as error:  # of a pod that is gone, or was evicted: what was followed is all there is
-            logger.warning("the end of a log cannot be had", extra={"pod": self._pod, "step": name, "why": str(error)})
+            logger.warning("the end of a log cannot be had", extra={"pod": self.pod, "step": name, "why": str(error)})
         finally:
             self._kept[judging.STEPS[name]].close()
 
@@ -110,7 +111,7 @@ class StepLogs:
             if reading.done():
                 reading.result()
         except ApiUnavailable as error:
-            logger.info("a log broke off", extra={"pod": self._pod, "step": name, "why": str(error)})
+            logger.info("a log broke off", extra={"pod": self.pod, "step": name, "why": str(error)})
         except ApiRefused as error:
             if error.not_found or not error.invalid:
                 raise
@@ -141,11 +142,11 @@ class _Reader:
         self._last = ""
         self._of_last = 0
         """How many lines had the time of the last one."""
-        self._api, self._pod, self._container, self._kept = api, pod, container, kept
+        self._api, self.pod, self._container, self._kept = api, pod, container, kept
 
     async def read(self, *, follow: bool) -> None:
         already, again = self._last, self._of_last
-        stream = self._api.log(self._pod, self._container, follow=follow, since=already or None)
+        stream = self._api.log(self.pod, self._container, follow=follow, since=already or None)
         async with aclosing(stream) as lines:
             async for line in lines:
                 if line.at < already:

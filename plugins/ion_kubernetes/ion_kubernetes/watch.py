@@ -84,6 +84,7 @@ class PodWatch:
 
     Whoever makes one runs ``run`` as a task of its own, for as long as it is used. ``pause`` waits for so many seconds;
     ``silence`` is after how many without as much as a bookmark, which comes each minute, a watch counts as dead.
+    ``told`` is given every state of every pod, as it comes.
     """
 
     def __init__(
@@ -93,8 +94,10 @@ class PodWatch:
         *,
         pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
         silence: float = 90,
+        told: Callable[[PodState], None] | None = None,
     ) -> None:
         self._api = api
+        self._told = told
         self._labels = dict(labels)
         self._pause = pause
         self._silence = silence
@@ -252,10 +255,14 @@ class PodWatch:
 
     def _seen(self, state: PodState) -> None:
         self._pods[state.uid] = state
+        if self._told is not None:
+            self._told(state)
         for it in self._followers.get(state.uid, ()):
             it.tell(state)
 
     def _gone(self, state: PodState) -> None:
         self._pods.pop(state.uid, None)
+        if self._told is not None:
+            self._told(state)
         for it in self._followers.get(state.uid, ()):
             it.tell(state)
