@@ -264,6 +264,9 @@ class KubernetesJobExecutor(KubernetesExecutor):
             uid=found["metadata"]["uid"],
         )
 
+    def _tell(self, job: Job, found: Json) -> None:
+        """A Job says nothing of its pod."""
+
     def _follow(self, found: Json) -> Job:
         job = super()._follow(found)
         for state in self._watch.pods.values():  # of one that another process started, or that was fast

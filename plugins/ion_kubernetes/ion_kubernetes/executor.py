@@ -146,7 +146,7 @@ class KubernetesExecutor:
         if not follow and not job.ended.done():
             pod = await job.fresh()
             if not isinstance(judging.judge(pod), JobEnd):
-                async for line in job.logs.so_far(pod, job.log_limit):
+                async for line in job.logs.so_far(pod):
                     yield line
                 return
             await asyncio.shield(job.ended)
@@ -165,8 +165,7 @@ class KubernetesExecutor:
             return
         if job.ended.done() or not judging.is_started(job.pod):
             return
-        job.decide(JobEnd(step=Step.QUEUED, cause=Cause.CANCELLED, reason="it was stopped"))
-        await job.delete(grace)
+        await self._end(job, "it was stopped", grace)
         await asyncio.shield(job.ended)
         if job.lost:
             raise TransientError(f"job {ref.name}: its node does not tell whether anything of it still runs.")
@@ -176,12 +175,20 @@ class KubernetesExecutor:
             job = await self._followed(ref)
         except JobNotFound:
             return
-        job.decide(JobEnd(step=Step.QUEUED, cause=Cause.CANCELLED, reason="it was removed"))
-        await job.delete(self._settings.grace)
+        await self._end(job, "it was removed", self._settings.grace)
         if not job.gone.is_set():
             await self._until_gone(job)
         self._jobs.pop(ref.id, None)
         await job.close()
+
+    async def _end(self, job: Job, why: str, grace: timedelta) -> None:
+        before = job.decided
+        job.decide(JobEnd(step=Step.QUEUED, cause=Cause.CANCELLED, reason=why))
+        try:
+            await job.delete(grace)
+        except BaseException:  # then it goes on as if nothing had been asked
+            job.decided = before
+            raise
 
     async def _until_gone(self, job: Job) -> None:
         """A node that was given up lets go of its pods when it is back: then it is gone, or the next start finds it."""
@@ -223,7 +230,15 @@ class KubernetesExecutor:
         if job is None:
             job = self._jobs[ref.id] = self._made_of(ref, found)
             job.follow()
+        else:
+            self._tell(job, found)
         return job
+
+    def _tell(self, job: Job, found: Json) -> None:
+        """The watch may be behind of what a call answered."""
+        state = PodState(found)
+        if state.version > job.state.version:
+            job.see(state)
 
     def _made_of(self, ref: JobRef, found: Json) -> Job:
         return Job(ref=ref, api=self._api, watch=self._watch, settings=self._settings, state=PodState(found))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
@@ -35,6 +36,14 @@ _READ_BY_GROUP = 0o440
 _PULL = {"missing": "IfNotPresent", "always": "Always", "never": "Never"}
 _HANDLER_TMP = 64 * 1024**2
 
+_PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_HOST = r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)*|\[[0-9a-fA-F:]+\])"
+_REFERENCE = re.compile(
+    rf"(?:{_HOST}(?::[0-9]+)?/)?{_PART}(?:/{_PART})*(?::\w[\w.-]{{0,127}})?(?:@[A-Za-z][\w+.-]*:[0-9a-fA-F]{{32,}})?",
+    re.ASCII,
+)
+"""After the grammar of distribution/reference, which container engines share."""
+
 # as process 1 a shell ignores SIGTERM unless it is told what to do
 _WHEN_THERE = 'trap "exit 143" TERM; until [ -s "$0" ]; do sleep 0.1; done; exec "$@"'
 
@@ -52,8 +61,8 @@ class Wanted:
         module, where = self.spec.module, f"job {self.spec.name}"
         if not module.image:
             raise PermanentError(f"{where}: module {module.name!r} has no image, and Kubernetes runs nothing else.")
-        if module.image != module.image.strip():
-            raise ImageUnavailable(f'{where}: "{module.image}" can be no image: there are blanks around it.')
+        if not _REFERENCE.fullmatch(module.image):  # the API server takes it, and no node ever will
+            raise ImageUnavailable(f'{where}: "{module.image}" can be no image. One is such as registry.example/a/b:1.')
         if len(self.spec.settings) > MAX_SECRET:
             raise PermanentError(
                 f"{where}: the settings for prepare and commit have {len(self.spec.settings):,} bytes, and a Secret "

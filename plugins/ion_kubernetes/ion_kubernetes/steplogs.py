@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from typing import Any
 
-from ion_core.contracts.executor import StepLogLine
+from ion_core.contracts.executor import Step, StepLogLine
 from ion_core.contracts.output import KeptOutput
 from ion_kubernetes import judging
 from ion_kubernetes.api import Api
@@ -17,6 +17,8 @@ from ion_kubernetes.refusals import ApiRefused, ApiUnavailable
 logger = logging.getLogger(__name__)
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 10.0
+_OF_THE_HANDLER = 1 << 20
+"""Bytes of what prepare and commit print."""
 _LAST_WORDS = 10.0
 """Seconds for what was printed just before the end to come by itself; then it is asked for."""
 
@@ -25,10 +27,12 @@ class StepLogs:
     """Logs never decide how a job ended: they are complete some time after that, and ``complete`` waits for it."""
 
     def __init__(self, api: Api, pod: str, limit: int) -> None:
+        """``limit`` is in bytes, of the module's output."""
         self._api = api
         self.pod = pod
         """Its name."""
-        self._kept = {step: KeptOutput(limit) for step in judging.STEPS.values()}
+        self._limits = dict.fromkeys(judging.STEPS.values(), _OF_THE_HANDLER) | {Step.MODULE: limit}
+        self._kept = {step: KeptOutput(most) for step, most in self._limits.items()}
         self._over = {name: asyncio.Event() for name in judging.STEPS}
         """Set when a container prints nothing any more."""
         self._following: dict[str, asyncio.Task[None]] = {}
@@ -54,12 +58,12 @@ class StepLogs:
             async for line in kept.lines(follow=follow):
                 yield StepLogLine(step=step, stream="stdout", text=line.text, at=line.at)
 
-    async def so_far(self, pod: Mapping[str, Any], limit: int) -> AsyncIterator[StepLogLine]:
+    async def so_far(self, pod: Mapping[str, Any]) -> AsyncIterator[StepLogLine]:
         """What there is at this moment, asked for anew: what is followed may lag behind."""
         for name, step in judging.STEPS.items():
             if not judging.has_started(pod, name):
                 continue
-            kept = KeptOutput(limit)
+            kept = KeptOutput(self._limits[step])
             try:
                 async with aclosing(self._api.log(self.pod, name)) as lines:
                     async for line in lines:
