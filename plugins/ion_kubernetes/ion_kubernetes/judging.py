@@ -162,14 +162,15 @@ class _Case:
         reason, message = str(self.status.get("reason") or ""), str(self.status.get("message") or "")
         words = _words(reason, message)
         if reason == "Evicted" and _DISK_LIMIT.search(message):
-            step = self._step()
+            step = self._step_that_filled_the_disk()
             cause = Cause.LIMIT if step is Step.MODULE else Cause.REFUSED
             return self._end(step, cause, reason=words, status=_exit_of(self._terminated(step.value), limit="disk"))
         if reason in _OF_THE_NODE or self._disruption():
             return self._end(self._step(), Cause.INFRASTRUCTURE, reason=words or self._disruption())
         if reason == "DeadlineExceeded":
-            cause = Cause.MODULE if self._step() is Step.MODULE else Cause.INFRASTRUCTURE
-            return self._end(self._step(), cause, reason=words)
+            ended_well = self._ended(names.MODULE) and self._code(names.MODULE) == 0
+            of_the_module = self._step() is Step.MODULE and not ended_well
+            return self._end(self._step(), Cause.MODULE if of_the_module else Cause.INFRASTRUCTURE, reason=words)
         if failed is not None and (not self.deleted or self._ended_before_deletion(failed)):
             return self._of_container(failed)
         if self.unseen:
@@ -254,16 +255,19 @@ class _Case:
     # ---- where it is ----
 
     def _step(self) -> Step:
-        """The last step that has begun; one that ended well is over, and the next is where it is."""
+        """The last step that has begun."""
         at = Step.QUEUED
         for name, step in STEPS.items():
             state = self.containers.get(name, {}).get("state", {})
             if "running" in state or "terminated" in state:
                 at = step
-            elif at is not Step.QUEUED and self._ended(at.value) and self._code(at.value) == 0:
-                at = step
-                break
         return at
+
+    def _step_that_filled_the_disk(self) -> Step:
+        """The status of a container that ran may be lost: where one ended well the next had begun."""
+        at = self._step()
+        ended_well = self._ended(at.value) and self._code(at.value) == 0
+        return {Step.PREPARE: Step.MODULE, Step.MODULE: Step.COMMIT}.get(at, at) if ended_well else at
 
     def _waiting(self) -> Waiting | None:
         scheduled = self._condition("PodScheduled")

@@ -84,6 +84,7 @@ class TestKubernetes(ExecutorConformance):
 
         async with fake_kubernetes(life) as self.cluster, self.reopen() as executor:
             yield executor
+            self.cluster.node.there.set()
 
     def handler(self, tmp_path: Path) -> Any:
         image = machine_image(tmp_path)

@@ -49,6 +49,11 @@ class Pod:
         """Merges these top-level parts (``status``, ``spec``, ``metadata``) into the object, once the node is there."""
         await self.node.there.wait()
         object = self.object
+        told = (object.get("status") or {}).get("conditions") or []
+        disrupted = [it for it in told if it["type"] == "DisruptionTarget"]
+        if disrupted and "status" in changed:  # which not the kubelet tells, but who takes the pod away
+            others = [it for it in changed["status"].get("conditions") or [] if it["type"] != "DisruptionTarget"]
+            changed["status"] = {**changed["status"], "conditions": [*disrupted, *others]}
         for part, value in changed.items():
             object[part] = {**object.get(part, {}), **value} if part != "status" else value
         self.node.store.changed(self.key, object)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import json
 import shutil
 import signal
 from collections.abc import Mapping
@@ -223,7 +224,9 @@ class _Run:
         reason = "OOMKilled" if running.killed_for_memory else ("Error" if code else "Completed")
         if not running.started:
             reason = "StartError"
-            told = b"failed to create containerd task: executable file not found in $PATH"
+            program = json.dumps((container.get("command") or ["?"])[0])
+            why = f"exec: {program}: stat {program}: no such file or directory"
+            told = f"failed to create containerd task: error during container init: {why}".encode()
         ended: Json = {"exitCode": code, "reason": reason, "startedAt": began, "finishedAt": now()}
         if told:
             ended["message"] = told.decode("utf-8", "replace")
