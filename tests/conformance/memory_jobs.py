@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from ion_core.contracts.executor import Cause, JobRef, Step
-from ion_core.dataplane import DataPlane, Patience
+from ion_core.dataplane import DataPlane
 from ion_core.embedded.memory.blobs import MemoryBlobStore
 from ion_core.embedded.memory.broker import MemoryBroker
 from ion_core.embedded.memory.documents import MemoryDocumentStore
 from ion_core.embedded.memory.executor import MemoryEngine, MemoryExecutor, open_memory_engine
 from ion_core.errors import TransientError
+from ion_core.stores import Patience
 from ion_core.testing import ExecutorConformance
 from ion_core.testing.jobs import Stores
 from tests.conformance.memory_commands import MemoryJobCommands

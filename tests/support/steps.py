@@ -11,8 +11,8 @@ from ion_core.contracts.executor import StepResult, Ticket
 from ion_core.dataplane import DataPlane
 from ion_core.embedded.memory.executor import StepEnd
 from ion_core.errors import IonError
-from ion_core.handler.alone import commit_ticket, prepare_ticket
 from ion_core.handler.given import GivenWorkspace
+from ion_core.handler.ticketed import commit_ticket, prepare_ticket
 from ion_core.modules import Module
 
 
