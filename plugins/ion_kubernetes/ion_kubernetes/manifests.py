@@ -216,12 +216,13 @@ def _pod(settings: KubernetesSettings, pipeline: Pipeline, image: str) -> Json:
 
 
 def _container(image: str) -> Json:
-    command = ["ion-core", "serve", "--config", f"{_CONFIG_AT}/ion.yaml", "--state-dir", _STATE_AT]
+    # for commands by `kubectl exec`, too
+    environ = {"ION_CONFIG": f"{_CONFIG_AT}/ion.yaml", "ION_STATE": _STATE_AT, "HOME": "/tmp"}
     return {
         "name": "dispatcher",
         "image": image,
-        "command": [*command, "--log-format", "json"],
-        "env": [{"name": "HOME", "value": "/tmp"}],
+        "command": ["ion-core", "serve", "--log-format", "json"],
+        "env": [{"name": name, "value": value} for name, value in environ.items()],
         "envFrom": [{"secretRef": {"name": ENVIRONMENT, "optional": True}}],
         "resources": {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"memory": "1Gi"}},
         "securityContext": {

@@ -5,63 +5,34 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
-import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from ion_podman.testing import BUSYBOX, PodmanService
+from plugins.ion_podman.tests.base_image import lay_out_libraries, lay_out_python, link
 
 FACES = Path(__file__).resolve().parents[3] / "examples/faces"
-NOT_NEEDED = {"test", "tests", "site-packages", "idlelib", "tkinter", "turtledemo", "ensurepip", "__pycache__"}
 DEBIAN = "docker.io/library/debian:bookworm-slim"
 PACKAGES = ("cv2", "numpy", "numpy.libs", "opencv_python_headless.libs")
 
 
-def libraries(*programs: Path) -> Iterator[Path]:
-    """Shared libraries they need, the loader among them."""
-    for program in programs:
-        told = subprocess.run(["ldd", str(program)], capture_output=True, text=True, check=False).stdout
-        yield from (Path(path) for path in re.findall(r"(?:=> |^\s+)(/\S+)", told, re.M))
-
-
-def link(source: str, target: str) -> None:
-    """Like copying, at no cost where the file system can."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
-
-
 def lay_out(root: Path) -> None:
     """Python, its library and OpenCV below ``root``, as an image has them."""
-    prefix = root / "usr/local"
-    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    stdlib = Path(sysconfig.get_path("stdlib"))
-    ignored = shutil.ignore_patterns(*NOT_NEEDED, "config-*", "*.a")
-    shutil.copytree(stdlib, prefix / "lib" / version, ignore=ignored, copy_function=link)
-    program = Path(sys.executable).resolve()
-    (prefix / "bin").mkdir()
-    shutil.copy2(program, prefix / "bin/python3")
+    installed = lay_out_python(root)
     cv2 = importlib.util.find_spec("cv2")
     assert cv2 is not None
     assert cv2.origin is not None
     packages = Path(cv2.origin).parents[1]
     for name in PACKAGES:
         if (packages / name).is_dir():
-            target = prefix / "lib" / version / "site-packages" / name
-            shutil.copytree(packages / name, target, ignore=shutil.ignore_patterns("__pycache__"), copy_function=link)
-    needing = [program, *stdlib.glob("lib-dynload/*.so"), *(packages / "cv2").glob("*.so")]
-    for library in set(libraries(*needing)):
-        target = root / str(library).lstrip("/")
-        if not target.exists() and not library.is_relative_to(packages):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(library, target)
+            ignored = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(packages / name, installed / name, ignore=ignored, copy_function=link)
+    lay_out_libraries(root, *(packages / "cv2").glob("*.so"), besides=packages)
 
 
 @pytest.fixture(scope="module")
