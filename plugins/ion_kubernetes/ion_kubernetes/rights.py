@@ -11,17 +11,20 @@ Right = tuple[str, Resource, str]
 """Verb, resource and what is below it."""
 
 RIGHTS: Sequence[Right] = (
-    *((verb, PODS, "") for verb in ("create", "delete", "get", "list", "patch", "watch")),
+    *((verb, PODS, "") for verb in ("create", "delete", "get", "list", "watch")),
     ("get", PODS, "log"),
     ("create", SECRETS, ""),
 )
-RIGHTS_FOR_JOBS: Sequence[Right] = tuple((verb, JOBS, "") for verb in ("create", "delete", "get", "list"))
-"""And besides, with ``object: job``."""
+BY_OBJECT: dict[str, Sequence[Right]] = {
+    "pod": (("patch", PODS, ""),),
+    "job": tuple((verb, JOBS, "") for verb in ("create", "delete", "get", "list")),
+}
+"""And besides, by ``object``: a pod is started by a patch, a Job is made at its start."""
 
 
 def needed(settings: KubernetesSettings) -> Sequence[Right]:
     """What may not be missing."""
-    return (*RIGHTS, *(RIGHTS_FOR_JOBS if settings.object == "job" else ()))
+    return (*RIGHTS, *BY_OBJECT[settings.object])
 
 
 def rules(settings: KubernetesSettings) -> list[dict[str, object]]:

@@ -234,7 +234,8 @@ class FakeKubernetes:
 
     def _review(self, body: Json) -> Json:
         asked = body["spec"]["resourceAttributes"]
-        what = "/".join(it for it in (asked["resource"], asked.get("subresource")) if it)
+        resource = ".".join(filter(None, (asked["resource"], asked.get("group"))))
+        what = "/".join(filter(None, (resource, asked.get("subresource"))))
         return {**body, "status": {"allowed": (asked["verb"], what) not in self.denied}}
 
     def _list(self, call: Call, resource: str, namespace: str | None) -> Json:
