@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 Json = dict[str, Any]
-_NO_PROGRAM = b"bwrap: execvp "
+_NO_PROGRAM = b"bwrap: "
+"""What bubblewrap says itself, whose words differ from version to version."""
 CHECKOUT = Path(__file__).parents[4]
 _VARIABLE = re.compile(r"\$\$|\$\(([^()]*)\)")
 
