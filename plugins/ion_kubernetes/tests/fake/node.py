@@ -52,8 +52,9 @@ class Pod:
         told = (object.get("status") or {}).get("conditions") or []
         disrupted = [it for it in told if it["type"] == "DisruptionTarget"]
         if disrupted and "status" in changed:  # which not the kubelet tells, but who takes the pod away
-            others = [it for it in changed["status"].get("conditions") or [] if it["type"] != "DisruptionTarget"]
-            changed["status"] = {**changed["status"], "conditions": [*disrupted, *others]}
+            now_told = changed["status"].get("conditions") or []
+            if not any(it["type"] == "DisruptionTarget" for it in now_told):
+                changed["status"] = {**changed["status"], "conditions": [*disrupted, *now_told]}
         for part, value in changed.items():
             object[part] = {**object.get(part, {}), **value} if part != "status" else value
         self.node.store.changed(self.key, object)
