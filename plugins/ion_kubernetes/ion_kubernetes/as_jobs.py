@@ -121,7 +121,10 @@ class JobObject(Job):
         words = await self._events()
         no_room = "exceeded quota" in words or not words
         cause = Cause.NO_ROOM if no_room else Cause.REFUSED
-        await self.delete(self.settings.grace)
+        try:
+            await self.delete(self.settings.grace)
+        except ApiUnavailable:
+            return None
         return JobEnd(step=Step.QUEUED, cause=cause, reason=words or "its Job has got no pod")
 
     async def fresh(self) -> Json:

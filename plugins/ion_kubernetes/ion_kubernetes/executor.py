@@ -312,4 +312,6 @@ async def to_the_end(call: Awaitable[T]) -> T:
         return await asyncio.shield(calling)
     except asyncio.CancelledError:
         await asyncio.wait({calling})
+        if not calling.cancelled() and (error := calling.exception()) is not None:
+            logger.info("a call that nobody waits for any more failed: %s", error)
         raise

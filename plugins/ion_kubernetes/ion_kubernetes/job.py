@@ -60,9 +60,10 @@ class Job:
     _news: asyncio.Event = field(default_factory=asyncio.Event)
     _timer: _Timer | None = None
     _module_until: float | None = None
+    _saw_it_begin: bool = False
+    """Whether the module began while we looked."""
     _delete_at: float | None = None
     """When its deletion is asked for, again where that did not succeed."""
-    _grace: int = 0
     _pause: float = _FIRST_PAUSE
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
@@ -166,10 +167,10 @@ class Job:
             self._timer = _Timer(waiting.wait, clock)
         began = judging.module_began(self.pod)
         if began is None:
-            self._module_until = None
-        elif self._module_until is None:
-            ran = max(0.0, self.now() - began)  # of a job that another process started
-            self._module_until = clock + max(0.0, self.timeout - (ran if ran > 2 else 0.0))  # clocks differ a little
+            self._module_until, self._saw_it_begin = None, True
+        elif self._module_until is None:  # clocks of nodes differ from ours: they tell of what we did not see only
+            ran = 0.0 if self._saw_it_begin else max(0.0, self.now() - began)
+            self._module_until = clock + max(0.0, self.timeout - ran)
 
     # ---- what is done about it ----
 

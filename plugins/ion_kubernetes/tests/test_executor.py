@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -235,6 +236,41 @@ async def test_a_module_has_its_time_from_its_own_start() -> None:
         end = await executor.wait(ref)
         assert (end.step, end.cause, end.reason) == (Step.MODULE, Cause.MODULE, "timed out after 0.2 s")
         assert ("pods", "ion", ref.name) not in cluster.store.objects
+
+
+async def test_a_module_that_another_process_started_has_what_is_left_of_its_time() -> None:
+    life = Replay("ok", hold=running("module"))
+    async with fake_kubernetes(lambda pod: life) as cluster:
+        async with executor_of(cluster) as first:
+            ref = await started(first, spec(timeout=timedelta(minutes=10)))
+            await life.held.wait()
+        began_an_hour_ago(cluster, ref)
+        async with executor_of(cluster) as second:
+            assert (await second.wait(ref)).reason == "timed out after 600 s"
+
+
+async def test_a_clock_of_a_node_that_is_wrong_takes_no_time_from_a_module_that_was_seen_to_begin() -> None:
+    life = Replay("ok", hold=running("prepare"))
+    async with running_as(lambda pod: life) as (cluster, executor):
+        ref = await started(executor, spec(timeout=timedelta(minutes=10)))
+        await life.held.wait()
+        before = cluster.pod(ref.name)
+        behind = {"running": {"startedAt": "2020-01-01T00:00:00Z"}}
+        for it in before["status"]["initContainerStatuses"]:
+            it["state"] = behind if it["name"] == "module" else {"terminated": {"exitCode": 0}}
+        cluster.store.changed(("pods", "ion", ref.name), before)
+        cluster.print(ref.name, "module", b"seen to run\n")
+        assert (await anext(executor.logs(ref, follow=True))).text == "seen to run"
+        life.go_on.set()
+        assert (await executor.wait(ref)).cause is None
+
+
+def began_an_hour_ago(cluster: FakeKubernetes, ref: JobRef) -> None:
+    pod = cluster.pod(ref.name)
+    for it in pod["status"]["initContainerStatuses"]:
+        if it["name"] == "module":
+            it["state"]["running"]["startedAt"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - 3600))
+    cluster.store.changed(("pods", "ion", ref.name), pod)
 
 
 async def test_a_deletion_that_fails_is_tried_again() -> None:
