@@ -10,7 +10,7 @@ import sys
 import uuid
 import venv
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from packaging.utils import canonicalize_name
 
 from ion_core.contracts.executor import Ticket
 from ion_podman.testing import BUSYBOX, PodmanService
-from plugins.ion_podman.tests.base_image import lay_out_python
+from plugins.ion_podman.tests.base_image import lay_out_libraries, lay_out_python
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 BASE, IMAGE = "localhost/ion-test/python:latest", "localhost/ion-test/ion:latest"
@@ -38,11 +38,11 @@ AS_IN_A_POD = [
 pytestmark = pytest.mark.timeout(400)  # one image, built once
 
 
-def wheels_of_all_that_is_installed(directory: Path) -> Path:
+def wheels_of(installed: Sequence[metadata.Distribution], directory: Path) -> Path:
     """What the image installs, packed up again from this environment, and what builds our own in it, from an index."""
     wheels = directory / "wheels"
     wheels.mkdir()
-    for distribution in needed("ion-core", *(name.rpartition("/")[2] for name in PLUGINS)):
+    for distribution in installed:
         pack(distribution, wheels)
     venv.create(directory / "env", with_pip=True)
     pip = [str(directory / "env/bin/python"), "-m", "pip", "wheel", "--quiet", "--wheel-dir", str(wheels)]
@@ -73,7 +73,8 @@ def needed(*names: str) -> list[metadata.Distribution]:
 
 def pack(distribution: metadata.Distribution, directory: Path) -> None:
     """A wheel of what is installed, without its programs, which nothing here calls."""
-    [tag, *_] = re.findall(r"^Tag: (.+)$", distribution.read_text("WHEEL") or "", re.M)
+    tags = [it.split("-") for it in re.findall(r"^Tag: (.+)$", distribution.read_text("WHEEL") or "", re.M)]
+    tag = "-".join(".".join(dict.fromkeys(parts)) for parts in zip(*tags, strict=True))
     name = f"{re.sub('[-_.]+', '_', distribution.name)}-{distribution.version}"
     files = [it for it in distribution.files or () if it.parts[0] != ".." and "__pycache__" not in it.parts]
     with zipfile.ZipFile(directory / f"{name}-{tag}.whl", "w") as wheel:
@@ -87,11 +88,16 @@ def pack(distribution: metadata.Distribution, directory: Path) -> None:
 @pytest.fixture(scope="module")
 def image(service: PodmanService, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     context = tmp_path_factory.mktemp("base")
+    installed = needed("ion-core", *(name.rpartition("/")[2] for name in PLUGINS))
     lay_out_python(context / "root")
+    (context / "root/tmp").mkdir()
+    (context / "root/tmp").chmod(0o1777)
+    compiled = [Path(str(it.locate())) for one in installed for it in one.files or () if it.name.endswith(".so")]
+    lay_out_libraries(context / "root", *compiled, besides=Path(sys.prefix))
     (context / "Containerfile").write_text(f"FROM {BUSYBOX}\nCOPY root /\n", encoding="utf-8")
     service.build(BASE, context)
     shutil.rmtree(context)
-    wheels = wheels_of_all_that_is_installed(tmp_path_factory.mktemp("wheels"))
+    wheels = wheels_of(installed, tmp_path_factory.mktemp("wheels"))
     options = ["--build-arg", f"BASE={BASE}", "--build-arg", "OPTIONS=--no-index --find-links=/wheels"]
     options += ["--build-arg", "UV_COMPILE_BYTECODE=0", "--build-arg", f"PLUGINS={' '.join(PLUGINS)}"]
     options += ["--volume", f"{wheels}:/wheels:ro", "--network=none", "--pull=never"]
@@ -149,6 +155,7 @@ def test_it_prepares_as_a_pods_first_container_does(service: PodmanService, imag
     ids = {name: str(uuid.uuid4()) for name in ("event_id", "correlation_id", "token")}
     (tmp_path / "ion.yaml").write_text(json.dumps(config), encoding="utf-8")
     (tmp_path / "ticket").write_bytes(Ticket(module="shout", attempt=1, **ids).encode())
+    tmp_path.chmod(0o755)  # it is not the user of the image who made them
     command = ["ion-core", "handler", "prepare", "--config", "/settings/ion.yaml", "--ticket", "/settings/ticket"]
     mounts = ("--volume", f"{tmp_path}:/settings:ro", "--tmpfs", "/ion:mode=1777")
     done = run(service, image, *command, "--result", "/ion/result", "--basedir", "/ion", options=mounts)
