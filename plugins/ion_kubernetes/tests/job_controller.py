@@ -16,6 +16,11 @@ from plugins.ion_kubernetes.tests.fake.server import FakeKubernetes
 Json = dict[str, Any]
 
 
+def pod_of(job: str) -> str:
+    """The name of the pod of a Job."""
+    return f"{job}-x1y2z"
+
+
 @dataclass
 class JobController:
     """One pod for each Job that is not suspended; of one that is refused an event tells, and nothing else."""
@@ -35,7 +40,7 @@ class JobController:
     async def _place(self, job: Json) -> None:
         name, uid, template = job["metadata"]["name"], job["metadata"]["uid"], job["spec"]["template"]
         owner = {"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": uid}
-        metadata = {**template["metadata"], "name": f"{name}-x1y2z", "ownerReferences": [owner]}
+        metadata = {**template["metadata"], "name": pod_of(name), "ownerReferences": [owner]}
         pod = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]}
         try:
             await self.api.create(PODS, pod)
@@ -51,7 +56,7 @@ class JobController:
         job["spec"]["suspend"] = suspended
         self.cluster.store.changed(key, job)
         if suspended:
-            self.cluster.node.delete(("pods", "ion", f"{name}-x1y2z"), 5)
+            self.cluster.node.delete(("pods", "ion", pod_of(name)), 5)
 
 
 @asynccontextmanager

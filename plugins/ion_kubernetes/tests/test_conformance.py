@@ -10,7 +10,7 @@ import asyncio
 import json
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +20,7 @@ import pytest
 
 from ion_core.contracts.executor import Executor, JobRef
 from ion_core.testing import ExecutorConformance
-from ion_kubernetes.api import PODS, open_api
+from ion_kubernetes.api import JOBS, PODS, open_api
 from ion_kubernetes.credentials import open_credentials
 from ion_kubernetes.executor import KubernetesExecutor
 from ion_kubernetes.opening import open_kubernetes_executor, opened
@@ -33,6 +33,7 @@ from plugins.ion_kubernetes.tests.fake.node import Life, Pod
 from plugins.ion_kubernetes.tests.fake.processes import Processes
 from plugins.ion_kubernetes.tests.fake.server import FakeKubernetes, fake_kubernetes
 from plugins.ion_kubernetes.tests.fake.statuses import status
+from plugins.ion_kubernetes.tests.job_controller import job_controller, pod_of
 
 MODULE = "registry.example/busybox:1"
 HANDLER = "registry.example/ion:0.2"
@@ -82,9 +83,12 @@ class TestKubernetes(ExecutorConformance):
         def life(pod: Any) -> Life | None:
             return None if pod["metadata"]["name"] == "filler" else Held(processes, self.room)
 
-        async with fake_kubernetes(life) as self.cluster, self.reopen() as executor:
+        async with self.engine(life) as self.cluster, self.reopen() as executor:
             yield executor
             self.cluster.node.there.set()
+
+    def engine(self, life: Callable[[Any], Life | None]) -> AbstractAsyncContextManager[FakeKubernetes]:
+        return fake_kubernetes(life)
 
     def handler(self, tmp_path: Path) -> Any:
         image = machine_image(tmp_path)
@@ -190,6 +194,24 @@ class TestKubernetes(ExecutorConformance):
 
 class TestKubernetesWarm(TestKubernetes):
     given: ClassVar[Mapping[str, Any]] = {"warm": True}
+
+
+class TestKubernetesJobs(TestKubernetes):
+    """As Jobs, of which a controller makes the pods."""
+
+    given: ClassVar[Mapping[str, Any]] = {"object": "job"}
+
+    @asynccontextmanager
+    async def engine(self, life: Callable[[Any], Life | None]) -> AsyncIterator[FakeKubernetes]:
+        async with fake_kubernetes(life) as cluster, job_controller(cluster):
+            yield cluster
+
+    def key(self, ref: JobRef) -> tuple[str, str, str]:
+        return ("pods", "ion", pod_of(ref.name))
+
+    async def delete(self, executor: KubernetesExecutor, ref: JobRef) -> None:
+        async with api_of(self.cluster) as api:
+            await api.delete(JOBS, ref.name)
 
 
 @pytest.mark.skipif(REAL is None, reason="takes a cluster: see above")
