@@ -285,7 +285,7 @@ class FindingRules(ExecutorKit):
     async def test_a_job_is_adopted(self, executor: Executor, tmp_path: Path) -> None:
         async with self.jobs(executor, tmp_path) as jobs:
             async with self.reopen() as starter:
-                made = await jobs.made(self.leaves({"out/data/made": b"made"}))
+                made = await jobs.made(self.leaves({"out/data/made": b"made"}), by=starter)
                 await self.within(starter.start(made.ref, made.ticket), "start")
             async with self.reopen() as later:
                 status = await jobs.status(made.spec, later)
@@ -304,7 +304,7 @@ class FindingRules(ExecutorKit):
     async def test_closing_leaves_jobs_running(self, executor: Executor, tmp_path: Path) -> None:
         async with self.jobs(executor, tmp_path) as jobs:
             async with self.reopen() as starter:
-                made = await jobs.made(self.hangs(on_term=0))
+                made = await jobs.made(self.hangs(on_term=0), by=starter)
                 await self.within(starter.start(made.ref, made.ticket), "start")
                 await jobs.says(made.ref, "ready")
             await self.stays_quiet(executor.wait(made.ref), "it runs on when its executor is closed")

@@ -121,17 +121,19 @@ class Jobs:
             event_id=context.event_id, correlation_id=context.correlation_id, module=module, **(given | changes)
         )
 
-    async def create(self, spec: JobSpec) -> JobRef:
-        """Of whatever executor: it is removed in the end."""
-        ref = await self._kit.within(self._executor.create(spec), "create")
+    async def create(self, spec: JobSpec, *, by: Executor | None = None) -> JobRef:
+        """Of whatever executor, by ``by`` where that is another: it is removed in the end."""
+        ref = await self._kit.within((by or self._executor).create(spec), "create")
         self._made.append(ref)
         return ref
 
-    async def made(self, command: Command | JobSpec, *, event: Event | None = None, **changes: Any) -> Made:
-        """Created only."""
+    async def made(
+        self, command: Command | JobSpec, *, event: Event | None = None, by: Executor | None = None, **changes: Any
+    ) -> Made:
+        """Created only. An engine that holds nothing back knows of it by its start: who is to start it, makes it."""
         spec = command if isinstance(command, JobSpec) else self.spec(command, **changes)
         event = event or await self.event()
-        return Made(spec=spec, ref=await self.create(spec), ticket=self.ticket(event, spec.module.name))
+        return Made(spec=spec, ref=await self.create(spec, by=by), ticket=self.ticket(event, spec.module.name))
 
     async def started(self, command: Command | JobSpec, **changes: Any) -> Made:
         made = await self.made(command, **changes)
