@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
-from ion_core.contracts.executor import Cause, JobEnd, JobRef
+from ion_core.contracts.executor import Cause, JobEnd, JobRef, Step
 from ion_core.errors import JobNotFound, ProviderError, TransientError
 from ion_kubernetes import judging, names
 from ion_kubernetes.api import EVENTS, PODS, Api, Json
@@ -264,7 +264,9 @@ class Job:
 
     def _conclude(self, end: JobEnd) -> None:
         if self.decided is not None and end.cause is not None:
-            end = replace(end, cause=self.decided.cause, reason=self.decided.reason)
+            # what waited for its image had not begun: the later of the two is where it was
+            step = max(self.decided.step, end.step, key=[*Step].index)
+            end = replace(end, step=step, cause=self.decided.cause, reason=self.decided.reason)
         if not self.ended.done():
             self.ended.set_result(end)
 

@@ -69,7 +69,7 @@ VARIABLES = st.text(st.characters(min_codepoint=32, max_codepoint=126, exclude_c
 MODULES = st.builds(
     ModuleSpec,
     name=TEXT.filter(bool),
-    image=st.sampled_from(["i", "registry.example:5000/a/b@sha256:" + "0" * 64, "Bad Image"]),
+    image=st.sampled_from(["i", "registry.example:5000/a/b@sha256:" + "0" * 64, "a/b_c:v1.2-x"]),
     command=st.lists(TEXT, max_size=3),
     args=st.lists(TEXT, max_size=3),
     env=st.dictionaries(VARIABLES, TEXT, max_size=4),
@@ -243,7 +243,7 @@ def test_gpus_that_cannot_be_counted_are_refused(gpu: str) -> None:
     ("module", "error", "words"),
     [
         ({"image": None}, PermanentError, "has no image"),
-        ({"image": " i:1"}, ImageUnavailable, "blanks around it"),
+        ({"image": " i:1"}, ImageUnavailable, "can be no image"),
         ({"env": {"a=b": ""}}, PermanentError, "can be no name of an environment variable"),
         ({"env": {"größe": ""}}, PermanentError, "can be no name of an environment variable"),
     ],
@@ -253,6 +253,31 @@ def test_what_no_cluster_could_run_is_refused_before_it_is_asked(
 ) -> None:
     with pytest.raises(error, match=words):
         wanted(spec(module=module)).check()
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        "busybox",
+        "busybox:1",
+        "library/busybox:1.36_a.b-c",
+        "localhost:5000/a",
+        "[::1]:5000/a/b",
+        "registry.example/a__b/c--d.e:latest@sha256:" + "0" * 64,
+        "EXAMPLE.org/a@sha256:" + "f" * 64,
+    ],
+)
+def test_what_is_a_name_of_an_image_is_left_to_the_cluster(image: str) -> None:
+    wanted(spec(module={"image": image})).check()
+
+
+@pytest.mark.parametrize(
+    "image",
+    ["Bad", "a b", "a/", "/a", "a:", "a@sha256:0", "a:b:c", "a//b", "a._b", "-a", "https://a/b", "a\n", "größe"],
+)
+def test_what_can_be_no_name_of_an_image_is_refused_at_once(image: str) -> None:
+    with pytest.raises(ImageUnavailable, match="can be no image"):
+        wanted(spec(module={"image": image})).check()
 
 
 def test_one_user_runs_all_three_and_owns_the_workspace() -> None:
