@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
+import os
 import shutil
 import signal
 from collections.abc import Mapping
@@ -311,9 +312,10 @@ class _Run:
 
 def _size(directory: Path) -> int:
     total = 0
-    for path in directory.rglob("*"):
-        try:
-            total += path.lstat().st_blocks * 512
-        except FileNotFoundError:
-            continue  # it has just been removed
+    for at, directories, files in os.walk(directory):  # which passes over a directory that has just been removed
+        for name in (*directories, *files):
+            try:
+                total += Path(at, name).lstat().st_blocks * 512
+            except FileNotFoundError:
+                continue  # so has this
     return total
