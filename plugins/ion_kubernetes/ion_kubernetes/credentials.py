@@ -127,8 +127,12 @@ async def open_credentials(
     Certificates and keys that stand in a kubeconfig itself are written to files of the temporary directory, readable by
     this user alone, which the official client removes when the process ends.
     """
-    credentials = LoadedCredentials(_source(settings), clock)
-    await credentials.load()
+    try:
+        credentials = LoadedCredentials(_source(settings), clock)
+        await credentials.load()
+    except ConfigError as error:
+        where = settings.section.where("kubeconfig")
+        raise ConfigError([f"{where}: {problem}" for problem in error.problems]) from error
     yield credentials
 
 
