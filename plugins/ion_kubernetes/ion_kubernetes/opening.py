@@ -16,7 +16,7 @@ from ion_kubernetes.as_jobs import KubernetesJobExecutor
 from ion_kubernetes.credentials import open_credentials
 from ion_kubernetes.executor import KubernetesExecutor
 from ion_kubernetes.pods import Wanted
-from ion_kubernetes.refusals import ApiRefused
+from ion_kubernetes.refusals import ApiRefused, ApiUnavailable
 from ion_kubernetes.rights import needed
 from ion_kubernetes.settings import KubernetesSettings
 from ion_kubernetes.watch import PodWatch
@@ -67,7 +67,7 @@ def _ended(watching: asyncio.Task[None], executor: KubernetesExecutor) -> None:
 
 async def _check(api: Api, settings: KubernetesSettings) -> None:
     where = settings.section.where("namespace")
-    version = await api.version()
+    version = await _version(api, settings)
     if version < OLDEST:
         have, need = ".".join(map(str, version)), ".".join(map(str, OLDEST))
         raise ConfigError(
@@ -85,6 +85,20 @@ async def _check(api: Api, settings: KubernetesSettings) -> None:
             f"{where}: in namespace {settings.namespace!r} we may not {', '.join(missing)}. Give these rights to "
             "the user or service account that Ion has there: `ion-core kubernetes manifests` prints a Role with them."
         )
+
+
+async def _version(api: Api, settings: KubernetesSettings) -> tuple[int, int]:
+    """Later a 401 may pass, by credentials that are renewed; at the start it is those that were given."""
+    try:
+        return await api.version()
+    except ApiUnavailable as error:
+        if error.status != 401:
+            raise
+        where = settings.section.where("kubeconfig" if settings.kubeconfig is not None else "")
+        raise ConfigError(
+            f"{where}: the API server does not know who we are: look at the credentials, which may be wrong or expired "
+            "(HTTP status 401)."
+        ) from error
 
 
 async def _owner(api: Api, settings: KubernetesSettings) -> Mapping[str, Any] | None:
@@ -110,6 +124,11 @@ async def _check_pod(api: Api, settings: KubernetesSettings, owner: Mapping[str,
     except ApiRefused as error:
         if error.over_quota or error.already_exists:
             return
+        if error.not_found and error.details.get("kind") == "namespaces":
+            raise ConfigError(
+                f"{settings.section.where('namespace')}: there is no namespace {settings.namespace!r}. Make it, which "
+                "`ion-core kubernetes manifests` prints all for, or name another."
+            ) from error
         raise ConfigError(
             f"{settings.section.where()}: Kubernetes refuses pods as they would be made: {error.message or error}"
         ) from error

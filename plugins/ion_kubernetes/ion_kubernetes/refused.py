@@ -9,6 +9,8 @@ from ion_kubernetes.quantities import quantity
 from ion_kubernetes.refusals import ApiRefused
 
 _LISTS = re.compile(r"requested: (?P<requested>\S+), used: \S+, limited: (?P<limited>\S+)")
+_COUNTED = frozenset({"pods", "count/pods", "count/jobs.batch"})
+"""Each job asks for one of them: a quota of none is no matter of size, but a namespace that is closed for a while."""
 _IMAGE = re.compile(r"\.image$")
 
 
@@ -32,7 +34,7 @@ def _never_fits(message: str) -> str:
         limited = dict(_pairs(found["limited"]))
         for name, amount in _pairs(found["requested"]):
             try:
-                if name in limited and quantity(amount) > quantity(limited[name]):
+                if name in limited and name not in _COUNTED and quantity(amount) > quantity(limited[name]):
                     return f"{name}={amount}"
             except ValueError:  # another form than any that is known: nothing says that it never fits
                 continue

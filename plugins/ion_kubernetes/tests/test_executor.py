@@ -179,6 +179,9 @@ async def test_a_quota_that_is_used_up_is_no_room_and_one_that_is_too_small_neve
         await executor.create(spec())
         with pytest.raises(NoRoom, match="exceeded quota"):
             await executor.create(spec("ion-detect-2"))
+        cluster.admission.quota = {"pods": "0"}
+        with pytest.raises(NoRoom, match="exceeded quota"):  # a namespace that is closed for a while
+            await executor.create(spec("ion-detect-2"))
         cluster.admission.quota = {"limits.memory": "256Mi"}
         with pytest.raises(PermanentError, match=r"never has room for limits\.memory="):
             await executor.create(spec("ion-detect-2"))
