@@ -43,8 +43,8 @@ async def watch(
                     if matches(object):
                         await _tell(response, "ADDED", object)
             await _follow(request, response, store, it, namespace, matches)
-    except TimeoutError:
-        pass  # the time that was asked for is over
+    except (TimeoutError, ConnectionError):
+        pass  # the time that was asked for is over, or the client has gone
     finally:
         watches.remove(it)
     return response
