@@ -198,9 +198,8 @@ class Executor(Protocol):
         """Make a job that runs nothing yet: held back by the engine, or merely checked where that holds nothing back.
 
         With the name of one that exists: that one, if labels agree, and as far as the engine can tell all else that was
-        asked for; PermanentError otherwise. Raises NoRoom where a
-        quota is used up, ImageUnavailable for what cannot be an image's name, and PermanentError with the engine's
-        words for what it refuses, such as a policy.
+        asked for; PermanentError otherwise. Raises NoRoom where a quota is used up, ImageUnavailable for what cannot be
+        an image's name, and PermanentError with the engine's words for what it refuses, such as a policy.
         """
 
     async def start(self, ref: JobRef, ticket: Ticket) -> None:
