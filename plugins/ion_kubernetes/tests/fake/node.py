@@ -85,7 +85,7 @@ class Node:
 
     def print(self, uid: str, container: str, data: bytes) -> None:
         self.logs[(uid, container)].write(data)
-        self.store.tell()
+        self.store.tell(uid)
 
     def sees(self, key: Key) -> None:
         """A pod was made or changed: starts its life when no gate holds it."""

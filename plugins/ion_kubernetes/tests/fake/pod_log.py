@@ -40,10 +40,13 @@ async def pod_log(request: web.Request, node: Node, key: Key) -> web.StreamRespo
         over = not follow or not _runs(node, key, uid, name)
         at, text = log.since(at, time=time, timestamps=stamped, end=over)
         if text:
-            await response.write(text)
+            try:
+                await response.write(text)
+            except ConnectionError:  # who asked has gone
+                return response
         if over:
             return response
-        await node.store.change()
+        await node.store.change(uid)
 
 
 def _runs(node: Node, key: Key, uid: str, name: str) -> bool:

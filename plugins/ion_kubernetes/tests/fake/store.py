@@ -41,6 +41,7 @@ class Store:
     objects: dict[Key, Json] = field(default_factory=dict)
     changes: list[Change] = field(default_factory=list)
     _told: asyncio.Event = field(default_factory=asyncio.Event)
+    _told_of: dict[str, asyncio.Event] = field(default_factory=dict)
 
     def get(self, key: Key) -> Json:
         """A copy. Raises Refused."""
@@ -100,16 +101,19 @@ class Store:
         object["metadata"]["resourceVersion"] = str(self.version)
         before = copy.deepcopy(self.objects.get(key))
         self.changes.append(Change(self.version, kind, key[0], before, copy.deepcopy(object)))
-        self.tell()
+        self.tell(object["metadata"]["uid"])
 
-    def tell(self) -> None:
-        """Wakes all who wait for a change."""
+    def tell(self, uid: str | None = None) -> None:
+        """Wakes all who wait for a change, or for one of that object."""
         self._told.set()
         self._told = asyncio.Event()
+        if uid is not None and (told := self._told_of.pop(uid, None)):
+            told.set()
 
-    async def change(self) -> None:
-        """Until something was told after this call."""
-        await self._told.wait()
+    async def change(self, uid: str | None = None) -> None:
+        """Until something was told after this call: of that object, where one is named."""
+        told = self._told if uid is None else self._told_of.setdefault(uid, asyncio.Event())
+        await told.wait()
 
 
 def _without_version(object: Json) -> Json:
