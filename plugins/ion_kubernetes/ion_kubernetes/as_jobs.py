@@ -263,6 +263,7 @@ class KubernetesJobExecutor(KubernetesExecutor):
             api=self._api,
             watch=self._watch,
             settings=self._settings,
+            streams=self._streams,
             state=state,
             uid=found["metadata"]["uid"],
         )

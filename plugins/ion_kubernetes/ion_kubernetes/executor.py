@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import math
+import resource
 import time
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from datetime import timedelta
@@ -31,10 +32,13 @@ from ion_kubernetes.pods import Wanted, start_patch
 from ion_kubernetes.refusals import ApiRefused
 from ion_kubernetes.refused import refused
 from ion_kubernetes.settings import KubernetesSettings
+from ion_kubernetes.steplogs import Streams
 from ion_kubernetes.watch import PodState, PodWatch
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+
+_MOST_STREAMS = 10_000
 
 
 class KubernetesExecutor:
@@ -56,6 +60,7 @@ class KubernetesExecutor:
         self._jobs: dict[str, Job] = {}
         """Those that are followed, by their ids."""
         self._capabilities = settings.capabilities()
+        self._streams = Streams(settings.followed_logs or most_streams())
 
     @property
     def capabilities(self) -> ExecutorCapabilities:
@@ -241,7 +246,14 @@ class KubernetesExecutor:
             job.see(state)
 
     def _made_of(self, ref: JobRef, found: Json) -> Job:
-        return Job(ref=ref, api=self._api, watch=self._watch, settings=self._settings, state=PodState(found))
+        return Job(
+            ref=ref,
+            api=self._api,
+            watch=self._watch,
+            settings=self._settings,
+            streams=self._streams,
+            state=PodState(found),
+        )
 
     def _reference(self, found: Json) -> JobRef:
         return reference(found)
@@ -275,6 +287,12 @@ class KubernetesExecutor:
         """Leaves all jobs to the cluster."""
         await asyncio.gather(*(job.close() for job in self._jobs.values()))
         self._jobs.clear()
+
+
+def most_streams() -> int:
+    """A quarter of the files that this process may have open: broker, stores and calls need theirs."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return _MOST_STREAMS if files == resource.RLIM_INFINITY else min(_MOST_STREAMS, max(files // 4, 1))
 
 
 def not_found(ref: JobRef) -> JobNotFound:

@@ -18,7 +18,7 @@ from ion_kubernetes.api import EVENTS, PODS, Api, Json
 from ion_kubernetes.judging import Going, Wait, Waiting
 from ion_kubernetes.refusals import ApiRefused, ApiUnavailable
 from ion_kubernetes.settings import KubernetesSettings
-from ion_kubernetes.steplogs import StepLogs
+from ion_kubernetes.steplogs import StepLogs, Streams
 from ion_kubernetes.watch import PodState, PodWatch
 
 logger = logging.getLogger(__name__)
@@ -48,6 +48,7 @@ class Job:
     api: Api
     watch: PodWatch
     settings: KubernetesSettings
+    streams: Streams
     state: PodState
     now: Callable[[], float] = time.time
     decided: JobEnd | None = None
@@ -71,7 +72,7 @@ class Job:
         annotations = self.state.object["metadata"].get("annotations") or {}
         self.timeout = float(annotations.get(names.TIMEOUT) or math.inf)
         self.log_limit = int(annotations.get(names.LOG_LIMIT) or 1 << 20)
-        self.logs = StepLogs(self.api, self.ref.name, self.log_limit)
+        self.logs = StepLogs(self.api, self.ref.name, self.log_limit, self.streams)
 
     @property
     def pod(self) -> Json:

@@ -207,6 +207,12 @@ class KubernetesSettings(Settings):
         None, description="A ConfigMap that is to own all that is made: deleting it removes everything."
     )
     timeout: Seconds = Field(timedelta(seconds=30), description="How long one call of the API may take.")
+    followed_logs: int | None = Field(
+        None,
+        ge=1,
+        description="How many logs are followed at a time, each by a connection to the API server. Default: a quarter "
+        "of the files that `serve` may have open. Others are read when their step has ended.",
+    )
     pod: dict[str, Any] = Field(
         {},
         description="What pods are to have besides, as JSON of metadata (labels, annotations) and spec; merged last.",

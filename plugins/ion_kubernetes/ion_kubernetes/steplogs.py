@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping
-from contextlib import aclosing
-from typing import Any
+from contextlib import aclosing, asynccontextmanager
+from typing import Any, Literal
 
 from ion_core.contracts.executor import Step, StepLogLine
 from ion_core.contracts.output import KeptOutput
@@ -23,11 +23,62 @@ _LAST_WORDS = 10.0
 """Seconds for what was printed just before the end to come by itself; then it is asked for."""
 
 
+class Streams:
+    """Connections that logs are followed by: no more than ``most`` at a time. Others wait for one to be free."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._free = asyncio.Semaphore(most)
+        self._told = False
+
+    @asynccontextmanager
+    async def one(self, over: asyncio.Event) -> AsyncIterator[bool]:
+        """One of them while the block runs; False where ``over`` is set before there is one."""
+        if self._free.locked():
+            self._tell()
+            got = await self._got(over)
+        else:
+            got = await self._free.acquire()
+        try:
+            yield got
+        finally:
+            if got:
+                self._free.release()
+
+    def _tell(self) -> None:
+        if not self._told:
+            self._told = True
+            logger.warning(
+                "no more logs are followed at a time (followed_logs): others are read when their step has ended, and "
+                "lost where its pod is evicted",
+                extra={"followed": self.most},
+            )
+
+    async def _got(self, over: asyncio.Event) -> bool:
+        waits = asyncio.create_task(self._free.acquire()), asyncio.create_task(over.wait())
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            if await _given_up(waits):
+                self._free.release()
+            raise
+        return await _given_up(waits)
+
+
+async def _given_up(waits: tuple[asyncio.Task[Literal[True]], asyncio.Task[Literal[True]]]) -> bool:
+    """Whether the first had come to its end before."""
+    for task in waits:
+        task.cancel()
+    await asyncio.gather(*waits, return_exceptions=True)
+    return not waits[0].cancelled()
+
+
 class StepLogs:
     """Logs never decide how a job ended: they are complete some time after that, and ``complete`` waits for it."""
 
-    def __init__(self, api: Api, pod: str, limit: int) -> None:
-        """``limit`` is in bytes, of the module's output."""
+    def __init__(self, api: Api, pod: str, limit: int, streams: Streams) -> None:
+        """``limit`` is in bytes, of the module's output. ``streams`` are those of all jobs."""
+        self._streams = streams
         self._api = api
         self.pod = pod
         """Its name."""
@@ -90,8 +141,9 @@ class StepLogs:
         try:
             pause = _FIRST_PAUSE
             while not self._over[name].is_set():
-                if await self._until_over(reader, name):
-                    pause = _FIRST_PAUSE
+                async with self._streams.one(self._over[name]) as got:
+                    if got and await self._until_over(reader, name):
+                        pause = _FIRST_PAUSE
                 await _within(self._over[name], pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
             await self._last_words(reader)

@@ -431,6 +431,30 @@ async def test_a_wait_outlives_a_restart_of_the_api_server() -> None:
         assert (await executor.wait(ref)).cause is None
 
 
+async def test_fifty_waits_outlive_a_restart_of_the_api_server_and_no_job_starts_twice() -> None:
+    lives: dict[str, Replay] = {}
+    names = [f"ion-detect-{n}" for n in range(50)]
+
+    def life(pod: Any) -> Life:
+        name = pod["metadata"]["name"]
+        assert name not in lives, "a pod lives once"
+        return lives.setdefault(name, Replay("ok", hold=running("module")))
+
+    async with running_as(life) as (cluster, executor):
+        refs = await asyncio.gather(*(started(executor, spec(name)) for name in names))
+        waits = [asyncio.create_task(executor.wait(ref)) for ref in refs]
+        await asyncio.gather(*(lives[name].held.wait() for name in names))
+        for name in names[:25]:
+            lives[name].go_on.set()  # in the middle: some are over before, some meanwhile, some after
+        await cluster.down()
+        for name in names[25:40]:
+            lives[name].go_on.set()
+        await cluster.up()
+        for name in names[40:]:
+            lives[name].go_on.set()
+        assert {(end.step, end.cause) for end in await asyncio.gather(*waits)} == {(Step.COMMIT, None)}
+
+
 async def test_a_wait_outlives_a_watch_whose_version_is_too_old() -> None:
     life = Replay("ok", hold=running("module"))
     async with running_as(lambda pod: life) as (cluster, executor):
@@ -470,6 +494,26 @@ async def test_logs_have_every_line_of_each_step_to_the_last() -> None:
         expected = [*sofar, (Step.MODULE, "three without an end")]
         assert await following == expected
         assert [(it.step, it.text) async for it in executor.logs(ref)] == expected
+
+
+async def test_of_more_logs_than_may_be_followed_the_others_are_read_at_the_end(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    lives = {name: Replay("ok", hold=running("module")) for name in ("a", "b", "c")}
+    async with running_as(lambda pod: lives[pod["metadata"]["name"]], followed_logs=1) as (cluster, executor):
+        refs = [await started(executor, spec(name)) for name in lives]
+        for name, life in lives.items():
+            await life.held.wait()
+            cluster.print(name, "module", f"{name} works\n".encode())
+        for ref, life in reversed([*zip(refs, lives.values(), strict=True)]):  # the one that is followed ends last
+            life.go_on.set()
+            assert (await executor.wait(ref)).cause is None
+            assert await _all(executor, ref) == [(Step.MODULE, f"{ref.name} works")]
+        held = [
+            call for call in cluster.calls if call.query.get("follow") == "true" and call.query["container"] == "module"
+        ]
+        assert {call.path.split("/")[-2] for call in held} == {"a"}
+    assert caplog.text.count("no more logs are followed at a time") == 1
 
 
 async def _all(executor: KubernetesExecutor, ref: JobRef) -> list[tuple[Step, str]]:
