@@ -92,7 +92,8 @@ async def served_by_cluster(tmp_path: Path, modules: Mapping[str, Any], **more: 
     pods = CountedPods(Processes(tmp_path / "pods", {MODULE: image, HANDLER: image}))
     async with fake_kubernetes(lambda pod: pods) as cluster:
         cluster.tokens = {TOKEN}
-        runtime = {"provider": "kubernetes", "handler_image": HANDLER, "kubeconfig": "kubeconfig", "grace": "1s"}
+        runtime = {"provider": "kubernetes", "handler_image": HANDLER, "kubeconfig": "kubeconfig"}
+        runtime |= {"grace": "1s", "lost_after": "1s"}
         images = {name: {"image": MODULE, **module} for name, module in modules.items()}
         config = pipeline_config(shared, runtime, images, **more)
         pipeline = Pipeline.make(tmp_path / "pipeline", config=config, modules={})

@@ -182,6 +182,24 @@ async def test_a_pod_that_is_evicted_runs_again_and_is_no_attempt(waiting: Clust
     assert runs(waiting.shared) == {"split": 2}, "though it has no retries"
 
 
+async def test_a_node_that_is_lost_is_given_up_and_the_job_runs_elsewhere(waiting: ClusterPipeline) -> None:
+    await waiting.publish()
+    async with waiting.serving("--until-idle") as served:
+        await until_they_run(waiting, 1)
+        [key] = [key for key in waiting.cluster.store.objects if key[0] == "pods"]
+        waiting.cluster.node.there.clear()
+        waiting.cluster.node.disrupt(key, "DeletionByTaintManager")
+        waiting.cluster.node.delete(key, 1)
+        await asyncio.to_thread(served.until, "the engine lost a job")
+        assert key in waiting.cluster.store.objects, "nothing was forced"
+        waiting.cluster.node.there.set()  # for the next one, and the first is let go of
+        await until_they_run(waiting, 1)
+        open_gate(waiting)
+        assert await asyncio.to_thread(served.ended) == 0, served.log
+    await assert_each_committed_once(waiting, 1)
+    assert runs(waiting.shared) == {"split": 2}, "though it has no retries"
+
+
 async def test_a_full_namespace_is_waited_for_and_said_once(waiting: ClusterPipeline) -> None:
     open_gate(waiting)
     waiting.cluster.admission.quota = {"pods": "0"}  # also a way to close a namespace for a while
