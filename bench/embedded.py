@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
 
@@ -44,6 +45,8 @@ class Finished:
         future = self._of(attempt.job.event.context.event_id)
         if outcome.verdict is Verdict.COMMITTED:
             future.set_result(None)
+        elif outcome.verdict is Verdict.RELEASED:
+            future.cancel()  # the end of the benchmark, for which nobody waits
         else:
             future.set_exception(RuntimeError(f"job {outcome.verdict.value}: {outcome.reason}"))
 
@@ -74,10 +77,12 @@ class Ion:
         *,
         engine: Engine | None = None,
         settings: bytes = b"",
+        drain_timeout: timedelta = timedelta(seconds=30),
     ) -> AsyncIterator[Dispatcher]:
         """A dispatcher that serves these modules while the body runs, and is drained after it.
 
-        They run in ``runtime``, or with ``engine``: then ``settings`` are the configuration of their steps.
+        They run in ``runtime``, or with ``engine``: then ``settings`` are the configuration of their steps. Those that
+        still run are given ``drain_timeout``.
         """
         work = self.directory / "work"
         work.mkdir(exist_ok=True)
@@ -91,6 +96,7 @@ class Ion:
             observer=self.finished,
             work=work,
             state_id="bench",
+            drain_timeout=drain_timeout,
         )
         await dispatcher.recover()
         stop = asyncio.Event()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bench.measure import Benchmark, Goal, Row, at_least, at_most, measure, row
-from bench.rows import BENCHMARKS, embedded_event, events_many, files, gateway_upload, listing
+from bench.rows import BENCHMARKS, embedded_event, events_many, executor_cost, files, gateway_upload, listing
 
 ROOT = Path(__file__).resolve().parents[2]
 KEYS = {"name", "ratio", "goal", "met", "ours", "theirs", "unit", "runs", "min", "max"}
@@ -56,6 +56,11 @@ async def test_an_event_is_measured_from_its_publication_to_its_acknowledgement(
 
 async def test_listing_is_measured_however_many_flows_there_are(tmp_path: Path) -> None:
     check((await measure(listing.benchmark(flows=21), tmp_path, pairs=1)).to_json(), "listing", 1)
+
+
+@pytest.mark.parametrize("benchmark", [executor_cost.benchmark(3, 0.1), executor_cost.printing(3, 0.1)])
+async def test_the_wait_for_jobs_elsewhere_is_measured(benchmark: Benchmark, tmp_path: Path) -> None:
+    check((await measure(benchmark, tmp_path, pairs=1)).to_json(), benchmark.name, 1)
 
 
 @pytest.mark.parametrize("benchmark", [gateway_upload.benchmark(10_000), gateway_upload.memory(10_000)])
