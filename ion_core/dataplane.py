@@ -14,12 +14,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 
 from ion_core import crash
 from ion_core.commits import Commit
 from ion_core.contracts.messaging import MESSAGE_HEADER, DeadLetter, MessageBroker
 from ion_core.contracts.observer import Observer
-from ion_core.contracts.storage import Document, DocumentStore, check_key
+from ion_core.contracts.storage import BlobInfo, Document, DocumentStore, check_key
 from ion_core.errors import (
     DocumentExists,
     DocumentNotFound,
@@ -119,13 +120,20 @@ class DataPlane(Stores):
         return await self.document(event, await self.put_files(event, files))
 
     async def put_files(
-        self, event: Event, files: Mapping[str, Path], *, token: str = "", consume: bool = False
+        self,
+        event: Event,
+        files: Mapping[str, Path],
+        *,
+        token: str = "",
+        consume: bool = False,
+        told: Mapping[str, BlobInfo] = MappingProxyType({}),
     ) -> Sequence[StoredFile]:
         """Store the files of an event from outside, whose document is to come.
 
         ``token``, unlike any other, keeps the files apart from those that somebody else stores at this moment for an
-        event of the same id. With ``consume`` they are given away: they may be gone then, also after an error. Raises
-        InvalidEvent, InvalidKey and whatever the store raises.
+        event of the same id. With ``consume`` they are given away: they may be gone then, also after an error.
+        ``told`` is what files of these names hold, as ``BlobStore.put`` has it. Raises InvalidEvent,
+        InvalidKey and whatever the store raises.
         """
         encode_event(event)
         prefix = f"{key_segment(event.context.correlation_id)}/{key_segment(event.context.event_id)}/_"
@@ -134,7 +142,7 @@ class DataPlane(Stores):
 
         async def put(name: str) -> StoredFile:
             executable = _is_executable(files[name])
-            info = await self.blobs.put(keys[name], files[name], consume=consume)
+            info = await self.blobs.put(keys[name], files[name], consume=consume, told=told.get(name))
             return StoredFile(name=name, key=keys[name], size=info.size, sha256=info.sha256, executable=executable)
 
         return await for_each(put, [*keys])

@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from ion_core.contracts.storage import check_key
+from ion_core.contracts.storage import BlobInfo, check_key
 from ion_core.dataplane import DataPlane
 from ion_core.errors import (
     DocumentExists,
@@ -63,11 +63,13 @@ class Intake:
         correlation_id: str | None = None,
         parent_event_id: str = "",
         consume: bool = False,
+        told: Mapping[str, BlobInfo] | None = None,
     ) -> Event:
         """Store and publish an event; ``name`` says where it comes from, ids that are not given are made.
 
         ``files`` maps the name modules see to a local file; with ``consume`` they are given away: they may be moved
-        from where they lie, and be gone afterwards, also after an error. An ``event_id`` that was taken in before with
+        from where they lie, and be gone afterwards, also after an error. ``told`` is what files of these names hold, as
+        ``BlobStore.put`` has it. An ``event_id`` that was taken in before with
         the same type, data and files is that event: it is published once more, and nothing is stored. With anything
         else it is refused. Raises InvalidEvent with everything that is wrong, IdTaken with what differs, Unroutable
         when no module takes the type, and what the providers raise.
@@ -90,7 +92,9 @@ class Intake:
         if known is None:
             # An id that was given may be given to somebody else, too, at this moment.
             token = secrets.token_hex(6) if files and event_id is not None else ""
-            ours = await self._dataplane.put_files(event, files, token=token, consume=consume) if files else ()
+            ours: Sequence[StoredFile] = ()
+            if files:
+                ours = await self._dataplane.put_files(event, files, token=token, consume=consume, told=told or {})
             try:
                 stored_now = await self._dataplane.document(event, ours)
             except DocumentExists:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ion_core.app.opening import App
 from ion_core.contracts.service import FlowOutcome
+from ion_core.contracts.storage import BlobInfo
 from ion_core.dataplane import DataPlane
 from ion_core.errors import IonError, PluginFailed, TransientError
 from ion_core.events import Event
@@ -61,6 +62,7 @@ class Host:
         name: str | None = None,
         parent_event_id: str = "",
         consume: bool = False,
+        told: Mapping[str, BlobInfo] | None = None,
     ) -> Event:
         seconds = PUBLISH_WITHIN + _size(files or {}) / BYTES_A_SECOND
         try:
@@ -74,6 +76,7 @@ class Host:
                     correlation_id=correlation_id,
                     parent_event_id=parent_event_id,
                     consume=consume,
+                    told=told,
                 )
         except IonError:
             raise

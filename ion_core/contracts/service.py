@@ -9,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from ion_core.contracts.storage import BlobInfo
 from ion_core.events import Event
 
 
@@ -55,6 +56,7 @@ class ServiceHost(Protocol):
         name: str | None = None,
         parent_event_id: str = "",
         consume: bool = False,
+        told: Mapping[str, BlobInfo] | None = None,
     ) -> Event:
         """Accept an event from outside: files and document stored, then the message, durably.
 
@@ -64,7 +66,9 @@ class ServiceHost(Protocol):
 
         ``files`` maps the name the next module sees in ``in/data`` to a local file. They are read until this has
         returned or raised, and may go then; they must not change before. With ``consume`` they are given away, which
-        may spare a copy: they may be gone afterwards, also where it raises. The same ``event_id`` again, with the same
+        may spare a copy: they may be gone afterwards, also where it raises. ``told`` has size and sha256 of those that
+        the service wrote itself, where nobody else can, and hashed as it wrote them: that may spare reading them again.
+        One that is seen to be otherwise is a PermanentError. The same ``event_id`` again, with the same
         type, data, files and parent, is the same event: nothing is stored twice and the jobs it starts commit once.
 
         It ends within a minute, and a second more for each MiB of files; it may be cancelled. Raises nothing but

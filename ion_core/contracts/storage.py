@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from ion_core.errors import InvalidKey
+from ion_core.errors import InvalidKey, PermanentError
 from ion_core.words import counted
 
 MAX_KEY_BYTES = 1024
@@ -55,18 +55,31 @@ class BlobInfo:
     sha256: str
 
 
+def check_told(key: str, found: BlobInfo, told: BlobInfo | None) -> None:
+    """PermanentError where the file that is to be ``key`` is other than ``put`` was told. For stores to call."""
+    if told is not None and found != told:
+        raise PermanentError(
+            f"blob {key}: its file has {counted(found.size, 'byte')}, sha256 {found.sha256}, and was said to have "
+            f"{told.size:,}, sha256 {told.sha256}. Say what was written, or nothing."
+        )
+
+
 class BlobStore(Protocol):
     """Files by key. Safe for concurrent use; the store bounds its own parallelism.
 
     Raises InvalidKey, TransientError (StorageFull when space ran out) and the errors named below.
     """
 
-    async def put(self, key: str, source: Path, *, consume: bool = False) -> BlobInfo:
+    async def put(self, key: str, source: Path, *, consume: bool = False, told: BlobInfo | None = None) -> BlobInfo:
         """Store the regular file ``source`` under ``key``; durable when it returns. Whole or not at all.
 
         Safe to repeat; replaces what was there, never in part. With ``consume`` the caller gives the file away: the
         store may move it, and it may be gone afterwards, also after an error. Without, ``source`` is left as it was.
-        Raises PermanentError when ``source`` is missing, or anything but a regular file.
+
+        ``told`` is what the file holds, from the caller who wrote it, took the sha256 of the bytes it wrote and knows
+        that nobody else writes to it. The store need not read the file for its sha256 then: it may take that on trust,
+        never the size. Raises PermanentError when ``source`` is missing, anything but a regular file, or seen to be
+        other than ``told``; then nothing is stored.
         """
 
     async def get(self, key: str, target: Path, *, expect: BlobInfo | None = None, link: bool = False) -> None:

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
-from ion_core.contracts.storage import BlobInfo, check_key
+from ion_core.contracts.storage import BlobInfo, check_key, check_told
 from ion_core.development.layout import NEW, Place
 from ion_core.errors import BlobNotFound, PermanentError, storage_error
 from ion_core.regular import open_regular
@@ -31,8 +31,8 @@ class PlaceBlobs:
     def __init__(self, place: Place) -> None:
         self._place = place
 
-    async def put(self, key: str, source: Path, *, consume: bool = False) -> BlobInfo:
-        return await asyncio.to_thread(self._put, self._path(key), source)
+    async def put(self, key: str, source: Path, *, consume: bool = False, told: BlobInfo | None = None) -> BlobInfo:
+        return await asyncio.to_thread(self._put, key, self._path(key), source, told)
 
     async def get(self, key: str, target: Path, *, expect: BlobInfo | None = None, link: bool = False) -> None:
         await asyncio.to_thread(self._get, self._path(key), target)
@@ -53,11 +53,12 @@ class PlaceBlobs:
     def _keys(self, top: Path) -> Sequence[str]:
         return sorted(str(path.relative_to(self._place.path)) for path in top.rglob("*") if path.is_file())
 
-    def _put(self, path: Path, source: Path) -> BlobInfo:
+    def _put(self, key: str, path: Path, source: Path, told: BlobInfo | None) -> BlobInfo:
         temporary = self._place.path / f"{NEW}{secrets.token_hex(4)}"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             info = _copy(source, temporary)
+            check_told(key, info, told)
             temporary.replace(path)
         except FileNotFoundError as error:
             raise PermanentError(f"{source}: no such file") from error

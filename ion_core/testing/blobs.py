@@ -156,6 +156,27 @@ class StoringRules(BlobKit):
             source.unlink(missing_ok=True)
             assert await self.get(blobs, tmp_path, "key") == content
 
+    async def test_a_put_may_be_told_what_it_stores(self, blobs: BlobStore, tmp_path: Path) -> None:
+        for content in (MEBIBYTE * 5, b"", b"replaces it"):
+            for consume in (False, True):
+                source = new_file(tmp_path, content)
+                assert await blobs.put("key", source, consume=consume, told=info(content)) == info(content)
+                source.unlink(missing_ok=True)
+                target = tmp_path / self.fresh("target")
+                await self.within(blobs.get("key", target, expect=info(content)), "get what was told")
+                assert in_brief(target.read_bytes()) == in_brief(content)
+
+    async def test_a_source_of_another_size_than_told_is_refused(self, blobs: BlobStore, tmp_path: Path) -> None:
+        await self.put(blobs, tmp_path, "kept", b"kept")
+        for content in (b"content", MEBIBYTE * 5):
+            for told in (info(content[:-1]), info(content + b"!")):
+                for key in ("kept", "new"):
+                    for consume in (False, True):
+                        with refused(PermanentError, naming=key):
+                            await blobs.put(key, new_file(tmp_path, content), consume=consume, told=told)
+        assert await self.keys(blobs) == ["kept"]
+        assert await self.get(blobs, tmp_path, "kept") == b"kept"
+
     async def test_a_missing_source_is_refused(self, blobs: BlobStore, tmp_path: Path) -> None:
         await self.put(blobs, tmp_path, "kept", b"kept")
         for key in ("kept", "new"):

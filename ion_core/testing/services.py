@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ion_core.contracts.service import FlowOutcome, Reloads, Service
+from ion_core.contracts.storage import BlobInfo
 from ion_core.errors import InvalidEvent, IonError, TransientError, Unroutable
 from ion_core.events import Context, Event
 from ion_core.testing.kit import Conformance, needs, refused, undeclared
@@ -41,6 +42,7 @@ class Host:
         name: str | None = None,
         parent_event_id: str = "",
         consume: bool = False,
+        told: Mapping[str, BlobInfo] | None = None,
     ) -> Event:
         if consume:
             for path in (files or {}).values():

@@ -77,8 +77,8 @@ async def gated(what: str, call: Callable[[], Awaitable[T]]) -> T:
 
 
 class Blobs(MemoryBlobStore):
-    async def put(self, key: str, source: Path, *, consume: bool = False) -> BlobInfo:
-        return await gated(f"put {key}", lambda: super(Blobs, self).put(key, source, consume=consume))
+    async def put(self, key: str, source: Path, *, consume: bool = False, told: BlobInfo | None = None) -> BlobInfo:
+        return await gated(f"put {key}", lambda: super(Blobs, self).put(key, source, consume=consume, told=told))
 
     async def delete(self, key: str) -> None:
         await gated(f"delete {key}", lambda: super(Blobs, self).delete(key))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import hashlib
 import os
 import shutil
 import stat
@@ -17,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from ion_core.contracts.storage import BlobStore
+from ion_core.contracts.storage import BlobInfo, BlobStore
 from ion_core.embedded.local.batches import Batches
 from ion_core.embedded.local.blobs import LocalBlobs, open_local_blobs
 from ion_core.embedded.local.putting import Put, Putting
@@ -84,6 +85,23 @@ class TestPut:
             await blobs.put("key", source, consume=True)
             writing.write(b"CHANGED")
         assert await content_of(blobs, "key", tmp_path) == b"content"
+
+    async def test_what_is_told_of_a_moved_file_is_taken_on_trust_and_found_when_it_is_read(
+        self, blobs: BlobStore, tmp_path: Path
+    ) -> None:
+        told = BlobInfo(size=7, sha256=hashlib.sha256(b"another").hexdigest())
+        assert await blobs.put("key", file(tmp_path / "source"), consume=True, told=told) == told
+        with pytest.raises(BlobCorrupt, match="key"):
+            await blobs.get("key", tmp_path / "target", expect=told)
+
+    async def test_what_is_told_of_a_copied_file_is_compared(self, blobs: BlobStore, tmp_path: Path) -> None:
+        told = BlobInfo(size=7, sha256=hashlib.sha256(b"another").hexdigest())
+        source = file(tmp_path / "source")
+        with source.open("r+b"), pytest.raises(PermanentError, match="key"):
+            await blobs.put("key", source, consume=True, told=told)
+        with pytest.raises(PermanentError, match="key"):
+            await blobs.put("key", source, told=told)
+        assert await keys_of(blobs) == []
 
     async def test_a_file_with_another_name_is_copied(self, blobs: BlobStore, tmp_path: Path) -> None:
         source, other = file(tmp_path / "source"), tmp_path / "other"

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ion_core.contracts.storage import BlobInfo
+from ion_core.contracts.storage import BlobInfo, check_told
 from ion_core.embedded.memory.blobs import MemoryBlobStore
 from ion_core.errors import (
     BlobCorrupt,
@@ -190,6 +190,30 @@ async def consumes_before_it_reads(self: Any, key: str, source: Path, *, consume
     if consume:
         source.write_bytes(b"")
     return await MemoryBlobStore.put(self, key, source, consume=consume)
+
+
+@blobs("a_put_may_be_told_what_it_stores", "put")
+async def tells_the_size_alone(self: Any, key: str, source: Path, *, told: Any = None, **how: Any) -> BlobInfo:
+    info = await MemoryBlobStore.put(self, key, source, told=told, **how)
+    return info if told is None else replace(info, sha256="")
+
+
+@blobs("a_put_may_be_told_what_it_stores", "put")
+async def stores_nothing_that_is_told(self: Any, key: str, source: Path, *, told: Any = None, **how: Any) -> BlobInfo:
+    return await MemoryBlobStore.put(self, key, source, **how) if told is None else told
+
+
+@blobs("a_source_of_another_size_than_told_is_refused", "put")
+async def believes_anything(self: Any, key: str, source: Path, *, told: Any = None, **how: Any) -> BlobInfo:
+    info = await MemoryBlobStore.put(self, key, source, **how)
+    return told or info
+
+
+@blobs("a_source_of_another_size_than_told_is_refused", "put")
+async def compares_afterwards(self: Any, key: str, source: Path, *, told: Any = None, **how: Any) -> BlobInfo:
+    info = await MemoryBlobStore.put(self, key, source, **how)
+    check_told(key, info, told)
+    return info
 
 
 @blobs("a_missing_source_is_refused", "put")

@@ -280,6 +280,16 @@ async def test_files_may_go_once_publish_has_returned_and_are_moved_where_they_a
     assert target.read_bytes() == b"a photo"
 
 
+async def test_what_is_told_of_a_file_reaches_the_store(app: App) -> None:
+    host = await host_of(app)
+    file = host.work / "upload"
+    file.write_bytes(b"a photo")
+    for wrong in (6, 8):
+        told = {"photo.jpg": BlobInfo(size=wrong, sha256="0" * 64)}
+        with pytest.raises(PermanentError, match=r"photo\.jpg: its file has 7 bytes"):
+            await host.publish("photo.received", files={"photo.jpg": file}, told=told)
+
+
 async def test_the_work_directory_is_empty_at_each_start_and_nobody_elses(tmp_path: Path) -> None:
     left = tmp_path / ".ion" / "services" / "front" / "work"
     (left / "deep").mkdir(parents=True)

@@ -34,7 +34,7 @@ class LocalBlobs:
 
     ``put`` with ``consume`` moves a file of the same file system that has one name and that nobody has open for
     writing; any other is copied. It is flushed before it gets its name, and the directory after; concurrent puts
-    share these flushes.
+    share these flushes. What is told of a file that is moved is believed if its size is right; a copy is hashed.
 
     ``get`` with ``link`` makes a hard link where possible. A copy's sha256 is taken of the bytes written. A link's is
     taken too, unless this process wrote or checked that very file before and its inode, size and modification time
@@ -49,8 +49,8 @@ class LocalBlobs:
         self._puts: Batches[Put, BlobInfo] = Batches(Putting(self._tree, staging, helpers, verified), pool, size=size)
         self._gets: Batches[Get, None] = Batches(Getting(self._tree, helpers, verified), pool)
 
-    async def put(self, key: str, source: Path, *, consume: bool = False) -> BlobInfo:
-        return await self._puts.ask(Put(check_key(key), source, consume))
+    async def put(self, key: str, source: Path, *, consume: bool = False, told: BlobInfo | None = None) -> BlobInfo:
+        return await self._puts.ask(Put(check_key(key), source, consume, told))
 
     async def get(self, key: str, target: Path, *, expect: BlobInfo | None = None, link: bool = False) -> None:
         await self._gets.ask(Get(check_key(key), target, expect, link))

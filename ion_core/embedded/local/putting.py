@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from ion_core.contracts.storage import BlobInfo
+from ion_core.contracts.storage import BlobInfo, check_told
 from ion_core.embedded.local import files as blob_files
 from ion_core.embedded.local.batches import ALONE, Alone, Answers
 from ion_core.embedded.local.tree import BlobTree
@@ -34,6 +34,7 @@ class Put:
     key: str
     source: Path
     consume: bool
+    told: BlobInfo | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -126,8 +127,16 @@ class Putting:
 
     def _hash(self, item: _Item) -> None:
         assert item.status is not None
+        told = item.put.told
+        if item.moved and told is not None and told.size == item.status.st_size:  # under a lease: as it was written
+            item.info = told
+            return
         size, sha256 = blob_files.sha256_of(item.fd, item.status.st_size, self._helpers)
         item.info = BlobInfo(size=size, sha256=sha256)
+        try:
+            check_told(item.put.key, item.info, told)
+        except PermanentError as error:
+            item.answer = error
 
     def _name(self, item: _Item) -> set[str]:
         """Give it its final name; returns the directories changed."""

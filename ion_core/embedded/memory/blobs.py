@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from ion_core.contracts.storage import BlobInfo, check_key
+from ion_core.contracts.storage import BlobInfo, check_key, check_told
 from ion_core.errors import BlobCorrupt, BlobNotFound, InvalidKey, PermanentError, ProviderError, TransientError
 from ion_core.regular import open_regular
 from ion_core.words import counted
@@ -29,11 +29,13 @@ class MemoryBlobStore:
         self.failing: ProviderError | None = None
         self.withheld: set[str] = set()
 
-    async def put(self, key: str, source: Path, *, consume: bool = False) -> BlobInfo:
+    async def put(self, key: str, source: Path, *, consume: bool = False, told: BlobInfo | None = None) -> BlobInfo:
         self._check(key)
         content = await asyncio.to_thread(_read_regular, source, consume)
+        info = _info(content)
+        check_told(key, info, told)
         self.blobs[key] = content
-        return _info(content)
+        return info
 
     async def get(self, key: str, target: Path, *, expect: BlobInfo | None = None, link: bool = False) -> None:
         self._check(key)

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
-from ion_core.contracts.storage import BlobInfo, BlobStore, check_key
+from ion_core.contracts.storage import BlobInfo, BlobStore, check_key, check_told
 from ion_core.errors import BlobCorrupt, BlobNotFound, InvalidKey, PermanentError, TransientError
 from ion_core.words import counted
 from ion_fsspec_storage.errors import translated
@@ -41,9 +41,9 @@ class FsspecBlobs:
         self._pool = pool
         self._sign_for = sign_for
 
-    async def put(self, key: str, source: Path, *, consume: bool = False) -> BlobInfo:
+    async def put(self, key: str, source: Path, *, consume: bool = False, told: BlobInfo | None = None) -> BlobInfo:
         check_key(key)
-        return await self._run(lambda: self._put(key, source))
+        return await self._run(lambda: self._put(key, source, told))
 
     async def get(self, key: str, target: Path, *, expect: BlobInfo | None = None, link: bool = False) -> None:
         check_key(key)
@@ -72,16 +72,18 @@ class FsspecBlobs:
     async def _run(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
-    def _put(self, key: str, source: Path) -> BlobInfo:
+    def _put(self, key: str, source: Path, told: BlobInfo | None) -> BlobInfo:
         with _opened(source) as (file, status):
             try:
-                name = self._named(key)
                 if status.st_size <= SMALL:
                     data = _read_all(file)
-                    self._objects.write(name, data)
-                    return BlobInfo(size=len(data), sha256=hashlib.sha256(data).hexdigest())
-                info = _info_of(file)
-                self._objects.upload(name, file, info.size)
+                    info = BlobInfo(size=len(data), sha256=hashlib.sha256(data).hexdigest())
+                    check_told(key, info, told)
+                    self._objects.write(self._named(key), data)
+                    return info
+                info = told if told is not None and told.size == status.st_size else _info_of(file)
+                check_told(key, info, told)
+                self._objects.upload(self._named(key), file, info.size)
             except FileNotFoundError as error:
                 raise TransientError(f"blob {key}: cannot be stored at {self._objects.place}: it is gone.") from error
             except OSError as error:

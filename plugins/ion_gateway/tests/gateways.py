@@ -13,6 +13,7 @@ import aiohttp
 
 from ion_core.contracts.service import FlowOutcome
 from ion_core.contracts.settings import Section
+from ion_core.contracts.storage import BlobInfo
 from ion_core.errors import IonError
 from ion_core.events import Context, Event
 from ion_gateway.gateway import Gateway
@@ -30,6 +31,7 @@ class Host:
     def __init__(self, work: Path) -> None:
         self.work = work
         self.taken: list[tuple[Event, dict[str, bytes]]] = []
+        self.told: list[Mapping[str, BlobInfo]] = []
         self.raising: list[BaseException] = []
         self.waiting: int | None = 0
         self.asked = 0
@@ -52,6 +54,7 @@ class Host:
         name: str | None = None,
         parent_event_id: str = "",
         consume: bool = False,
+        told: Mapping[str, BlobInfo] | None = None,
     ) -> Event:
         if self.holding is not None:
             self.held.set()
@@ -76,6 +79,7 @@ class Host:
             files=tuple(files or ()),
         )
         self.taken.append((event, brought))
+        self.told.append(told or {})
         return event
 
     async def pending(self, event_type: str) -> int | None:
