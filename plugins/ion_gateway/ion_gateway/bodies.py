@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import re
 import secrets
 import shutil
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 from urllib.parse import unquote
 
 import multipart
 from aiohttp import web
 
-from ion_core.contracts.storage import check_key
+from ion_core.contracts.storage import BlobInfo, check_key
 from ion_core.errors import InvalidKey
 from ion_core.words import counted
 from ion_gateway.answers import Refused, no_room
@@ -27,6 +29,8 @@ GRACE, LEAST_RATE = 60.0, 1024
 """After ``GRACE`` seconds a body must have come with so many bytes a second: who sends one at a time holds a place."""
 WRITTEN_AT_ONCE, PIECES_AT_ONCE = 1024 * 1024, 256
 """Bytes of a file that are held before they are written, or pieces of it, if it comes in small ones."""
+MOST_HELD, MOST_PIECES_HELD = 4 * WRITTEN_AT_ONCE, 4 * PIECES_AT_ONCE
+"""What is held at most, while some of it is written."""
 MAX_FIELD = 256 * 1024
 """Bytes of a form field that is no file."""
 
@@ -120,10 +124,11 @@ class Body:
 
 @dataclass(kw_only=True)
 class Form:
-    """What a form brought. ``files`` by the name they were sent under, in their order."""
+    """What a form brought. ``files`` by the name they were sent under, in their order, and what each of them holds."""
 
     pairs: list[tuple[str, str]] = field(default_factory=list)
     files: dict[str, Path] = field(default_factory=dict)
+    told: dict[str, BlobInfo] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
 
@@ -276,39 +281,48 @@ class _Field(_Part):
 
 
 class _File(_Part):
-    """Written in a thread, some at a time, while the next comes."""
+    """Written and hashed in a thread, while more of it comes: that is taken in the same go."""
 
     def __init__(self, name: str, number: int, into: Arrivals) -> None:
         self._name, self._number, self._into = name, number, into
         self._path = Path()
-        self._kept: list[bytes] = []
-        self._size = 0
-        self._file: BinaryIO | None = None
-        self._writing: asyncio.Future[None] | None = None
+        self._kept: deque[bytes] = deque()
+        self._came, self._there = 0, 0
+        self._sha256 = hashlib.sha256()
+        self._file: FileIO | None = None
+        self._writing: asyncio.Task[None] | None = None
 
     async def add(self, chunk: bytes) -> None:
         self._kept.append(chunk)
-        self._size += len(chunk)
-        if self._size >= WRITTEN_AT_ONCE or len(self._kept) >= PIECES_AT_ONCE:
-            await self._write()
+        self._came += len(chunk)
+        if self._writing is not None and (self._writing.done() or self._holds(MOST_HELD, MOST_PIECES_HELD)):
+            await self._written()
+        if self._writing is None and self._holds(WRITTEN_AT_ONCE, PIECES_AT_ONCE):
+            self._writing = asyncio.create_task(self._write())
 
     async def end(self, form: Form) -> None:
-        await self._write()
+        await self._written()
+        self._writing = asyncio.create_task(self._write())
         await self._written()
         await self.close()
         form.files[self._name] = self._path
+        form.told[self._name] = BlobInfo(size=self._there, sha256=self._sha256.hexdigest())
 
     async def close(self) -> None:
         if self._writing is not None:  # else it would make the file again that is removed meanwhile
+            self._kept.clear()
             await asyncio.wait({self._writing})
             self._writing.exception()  # what was wrong with the request says more
         if self._file is not None:
             self._file.close()
 
+    def _holds(self, size: int, pieces: int) -> bool:
+        return len(self._kept) >= pieces or (bool(self._kept) and self._came - self._there >= size)
+
     async def _write(self) -> None:
-        await self._written()
-        some, self._kept, self._size = self._kept, [], 0
-        self._writing = asyncio.ensure_future(asyncio.to_thread(self._write_now, some))
+        await asyncio.to_thread(self._write_now)
+        while self._holds(WRITTEN_AT_ONCE, PIECES_AT_ONCE):  # came after the thread had seen that there was no more
+            await asyncio.to_thread(self._write_now)
 
     async def _written(self) -> None:
         """Raises OSError where that failed."""
@@ -316,12 +330,26 @@ class _File(_Part):
             await asyncio.shield(self._writing)
             self._writing = None
 
-    def _write_now(self, some: Sequence[bytes]) -> None:
+    def _write_now(self) -> None:
+        """All that is kept, until there is nothing."""
         if self._file is None:
             self._path = self._into.path(str(self._number))
-            self._file = self._path.open("xb")
-        self._file.writelines(some)
-        self._file.flush()
+            self._file = self._path.open("xb", buffering=0)
+        while True:
+            try:
+                piece = self._kept.popleft()
+            except IndexError:
+                return
+            _write_whole(self._file, piece)
+            self._sha256.update(piece)  # at once, while it is in the caches
+            self._there += len(piece)
+
+
+def _write_whole(file: FileIO, piece: bytes) -> None:
+    """Raises OSError. Before a disk is full a part of it may be written."""
+    rest = memoryview(piece)
+    while rest:
+        rest = rest[file.write(rest) :]
 
 
 _STAR = re.compile(r";\s*filename\*\s*=\s*utf-8'[^']*'([^;\s]*)", re.IGNORECASE)

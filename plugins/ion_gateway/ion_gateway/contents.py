@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import multipart
 
+from ion_core.contracts.storage import BlobInfo
 from ion_core.errors import InvalidEvent
 from ion_gateway.answers import Refused
 from ion_gateway.bodies import Arrivals, Body, read_form
@@ -25,10 +26,11 @@ JSON, FORM = "application/json", "multipart/form-data"
 
 @dataclass(frozen=True, kw_only=True)
 class Brought:
-    """``files`` by the name that modules will see."""
+    """``files`` by the name that modules will see; ``told`` is what those hold that were hashed as they came."""
 
     pairs: Sequence[tuple[str, str]] = ()
     files: Mapping[str, Path] = field(default_factory=dict)
+    told: Mapping[str, BlobInfo] = field(default_factory=dict)
 
 
 async def read_content(
@@ -64,7 +66,7 @@ async def read_content(
         def brought() -> Brought:
             if form.problems:
                 raise InvalidEvent(form.problems)
-            return Brought(pairs=form.pairs, files=form.files)
+            return Brought(pairs=form.pairs, files=form.files, told=form.told)
 
         return brought
     ways = JSON if whole else f"{JSON}, or {FORM} with files"

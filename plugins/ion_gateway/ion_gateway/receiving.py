@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from ion_core.contracts.storage import BlobInfo
 from ion_core.errors import IdTaken, InvalidEvent, IonError, MessageRefused, TransientError, Unroutable
 from ion_core.events import MAX_TYPE_LENGTH, Event
 from ion_core.words import counted
@@ -139,7 +140,7 @@ class Receiver:
             with _told_as_such():
                 event_id = str(uuid.uuid4()) if key is None else event_id_of(event_type, key)
                 content = brought()
-                event = await self._publish(event_type, content.pairs, content.files, event_id)
+                event = await self._publish(event_type, content.pairs, content.files, event_id, told=content.told)
         return await self._taken(request, event)
 
     async def _taken(self, request: web.BaseRequest, event: Event) -> web.StreamResponse:
@@ -246,6 +247,7 @@ class Receiver:
         pairs: Sequence[tuple[str, str]],
         files: Mapping[str, Path],
         event_id: str,
+        told: Mapping[str, BlobInfo] | None = None,
         **context: str,
     ) -> Event:
         try:
@@ -256,6 +258,7 @@ class Receiver:
                 event_id=event_id,
                 correlation_id=event_id,
                 consume=True,
+                told=told,
                 **context,
             )
         except Unroutable as error:

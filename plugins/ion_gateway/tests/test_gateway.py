@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import io
 import json
 import resource
 import socket
@@ -16,6 +18,7 @@ import pytest
 import pytest_asyncio
 
 from ion_core.contracts.service import FlowOutcome
+from ion_core.contracts.storage import BlobInfo
 from ion_core.errors import (
     ConfigError,
     IdTaken,
@@ -114,6 +117,20 @@ async def test_a_form_is_the_same_however_it_is_cut(it: Running, chunk: int) -> 
     status, said, _ = await it.post(data=cut(), headers={"Content-Type": kind})
     assert status == 202, said
     assert it.host.taken[0][1] == {"f": content}
+    assert it.host.told[0] == {"f": BlobInfo(size=len(content), sha256=hashlib.sha256(content).hexdigest())}
+
+
+@pytest.mark.parametrize("most", [1, 1000])
+async def test_a_file_is_the_same_however_much_is_held(it: Running, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    for name in ("WRITTEN_AT_ONCE", "MOST_HELD"):
+        monkeypatch.setattr(bodies, name, most)
+    content = Random(1).randbytes(90_000)
+    body, kind = form(("empty", b"", "empty"), ("f", content, "f"))
+    assert (await it.post(data=io.BytesIO(body), headers={"Content-Type": kind}))[0] == 202
+    assert it.host.taken[0][1] == {"empty": b"", "f": content}
+    assert {name: it.size for name, it in it.host.told[0].items()} == {"empty": 0, "f": len(content)}
+    assert it.host.told[0]["f"].sha256 == hashlib.sha256(content).hexdigest()
+    await it.left()
 
 
 async def test_a_file_is_written_as_it_comes_and_never_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
