@@ -10,12 +10,14 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from ion_core.commits import Commit
 from ion_core.contracts.storage import BlobStore, Document, DocumentStore
 from ion_core.errors import DocumentExists, DocumentNotFound, PermanentError, ProviderError, shortened
 from ion_core.events import COMMIT, EVENT_META, Event, StoredFile, differences, parse_context
+
+if TYPE_CHECKING:
+    from ion_core.commits import Commit
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -180,6 +182,8 @@ class Stores:
             document = await self.documents.get(COMMIT, job_id)
         except DocumentNotFound:
             return None
+        from ion_core.commits import Commit  # which step 1 of a job elsewhere does without
+
         return Commit.from_document(document), document.pending
 
     async def commit(self, commit: Commit) -> bool:

@@ -1,4 +1,4 @@
-"""The command line. Nothing is imported here but click and what ``--help`` shows; commands import what they need."""
+"""The command line. Nothing is imported here that not every command needs; commands import what they need."""
 
 from ion_core.cli.entry import main
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from click.shell_completion import BashComplete, CompletionItem, ShellComplete, get_completion_class, split_arg_string
 
-from ion_core.cli.options import Options
+from ion_core.cli.whole import Options
 from ion_core.contracts.provider import Reach
 
 if TYPE_CHECKING:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 import sys
 import textwrap
 from collections.abc import Collection, Mapping
@@ -49,6 +48,8 @@ class TerminalFormatter(TextFormatter):
     """
 
     def format(self, record: logging.LogRecord) -> str:
+        import shutil  # and so four ways to pack files, which only few need
+
         width = shutil.get_terminal_size().columns - 1
         begin, message, said = f"{_time(record)[11:19]}Z", plain(hidden(record.getMessage())), fields(record)
         is_of_job = "eventId" in said and "module" in said

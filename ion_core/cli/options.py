@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from ion_core.cli.whole import Options
 from ion_core.words import counted
 
 if TYPE_CHECKING:
@@ -16,33 +17,8 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-BUG = 70
-"""The exit code for what is no error raised on purpose."""
-
 MAX_TEXT = 1024
 """Characters in one id, name or type."""
-
-
-class Options:
-    """What holds for the whole command: which configuration, which state, how much to say."""
-
-    def __init__(self, *, verbose: bool = False) -> None:
-        self.config: str | None = None
-        self.state_dir: str | None = None
-        self.verbose = verbose
-        self.told = False
-        """Whether it was said by now which configuration that is, where that may surprise."""
-        self.done = ""
-        """What has been done by now, for whom it could not be printed: a sentence."""
-        self.exit_code: Callable[[Exception], int] = lambda error: getattr(error, "exit_code", BUG)
-        """What the command exits with for an error that nobody handled."""
-
-    def flags(self) -> str:
-        """Those that were given, as one would type them again: for commands that we suggest."""
-        import shlex
-
-        given = (("--config", self.config), ("--state-dir", self.state_dir))
-        return "".join(f" {flag} {shlex.quote(value)}" for flag, value in given if value)
 
 
 yes_option = click.option("--yes", is_flag=True, help="Do not ask.")

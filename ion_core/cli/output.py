@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 import sys
 from bisect import bisect_left
 from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Sequence
@@ -291,6 +290,8 @@ def out_table(
     widths = _widths(lines)
     room = None
     if fit and results().isatty():
+        import shutil  # and so four ways to pack files
+
         columns = shutil.get_terminal_size().columns
         for header in spare:
             if _least(headers, lines, cuttable) <= columns:

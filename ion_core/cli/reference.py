@@ -8,7 +8,8 @@ from pathlib import Path
 
 import click
 
-from ion_core.cli.root import PROGRAM, root
+from ion_core.cli.root import root
+from ion_core.cli.whole import PROGRAM
 
 HEAD = """\
 # Command line

@@ -11,11 +11,10 @@ import click
 import ion_core
 from ion_core.cli.group import Group
 from ion_core.cli.output import give_back
+from ion_core.cli.whole import PROGRAM
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
-
-PROGRAM = "ion-core"
 
 
 @dataclass(frozen=True)

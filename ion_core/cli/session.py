@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ion_core.cli.options import Options
 from ion_core.cli.output import give_back, keep_for_results, led_to_stderr, plain, say
+from ion_core.cli.whole import Options
 from ion_core.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,7 +66,7 @@ class GivenWorkspace:
                 )
 
     def _clear(self) -> None:
-        aside = self.root / f"{_ASIDE}{secrets.token_hex(4)}"
+        aside = self.root / f"{_ASIDE}{os.urandom(4).hex()}"
         aside.mkdir()
         for part in _PARTS:
             if os.path.lexists(self.root / part):

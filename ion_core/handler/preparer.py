@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import stat
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -125,6 +124,8 @@ def _remove(path: Path) -> None:
     try:
         path.unlink()
     except IsADirectoryError:
+        import shutil  # which a workspace that is new does without
+
         shutil.rmtree(path)
     except (FileNotFoundError, NotADirectoryError):
         pass

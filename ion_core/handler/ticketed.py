@@ -15,7 +15,6 @@ from ion_core.errors import UsageError, storage_error
 from ion_core.events import Event, StoredFile
 from ion_core.handler.given import GivenWorkspace
 from ion_core.handler.preparer import Preparer
-from ion_core.jobs import Attempt, Job, job_id
 from ion_core.stores import Stores
 
 if TYPE_CHECKING:
@@ -59,7 +58,8 @@ async def commit_ticket(stores: Stores, ticket: Ticket, module: Module, workspac
     Raises as ``prepare_ticket``, OutOfTurn when ``workspace`` was not prepared, OutputRefused naming every entry that
     breaks the module contract, and what the stores raise. The workspace is left as it is.
     """
-    from ion_core.handler.committer import Committed, Committer  # which step 1 does without
+    from ion_core.handler.committer import Committed, Committer  # which step 1 does without, as this
+    from ion_core.jobs import Attempt, Job, job_id
 
     found = await stores.committed(job_id(ticket.event_id, ticket.module))
     if found is not None:

@@ -13,7 +13,6 @@ import errno
 import itertools
 import json
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -162,7 +161,7 @@ class Workspace:
 
 
 def _remove(home: str) -> None:
-    moved = (f"{home}/.moved-{secrets.token_hex(4)}-{n}" for n in itertools.count())
+    moved = (f"{home}/.moved-{os.urandom(4).hex()}-{n}" for n in itertools.count())
     first: OSError | None = None
     waiting = [home]
     while waiting:

@@ -15,8 +15,8 @@ import pytest
 
 from ion_core.app import App
 from ion_core.cli import main
-from ion_core.cli.options import Options
 from ion_core.cli.session import load, run
+from ion_core.cli.whole import Options
 
 T = TypeVar("T")
 

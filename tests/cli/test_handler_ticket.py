@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from ion_core.app import App
-from ion_core.cli.options import Options
 from ion_core.cli.session import load
+from ion_core.cli.whole import Options
 from ion_core.config import derived
 from ion_core.contracts.executor import MAX_RESULT, StepResult, Ticket
 from ion_core.dataplane import DataPlane

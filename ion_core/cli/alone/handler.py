@@ -14,7 +14,8 @@ from ion_core.cli.alone.handler_exit import exit_code
 from ion_core.cli.alone.handler_log import begin, log
 from ion_core.cli.alone.job_options import MaybeText, check_ids, flag, job_options, layout_at
 from ion_core.cli.group import Group
-from ion_core.cli.options import Options, with_config
+from ion_core.cli.options import with_config
+from ion_core.cli.whole import Options
 
 if TYPE_CHECKING:
     from ion_core.app import App

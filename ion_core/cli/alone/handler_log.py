@@ -4,53 +4,24 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any
 
-import click
-
-from ion_core.cli.options import PathText
 from ion_core.cli.output import out_json
 from ion_core.errors import UsageError
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
 log = logging.getLogger(__name__)
 
 
-def log_options(command: F) -> F:
-    """``--loglevel``, ``--logfile`` and ``--printconfig``; ``begin`` does what they say."""
-    for option in (
-        click.option("--printconfig", "print_config", is_flag=True, help="Print what was given, as JSON, before all."),
-        click.option(
-            "--logfile",
-            "log_file",
-            metavar="FILE",
-            type=PathText(),
-            help="Append what is logged to this file. Default: to stderr.",
-        ),
-        click.option(
-            "--loglevel",
-            "log_level",
-            type=click.Choice(list(LEVELS), case_sensitive=False),
-            default="warn",
-            show_default=True,
-            help="How much is logged.",
-        ),
-    ):
-        command = option(command)
-    return command
-
-
-def begin(given: dict[str, Any], action: str) -> None:
+def begin(given: Mapping[str, Any], action: str) -> None:
     """Log and print as asked. Raises UsageError where the log file cannot be opened."""
     if given["print_config"]:
         out_json(_shown(given, action), indent=2)
     _log_to(given["log_file"], LEVELS[given["log_level"].lower()])
 
 
-def _shown(given: dict[str, Any], action: str) -> dict[str, Any]:
+def _shown(given: Mapping[str, Any], action: str) -> dict[str, Any]:
     """Under the names of the flags; a shared secret is none of these."""
     return {
         "action": action,

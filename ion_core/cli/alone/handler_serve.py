@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from ion_core import ending
 from ion_core.cli.alone.asked import UNNAMED, asked_for, module_of, tell
 from ion_core.cli.alone.job_options import layout_at
-from ion_core.cli.options import Options
 from ion_core.cli.output import say
 from ion_core.cli.session import load
+from ion_core.cli.whole import Options
 from ion_core.development import steps
 from ion_core.development.layout import Layout
 from ion_core.errors import UsageError

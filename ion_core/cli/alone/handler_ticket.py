@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ion_core import ending
 from ion_core.cli.alone.asked import tell
 from ion_core.cli.alone.handler_exit import handler_exit
-from ion_core.cli.options import Options
 from ion_core.cli.output import hidden, hide_with, plain
 from ion_core.cli.session import plugins_come_in
+from ion_core.cli.whole import Options
 from ion_core.contracts.ticket import MAX_TICKET, StepResult, Ticket
 from ion_core.errors import ConfigError, IonError, UsageError
 from ion_core.handler.given import GivenWorkspace
@@ -28,7 +28,7 @@ Lines = list[str]
 Work = Callable[[Stores, Ticket, StepSettings], Awaitable[Lines]]
 
 
-def prepare_step(options: Options, given: dict[str, Any]) -> None:
+def prepare_step(options: Options, given: Mapping[str, Any]) -> None:
     """Step 1: exits as ``HandlerExit`` says. Its lines go to stderr, the result to its file, whatever happens."""
     workspace = GivenWorkspace(Path(given["base"]))
 
@@ -38,7 +38,7 @@ def prepare_step(options: Options, given: dict[str, Any]) -> None:
     _step(options, given, work, committed=None)
 
 
-def commit_step(options: Options, given: dict[str, Any]) -> None:
+def commit_step(options: Options, given: Mapping[str, Any]) -> None:
     """Step 3, in the same way."""
     workspace = GivenWorkspace(Path(given["base"]))
 
@@ -48,7 +48,10 @@ def commit_step(options: Options, given: dict[str, Any]) -> None:
     _step(options, given, work, committed=True)
 
 
-def _step(options: Options, given: dict[str, Any], work: Work, *, committed: bool | None) -> None:
+STEPS = {"prepare": prepare_step, "commit": commit_step}
+
+
+def _step(options: Options, given: Mapping[str, Any], work: Work, *, committed: bool | None) -> None:
     options.exit_code = lambda error: handler_exit(error).value
     try:
         lines = _done(options, Path(given["ticket"]), work)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ion_core.cli.alone.handler_log import log_options
+from ion_core.cli.alone.handler_log import LEVELS
 from ion_core.cli.options import PathText, Text
 
 if TYPE_CHECKING:
@@ -105,6 +105,30 @@ def check_ids(ctx: click.Context, given: Mapping[str, Any]) -> None:
             raise click.UsageError(f"{flag}: is not for a job with a --ticket, which says it. Leave it out.", ctx)
 
 
+def _log_options(command: F) -> F:
+    """``--loglevel``, ``--logfile`` and ``--printconfig``; ``handler_log.begin`` does what they say."""
+    for option in (
+        click.option("--printconfig", "print_config", is_flag=True, help="Print what was given, as JSON, before all."),
+        click.option(
+            "--logfile",
+            "log_file",
+            metavar="FILE",
+            type=PathText(),
+            help="Append what is logged to this file. Default: to stderr.",
+        ),
+        click.option(
+            "--loglevel",
+            "log_level",
+            type=click.Choice(list(LEVELS), case_sensitive=False),
+            default="warn",
+            show_default=True,
+            help="How much is logged.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 def job_options(*, ids_required: bool = True) -> Callable[[F], F]:
     """Whose job it is, where the module's world lies, whether all is kept in a development directory, and the log.
 
@@ -146,7 +170,7 @@ def job_options(*, ids_required: bool = True) -> Callable[[F], F]:
     )
 
     def decorate(command: F) -> F:
-        command = log_options(command)
+        command = _log_options(command)
         for option in reversed(options):
             command = option(command)
         return command

@@ -11,8 +11,9 @@ from ion_core.cli.event.given import FilePair, KeyValue, TakesPairs, files_by_na
 from ion_core.cli.event.republish import republish
 from ion_core.cli.group import Group
 from ion_core.cli.named import EventType, ModuleName
-from ion_core.cli.options import Options, PathText, Text, json_option, with_config
+from ion_core.cli.options import PathText, Text, json_option, with_config
 from ion_core.cli.output import out, out_array, out_json, out_table, plain, results, say, shown_ids
+from ion_core.cli.whole import Options
 
 if TYPE_CHECKING:
     from ion_core.app import App

@@ -10,7 +10,7 @@ import click
 
 from ion_core.cli.group import Group
 from ion_core.cli.named import DeadLetterId, ModuleName
-from ion_core.cli.options import Options, Text, check_can_ask, json_option, with_config
+from ion_core.cli.options import Text, check_can_ask, json_option, with_config
 from ion_core.cli.output import (
     ago,
     out,
@@ -25,6 +25,7 @@ from ion_core.cli.output import (
     shown_ids,
     to_json,
 )
+from ion_core.cli.whole import Options
 from ion_core.words import counted
 
 if TYPE_CHECKING:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ion_core.cli.named import FlowOrEventId, ModuleName, no_module, now_and_then
-from ion_core.cli.options import Options, PathText, json_option, with_config
+from ion_core.cli.options import PathText, json_option, with_config
 from ion_core.cli.output import out, out_array, out_table, plain, say, shown_ids
+from ion_core.cli.whole import Options
 
 if TYPE_CHECKING:
     from ion_core.app import App

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import click
 
 from ion_core.cli.left_queues import remove_left_queues
-from ion_core.cli.options import Age, Options, before, json_option, with_config
+from ion_core.cli.options import Age, before, json_option, with_config
 from ion_core.cli.output import out, out_json
+from ion_core.cli.whole import Options
 from ion_core.words import counted
 
 if TYPE_CHECKING:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ion_core.cli.named import EventId, ModuleName, no_module, now_and_then
-from ion_core.cli.options import Options, json_option, with_config
+from ion_core.cli.options import json_option, with_config
 from ion_core.cli.output import JsonArray, out, plain, plain_lines, results, say
+from ion_core.cli.whole import Options
 from ion_core.errors import DocumentNotFound, UsageError
 
 if TYPE_CHECKING:

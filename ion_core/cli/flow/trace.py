@@ -10,7 +10,7 @@ import click
 
 from ion_core.cli.group import Group
 from ion_core.cli.named import EventType, FlowId, ModuleName, no_module, no_type
-from ion_core.cli.options import Age, Options, before, json_option, with_config
+from ion_core.cli.options import Age, before, json_option, with_config
 from ion_core.cli.output import (
     RED,
     YELLOW,
@@ -24,6 +24,7 @@ from ion_core.cli.output import (
     shortened,
     shown_ids,
 )
+from ion_core.cli.whole import Options
 from ion_core.errors import DocumentsDamaged
 
 if TYPE_CHECKING:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ion_core.cli.group import Group
-from ion_core.cli.options import Options, json_option, with_config
+from ion_core.cli.options import json_option, with_config
 from ion_core.cli.output import out_array, out_table, say
+from ion_core.cli.whole import Options
 
 if TYPE_CHECKING:
     from ion_core.registry import PluginInfo

@@ -13,8 +13,9 @@ import click
 
 from ion_core.cli.module.queues import check_not_done, check_takes, let_go
 from ion_core.cli.named import ModuleName, no_module
-from ion_core.cli.options import Options, Text, check_can_ask, json_option, with_config, yes_option
+from ion_core.cli.options import Text, check_can_ask, json_option, with_config, yes_option
 from ion_core.cli.output import out_json, plain, say
+from ion_core.cli.whole import Options
 from ion_core.errors import ConfigError, IonError, QueueNotDeclared, UsageError
 
 if TYPE_CHECKING:

@@ -15,8 +15,9 @@ from ion_core.cli.module.queues import drain, drop, move
 from ion_core.cli.module.record import record
 from ion_core.cli.module.run import run
 from ion_core.cli.module.test import test
-from ion_core.cli.options import Options, json_option, with_config
+from ion_core.cli.options import json_option, with_config
 from ion_core.cli.output import out_array, out_table, plain, say, shortened
+from ion_core.cli.whole import Options
 from ion_core.errors import ConfigError, QueueNotDeclared, TransientError
 
 if TYPE_CHECKING:

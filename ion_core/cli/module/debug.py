@@ -23,8 +23,9 @@ from ion_core.cli.module.rehearsing import (
     where_options,
 )
 from ion_core.cli.named import EventId, ModuleName
-from ion_core.cli.options import Options, json_option, with_config
+from ion_core.cli.options import json_option, with_config
 from ion_core.cli.output import out, out_json, out_table, plain, plain_lines, say
+from ion_core.cli.whole import Options
 from ion_core.errors import UsageError
 
 if TYPE_CHECKING:

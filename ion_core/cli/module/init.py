@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ion_core.cli.options import Options, Text, with_config
+from ion_core.cli.options import Text, with_config
 from ion_core.cli.output import out, plain, say
+from ion_core.cli.whole import Options
 from ion_core.errors import UsageError
 from ion_core.module_library import LIBRARY
 

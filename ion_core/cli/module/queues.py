@@ -11,8 +11,9 @@ import click
 
 from ion_core.cli.event.messages import described
 from ion_core.cli.named import ModuleName, QueueName, no_module
-from ion_core.cli.options import Options, check_can_ask, json_option, with_config, yes_option
+from ion_core.cli.options import check_can_ask, json_option, with_config, yes_option
 from ion_core.cli.output import out_json, plain, say
+from ion_core.cli.whole import Options
 from ion_core.errors import IonError, QueueNotDeclared, UsageError
 
 if TYPE_CHECKING:

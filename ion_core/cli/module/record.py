@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import click
 
 from ion_core.cli.named import EventId, ModuleName
-from ion_core.cli.options import Options, Text, with_config
+from ion_core.cli.options import Text, with_config
 from ion_core.cli.output import out, plain, say
+from ion_core.cli.whole import Options
 from ion_core.errors import DocumentNotFound, UsageError
 
 if TYPE_CHECKING:

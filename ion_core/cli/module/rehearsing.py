@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ion_core.cli.named import no_module
-from ion_core.cli.options import Options, Text
+from ion_core.cli.options import Text
 from ion_core.cli.output import hidden, hidden_in, plain, plain_lines, say
+from ion_core.cli.whole import Options
 from ion_core.errors import ConfigError, DocumentNotFound, UsageError
 
 if TYPE_CHECKING:

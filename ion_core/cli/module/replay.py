@@ -19,8 +19,9 @@ from ion_core.cli.module.rehearsing import (
     where_options,
 )
 from ion_core.cli.named import EventId, ModuleName
-from ion_core.cli.options import Options, Text, json_option, with_config
+from ion_core.cli.options import Text, json_option, with_config
 from ion_core.cli.output import JsonArray, out, plain, say
+from ion_core.cli.whole import Options
 from ion_core.errors import DocumentNotFound, UsageError
 from ion_core.words import counted
 

@@ -22,8 +22,9 @@ from ion_core.cli.module.rehearsing import (
     where_options,
 )
 from ion_core.cli.named import EventId, EventType, ModuleName
-from ion_core.cli.options import Options, json_option, with_config
+from ion_core.cli.options import json_option, with_config
 from ion_core.cli.output import out, out_json, out_table, plain, say
+from ion_core.cli.whole import Options
 from ion_core.errors import InvalidEvent, UsageError
 from ion_core.words import counted
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ion_core.cli.options import Options, json_option, with_config
+from ion_core.cli.options import json_option, with_config
 from ion_core.cli.output import hidden_in, out, out_json, plain
+from ion_core.cli.whole import Options
 from ion_core.errors import ConfigError, IonError, PluginFailed, TransientError
 from ion_core.words import counted
 

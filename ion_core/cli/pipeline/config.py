@@ -5,8 +5,9 @@ from __future__ import annotations
 import click
 
 from ion_core.cli.group import Group
-from ion_core.cli.options import Options, json_option, with_config
+from ion_core.cli.options import json_option, with_config
 from ion_core.cli.output import out_json, results
+from ion_core.cli.whole import Options
 
 
 @click.group("config", cls=Group)

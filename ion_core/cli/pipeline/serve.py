@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ion_core.cli.options import Options, with_config
+from ion_core.cli.options import with_config
+from ion_core.cli.whole import Options
 from ion_core.signals import hangup_held, has_terminal
 
 if TYPE_CHECKING:

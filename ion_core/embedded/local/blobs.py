@@ -6,8 +6,6 @@ import asyncio
 import fcntl
 import os
 import resource
-import secrets
-import shutil
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -119,7 +117,7 @@ async def open_local_blobs(settings: BlobsSettings) -> AsyncIterator[BlobStore]:
     finally:
         for threads in (pool, helpers):  # not here: signals are heard while one of them hangs
             await asyncio.to_thread(threads.shutdown)
-        shutil.rmtree(staging, ignore_errors=True)
+        _remove(staging)
         os.close(lock)
 
 
@@ -129,16 +127,26 @@ def _claim_staging(parent: Path) -> tuple[Path, int]:
     for left in parent.iterdir():
         lock = _locked(left)
         if lock is not None:
-            shutil.rmtree(left, ignore_errors=True)
+            _remove(left)
             os.close(lock)
     while True:
-        ours = parent / secrets.token_hex(8)
+        ours = parent / os.urandom(8).hex()
         ours.mkdir()
         lock = _locked(ours)
         if lock is not None and ours.is_dir():
             return ours, lock
         if lock is not None:  # another process opening the store took it for a dead one's
             os.close(lock)
+
+
+def _remove(staging: Path) -> None:
+    """As far as it can be: what is left of it is the next process's to remove."""
+    try:
+        staging.rmdir()
+    except OSError:
+        import shutil  # of use to those alone who leave something there
+
+        shutil.rmtree(staging, ignore_errors=True)
 
 
 def _locked(directory: Path) -> int | None:

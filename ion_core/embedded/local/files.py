@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import hashlib
@@ -11,7 +10,12 @@ import signal
 import sys
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import ctypes
 
 _CHUNK = 2 << 20
 _FICLONE = 0x40049409
@@ -22,7 +26,19 @@ _RENAME_SWAP = 2  # macOS: renamex_np
 _FAILED = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 """Errors of copying that another way of copying does not avoid."""
 
-_libc = ctypes.CDLL(None, use_errno=True)
+
+@cache
+def _libc() -> ctypes.CDLL:
+    import ctypes  # which a process that stores nothing does without
+
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def _errno() -> int:
+    """Of the call into ``_libc`` that failed last in this thread."""
+    import ctypes
+
+    return ctypes.get_errno()
 
 
 def lease(fd: int) -> bool:
@@ -131,11 +147,11 @@ def _copy_from(source: int, target: int, at: int, count: int | None) -> int:
 
 def flush_many(beside: Path | str, fds: Sequence[int]) -> None:
     """Flush these open files, and all else on the file system of ``beside``, where that is one call."""
-    if hasattr(_libc, "syncfs"):
+    if hasattr(_libc(), "syncfs"):
         fd = os.open(beside, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            if _libc.syncfs(fd) != 0:
-                code = ctypes.get_errno()
+            if _libc().syncfs(fd) != 0:
+                code = _errno()
                 raise OSError(code, os.strerror(code), str(beside))
         finally:
             os.close(fd)
@@ -159,12 +175,12 @@ def flush_directories(paths: Iterable[Path | str]) -> None:
 
 def exchange(one: str, other: str) -> None:
     """Swap what two names mean, in one step. OSError ENOSYS or EINVAL where the file system cannot."""
-    if hasattr(_libc, "renameat2"):
-        failed = _libc.renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE)
-    elif hasattr(_libc, "renamex_np"):
-        failed = _libc.renamex_np(os.fsencode(one), os.fsencode(other), _RENAME_SWAP)
+    if hasattr(_libc(), "renameat2"):
+        failed = _libc().renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE)
+    elif hasattr(_libc(), "renamex_np"):
+        failed = _libc().renamex_np(os.fsencode(one), os.fsencode(other), _RENAME_SWAP)
     else:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), one, None, other)
     if failed:
-        code = ctypes.get_errno()
+        code = _errno()
         raise OSError(code, os.strerror(code), one, None, other)

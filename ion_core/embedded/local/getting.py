@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import stat
 from collections.abc import Sequence
 from concurrent.futures import Executor
@@ -87,7 +86,7 @@ class Getting:
             source, status = self._tree.open(get.key)
         except FileNotFoundError as error:
             raise BlobNotFound(f"blob {get.key}: is not stored in {self._tree.root}.") from error
-        temporary = get.target.with_name(f".ion-{secrets.token_hex(8)}")
+        temporary = get.target.with_name(f".ion-{os.urandom(8).hex()}")
         try:
             if get.expect is not None:
                 _check(get.key, status.st_size, get.expect.sha256, get.expect)

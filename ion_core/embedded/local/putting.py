@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import suppress
@@ -119,7 +118,7 @@ class Putting:
         return status.st_dev == self._device and status.st_nlink == 1 and status.st_uid == os.geteuid()
 
     def _copy(self, item: _Item, source: int) -> None:
-        item.path, item.moved = str(self._staging / secrets.token_hex(8)), False
+        item.path, item.moved = str(self._staging / os.urandom(8).hex()), False
         item.fd = os.open(item.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         os.fchmod(item.fd, 0o444)
         blob_files.copy_bytes(source, item.fd)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import secrets
 import stat
 import threading
 from collections.abc import Iterator
@@ -160,7 +159,7 @@ class BlobTree:
         return changed
 
     def _move_inside(self, path: str) -> None:
-        staged = str(self._staging / secrets.token_hex(8))
+        staged = str(self._staging / os.urandom(8).hex())
         os.mkdir(staged)
         os.link(path, f"{staged}/{INSIDE}", follow_symlinks=False)
         blob_files.flush_directories([staged])
