@@ -12,7 +12,6 @@ import logging
 import os
 import signal
 import sys
-import sysconfig
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
@@ -212,6 +211,8 @@ def _is_idle(frame: FrameType) -> bool:
 
 def _where(frame: FrameType) -> str:
     """The innermost place outside of the standard library, which only waits for somebody."""
+    import sysconfig  # of a process that hangs only
+
     standard = sysconfig.get_path("stdlib")
     there: FrameType | None = frame
     while there is not None and there.f_code.co_filename.startswith((standard, "<frozen")):

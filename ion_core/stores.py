@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import logging
 import re
 import time
@@ -35,12 +34,16 @@ AT_ONCE = 256
 MAX_NAME_BYTES = 768
 """Of a file's name, with its directories: its key has the job's prefix before it."""
 
-_PLAIN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_PLAIN_ID = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 
 
 def key_segment(id: str) -> str:
     """A foreign id as one segment of a key: itself where it is plain, else ``~`` and its sha256."""
-    return id if _PLAIN_ID.fullmatch(id) else "~" + hashlib.sha256(id.encode("utf-8", "surrogatepass")).hexdigest()
+    if re.fullmatch(_PLAIN_ID, id):
+        return id
+    import hashlib  # of use to foreign ids alone
+
+    return "~" + hashlib.sha256(id.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def job_prefix(event: Event, module: str, attempt: str) -> str:

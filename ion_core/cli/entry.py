@@ -14,7 +14,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from typing import TextIO
 
 from ion_core import reaper
-from ion_core.cli.alone import ticket_line
+from ion_core.cli import ticket_line
 from ion_core.cli.output import apart, hidden, hide_with, plain, say
 from ion_core.cli.whole import BUG, PROGRAM, Options
 from ion_core.errors import ConfigError, IonError, PluginFailed

@@ -11,9 +11,10 @@ from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Sequenc
 from datetime import datetime
 from typing import Any, TextIO
 
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-_CONTROL_IN_LINES = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-_CONTROL_IN_JSON = re.compile("[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+# Patterns are compiled when they are first used: most processes use few of them.
+_CONTROL = "[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]"
+_CONTROL_IN_LINES = "[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]"
+_CONTROL_IN_JSON = "[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]"
 
 
 LEAST = 16
@@ -27,7 +28,7 @@ LONG, HEAD, TAIL = 28, 7, 20
 The end of what is named after a time is that time.
 """
 
-_UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+_UUID = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 
 _UNITS = (("d", 86_400), ("h", 3_600), ("min", 60))
 
@@ -135,12 +136,12 @@ def out(text: str, *, whole: bool = False) -> None:
 
 def plain(text: str) -> str:
     """``text`` in one line, with every control character escaped."""
-    return _CONTROL.sub(_escaped, text)
+    return re.sub(_CONTROL, _escaped, text)
 
 
 def plain_lines(text: str) -> str:
     """``text`` with line ends and tabs as they are, and every other control character escaped."""
-    return _CONTROL_IN_LINES.sub(_escaped, text)
+    return re.sub(_CONTROL_IN_LINES, _escaped, text)
 
 
 def _escaped(match: re.Match[str]) -> str:
@@ -169,7 +170,7 @@ def short_ids(ids: Iterable[str]) -> dict[str, str]:
         alike.setdefault(id[-TAIL:], []).append(id)
     shown = {}
     for n, id in enumerate(known):
-        if _UUID.fullmatch(id):
+        if re.fullmatch(_UUID, id, re.IGNORECASE):
             shown[id] = id[: max(SHORT, _told_apart(known, n))]
             continue
         others = alike[id[-TAIL:]]
@@ -225,7 +226,7 @@ def to_json(value: Any, *, indent: int | None = None) -> str:
 
     separators = (",", ":") if indent is None else None
     text = json.dumps(value, ensure_ascii=not encodes("é…"), separators=separators, indent=indent)
-    return _CONTROL_IN_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+    return re.sub(_CONTROL_IN_JSON, lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def out_json(value: Any, *, indent: int | None = None) -> None:

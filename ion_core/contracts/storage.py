@@ -16,7 +16,7 @@ from ion_core.words import counted
 
 MAX_KEY_BYTES = 1024
 MAX_SEGMENT_BYTES = 255
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_CONTROL = r"[\x00-\x1f\x7f]"
 
 
 def check_key(key: str) -> str:
@@ -34,7 +34,7 @@ def check_key(key: str) -> str:
         problem = "is empty"
     elif size > MAX_KEY_BYTES:
         problem = f"is {counted(size, 'byte')} long, {MAX_KEY_BYTES} are allowed"
-    elif _CONTROL.search(key) or "\\" in key:
+    elif re.search(_CONTROL, key) or "\\" in key:
         problem = "has a backslash or a control character"
     else:
         for segment in key.split("/"):

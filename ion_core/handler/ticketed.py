@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ion_core.contracts.storage import BlobStore
 from ion_core.contracts.ticket import Ticket
@@ -27,8 +27,7 @@ _NOT_ALLOWED = (
 )
 
 
-@dataclass(frozen=True)
-class _Given:
+class _Given(NamedTuple):
     """Of a data plane, what preparing needs, where the event and its files are known already."""
 
     blobs: BlobStore

@@ -49,14 +49,14 @@ def prepare(ctx: click.Context, /, options: Options, **given: Any) -> None:
         --valideventtypes face.detected --basedir ion --development.enabled
     """
     check_ids(ctx, given)
+    if given["ticket"] is not None:
+        from ion_core.cli.alone.handler_ticket import run_step
+
+        run_step("prepare", options, given)
+        return
     crash.arm(os.environ)
     begin(given, "prepare")
     options.exit_code = exit_code
-    if given["ticket"] is not None:
-        from ion_core.cli.alone.handler_ticket import prepare_step
-
-        prepare_step(options, given)
-        return
     from ion_core.handler.given import GivenWorkspace
 
     workspace = GivenWorkspace(Path(given["base"]))
@@ -94,14 +94,14 @@ def commit(ctx: click.Context, /, options: Options, **given: Any) -> None:
         --valideventtypes face.detected --basedir ion --development.enabled
     """
     check_ids(ctx, given)
+    if given["ticket"] is not None:
+        from ion_core.cli.alone.handler_ticket import run_step
+
+        run_step("commit", options, given)
+        return
     crash.arm(os.environ)
     begin(given, "commit")
     options.exit_code = exit_code
-    if given["ticket"] is not None:
-        from ion_core.cli.alone.handler_ticket import commit_step
-
-        commit_step(options, given)
-        return
     from ion_core.handler.given import GivenWorkspace
 
     workspace, asked = GivenWorkspace(Path(given["base"])), asked_for(given)

@@ -8,9 +8,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ion_core import ending
+from ion_core import crash, ending
 from ion_core.cli.alone.asked import tell
-from ion_core.cli.alone.handler_exit import handler_exit
+from ion_core.cli.alone.handler_exit import exit_code, handler_exit
+from ion_core.cli.alone.handler_log import begin
 from ion_core.cli.output import hidden, hide_with, plain
 from ion_core.cli.session import plugins_come_in
 from ion_core.cli.whole import Options
@@ -28,8 +29,7 @@ Lines = list[str]
 Work = Callable[[Stores, Ticket, StepSettings], Awaitable[Lines]]
 
 
-def prepare_step(options: Options, given: Mapping[str, Any]) -> None:
-    """Step 1: exits as ``HandlerExit`` says. Its lines go to stderr, the result to its file, whatever happens."""
+def _prepare(options: Options, given: Mapping[str, Any]) -> None:
     workspace = GivenWorkspace(Path(given["base"]))
 
     async def work(stores: Stores, ticket: Ticket, settings: StepSettings) -> Lines:
@@ -38,8 +38,7 @@ def prepare_step(options: Options, given: Mapping[str, Any]) -> None:
     _step(options, given, work, committed=None)
 
 
-def commit_step(options: Options, given: Mapping[str, Any]) -> None:
-    """Step 3, in the same way."""
+def _commit(options: Options, given: Mapping[str, Any]) -> None:
     workspace = GivenWorkspace(Path(given["base"]))
 
     async def work(stores: Stores, ticket: Ticket, settings: StepSettings) -> Lines:
@@ -48,7 +47,12 @@ def commit_step(options: Options, given: Mapping[str, Any]) -> None:
     _step(options, given, work, committed=True)
 
 
-STEPS = {"prepare": prepare_step, "commit": commit_step}
+def run_step(step: str, options: Options, given: Mapping[str, Any]) -> None:
+    """``prepare`` or ``commit``. Exits as ``HandlerExit`` says. Lines go to stderr, the result to its file, always."""
+    crash.arm(os.environ)
+    begin(given, step)
+    options.exit_code = exit_code
+    (_prepare if step == "prepare" else _commit)(options, given)
 
 
 def _step(options: Options, given: Mapping[str, Any], work: Work, *, committed: bool | None) -> None:

@@ -7,8 +7,8 @@ import stat
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from ion_core.contracts.storage import BlobInfo
 from ion_core.embedded.local import files as blob_files
@@ -24,8 +24,7 @@ _BIG = 4 << 20
 """Bytes from which a copy is not made while others of its batch wait."""
 
 
-@dataclass(frozen=True, slots=True)
-class Get:
+class Get(NamedTuple):
     key: str
     target: Path
     expect: BlobInfo | None

@@ -7,9 +7,9 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from ion_core.contracts.storage import BlobInfo, check_told
 from ion_core.embedded.local import files as blob_files
@@ -28,26 +28,27 @@ _NOT_MOVABLE = {errno.EXDEV, errno.EACCES, errno.EPERM}
 """What rename says of another mount, of a directory that may not be written to, and of an immutable one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Put:
+class Put(NamedTuple):
     key: str
     source: Path
     consume: bool
     told: BlobInfo | None = None
 
 
-@dataclass(slots=True, eq=False)
 class _Item:
     """A file on its way, open as ``fd``: the source itself if it is ``moved``, under a lease, else our copy."""
 
-    put: Put
-    path: str = ""
-    fd: int = -1
-    moved: bool = False
-    status: os.stat_result | None = None
-    info: BlobInfo | None = None
-    answer: BlobInfo | BaseException | Alone | None = None
-    """None until it is known."""
+    __slots__ = ("answer", "fd", "info", "moved", "path", "put", "status")
+
+    def __init__(self, put: Put) -> None:
+        self.put = put
+        self.path = ""
+        self.fd = -1
+        self.moved = False
+        self.status: os.stat_result | None = None
+        self.info: BlobInfo | None = None
+        self.answer: BlobInfo | BaseException | Alone | None = None
+        """None until it is known."""
 
     def failed(self, error: OSError) -> None:
         translation = translated(error, f"blob {self.put.key}")

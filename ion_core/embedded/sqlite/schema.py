@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from ion_core.errors import StateError
 
 
-@dataclass(frozen=True, kw_only=True)
-class Schema:
+class Schema(NamedTuple):
     """What a file holds. ``migrations[n]`` has the statements that lead from version n to n + 1; only ever append.
 
     ``application_id`` tells one kind of file from another, and from a database that is none of ours.

@@ -6,10 +6,9 @@ as all else of it. Only what is beyond doubt is read here, and anything else lef
 
 from __future__ import annotations
 
-import os
+import importlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ion_core.cli.whole import Options
 
@@ -27,8 +26,7 @@ _STEPS = ("prepare", "commit")
 _LEVELS = ("debug", "info", "warn", "error")
 
 
-@dataclass(frozen=True)
-class TicketLine:
+class TicketLine(NamedTuple):
     """Which step, and what click would give it."""
 
     step: str
@@ -37,16 +35,8 @@ class TicketLine:
 
     def run(self, options: Options) -> None:
         """Do it, as the command of that name does. Raises what that raises."""
-        from ion_core import crash
-        from ion_core.cli.alone.handler_exit import exit_code
-        from ion_core.cli.alone.handler_log import begin
-        from ion_core.cli.alone.handler_ticket import STEPS
-
         options.config = self.config
-        crash.arm(os.environ)
-        begin(self.given, self.step)
-        options.exit_code = exit_code
-        STEPS[self.step](options, self.given)
+        importlib.import_module("ion_core.cli.alone.handler_ticket").run_step(self.step, options, self.given)
 
 
 def read(arguments: Sequence[str], environ: Mapping[str, str]) -> TicketLine | None:
