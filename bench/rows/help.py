@@ -12,7 +12,7 @@ import asyncio
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -38,10 +38,10 @@ async def _open(directory: Path) -> AsyncIterator[Pair]:
     yield Pair(ours, theirs)
 
 
-async def milliseconds(command: Sequence[str]) -> float:
+async def milliseconds(command: Sequence[str], environ: Mapping[str, str] | None = None) -> float:
     def run() -> float:
         begun = time.perf_counter()
-        subprocess.run(command, check=True, stdout=subprocess.PIPE)
+        subprocess.run(command, check=True, stdout=subprocess.PIPE, env=environ)
         return 1000 * (time.perf_counter() - begun)
 
     return await asyncio.to_thread(run)

@@ -7,21 +7,19 @@ What is read here has been validated as one of those when it was written.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from ion_core.contracts.provider import Location, Provider, Reach, Section
 
 CONTRACT = "1.0"
 
 
-@dataclass(frozen=True, kw_only=True)
-class PlainSettings:
+class PlainSettings(NamedTuple):
     """What both stores are opened with. ``path`` is absolute."""
 
     path: Path
-    section: Section = field(repr=False, compare=False)
+    section: Section
 
     def location(self) -> Location:
         return Location(where=str(self.path), reach=Reach.MACHINE)

@@ -6,14 +6,19 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
 from ion_core.app import App
+from ion_core.cli import line, ticket_line
+from ion_core.cli.alone.handler import commit, prepare
 from ion_core.cli.session import load
 from ion_core.cli.whole import Options
 from ion_core.config import derived
@@ -265,6 +270,82 @@ def test_a_workspace_that_may_not_be_read_is_not_what_the_module_left(engine: En
     assert done.code == 78, done.err
     assert "permission denied. Prepare and commit need a workspace that they may read and write" in done.err
     assert engine.result.reasons[0] in done.err
+
+
+UNUSED = {"click", "pydantic", "pluggy", "ruamel", "ion_core.config", "ion_core.registry", "ion_core.jobs"}
+UNUSED |= {"hashlib", "uuid", "random", "secrets", "shutil", "ctypes"}
+
+
+def test_a_step_with_nothing_to_do_imports_nothing_that_it_does_not_use(engine: Engine) -> None:
+    context = engine.ion("event", "publish", "start", "--json").json["context"]
+    ids = {"event_id": context["eventId"], "correlation_id": context["correlationId"]}
+    (engine.home / "ticket").write_bytes(Ticket(**{**vars(engine.ticket), **ids}).encode())
+    code = "import gc, sys; from ion_core.cli import main; print(main(), gc.get_freeze_count() > 0, *sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *engine.arguments("prepare")], capture_output=True, text=True, check=True
+    )
+    ended, frozen, *imported = done.stdout.split()
+    assert (ended, frozen) == ("0", "True"), done.stderr
+    assert "sqlite3" in imported
+    assert UNUSED & set(imported) == set()
+
+
+@pytest.mark.parametrize("more", [[], ["--loglevel", "error"], ["--ticket", "other"], ["--result", "a b"]])
+@pytest.mark.parametrize("step", ["prepare", "commit"])
+def test_a_line_read_without_click_says_what_click_makes_of_it(
+    step: str, more: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, str | None, Mapping[str, Any]]] = []
+
+    def note(step: str, options: Options, given: Mapping[str, Any]) -> None:
+        seen.append((step, options.config, given))
+
+    monkeypatch.setattr("ion_core.cli.alone.handler_ticket.run_step", note)
+    for arguments in (["--ticket", "t"], ["--config", "c", "--ticket", "t", "--basedir", "w", "--result", "r"]):
+        words = ["handler", step, *arguments, *more]
+        line.run(words, Options())
+        read = ticket_line.read(words, {})
+        assert read is not None
+        read.run(Options())
+        by_click, by_us = seen[-2:]
+        assert by_us[:2] == by_click[:2]
+        assert {name: by_click[2][name] for name in by_us[2]} == by_us[2]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["handler"],
+        ["handler", "prepare"],
+        ["handler", "serve", "--ticket", "t"],
+        ["module", "prepare", "--ticket", "t"],
+        ["handler", "prepare", "--config", "c"],
+        ["handler", "prepare", "--ticket"],
+        ["handler", "prepare", "--ticket", ""],
+        ["handler", "prepare", "--ticket", "--help"],
+        ["handler", "prepare", "--ticket=t"],
+        ["handler", "prepare", "--ticket", "t", "-v"],
+        ["handler", "prepare", "--ticket", "t", "--logfile", "f"],
+        ["handler", "prepare", "--ticket", "t", "--loglevel", "loud"],
+        ["handler", "prepare", "--ticket", "t", "--context.eventid", "1"],
+    ],
+)
+def test_what_is_not_beyond_doubt_is_for_click_to_read(words: list[str]) -> None:
+    assert ticket_line.read(words, {}) is None
+
+
+def test_a_line_is_for_click_to_read_where_any_variable_says_more() -> None:
+    words = ["handler", "prepare", "--ticket", "t"]
+    assert ticket_line.read(words, {"HOME": "/root", "ION_CONFIG": "c"}) is not None
+    names = [name for step in (prepare, commit) for it in step.params for name in _variables(it)]
+    assert len(names) > 10
+    for name in names:
+        assert ticket_line.read(words, {name: "x"}) is None, name
+
+
+def _variables(parameter: click.Parameter) -> list[str]:
+    names = parameter.envvar
+    return [names] if isinstance(names, str) else list(names or ())
 
 
 def test_the_flags_are_variables_too(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

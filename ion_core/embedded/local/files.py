@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import os
 import signal
 import sys
@@ -67,6 +66,8 @@ def sha256_of(fd: int, size: int, reader: Executor) -> tuple[int, str]:
 
     ``reader`` fetches the next piece of a large file while this one is hashed.
     """
+    import hashlib  # which a process that fetches and stores nothing does without
+
     if size < _CHUNK:
         content = os.pread(fd, size + 1, 0)
         if len(content) == size:
