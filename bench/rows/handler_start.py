@@ -1,7 +1,7 @@
 """``handler_start`` and ``handler_start_s3``: what step 1 of a job elsewhere takes where there is nothing to do.
 
 Ours: the whole process ``ion-core handler prepare`` with a ticket, of an event without files or data: interpreter,
-imports, settings read, both stores opened, one document read, an empty workspace made. Stores are the embedded ones, or
+imports, settings read, both stores opened, one document read, an empty workspace made where there was none, as for each job. Stores are the embedded ones, or
 one S3 server (moto) on this machine for both.
 
 Theirs: the whole process ``python -c "import sqlite3, click"``, the same Python. A short job pays ours twice.
@@ -12,6 +12,7 @@ whatever PYTHONDONTWRITEBYTECODE says here.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sys
@@ -86,14 +87,15 @@ def _pair(directory: Path, storage: Mapping[str, Any], *, plugins: list[str]) ->
     (directory / "settings").write_text(json.dumps(said))
     (directory / "ticket").write_bytes(ticket.encode())
     command = [str(script), "handler", "prepare", "--loglevel", "error"]
-    for flag, name in (("config", "settings"), ("ticket", "ticket"), ("result", "result"), ("basedir", "workspace")):
+    for flag, name in (("config", "settings"), ("ticket", "ticket"), ("result", "result")):
         command += [f"--{flag}", str(directory / name)]
+    workspaces = (str(directory / f"workspace-{number}") for number in itertools.count())
 
     environ = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     environ["PYTHONPYCACHEPREFIX"] = str(directory / "compiled")
 
     async def ours() -> float:
-        return await milliseconds(command, environ)
+        return await milliseconds([*command, "--basedir", next(workspaces)], environ)
 
     async def theirs() -> float:
         return await milliseconds([sys.executable, "-c", "import sqlite3, click"], environ)

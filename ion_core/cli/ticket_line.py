@@ -15,6 +15,9 @@ from ion_core.cli.whole import Options
 VARIABLES = ("CONTEXT_", "VALIDEVENTTYPES", "BASEDIR", "DEVELOPMENT_", "HANDLER_", "_ION_CORE_COMPLETE")
 """How the variables begin, upper or lower case, that may say what the command line does not."""
 
+RUN_BY = "alone.handler_ticket"
+"""As ``root.SECTIONS`` names commands: imported once it is asked for."""
+
 _FLAGS = {
     "--config": "config",
     "--ticket": "ticket",
@@ -36,7 +39,7 @@ class TicketLine(NamedTuple):
     def run(self, options: Options) -> None:
         """Do it, as the command of that name does. Raises what that raises."""
         options.config = self.config
-        importlib.import_module("ion_core.cli.alone.handler_ticket").run_step(self.step, options, self.given)
+        importlib.import_module(f"ion_core.cli.{RUN_BY}").run_step(self.step, options, self.given)
 
 
 def read(arguments: Sequence[str], environ: Mapping[str, str]) -> TicketLine | None:
