@@ -17,6 +17,8 @@ _WORDS = {
     errno.EISDIR: "is a directory",
     errno.ELOOP: "is a symbolic link",
 }
+NOT_REGULAR = frozenset(_WORDS)
+"""Codes of the errors that say so."""
 
 
 def open_regular(

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -558,6 +558,85 @@ async def _on_a_full_disk(disk: Path) -> dict[str, str | None]:
         os.unlink(disk / "ballast")  # noqa: PTH108
         os.close(fd)
     return said
+
+
+def a_fifo(file: Path) -> None:
+    os.mkfifo(file)
+
+
+def a_directory(file: Path) -> None:
+    file.mkdir()
+    (file / "entry").touch()
+
+
+def a_link(file: Path) -> None:
+    file.symlink_to("/dev/zero")
+
+
+def nothing(file: Path) -> None:
+    """It is removed."""
+
+
+def written(content: bytes) -> Callable[[Path], object]:
+    return lambda file: file.write_bytes(content)
+
+
+SPOILT = {
+    "fifo": a_fifo,
+    "directory": a_directory,
+    "link": a_link,
+    "nothing": nothing,
+    "empty object": written(b"{}"),
+    "other shape": written(b"[1]"),
+    "wrong types": written(
+        b'{"step": 1, "how": [], "status": 3, "began": {"module": "x"}, "ended": NaN, "process": {"pid": 1}, '
+        b'"grace": "x", "name": "a-job", "id": 1, "labels": [], "log_limit": "x", "reasons": 5}'
+    ),
+    "deep": written(b"[" * 4096),
+    "no text": written(b"\xff\xfe\x00"),
+}
+FILES = (
+    layout.SPEC, layout.SUPERVISOR, layout.TICKET, layout.STOP, layout.END, layout.END + ".room", "module.first",
+    layout.result_of("prepare"),
+)  # fmt: skip
+
+
+class TestWhatAModuleSpoils:
+    """Nothing keeps one that is not isolated from the files of its job: it costs that job, and no other."""
+
+    @pytest.mark.parametrize("file", FILES)
+    @pytest.mark.parametrize("how", SPOILT)
+    async def test_the_others_are_found_and_it_can_be_removed(self, place: Place, file: str, how: str) -> None:
+        other = await place.started("true", name="other")
+        await place.end(other)
+        ref = await held(place, Step.MODULE)
+        supervisor = await place.supervisor(ref)
+        os.kill(supervisor.pid, signal.SIGKILL)
+        await gone(supervisor.pid)
+        spoilt = place.directory(ref) / file
+        spoilt.unlink(missing_ok=True)
+        SPOILT[how](spoilt)
+        async with asyncio.timeout(SOON), place.another() as another:
+            found = {status.ref.name: status.state for status in await another.find({"of": "mine"})}
+            assert found["other"] is JobState.ENDED
+            assert found.get(ref.name) in (None, JobState.ENDED, JobState.CREATED)
+            for status in await another.find({}):
+                await another.remove(status.ref)
+        assert not place.directory(other).exists()
+
+    @pytest.mark.parametrize("file", FILES)
+    @pytest.mark.parametrize("how", SPOILT)
+    async def test_its_job_comes_to_an_end(self, place: Place, file: str, how: str) -> None:
+        ref = await held(place, Step.MODULE)
+        spoilt = place.directory(ref) / file
+        spoilt.unlink(missing_ok=True)
+        SPOILT[how](spoilt)
+        await place.executor.find({})
+        os.kill((await place.supervisor(ref)).pid, signal.SIGTERM) if file != layout.SUPERVISOR else None
+        async with asyncio.timeout(SOON):
+            with suppress(JobNotFound):  # of a job that cannot be told from none
+                await place.executor.wait(ref)
+                [line async for line in place.executor.logs(ref)]
 
 
 def test_what_does_not_fit_on_the_disk_is_a_gap_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,25 +2,47 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ion_core.contracts.executor import MAX_RESULT, Cause, JobEnd, Step, cause_of
+from ion_core.contracts.executor import MAX_RESULT, Cause, JobEnd, Step, StepResult, cause_of
 from ion_core.contracts.runtime import ExitStatus
 from ion_core.embedded.jobs import layout
 from ion_core.embedded.jobs.printed import pieces
 from ion_core.embedded.os_errors import translated
-from ion_core.errors import TransientError
+from ion_core.errors import InvalidEvent, TransientError
 from ion_core.regular import read_regular
 
 _SIGNALS = 128
 """Exit codes above are deaths by signal, as a shell tells them."""
 _MOST = 1 << 22
+_HOW = ("exited", "stopped", "told", "lost", "unstartable", "timeout")
+
+
+def is_end(said: Mapping[str, Any]) -> bool:
+    """Whether that is what a supervisor notes, and ``end_of`` can tell."""
+    status, how = said.get("status"), said.get("how")
+    if status is not None and (
+        not isinstance(status, dict)
+        or status.keys() != {"code", "signal", "limit"}
+        or type(status["code"]) is not int
+        or type(status["signal"]) not in (int, type(None))
+        or type(status["limit"]) not in (str, type(None))
+    ):
+        return False
+    return (
+        said.get("step") in ("queued", *layout.STEPS)
+        and how in _HOW
+        and (how != "exited" or status is not None)
+        and (how != "unstartable" or type(said.get("errno")) is int)
+        and type(said.get("reason")) is str
+        and layout.are_times(said.get("began"))
+        and layout.is_time(said.get("ended"))
+    )
 
 
 def end_of(said: Mapping[str, Any], directory: str) -> JobEnd:
-    """``said`` is what the file ``end`` has."""
+    """``said`` is what the file ``end`` has, and ``is_end``."""
     step = Step(said["step"])
     status = said["status"] and ExitStatus(**said["status"])
     cause, reason = _why(said, step, status, directory)
@@ -76,7 +98,6 @@ def _content(file: str) -> bytes:
 def _reasons(file: str) -> Sequence[str]:
     """Those of a step's result; none where it has left none, or what is no result."""
     try:
-        said = json.loads(read_regular(file, MAX_RESULT))
-        return [reason for reason in said["reasons"] if isinstance(reason, str)]
-    except (OSError, ValueError, LookupError, TypeError):
+        return StepResult.decode(read_regular(file, MAX_RESULT + 1)).reasons
+    except (OSError, InvalidEvent):
         return []

@@ -16,14 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ion_core.contracts.executor import JobEnd, JobRef, JobState, Step, Ticket
+from ion_core.contracts.executor import MAX_TICKET, JobEnd, JobRef, JobState, Step, Ticket
 from ion_core.contracts.output import Piece
 from ion_core.embedded.jobs import layout, supervisor
-from ion_core.embedded.jobs.judging import end_of
+from ion_core.embedded.jobs.judging import end_of, is_end
 from ion_core.embedded.jobs.printed import FILES, pieces
 from ion_core.embedded.programs import table
 from ion_core.errors import InvalidEvent, JobNotFound, PermanentError, TransientError
-from ion_core.regular import write_new
+from ion_core.regular import NOT_REGULAR, read_regular, write_new
 
 log = logging.getLogger(__name__)
 
@@ -134,10 +134,13 @@ class KeptJobs:
         begun = False
         for end in FILES:
             try:
-                with open(f"{self.directory(ref.name)}/{step.value}.{end}", "rb") as file:
-                    content = file.read(_MOST)
+                content = read_regular(f"{self.directory(ref.name)}/{step.value}.{end}", _MOST)
             except FileNotFoundError:
                 continue
+            except OSError as error:
+                if error.errno not in NOT_REGULAR:
+                    raise
+                content = b""  # something that its module has put there
             begun = True
             for before, stream, at, data in pieces(content):
                 found[before] = Piece(before, "stdout" if stream == "stdout" else "stderr", at, bytearray(data))
@@ -185,7 +188,7 @@ class KeptJobs:
     def _spec(self, name: str) -> dict[str, Any] | None:
         """None if there is no such job. Raises TransientError if that cannot be told."""
         spec = layout.read(f"{self.directory(name)}/{layout.SPEC}")
-        if spec is not None and spec.get("name") == name:
+        if spec is not None and spec.get("name") == name and _is_spec(spec):
             return spec
         self._check()
         return None
@@ -225,7 +228,7 @@ class KeptJobs:
     def _seen(self, spec: Mapping[str, Any]) -> Seen | None:
         ref, labels = JobRef(id=spec["id"], name=spec["name"]), spec["labels"]
         directory = self.directory(ref.name)
-        if not os.path.lexists(f"{directory}/{layout.TICKET}"):
+        if not layout.was_started(directory):
             return Seen(ref=ref, state=JobState.CREATED, labels=labels, ticket=None)
         ticket = _ticket(directory)
         if (end := self._end(directory)) is None and not layout.is_locked(directory):
@@ -239,7 +242,7 @@ class KeptJobs:
 
     def _end(self, directory: str) -> JobEnd | None:
         said = layout.read(f"{directory}/{layout.END}")
-        return None if said is None else end_of(said, directory)
+        return None if said is None or not is_end(said) else end_of(said, directory)
 
     def _settled(self, directory: str, ref: JobRef) -> JobEnd | None:
         """The end of a job that nobody supervises any more: what still runs of it is killed. None if it is not so."""
@@ -250,7 +253,7 @@ class KeptJobs:
         if lock is None:
             return None
         try:
-            if (end := self._end(directory)) is not None or not os.path.lexists(f"{directory}/{layout.TICKET}"):
+            if (end := self._end(directory)) is not None or not layout.was_started(directory):
                 return end
             table.kill_marked(layout.mark(directory, ref.id), by=layout.MARK)
             _, began = layout.supervised(directory)
@@ -276,11 +279,23 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return None
 
 
+def _is_spec(said: Mapping[str, Any]) -> bool:
+    """As far as we go by it: what it runs is its supervisor's to read."""
+    id, labels, limit = said.get("id"), said.get("labels"), said.get("log_limit")
+    return (
+        isinstance(id, str)
+        and id.isalnum()
+        and isinstance(labels, dict)
+        and all(isinstance(it, str) for it in labels.values())
+        and type(limit) is int
+        and 0 <= limit <= _MOST
+    )
+
+
 def _ticket(directory: str) -> Ticket | None:
     try:
-        with open(f"{directory}/{layout.TICKET}", "rb") as file:
-            return Ticket.decode(file.read())
-    except (FileNotFoundError, InvalidEvent):  # torn by a power cut: nothing runs then
+        return Ticket.decode(read_regular(f"{directory}/{layout.TICKET}", MAX_TICKET + 1))
+    except (OSError, InvalidEvent):  # torn by a power cut: nothing runs then; or none of ours
         return None
 
 

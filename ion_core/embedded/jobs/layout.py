@@ -10,6 +10,9 @@
 
 What has to be written when the disk is full has its room from the beginning: it is written into a file that is there.
 Nothing is flushed: after a power cut nothing runs, and what a job has committed is not in here.
+
+A module that nothing isolates can write all of it. What is not as we write it counts as not written: it costs that job,
+and no other.
 """
 
 from __future__ import annotations
@@ -17,11 +20,13 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import stat
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
 from ion_core.embedded.programs.table import ProcessId
+from ion_core.regular import open_regular, read_regular
 
 SPEC = "spec"
 SETTINGS = "settings.yaml"
@@ -39,6 +44,7 @@ _LOG_LIMIT = 1 << 20
 ROOM = 8192
 """Bytes kept free for each of what must be written in any case."""
 _KEPT = ".room"
+_NO_TIME = 1e12
 _MOST = 1 << 22
 """Bytes of a file that we read: a command can be long."""
 
@@ -71,33 +77,31 @@ def keep_room(file: str) -> None:
 def write_kept(file: str, content: dict[str, Any]) -> None:
     """Write ``file``, for which room was kept: there as a whole or not at all. It is written over if it is there."""
     written = json.dumps(content).encode()
+    for name in (file, file + _KEPT):
+        _make_way(name)
     try:
         _write(file + _KEPT, 0, written)
         os.rename(file + _KEPT, file)
-    except FileNotFoundError:  # it is there already, or comes to be at this moment
-        _write(file, 0, written)
+    except FileNotFoundError:  # it is there already, or comes to be at this moment; or somebody took its room
+        _write(file, os.O_CREAT, written)
 
 
 def read(file: str) -> dict[str, Any] | None:
     """What was written there; None if there is no such file, or nothing of ours in it."""
     try:
-        fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:
+        found = json.loads(read_regular(file, _MOST).rstrip(b"\0"))
+    except (OSError, ValueError, RecursionError):
         return None
-    with os.fdopen(fd, "rb") as opened:
-        try:
-            found = json.loads(opened.read(_MOST).rstrip(b"\0"))
-        except (OSError, ValueError):
-            return None
     return found if isinstance(found, dict) else None
 
 
 def lock(directory: str, how: int = fcntl.LOCK_EX) -> int | None:
     """A descriptor that holds the lock of the job until it, and what was made of it, is closed. None if it is held.
 
-    FileNotFoundError if the job is gone.
+    FileNotFoundError if the job is gone. Where only the file to lock is, that is made anew: nobody can hold it then.
     """
-    fd = os.open(f"{directory}/{SUPERVISOR}", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    _make_way(f"{directory}/{SUPERVISOR}")
+    fd, _ = open_regular(f"{directory}/{SUPERVISOR}", os.O_RDWR | os.O_CREAT)
     try:
         fcntl.flock(fd, how | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -109,11 +113,22 @@ def lock(directory: str, how: int = fcntl.LOCK_EX) -> int | None:
     return fd
 
 
+def grace(directory: str) -> float | None:
+    """Seconds that whoever has it stopped gives it; None if nobody has."""
+    said = read(f"{directory}/{STOP}")
+    return None if said is None or not is_time(said.get("grace")) else float(said["grace"])
+
+
 def use(file: str) -> None:
     """Hold a lock shared until this process ends: what it stands for is not removed while a job needs it."""
     fd = os.open(file, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     fcntl.flock(fd, fcntl.LOCK_SH)
     os.utime(fd)
+
+
+def was_started(directory: str) -> bool:
+    """Also where its ticket is there no more."""
+    return any(os.path.lexists(f"{directory}/{name}") for name in (TICKET, END)) or supervised(directory)[0] is not None
 
 
 def is_locked(directory: str) -> bool:
@@ -134,12 +149,38 @@ def note(lock: int, supervisor: ProcessId, began: dict[str, float]) -> None:
 def supervised(directory: str) -> tuple[ProcessId | None, dict[str, float]]:
     """Who supervises it, as far as that is noted, and when which step began."""
     said = read(f"{directory}/{SUPERVISOR}") or {}
-    process = said.get("process")
-    return process and ProcessId(**process), said.get("began", {})
+    began = said.get("began", {})
+    return _process(said.get("process")), began if are_times(began) else {}
+
+
+def are_times(began: Any) -> bool:
+    """Whether it says of steps when they began."""
+    return type(began) is dict and all(name in STEPS and is_time(at) for name, at in began.items())
+
+
+def is_time(said: Any) -> bool:
+    return type(said) in (int, float) and abs(said) < _NO_TIME  # which NaN is not either
+
+
+def _make_way(file: str) -> None:
+    """What has the name of a file of ours and is none is put beside it."""
+    try:
+        if not stat.S_ISREG(os.lstat(file).st_mode):
+            os.rename(file, f"{file}.was-{os.urandom(4).hex()}")
+    except FileNotFoundError:
+        pass
+
+
+def _process(said: object) -> ProcessId | None:
+    if not isinstance(said, dict) or said.keys() != ProcessId.__annotations__.keys():
+        return None
+    process = ProcessId(**said)
+    texts = (process.started, process.boot)
+    return process if type(process.pid) is int and process.pid > 0 and all(type(it) is str for it in texts) else None
 
 
 def _write(file: str, how: int, content: bytes) -> None:
-    fd = os.open(file, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | how, 0o600)
+    fd, _ = open_regular(file, os.O_WRONLY | how)
     try:
         written = 0
         while written < len(content):

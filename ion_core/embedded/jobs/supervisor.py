@@ -82,8 +82,8 @@ class Supervisor:
         return Program(argv=argv, program=argv[0], cwd=self._directory, env=os.environ, mark=mark, by=layout.MARK)
 
     def _grace(self) -> float:
-        said = layout.read(f"{self._directory}/{layout.STOP}")
-        return _TOLD if said is None else float(said["grace"])
+        said = layout.grace(self._directory)
+        return _TOLD if said is None else said
 
     def _how_told(self) -> str:
         return "stopped" if os.path.exists(f"{self._directory}/{layout.STOP}") else "told"
