@@ -33,7 +33,7 @@ from ion_core.contracts.executor import (
     Step,
     Ticket,
 )
-from ion_core.dispatcher.attempt_log import AttemptLog
+from ion_core.dispatcher.attempt_log import AttemptLog, log_id, which
 from ion_core.dispatcher.bounded import Backoff, uninterrupted, wait_for_any
 from ion_core.dispatcher.engine import Engine
 from ion_core.dispatcher.module_run import judge
@@ -53,7 +53,7 @@ from ion_core.errors import (
     ProviderError,
     TransientError,
 )
-from ion_core.events import Event
+from ion_core.events import MODULE_LOGS, Event
 from ion_core.handler import Committed
 from ion_core.jobs import Attempt
 from ion_core.modules import Module
@@ -99,6 +99,8 @@ class AtEngine:
         self._settings = settings
         self._around = around
         self._stopping = stopping
+        self._spent: set[str] = set()
+        """Jobs that were to be removed and are not: what they ended with has been told."""
         self._warm = WarmSlots(module.warm, self._create, self._remove, module=module.name)
 
     @property
@@ -178,12 +180,27 @@ class AtEngine:
         """The job of this attempt that is with the engine already."""
         for status in await self._engine.started(self._module.name, attempt.job.event.context.event_id):
             ticket = status.ticket
-            if ticket is not None and ticket.attempt == attempt.number:
+            if ticket is None or await self._is_spent(status, ticket):
+                await self._remove(status.ref)
+            elif ticket.attempt == attempt.number:
                 log.info("its job is with the engine already", extra={**record.fields, "job": status.ref.name})
                 return self._held(status.ref, ticket, attempt, record)
-            if status.state is JobState.ENDED:  # of an attempt that is settled
+            elif status.state is JobState.ENDED:  # of an attempt that is settled
                 await self._remove(status.ref)
         return None
+
+    async def _is_spent(self, status: JobStatus, ticket: Ticket) -> bool:
+        """Whether its end has been told: its removal failed then, and numbers begin again after a redrive."""
+        if status.ref.id in self._spent:
+            return True
+        if status.state is not JobState.ENDED:
+            return False
+        which_log = log_id(ticket.module, ticket.event_id, which(ticket.attempt, ticket.token))
+        try:
+            await self._around.dataplane.documents.get(MODULE_LOGS, which_log)
+        except DocumentNotFound:
+            return False
+        return True
 
     async def _started(self, attempt: Attempt, record: AttemptLog) -> _EngineJob:
         """A new job; where an error comes out, none is left, as far as the engine answers."""
@@ -359,9 +376,11 @@ class AtEngine:
         await uninterrupted(self._clean(ref), within=CLEAN_WITHIN + 5.0)
 
     async def _clean(self, ref: JobRef) -> None:
+        self._spent.add(ref.id)
         try:
             async with asyncio.timeout(CLEAN_WITHIN):
                 await self._engine.executor.remove(ref)
+            self._spent.discard(ref.id)
         except (ProviderError, TimeoutError) as error:
             reason = str(error) or f"not removed within {CLEAN_WITHIN:.0f} s"
             log.warning("a job is left behind for now: %s", reason, extra={"job": ref.name})

@@ -14,6 +14,7 @@ import pytest
 
 from ion_core.contracts.executor import Cause, JobRef, JobSpec, JobStatus, ModuleSpec, Ticket
 from ion_core.contracts.messaging import RetryPolicy
+from ion_core.dataplane import forget_rounds
 from ion_core.dispatcher import Dispatcher
 from ion_core.dispatcher.at_engine import LOST_IN_A_ROW
 from ion_core.dispatcher.engine import FETCHED_WITHIN, Engine
@@ -566,6 +567,52 @@ async def test_a_job_whose_event_is_settled_is_removed_at_the_next_start(world: 
     assert world.left_behind() == []
     assert world.logs == logs
     assert world.log_of(event)["outcome"] == "committed"
+
+
+class _KeepsEnded(MemoryExecutor):
+    """An engine that does not answer when its jobs are to be removed."""
+
+    async def remove(self, ref: JobRef) -> None:
+        raise TransientError("the API server does not answer")
+
+
+@pytest.mark.parametrize("lives", [1, 2])
+async def test_what_is_left_of_a_dead_letter_s_job_is_not_what_its_redrive_ends_with(
+    world: EngineWorld, lives: int
+) -> None:
+    """Numbers of attempts begin again."""
+    world.add(fails_first(1, exits(0)), retry=ONCE)
+    await world.publish()
+    engine = Engine(_KeepsEnded(world.engine), name="default", installation="ours", alone=True)
+    async with world.serving(engines={"default": engine}):
+        await world.observed.finishes(1)
+        if lives == 1:
+            await _redrive(world)
+            await world.observed.finishes(2)
+    if lives == 2:
+        await _redrive(world)
+        await world.run()
+    assert world.observed.verdicts == [Verdict.DEAD_LETTERED, Verdict.COMMITTED]
+
+
+async def _redrive(world: EngineWorld) -> None:
+    letters = await world.dead()
+    await forget_rounds(world.documents, letters)
+    assert await world.broker.redrive(world.modules[0].name, [letter.id for letter in letters]) == 1
+
+
+async def test_a_job_that_was_lost_and_cannot_be_removed_is_lost_once(world: EngineWorld) -> None:
+    scene = Scene()
+    world.add(scene, retry=ONCE)
+    await world.publish()
+    engine = Engine(_KeepsEnded(world.engine), name="default", installation="ours", alone=True)
+    async with world.serving(engines={"default": engine}):
+        await scene.until(1)
+        await world.engine.end((await world.job()).ref, Cause.INFRASTRUCTURE, "node lost")
+        await scene.until(2)
+        scene.go.set()
+        await world.observed.finishes(1)
+    assert world.observed.verdicts == [Verdict.COMMITTED]
 
 
 async def test_a_job_that_nobody_fetches_for_long_is_removed(world: EngineWorld) -> None:
