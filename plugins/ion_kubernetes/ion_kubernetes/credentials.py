@@ -131,9 +131,13 @@ async def open_credentials(
         credentials = LoadedCredentials(_source(settings), clock)
         await credentials.load()
     except ConfigError as error:
-        where = settings.section.where("kubeconfig")
+        where = settings.section.where("context" if isinstance(error.__cause__, _NoContext) else "kubeconfig")
         raise ConfigError([f"{where}: {problem}" for problem in error.problems]) from error
     yield credentials
+
+
+class _NoContext(Exception):
+    """The kubeconfig has no context of the name that the settings give."""
 
 
 def _source(settings: KubernetesSettings) -> Callable[[], Load]:
@@ -146,7 +150,7 @@ def _source(settings: KubernetesSettings) -> Callable[[], Load]:
         return _service_account
     raise ConfigError(
         "kubernetes: nothing says where the API server is: no kubeconfig in the settings or $KUBECONFIG, none at "
-        f"{usual}, and this does not run in a pod. Set kubeconfig of the executor."
+        f"{usual}, and this does not run in a pod. Set $KUBECONFIG, or `kubeconfig`."
     )
 
 
@@ -163,10 +167,20 @@ def _kubeconfig(files: str, context: str | None) -> Load:
         if loader is not None:
             await loader.load_and_set(loaded)
             return loaded
+        if context is not None:
+            _look_for(context, files)
         loader = await config.load_kube_config(files, context, loaded, persist_config=False)
         return loaded
 
     return load
+
+
+def _look_for(context: str, files: str) -> None:
+    """The loader says of a context that is missing neither whose word it is nor which there are."""
+    merged = import_module("kubernetes.aio.config.kube_config").KubeConfigMerger(files).config.value
+    there = [it["name"] for it in merged["contexts"]]
+    if context not in there:
+        raise _NoContext(f'{files} has no context "{context}". There are: {", ".join(there) or "none"}.')
 
 
 def _service_account() -> Load:

@@ -245,7 +245,10 @@ class KubernetesSettings(Settings):
             if name in OURS:
                 yield f"pod.spec.{name}: is not for here: {OURS[name]}"
             elif name in LOOSENING and name not in self.allow.pod:
-                yield f"pod.spec.{name}: isolation hangs on it. Allow it by name, under allow.pod, or leave it out"
+                yield (
+                    f"pod.spec.{name}: isolation hangs on it. Leave it out, or allow it by name, beside `pod`: "
+                    f"`allow: {{pod: [{name}]}}`"
+                )
 
     def capabilities(self) -> ExecutorCapabilities:
         """What the executor offers: all of it is known without a cluster."""

@@ -317,6 +317,13 @@ async def test_a_kubeconfig_that_cannot_be_used_is_a_matter_of_configuration(
             pass
 
 
+async def test_a_context_that_is_not_there_is_told_with_those_that_are(tmp_path: Path) -> None:
+    path = kubeconfig(tmp_path / "config", "https://127.0.0.1:1", {"token": "a"})
+    with pytest.raises(ConfigError, match=r'context: .*/config has no context "prod"\. There are: here\.'):
+        async with speaking(settings(kubeconfig=path, context="prod")):
+            pass
+
+
 async def test_certificates_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     (tmp_path / "ca.crt").write_text("no certificate")
     ca = {"certificate-authority": str(tmp_path / "ca.crt")}
