@@ -22,7 +22,7 @@ _OUR_WORDS = ("must be a duration", "must be a size", "must be true or false")
 
 _MUST: Sequence[tuple[str, str]] = (
     (r"int_.*", "must be a whole number"),
-    (r"float_.*|decimal_.*", "must be a number"),
+    (r"float_.*|decimal_.*", "must be a number such as 0.5 or 2"),
     (r"finite_number", "must be a finite number"),
     (r"bool_.*", "must be true or false"),
     (r"dict_type|model_type|model_attributes_type|mapping_type|dataclass_.*", "must be a mapping"),

@@ -71,7 +71,7 @@ MODULE_PROBLEMS = {
     "retry: 3": '.retry: must be a mapping (got "3")',
     "resources: {memory: 5XB}": '.resources.memory: must be a size such as 512MiB or 2GB (got "5XB")',
     "resources: {memory: 0}": '.resources.memory: must be greater than 0 (got "0")',
-    "resources: {cpus: lots}": '.resources.cpus: must be a number (got "lots")',
+    "resources: {cpus: lots}": '.resources.cpus: must be a number such as 0.5 or 2 (got "lots")',
     "resources: {gpus: all}": '.resources.gpus: must be a list (got "all")',
     "env: {SHARED_SECRET: x}": ".env.SHARED_SECRET: SHARED_SECRET is set by Ion itself. Choose another name.",
     "env: {HANDLER_PORT: 1}": ".env.HANDLER_PORT: HANDLER_PORT is set by Ion itself. Choose another name.",
