@@ -101,7 +101,7 @@ class MakingRules(ExecutorKit):
             await executor.start(made.ref, made.ticket)
             await self.a_while()
             ran = await jobs.ran(made)
-            assert ran.text(Step.MODULE) == ["line 0"], "it ran more than once"
+            assert ran.text(Step.MODULE) == ["line 0"], "it ran not once, but never or more often"
             assert ran.record["token"] == made.ticket.token
 
     async def test_another_ticket_is_refused(self, executor: Executor, tmp_path: Path) -> None:

@@ -99,5 +99,6 @@ class JobLogRules(ExecutorKit):
             before = time.time()
             ran = await jobs.run(self.prints_lines(3))
             times = [it.at for it in ran.lines if it.step is Step.MODULE]
+            assert len(times) == 3, "lines are missing"
             assert times == sorted(times)
             assert before - 1 <= times[0] <= times[-1] <= time.time() + 1

@@ -246,6 +246,7 @@ class LogRules(RuntimeKit):
         before = time.time()
         ran = await self.run(runtime, tmp_path, self.prints_lines(3))
         times = [line.at for line in ran.lines]
+        assert len(times) == 3, "lines are missing"
         assert times == sorted(times)
         assert before - 1 <= times[0] <= times[-1] <= time.time() + 1
 
