@@ -1,8 +1,8 @@
 """``handler_start`` and ``handler_start_s3``: what step 1 of a job elsewhere takes where there is nothing to do.
 
 Ours: the whole process ``ion-core handler prepare`` with a ticket, of an event without files or data: interpreter,
-imports, settings read, both stores opened, one document read, an empty workspace made where there was none, as for each job. Stores are the embedded ones, or
-one S3 server (moto) on this machine for both.
+imports, settings read, both stores opened, one document read, an empty workspace made where there was none, as for each
+job. Stores are the embedded ones, or one S3 server (moto) on this machine for both.
 
 Theirs: the whole process ``python -c "import sqlite3, click"``, the same Python. A short job pays ours twice.
 

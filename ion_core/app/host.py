@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
 
 from ion_core.app.opening import App
@@ -41,11 +42,10 @@ class Host:
         self._intake = intake
         self._dataplane = dataplane
         self._problems = problems
-        self._work = app.state.path / "services" / name / "work"
 
-    @property
+    @cached_property
     def work(self) -> Path:
-        return self._work
+        return self._app.state.path / "services" / self._name / "work"
 
     async def empty_work(self) -> None:
         """Before the service runs. Raises StateError, StorageFull."""

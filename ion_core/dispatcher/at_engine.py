@@ -57,6 +57,7 @@ from ion_core.events import MODULE_LOGS, Event
 from ion_core.handler import Committed
 from ion_core.jobs import Attempt
 from ion_core.modules import Module
+from ion_core.words import counted
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -345,7 +346,7 @@ class AtEngine:
         if end.cause is Cause.IMAGE:
             return ImageUnavailable(reason)
         if end.cause is Cause.INFRASTRUCTURE:
-            return ModuleFailed(f"the engine lost its job {LOST_IN_A_ROW + 1} times in a row: {reason}")
+            return ModuleFailed(f"the engine lost its job {counted(LOST_IN_A_ROW + 1, 'time')} in a row: {reason}")
         if end.cause is Cause.REFUSED:
             return PermanentError(f"runtime {self._engine.name} refuses its job: {reason}")
         if end.cause is Cause.CANCELLED:

@@ -120,7 +120,7 @@ def test_without_development_the_parent_that_is_stored_is_named_as_what_to_pass(
     assert ion("event", "publish", "made", "--event-id", "e1").code == 0
     ids = ["--context.eventid=fabricated", "--context.parenteventid=e1", "--context.correlationid=c"]
     refused = ion("handler", "prepare", "--context.name=first", *ids, "--basedir=ion")
-    assert refused.code == 2
+    assert refused.code == 66
     assert "Event 'e1' is: pass it as the event id, and no parent." in refused.err
 
 

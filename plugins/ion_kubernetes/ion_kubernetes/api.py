@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 import aiohttp
 
+from ion_core.words import counted
 from ion_kubernetes.refusals import ApiUnavailable, refusal
 
 logger = logging.getLogger(__name__)
@@ -270,7 +271,7 @@ class Api:
                 begun.append(rest)
                 size += len(rest)
                 if largest is not None and size > largest:
-                    raise ApiUnavailable(f"{where}: a line of more than {largest:,} bytes.")
+                    raise ApiUnavailable(f"{where}: a line of more than {counted(largest, 'byte')}.")
             if size:
                 yield b"".join(begun)
 

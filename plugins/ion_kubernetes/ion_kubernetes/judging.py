@@ -18,6 +18,7 @@ from typing import Any
 
 from ion_core.contracts.executor import Cause, JobEnd, Step, cause_of
 from ion_core.contracts.runtime import ExitStatus
+from ion_core.words import counted
 from ion_kubernetes import names
 
 Pod = Mapping[str, Any]
@@ -376,7 +377,9 @@ def _size(quantity: str) -> str:
     if not quantity.isdigit():
         return re.sub(r"(?<=\d)([KMGT]i)$", r" \1B", quantity)
     count = int(quantity)
-    return next((f"{count // unit} {name}" for unit, name in _UNITS if count and count % unit == 0), f"{count} bytes")
+    return next(
+        (f"{count // unit} {name}" for unit, name in _UNITS if count and count % unit == 0), counted(count, "byte")
+    )
 
 
 def _digest(status: Mapping[str, Any]) -> str | None:

@@ -19,6 +19,7 @@ from typing import Any
 
 from ion_core.contracts.executor import JobSpec
 from ion_core.errors import ImageUnavailable, PermanentError
+from ion_core.words import counted
 from ion_kubernetes import names
 from ion_kubernetes.settings import KubernetesSettings
 
@@ -65,8 +66,8 @@ class Wanted:
             raise ImageUnavailable(f'{where}: "{module.image}" can be no image. One is such as registry.example/a/b:1.')
         if len(self.spec.settings) > MAX_SECRET:
             raise PermanentError(
-                f"{where}: the settings for prepare and commit have {len(self.spec.settings):,} bytes, and a Secret "
-                f"holds {MAX_SECRET:,}. Make the section of this module, or of the stores, smaller."
+                f"{where}: the settings for prepare and commit have {counted(len(self.spec.settings), 'byte')}, and a "
+                f"Secret holds {MAX_SECRET:,}. Make the section of this module, or of the stores, smaller."
             )
         for name in module.env:
             if not name or "=" in name or not (name.isascii() and name.isprintable()):

@@ -58,7 +58,9 @@ def test_what_ion_makes_of_a_pod_is_not_for_a_patch(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(LOOSENING))
 def test_what_loosens_the_hardening_has_to_be_allowed_by_name(name: str) -> None:
     patch = {"pod": {"spec": {name: True}}}
-    with pytest.raises(ValidationError, match=rf"pod\.spec\.{name}: isolation hangs on it.*`allow: {{pod: \[{name}\]}}`"):
+    with pytest.raises(
+        ValidationError, match=rf"pod\.spec\.{name}: isolation hangs on it.*`allow: {{pod: \[{name}\]}}`"
+    ):
         KubernetesSettings.model_validate({**IMAGE, **patch})
     assert KubernetesSettings.model_validate({**IMAGE, **patch, "allow": {"pod": [name]}}).pod == patch["pod"]
 
