@@ -169,6 +169,13 @@ class AtEngine:
             log.warning("what is left of a job stays with its engine for now: %s", error, extra=record.fields)
         return found
 
+    async def holds(self, attempt: Attempt) -> bool:
+        for status in await self._engine.started(self._module.name, attempt.job.event.context.event_id):
+            ticket = status.ticket
+            if ticket is not None and ticket.attempt == attempt.number and not await self._is_spent(status, ticket):
+                return True
+        return False
+
     async def _end_soon(self, status: JobStatus) -> JobEnd | None:
         """Of a job that has nothing more to do; None where it does not end all the same, as on a node that is lost."""
         try:

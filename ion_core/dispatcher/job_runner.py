@@ -86,6 +86,12 @@ class Place(Protocol):
         True where it was the attempt of ``commit`` and ``record`` has its log now, which nobody has stored.
         """
 
+    async def holds(self, attempt: Attempt) -> bool:
+        """Whether its job is there already, running or ended: it is fetched then, and not run again.
+
+        Raises TransientError where that cannot be told.
+        """
+
     async def keep(self, stop: asyncio.Event) -> None:
         """Do what is to be done beside, such as making places ahead, until ``stop``, or until cancelled."""
 
@@ -308,7 +314,7 @@ class JobRunner:
         if (double := await self._doubles.outcome(attempt, round)) is not None:
             return double
         most = self.module.retry.retries + 1
-        if attempt.number > most:  # the limit was lowered meanwhile
+        if attempt.number > most and not await self.place.holds(attempt):  # the limit was lowered meanwhile
             raise PermanentError(
                 f"attempt {attempt.number} is one too many: modules.{self.module.name}.retries is {most - 1}"
             )

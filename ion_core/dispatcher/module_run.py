@@ -43,6 +43,9 @@ class InSlots:
     async def fetch(self, attempt: Attempt, commit: Commit, record: AttemptLog) -> bool:
         return False  # a container of ours ends with us
 
+    async def holds(self, attempt: Attempt) -> bool:
+        return False  # containers end with us
+
     async def keep(self, stop: asyncio.Event) -> None:
         await self._slots.keep(stop)
 

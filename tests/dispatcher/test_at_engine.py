@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -323,6 +323,28 @@ async def test_a_job_goes_on_when_its_dispatcher_ends_and_is_fetched_by_the_next
     assert (commit.token, commit.attempt) == (first.token, 1)
     assert world.log_of(event)["token"] == first.token
     assert world.observed.verdicts[1:] == [Verdict.COMMITTED]
+    assert world.left_behind() == []
+
+
+@pytest.mark.parametrize("code", [0, 3])
+async def test_a_job_whose_attempt_is_one_too_many_by_now_is_fetched_all_the_same(
+    world: EngineWorld, code: int
+) -> None:
+    """It runs, and may commit: a dead letter beside that would be one too many."""
+    scene = Scene(code=code)
+    world.add(fails_first(1, scene), retry=RetryPolicy(retries=1, initial=timedelta(0)))
+    await world.publish()
+    async with world.serving(drain_timeout=timedelta(0)) as serving:
+        await scene.until(1)
+        serving.stop.set()
+        await serving.ended()
+    world.modules[:] = [replace(world.modules[0], retry=ONCE)]
+    async with world.serving():
+        scene.go.set()
+        await world.observed.finishes(3)
+    assert world.observed.verdicts[2] is (Verdict.DEAD_LETTERED if code else Verdict.COMMITTED)
+    assert [letter.reason for letter in await world.dead()] == (["exit code 3 (attempt 2, the last)"] if code else [])
+    assert scene.arrived == 1
     assert world.left_behind() == []
 
 
