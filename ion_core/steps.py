@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,12 +27,12 @@ MAX_SETTINGS = 1 << 20
 _KINDS = {"blobs": Kind.BLOB_STORE, "documents": Kind.DOCUMENT_STORE}
 
 
-@dataclass(frozen=True)
 class StepSettings:
     """A derived configuration. ``said`` is all that it says, with secrets."""
 
-    path: Path
-    said: Mapping[str, Any] = field(repr=False)
+    def __init__(self, path: Path, said: Mapping[str, Any]) -> None:
+        self.path = path
+        self.said = said
 
     @classmethod
     def read(cls, path: Path) -> StepSettings:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from ion_core.cli.whole import Options
 
@@ -29,12 +29,13 @@ _STEPS = ("prepare", "commit")
 _LEVELS = ("debug", "info", "warn", "error")
 
 
-class TicketLine(NamedTuple):
+class TicketLine:
     """Which step, and what click would give it."""
 
-    step: str
-    config: str | None
-    given: Mapping[str, Any]
+    def __init__(self, step: str, config: str | None, given: Mapping[str, Any]) -> None:
+        self.step = step
+        self.config = config
+        self.given = given
 
     def run(self, options: Options) -> None:
         """Do it, as the command of that name does. Raises what that raises."""

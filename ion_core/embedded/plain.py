@@ -8,18 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 from ion_core.contracts.provider import Location, Provider, Reach, Section
 
 CONTRACT = "1.0"
 
 
-class PlainSettings(NamedTuple):
+class PlainSettings:
     """What both stores are opened with. ``path`` is absolute."""
 
-    path: Path
-    section: Section
+    def __init__(self, *, path: Path, section: Section) -> None:
+        self.path = path
+        self.section = section
 
     def location(self) -> Location:
         return Location(where=str(self.path), reach=Reach.MACHINE)

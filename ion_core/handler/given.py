@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 from ion_core.errors import OutOfTurn, StorageFull, UsageError, storage_error
@@ -16,11 +15,11 @@ _PARTS = {"in": {"data", "eventmeta.json"}, "out": {"data", "events", "insights.
 _ASIDE = ".ion-old-"
 
 
-@dataclass(frozen=True)
 class GivenWorkspace:
     """Paths of one. Whatever else lies in ``root`` is its user's, and is left alone."""
 
-    root: Path
+    def __init__(self, root: Path) -> None:
+        self.root = root
 
     @property
     def in_data(self) -> Path:

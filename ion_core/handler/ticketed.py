@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from ion_core.contracts.storage import BlobStore
 from ion_core.contracts.ticket import Ticket
@@ -27,14 +27,15 @@ _NOT_ALLOWED = (
 )
 
 
-class _Given(NamedTuple):
+class _Given:
     """Of a data plane, what preparing needs, where the event and its files are known already."""
 
-    blobs: BlobStore
-    found: tuple[Event, tuple[StoredFile, ...]]
+    def __init__(self, blobs: BlobStore, found: tuple[Event, tuple[StoredFile, ...]]) -> None:
+        self.blobs = blobs
+        self._found = found
 
     async def stored_files(self, event: Event) -> tuple[Event, tuple[StoredFile, ...]]:
-        return self.found
+        return self._found
 
 
 async def prepare_ticket(stores: Stores, ticket: Ticket, workspace: GivenWorkspace) -> list[str]:

@@ -98,8 +98,7 @@ async def open_local_blobs(settings: BlobsSettings) -> AsyncIterator[BlobStore]:
     path = settings.path.absolute()
     root = path / "files"
     try:
-        await asyncio.to_thread(root.mkdir, parents=True, exist_ok=True)
-        staging, lock = await asyncio.to_thread(_claim_staging, path / "staging")
+        staging, lock = await asyncio.to_thread(_make, root, path / "staging")
     except OSError as error:
         raise ConfigError(
             f"{settings.section.where('path')}: cannot keep blobs in {path}: {error.strerror or error}. "
@@ -119,6 +118,11 @@ async def open_local_blobs(settings: BlobsSettings) -> AsyncIterator[BlobStore]:
             await asyncio.to_thread(threads.shutdown)
         _remove(staging)
         os.close(lock)
+
+
+def _make(root: Path, staging: Path) -> tuple[Path, int]:
+    root.mkdir(parents=True, exist_ok=True)
+    return _claim_staging(staging)
 
 
 def _claim_staging(parent: Path) -> tuple[Path, int]:
