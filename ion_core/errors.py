@@ -44,6 +44,13 @@ class ConfigError(IonError):
         super().__init__("\n".join(self.problems))
 
 
+class NotSetUpHere(ConfigError):
+    """This machine lacks what reaching a provider takes, and the configuration may be right where it is served.
+
+    ``ion-core check`` says that the provider was not checked; everything else ends as with any ConfigError.
+    """
+
+
 class StateError(IonError):
     """A state file is corrupt, of a newer version, or where it cannot be used safely."""
 

@@ -10,7 +10,7 @@ import click
 from ion_core.cli.options import json_option, with_config
 from ion_core.cli.output import hidden_in, out, out_json, plain
 from ion_core.cli.whole import Options
-from ion_core.errors import ConfigError, IonError, PluginFailed, TransientError
+from ion_core.errors import ConfigError, IonError, NotSetUpHere, PluginFailed, TransientError
 from ion_core.words import counted
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ async def _capabilities(app: App) -> tuple[dict[str, RuntimeCapabilities], dict[
         try:
             async with opened(chosen) as runtime:
                 found[name] = runtime.capabilities
-        except TransientError as error:
+        except (TransientError, NotSetUpHere) as error:
             not_checked[name] = str(error).removeprefix(f"{chosen.where}: ")
         except ConfigError as error:
             problems += error.problems

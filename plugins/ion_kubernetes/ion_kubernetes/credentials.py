@@ -17,7 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from ion_core.errors import ConfigError, TransientError
+from ion_core.errors import ConfigError, NotSetUpHere, TransientError
 from ion_kubernetes.settings import KubernetesSettings
 
 logger = logging.getLogger(__name__)
@@ -130,6 +130,8 @@ async def open_credentials(
     try:
         credentials = LoadedCredentials(_source(settings), clock)
         await credentials.load()
+    except NotSetUpHere as error:
+        raise NotSetUpHere(f"{settings.section.where()}: {error}") from error
     except ConfigError as error:
         where = settings.section.where("context" if isinstance(error.__cause__, _NoContext) else "kubeconfig")
         raise ConfigError([f"{where}: {problem}" for problem in error.problems]) from error
@@ -148,7 +150,7 @@ def _source(settings: KubernetesSettings) -> Callable[[], Load]:
         return lambda: _kubeconfig(files, settings.context)
     if os.environ.get("KUBERNETES_SERVICE_HOST"):
         return _service_account
-    raise ConfigError(
+    raise NotSetUpHere(
         "kubernetes: nothing says where the API server is: no kubeconfig in the settings or $KUBECONFIG, none at "
         f"{usual}, and this does not run in a pod. Set $KUBECONFIG, or `kubeconfig`."
     )

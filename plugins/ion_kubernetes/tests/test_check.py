@@ -26,15 +26,19 @@ STORES = {
 MODULE = {"image": "registry.example/shout:1", "subscribes": ["asked"], "runtime": "cluster"}
 
 
+def ion(*arguments: str, home: Path, config: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+    (home / "ion.yaml").write_text(json.dumps(config, indent=1), encoding="utf-8")
+    ours = ("ION_", "KUBE")
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(ours)} | {"HOME": str(home)}
+    command = [str(Path(sys.executable).with_name("ion-core")), *arguments]
+    return subprocess.run(command, cwd=home, env=environ, capture_output=True, text=True, timeout=60, check=False)
+
+
 def check(home: Path, *, storage: dict[str, Any], module: dict[str, Any]) -> subprocess.CompletedProcess[str]:
     (home / "kubeconfig").write_text(json.dumps(NOBODY), encoding="utf-8")
     cluster = {"provider": "kubernetes", "handler_image": "registry.example/ion:1", "kubeconfig": "kubeconfig"}
-    config = {"storage": storage, "runtimes": {"cluster": cluster}, "modules": {"shout": module}}
-    (home / "ion.yaml").write_text(json.dumps(config, indent=1), encoding="utf-8")
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("ION_")}
-    ion = str(Path(sys.executable).with_name("ion-core"))
-    return subprocess.run(
-        [ion, "check"], cwd=home, env=environ, capture_output=True, text=True, timeout=60, check=False
+    return ion(
+        "check", home=home, config={"storage": storage, "runtimes": {"cluster": cluster}, "modules": {"shout": module}}
     )
 
 
@@ -66,3 +70,14 @@ def test_a_cluster_that_does_not_answer_is_told_as_not_checked(tmp_path: Path) -
     done = check(tmp_path, storage=STORES, module=MODULE)
     assert done.returncode == 0, done.stderr
     assert "runtimes.cluster: not checked: kubernetes: GET /version: no whole answer from" in done.stdout
+
+
+def test_where_nothing_says_where_the_cluster_is_the_rest_is_checked_and_serve_ends_with_78(tmp_path: Path) -> None:
+    cluster = {"provider": "kubernetes", "handler_image": "registry.example/ion:1"}
+    config = {"storage": STORES, "runtimes": {"cluster": cluster}, "modules": {"shout": MODULE}}
+    checked = ion("check", home=tmp_path, config=config)
+    assert checked.returncode == 0, checked.stderr
+    assert "runtimes.cluster: not checked: kubernetes: nothing says where the API server is" in checked.stdout
+    served = ion("serve", "--until-idle", home=tmp_path, config=config)
+    assert served.returncode == 78, served.stderr
+    assert "runtimes.cluster: kubernetes: nothing says where the API server is" in served.stderr
