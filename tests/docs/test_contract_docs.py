@@ -75,3 +75,24 @@ def test_the_example_in_the_readme_passes_in_a_project_of_its_own(tmp_path: Path
     assert done.returncode == 0, done.stdout + done.stderr
     rules = len(RULE.findall(prose("documents")))
     assert f"{rules} passed" in done.stdout
+
+
+def test_what_an_executor_begins_with_loads_and_is_held_to_the_rules(tmp_path: Path) -> None:
+    files = re.findall(r"```python\n# (\w+\.py)\n(.*?)```", prose("executors"), re.DOTALL)
+    assert [name for name, _ in files] == ["crane_plugin.py", "test_crane.py"]
+    for name, text in files:
+        (tmp_path / name).write_text(text)
+    (tmp_path / "pytest.ini").write_text("[pytest]\nasyncio_default_fixture_loop_scope = function\n")
+    offers = "import crane_plugin as it; print(it.CraneSettings(server='x').capabilities().reach.name)"
+    told = subprocess.run(
+        [sys.executable, "-c", offers], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert told.stdout == "NETWORK\n"
+    first = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", "a_job_prepares"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    done = subprocess.run(
+        first, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "No module named 'crane_executor'" in done.stdout
+    assert "1 error" in done.stdout
