@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
-from typing import Any, Literal
+from typing import Any
 
 from ion_core.contracts.executor import Step, StepLogLine
 from ion_core.contracts.output import KeptOutput
@@ -28,22 +29,24 @@ class Streams:
 
     def __init__(self, most: int) -> None:
         self.most = most
-        self._free = asyncio.Semaphore(most)
+        self._free = most
+        self._waiting: deque[asyncio.Future[None]] = deque()
         self._told = False
 
     @asynccontextmanager
     async def one(self, over: asyncio.Event) -> AsyncIterator[bool]:
         """One of them while the block runs; False where ``over`` is set before there is one."""
-        if self._free.locked():
-            self._tell()
-            got = await self._got(over)
+        if self._free:
+            self._free -= 1
+            got = True
         else:
-            got = await self._free.acquire()
+            self._tell()
+            got = await self._given(over)
         try:
             yield got
         finally:
             if got:
-                self._free.release()
+                self._give()
 
     def _tell(self) -> None:
         if not self._told:
@@ -54,23 +57,29 @@ class Streams:
                 extra={"followed": self.most},
             )
 
-    async def _got(self, over: asyncio.Event) -> bool:
-        waits = asyncio.create_task(self._free.acquire()), asyncio.create_task(over.wait())
+    async def _given(self, over: asyncio.Event) -> bool:
+        mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(mine)
+        watching = asyncio.create_task(over.wait())
         try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({mine, watching}, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
-            if await _given_up(waits):
-                self._free.release()
+            if mine.done():
+                self._give()
             raise
-        return await _given_up(waits)
+        finally:
+            watching.cancel()
+            mine.cancel()  # which does nothing to one that was given
+        return not mine.cancelled()
 
-
-async def _given_up(waits: tuple[asyncio.Task[Literal[True]], asyncio.Task[Literal[True]]]) -> bool:
-    """Whether the first had come to its end before."""
-    for task in waits:
-        task.cancel()
-    await asyncio.gather(*waits, return_exceptions=True)
-    return not waits[0].cancelled()
+    def _give(self) -> None:
+        """To who waits longest, or to nobody yet."""
+        while self._waiting:
+            next_one = self._waiting.popleft()
+            if not next_one.done():
+                next_one.set_result(None)
+                return
+        self._free += 1
 
 
 class StepLogs:
