@@ -61,8 +61,9 @@ class Streams:
         mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(mine)
         watching = asyncio.create_task(over.wait())
+        awaited: set[asyncio.Future[Any]] = {mine, watching}
         try:
-            await asyncio.wait({mine, watching}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
             if mine.done():
                 self._give()
