@@ -17,7 +17,7 @@ from ion_core.app.opening import App
 from ion_core.app.reloading import Reloading
 from ion_core.app.services import Services
 from ion_core.app.strays import stray_queues
-from ion_core.config import Config, check_holding, check_reach, check_runtimes, fit_runtimes
+from ion_core.config import Config, check_holding, check_reach, check_runtimes, check_told, fit_runtimes
 from ion_core.config.derive import derived
 from ion_core.contracts.runtime import RuntimeCapabilities
 from ion_core.dispatcher import Dispatcher
@@ -79,6 +79,8 @@ async def _follow(dispatcher: Dispatcher, event_id: str, wait: bool) -> AsyncIte
 
 
 async def _dispatcher(app: App, fit: str) -> Dispatcher:
+    if not fit and (refused := check_told(app.config)):  # no engine has to answer for that
+        raise ConfigError([str(finding) for finding in refused])
     runtimes, executors = await app.runtimes(), await app.executors()
     installation, alone = app.installation() if executors else ("", True)
     capabilities: dict[str, RuntimeCapabilities] = {name: it.capabilities for name, it in runtimes.items()}

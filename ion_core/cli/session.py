@@ -102,9 +102,12 @@ class ConfiguredHere:
         return found
 
     def pipeline(self, *, config: str | None = None) -> Pipeline:
+        from ion_core.config import check_told
         from ion_core.contracts.command import Pipeline
 
         loaded = self._config(config)
+        if refused := check_told(loaded):
+            raise ConfigError([str(finding) for finding in refused])
         broker = loaded.messaging
         return Pipeline(
             file=loaded.path,

@@ -6,6 +6,7 @@ from ion_core.config.check import (
     check_reach,
     check_runtimes,
     check_settings,
+    check_told,
     fit_runtimes,
     told_limit,
 )
@@ -39,6 +40,7 @@ __all__ = [
     "check_reach",
     "check_runtimes",
     "check_settings",
+    "check_told",
     "derived",
     "dump",
     "embedded",

@@ -49,6 +49,13 @@ def check_runtimes(
     ]
 
 
+def check_told(config: Config) -> list[Finding]:
+    """What ``check_runtimes`` finds by what settings tell of their runtimes, before any of them is opened."""
+    used = sorted({module.runtime for module in config.modules.values()})
+    told = {name: config.runtimes[name].capabilities for name in used}
+    return check_runtimes(config, {name: offered for name, offered in told.items() if offered is not None})
+
+
 def _refused(config: Config, capabilities: Mapping[str, RuntimeCapabilities], instead: str) -> list[Finding]:
     return [
         Finding(severity="error", where=config.where("modules", module.name, *keys), text=text)

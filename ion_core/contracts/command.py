@@ -50,7 +50,7 @@ class Configured(Protocol):
         """
 
     def pipeline(self, *, config: str | None = None) -> Pipeline:
-        """What is served as a whole. Raises ConfigError."""
+        """What is served as a whole. Raises ConfigError, also for what its runtimes tell that they do not offer."""
 
     def event_types(self, *, config: str | None = None) -> Sequence[str]:
         """The event types that some module takes, sorted. Raises ConfigError."""

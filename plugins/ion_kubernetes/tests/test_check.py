@@ -81,3 +81,15 @@ def test_where_nothing_says_where_the_cluster_is_the_rest_is_checked_and_serve_e
     served = ion("serve", "--until-idle", home=tmp_path, config=config)
     assert served.returncode == 78, served.stderr
     assert "runtimes.cluster: kubernetes: nothing says where the API server is" in served.stderr
+
+
+@pytest.mark.parametrize("command", ["serve --until-idle", "kubernetes manifests"])
+def test_stores_of_one_machine_are_refused_before_the_cluster_is_asked(command: str, tmp_path: Path) -> None:
+    (tmp_path / "kubeconfig").write_text(json.dumps(NOBODY), encoding="utf-8")
+    cluster = {"provider": "kubernetes", "handler_image": "registry.example/ion:1", "kubeconfig": "kubeconfig"}
+    config = {"runtimes": {"cluster": cluster}, "modules": {"shout": MODULE}, "storage": {"blobs": STORES["blobs"]}}
+    done = ion(*command.split(), home=tmp_path, config=config)
+    assert done.returncode == 78, done.stderr
+    assert "storage.documents: sqlite keeps documents for this machine alone (" in done.stderr
+    assert "GET /version" not in done.stderr
+    assert done.stdout == ""

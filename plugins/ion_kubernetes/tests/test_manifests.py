@@ -299,7 +299,14 @@ def ion(home: Path, config: Json, *arguments: str) -> subprocess.CompletedProces
 
 def config(**more: Any) -> Json:
     messaging = {"provider": "rabbitmq", "url": "amqp://me:sesame@broker.example/"}
-    return {"messaging": messaging, "runtimes": {"cluster": CLUSTER}, "modules": {"shout": MODULE}, **more}
+    bucket = {"provider": "fsspec", "url": "s3://bucket/ion"}
+    return {
+        "messaging": messaging,
+        "runtimes": {"cluster": CLUSTER},
+        "modules": {"shout": MODULE},
+        "storage": {"documents": bucket, "blobs": bucket},
+        **more,
+    }
 
 
 def test_what_is_printed_is_yaml_and_nothing_secret(tmp_path: Path) -> None:
