@@ -22,6 +22,7 @@ from ion_core.contracts.storage import BlobInfo, check_key
 from ion_core.errors import InvalidKey
 from ion_core.words import counted
 from ion_gateway.answers import Refused, no_room
+from ion_gateway.system import begin_flush
 
 SILENT_FOR = 30.0
 """Seconds a client may send nothing in the middle of a body."""
@@ -31,6 +32,8 @@ WRITTEN_AT_ONCE, PIECES_AT_ONCE = 1024 * 1024, 256
 """Bytes of a file that are held before they are written, or pieces of it, if it comes in small ones."""
 MOST_HELD, MOST_PIECES_HELD = 4 * WRITTEN_AT_ONCE, 4 * PIECES_AT_ONCE
 """What is held at most, while some of it is written."""
+FLUSHED_AT_ONCE = 8 * WRITTEN_AT_ONCE
+"""Bytes of a file that are written before the disk is to begin with them, so that the store's flush is short."""
 MAX_FIELD = 256 * 1024
 """Bytes of a form field that is no file."""
 
@@ -287,7 +290,7 @@ class _File(_Part):
         self._name, self._number, self._into = name, number, into
         self._path = Path()
         self._kept: deque[bytes] = deque()
-        self._came, self._there = 0, 0
+        self._came, self._there, self._flushing = 0, 0, 0
         self._sha256 = hashlib.sha256()
         self._file: FileIO | None = None
         self._writing: asyncio.Task[None] | None = None
@@ -343,6 +346,9 @@ class _File(_Part):
             _write_whole(self._file, piece)
             self._sha256.update(piece)  # at once, while it is in the caches
             self._there += len(piece)
+            if self._there - self._flushing >= FLUSHED_AT_ONCE:
+                begin_flush(self._file.fileno(), self._flushing, self._there - self._flushing)
+                self._flushing = self._there
 
 
 def _write_whole(file: FileIO, piece: bytes) -> None:

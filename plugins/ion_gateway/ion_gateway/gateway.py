@@ -17,10 +17,10 @@ from ion_core.errors import ConfigError, IonError, PluginFailed, TransientError
 from ion_gateway import tls
 from ion_gateway.answers import Refused, later
 from ion_gateway.bodies import Gone
-from ion_gateway.freed import keep_freed_memory
 from ion_gateway.gateway_settings import GatewaySettings, is_loopback, taken_over
 from ion_gateway.listening import Open, listen, most_connections
 from ion_gateway.receiving import Receiver
+from ion_gateway.system import keep_freed_memory
 from ion_gateway.tls import Certificate
 
 log = logging.getLogger(__name__)
