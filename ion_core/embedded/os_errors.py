@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from ion_core.errors import PermanentError, ProviderError, StorageFull, TransientError
 
@@ -34,6 +36,13 @@ def translated(error: OSError, where: str) -> ProviderError:
     if error.errno in _PASSING:
         return TransientError(f"{where}: {what}{named}.")
     return PermanentError(f"{where}: {what}{named}.")
+
+
+def writable_directory(path: Path) -> None:
+    """Make it, unless it is there. Raises OSError too where it is, and we may not write there."""
+    path.mkdir(parents=True, exist_ok=True)
+    if not os.access(path, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
+        raise PermissionError(errno.EACCES, "it may not be written to", str(path))
 
 
 @contextmanager

@@ -507,6 +507,16 @@ class TestWhatIsLeft:
             async with place_at(tmp_path):
                 pass
 
+    async def test_so_is_a_directory_that_may_not_be_written_to(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Who may write everywhere is told the same by the system of a read-only mount."""
+        monkeypatch.setattr(os, "access", lambda path, mode, **_: not mode & os.W_OK)
+        monkeypatch.setattr(os, "supports_effective_ids", {os.access})
+        with pytest.raises(ConfigError, match="it may not be written to"):
+            async with place_at(tmp_path):
+                pass
+
 
 class TestAFullDisk:
     def test_a_job_that_is_made_can_be_ended_and_stopped_on_a_full_disk(self, tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ from ion_core.contracts.provider import Reach
 from ion_core.contracts.runtime import ContainerSpec, LogLine, RuntimeCapabilities
 from ion_core.embedded.jobs import layout
 from ion_core.embedded.jobs.kept import KeptJobs, Seen
+from ion_core.embedded.os_errors import writable_directory
 from ion_core.embedded.programs import bubblewrap, ends, spawning, table
 from ion_core.embedded.programs import start as program_start
 from ion_core.embedded.programs.launch import Launch, Launches
@@ -331,7 +332,7 @@ _NOTICES = {
 
 
 def _prepare(path: Path) -> None:
-    path.mkdir(parents=True, exist_ok=True)
+    writable_directory(path)
     KeptJobs(path).sweep(older=time.time() - _STALE.total_seconds())
 
 

@@ -25,7 +25,7 @@ from ion_core.contracts.runtime import (
     LogLine,
     RuntimeCapabilities,
 )
-from ion_core.embedded.os_errors import translating
+from ion_core.embedded.os_errors import translating, writable_directory
 from ion_core.embedded.process import orphans as process_orphans
 from ion_core.embedded.process.container import ProcessContainer
 from ion_core.embedded.process.notes import ContainerNote, ContainerNotes
@@ -250,7 +250,7 @@ class ProcessRuntime:
 
 
 def _prepare(path: Path) -> None:
-    path.mkdir(parents=True, exist_ok=True)
+    writable_directory(path)
     ContainerNotes(path).sweep(older=time.time() - _STALE.total_seconds())
 
 
