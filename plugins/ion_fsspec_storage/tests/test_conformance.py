@@ -250,6 +250,7 @@ class TestDocumentsInS3(_Refused, _Documents):
                 yield documents
 
 
+@pytest.mark.filterwarnings("ignore:Sending a large body directly:ResourceWarning")  # adlfs does
 class TestBlobsInAzure(_Blobs):
     outage = None
 
