@@ -634,6 +634,17 @@ class TestWhatAModuleSpoils:
                 await another.remove(status.ref)
         assert not place.directory(other).exists()
 
+    async def test_it_has_not_ended_because_it_says_so(self, place: Place) -> None:
+        ref = await held(place, Step.MODULE)
+        said = {"step": "commit", "status": None, "how": "stopped", "reason": "", "began": {}, "ended": 1.0}
+        (place.directory(ref) / layout.END).write_text(json.dumps(said))
+        async with place.another() as another:
+            (status,) = await another.find({})
+            assert status.state is JobState.STARTED
+            await another.remove(ref)
+        assert running(place, ref) == []
+        assert not place.directory(ref).exists()
+
     @pytest.mark.parametrize("file", FILES)
     @pytest.mark.parametrize("how", SPOILT)
     async def test_its_job_comes_to_an_end(self, place: Place, file: str, how: str) -> None:

@@ -231,8 +231,9 @@ class KeptJobs:
         if not layout.was_started(directory):
             return Seen(ref=ref, state=JobState.CREATED, labels=labels, ticket=None)
         ticket = _ticket(directory)
-        if (end := self._end(directory)) is None and not layout.is_locked(directory):
-            end = self._settled(directory, ref)
+        end = None  # whatever its file says while somebody supervises it: its module may have written that
+        if not layout.is_locked(directory):
+            end = self._end(directory) or self._settled(directory, ref)
         process, began = layout.supervised(directory)
         step = list(began)[-1] if began else Step.QUEUED.value
         if end is None and not os.path.lexists(directory):
