@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from ion_core.embedded.jobs import layout
+from ion_core.embedded.programs import table
 from ion_core.events import MODULE_LOGS
 from tests.acceptance.pipeline import TIMEOUT, Pipeline, assert_invariants
 
@@ -111,8 +112,7 @@ def test_a_job_whose_supervisor_is_killed_runs_again_and_is_no_failed_attempt(wa
         os.kill(supervisor, signal.SIGKILL)
         (again,) = until_they_run(waiting, 1)
         assert again != orphan
-        with pytest.raises(ProcessLookupError):
-            os.kill(orphan, 0)
+        assert table.identify(orphan) is None, "it runs on"  # a zombie does not: process 1 may not wait for it yet
         let_them_go_on(waiting)
         assert served.ended() == 0, served.log
         assert "the engine lost a job" in served.log
