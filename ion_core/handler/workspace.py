@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import errno
-import itertools
 import json
 import os
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ion_core.regular import open_regular, read_regular
+from ion_core.removal import remove_directory
 
 FEW = 8
 """Files in a directory up to which looking at them takes no longer than having a thread do it."""
@@ -157,39 +157,7 @@ class Workspace:
             with suppress(OSError):  # then it takes more, or is told there
                 if _removed(str(self.home), _LAID_OUT):
                     return
-            _remove(str(self.home))
-
-
-def _remove(home: str) -> None:
-    moved = (f"{home}/.moved-{os.urandom(4).hex()}-{n}" for n in itertools.count())
-    first: OSError | None = None
-    waiting = [home]
-    while waiting:
-        directory = waiting.pop()
-        try:
-            with os.scandir(directory) as entries:
-                for entry in entries:
-                    try:
-                        if not entry.is_dir(follow_symlinks=False):
-                            os.unlink(entry.path)
-                            continue
-                        os.chmod(entry.path, 0o700)  # else it could be neither moved nor read
-                        if directory == home:
-                            waiting.append(entry.path)
-                        else:
-                            place = next(moved)
-                            os.rename(entry.path, place)
-                            waiting.append(place)
-                    except OSError as error:
-                        first = first or error
-            if directory != home:
-                os.rmdir(directory)
-        except OSError as error:
-            first = first or error
-    try:
-        os.rmdir(home)  # the last: whatever could not be removed is in it
-    except OSError as error:
-        raise first or error from None
+            remove_directory(str(self.home))
 
 
 _LAID_OUT: _Inner = {"ion": {"in": {"data": {}}, "out": {"data": {}, "events": {}}}}

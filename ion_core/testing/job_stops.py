@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 from pathlib import Path
 
-from ion_core.contracts.executor import Cause, Executor, JobState, Step
+from ion_core.contracts.executor import Cause, Executor, JobState, Step, StepLogLine
 from ion_core.contracts.runtime import ExitStatus
 from ion_core.errors import JobNotFound
 from ion_core.testing.jobs import NOBODY, ExecutorKit, Jobs, Made
@@ -18,12 +18,21 @@ NOTHING = timedelta(0)
 LONG = timedelta(minutes=10)
 
 
+async def _first_line(executor: Executor, made: Made) -> StepLogLine:
+    async for line in executor.logs(made.ref, follow=True):
+        return line
+    raise AssertionError("the log of a job that runs has no line")
+
+
 class StopRules(ExecutorKit):
     """Whichever step a job is at."""
 
     async def test_wait_is_for_many_and_again(self, executor: Executor, tmp_path: Path) -> None:
         async with self.jobs(executor, tmp_path) as jobs, self.reopen() as another:
             made = await jobs.running(self.hangs(on_term=7))
+            await self.within(
+                _first_line(another, made), "a line, for another process"
+            )  # which knows of it from then on
             waiting = [asyncio.create_task(jobs.end(made.ref)) for _ in range(2)]
             waiting.append(asyncio.create_task(self.within(another.wait(made.ref), "the end, for another process")))
             await self.within(executor.stop(made.ref, grace=LONG), "stop")

@@ -10,7 +10,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from ion_core.embedded.jobs.printed import FILES, pieces
 from ion_core.embedded.programs import table
 from ion_core.errors import InvalidEvent, JobNotFound, PermanentError, TransientError
 from ion_core.regular import NOT_REGULAR, read_regular, write_new
+from ion_core.removal import remove_directory
 
 log = logging.getLogger(__name__)
 
@@ -336,21 +337,8 @@ def _within(found: Sequence[Piece], limit: int) -> Sequence[Piece]:
 
 
 def _delete(path: str) -> None:
-    """Also what a module made so that it cannot be deleted. Raises OSError for what stays nevertheless."""
-
-    def allow(remove: Callable[[str], object], entry: str, problem: object) -> None:
-        for directory in (os.path.dirname(entry), entry):
-            if not os.path.islink(directory) and os.path.isdir(directory):
-                os.chmod(directory, 0o700)
-        if remove in (os.open, os.scandir, os.lstat):
-            shutil.rmtree(entry)
-        else:
-            remove(entry)
-
+    """Also what a module made so that it is hard to delete. Raises OSError for what stays nevertheless."""
     if os.path.isdir(path) and not os.path.islink(path):
-        if sys.version_info >= (3, 12):
-            shutil.rmtree(path, onexc=allow)
-        else:
-            shutil.rmtree(path, onerror=allow)
+        remove_directory(path)
     else:
         os.unlink(path)
