@@ -31,7 +31,9 @@ def _waiting(home: Path, config: str) -> Pipeline:
 
 
 def assert_nothing_is_left(pipeline: Pipeline) -> None:
-    assert [path.name for path in (pipeline.state / "jobs").iterdir()] == []
+    """But for a directory in the making, of a killed `serve`: it goes once it is an hour old."""
+    left = [path.name for path in (pipeline.state / "jobs").iterdir()]
+    assert [name for name in left if not name.startswith(".new-")] == []
 
 
 @pytest.mark.parametrize("step", [step for step in STEPS if step not in IN_A_PROCESS_OF_ITS_OWN])
