@@ -105,7 +105,7 @@ class Node:
                 return
             await life.live(pod)
             if pod.stopping.is_set():
-                await pod.tell(metadata={"deletionGracePeriodSeconds": 0})
+                await pod.tell(metadata={"deletionGracePeriodSeconds": 0, "deletionTimestamp": now(0)})
                 self.remove(pod.key)
             else:
                 await pod.stopping.wait()
