@@ -633,6 +633,8 @@ class TestWhatAModuleSpoils:
             for status in await another.find({}):
                 await another.remove(status.ref)
         assert not place.directory(other).exists()
+        for pid in running(place, ref):  # where its module has spoilt what tells that it was started, it is not killed
+            os.kill(pid, signal.SIGKILL)
 
     async def test_it_has_not_ended_because_it_says_so(self, place: Place) -> None:
         ref = await held(place, Step.MODULE)
@@ -649,15 +651,19 @@ class TestWhatAModuleSpoils:
     @pytest.mark.parametrize("how", SPOILT)
     async def test_its_job_comes_to_an_end(self, place: Place, file: str, how: str) -> None:
         ref = await held(place, Step.MODULE)
+        supervisor = (await place.supervisor(ref)).pid
         spoilt = place.directory(ref) / file
         spoilt.unlink(missing_ok=True)
         SPOILT[how](spoilt)
         await place.executor.find({})
-        os.kill((await place.supervisor(ref)).pid, signal.SIGTERM) if file != layout.SUPERVISOR else None
+        if file != layout.SUPERVISOR:
+            os.kill(supervisor, signal.SIGTERM)
         async with asyncio.timeout(SOON):
             with suppress(JobNotFound):  # of a job that cannot be told from none
                 await place.executor.wait(ref)
                 [line async for line in place.executor.logs(ref)]
+        with suppress(ProcessLookupError):  # nothing is left of the test, though nobody finds it any more
+            os.kill(supervisor, signal.SIGTERM)
 
 
 def test_what_does_not_fit_on_the_disk_is_a_gap_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
