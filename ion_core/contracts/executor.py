@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from ion_core.contracts.provider import Reach
-from ion_core.contracts.runtime import ExitStatus, PythonEnvironment, Resources, RuntimeCapabilities
+from ion_core.contracts.runtime import ContainerSpec, ExitStatus, PythonEnvironment, Resources, RuntimeCapabilities
 from ion_core.contracts.ticket import MAX_RESULT as MAX_RESULT
 from ion_core.contracts.ticket import MAX_TICKET as MAX_TICKET
 from ion_core.contracts.ticket import HandlerExit as HandlerExit
@@ -109,6 +109,25 @@ class JobSpec:
     labels: Mapping[str, str] = field(default_factory=dict)
     timeout: timedelta = timedelta(minutes=10)
     log_limit: int = 1 << 20
+
+    def container(self, workspace: Path) -> ContainerSpec:
+        """Step 2 as a container that sees ``workspace``, for engines that run it as a container runtime does."""
+        module = self.module
+        return ContainerSpec(
+            name=self.name,
+            module=module.name,
+            image=module.image,
+            command=module.command,
+            args=module.args,
+            source=module.source,
+            python=module.python,
+            workspace=workspace,
+            env=module.env,
+            labels=self.labels,
+            resources=module.resources,
+            network=module.network,
+            log_limit=self.log_limit,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

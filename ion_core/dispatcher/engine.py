@@ -10,12 +10,12 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from ion_core.contracts.executor import Executor, JobRef, JobState, JobStatus, Ticket
 from ion_core.dispatcher.bounded import wait_for_any
+from ion_core.dispatcher.slots import LABEL_MODULE
 from ion_core.errors import ProviderError
 
 log = logging.getLogger(__name__)
 
 LABEL_INSTALLATION = "ion.installation"
-LABEL_MODULE = "ion.module"
 
 TIDY_EVERY = 600.0
 """Seconds between looks for jobs that nobody waits for."""

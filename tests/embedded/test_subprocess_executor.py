@@ -633,7 +633,7 @@ class TestWhatAModuleSpoils:
             for status in await another.find({}):
                 await another.remove(status.ref)
         assert not place.directory(other).exists()
-        for pid in running(place, ref):  # where its module has spoilt what tells that it was started, it is not killed
+        for pid in running(place, ref):  # a job whose spec is spoilt is found by nobody
             os.kill(pid, signal.SIGKILL)
 
     async def test_it_has_not_ended_because_it_says_so(self, place: Place) -> None:

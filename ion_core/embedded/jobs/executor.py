@@ -33,7 +33,7 @@ from ion_core.contracts.executor import (
 )
 from ion_core.contracts.output import PieceReader
 from ion_core.contracts.provider import Reach
-from ion_core.contracts.runtime import ContainerSpec, LogLine, RuntimeCapabilities
+from ion_core.contracts.runtime import LogLine, RuntimeCapabilities
 from ion_core.embedded.jobs import layout
 from ion_core.embedded.jobs.kept import KeptJobs, Seen
 from ion_core.embedded.os_errors import writable_directory
@@ -101,7 +101,8 @@ class SubprocessExecutor:
         python = None
         if module.python is not None and not module.python.ion:
             python = await self._environments.get(module.python.requirements)
-        launch = self._launches.of(self._container(spec, mark), mark=mark, python=python)
+        container = spec.container(Path(layout.workspace(self._jobs.directory(spec.name), mark)))
+        launch = self._launches.of(container, mark=mark, python=python)
         job = {
             "id": mark,
             "handler": list(self._handler),
@@ -215,22 +216,6 @@ class SubprocessExecutor:
             task.cancel()
         if reaping:
             await asyncio.wait(reaping)
-
-    def _container(self, spec: JobSpec, mark: str) -> ContainerSpec:
-        module = spec.module
-        return ContainerSpec(
-            name=spec.name,
-            module=module.name,
-            image=module.image,
-            command=module.command,
-            args=module.args,
-            source=module.source,
-            python=module.python,
-            workspace=Path(layout.workspace(self._jobs.directory(spec.name), mark)),
-            env=module.env,
-            resources=module.resources,
-            network=module.network,
-        )
 
     def _program(self, launch: Launch, spec: JobSpec) -> dict[str, Any]:
         cores = self._cores.take(spec.module.resources.cpus)

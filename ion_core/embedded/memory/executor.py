@@ -39,7 +39,7 @@ from ion_core.contracts.executor import (
     cause_of,
 )
 from ion_core.contracts.provider import Reach
-from ion_core.contracts.runtime import ContainerSpec, ContainerState, ExitStatus
+from ion_core.contracts.runtime import ContainerState, ExitStatus
 from ion_core.embedded.memory.logs import MemoryLog
 from ion_core.embedded.memory.runtime import MemoryContainer, MemoryRuntime, Program
 from ion_core.errors import JobNotFound, NoRoom, PermanentError, ProviderError
@@ -199,24 +199,8 @@ class MemoryEngine:
             raise PermanentError(f"job {spec.name}: {self.forbids}")
         if self.full:
             raise NoRoom(f"job {spec.name}: {self.full}")
-        module = spec.module
         workspace = self._directory / uuid.uuid4().hex
-        container = await self.runtime.create(
-            ContainerSpec(
-                name=spec.name,
-                module=module.name,
-                image=module.image,
-                command=module.command,
-                args=module.args,
-                source=module.source,
-                workspace=workspace,
-                env=module.env,
-                labels=spec.labels,
-                resources=module.resources,
-                network=module.network,
-                log_limit=spec.log_limit,
-            )
-        )
+        container = await self.runtime.create(spec.container(workspace))
         workspace.mkdir()
         job = self.job_type(spec, self, workspace, self.runtime.containers[container.id])
         self.jobs[job.ref.id] = job
