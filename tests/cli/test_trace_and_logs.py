@@ -314,3 +314,26 @@ def test_logs_are_printed_in_the_order_in_which_attempts_ended(ion: Ion) -> None
     titles = [line for line in ion("logs", UUID).out.splitlines() if line.startswith("==")]
     assert [title[-29:-6] for title in titles] == ["2026-01-01T00:00:04.000", "2026-01-01T00:00:07.000"]
     assert [log["attempt"] for log in ion("logs", UUID, "--json").json] == [2, 1]
+
+
+def test_a_flow_is_written_as_a_page(stored: Ion) -> None:
+    assert stored("trace", "flow", "c", "--html", "flow.html").out == "flow.html\n"
+    page = (stored.home / "flow.html").read_text(encoding="utf-8")
+    assert "waits for attempt" not in page
+    assert "attempt 2" in page
+    assert stored("trace", "flow", "c", "--html", "-").out.startswith("<!doctype html>\n<html")
+    assert sorted(it.name for it in stored.home.iterdir() if "flow.html" in it.name) == ["flow.html"]
+
+
+def test_a_page_that_cannot_be_written_leaves_what_was_there(stored: Ion) -> None:
+    (stored.home / "there").mkdir()
+    failed = stored("trace", "flow", "c", "--html", "there")
+    assert failed.code != 0
+    assert "there" in failed.err
+    assert [it.name for it in stored.home.iterdir() if it.name.startswith(".there")] == []
+    assert stored("trace", "flow", "c", "--html", "a.html", "--json").code == 2
+
+
+def test_a_page_of_what_failed_needs_something_that_did(stored: Ion) -> None:
+    assert "Nothing of it has failed." in stored("trace", "flow", "c", "--failed", "--html", "no.html").err
+    assert not (stored.home / "no.html").exists()

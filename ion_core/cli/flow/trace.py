@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 from collections.abc import Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from ion_core.cli.group import Group
 from ion_core.cli.named import EventType, FlowId, ModuleName, no_module, no_type
-from ion_core.cli.options import Age, before, json_option, with_config
+from ion_core.cli.options import Age, PathText, before, json_option, with_config
 from ion_core.cli.output import (
     RED,
     YELLOW,
     ago,
     cut,
+    hidden,
     out,
     out_array,
     out_array_of,
     out_table,
+    plain,
+    plain_lines,
     say,
     shortened,
     shown_ids,
 )
 from ion_core.cli.whole import Options
-from ion_core.errors import DocumentsDamaged
+from ion_core.errors import DocumentsDamaged, storage_error
 
 if TYPE_CHECKING:
     from ion_core.app import App
@@ -142,11 +148,20 @@ def _print_list(flows: Sequence[FlowInShort], *, whole: bool) -> None:
     help="The same, as an option.",
 )
 @click.option("--failed", is_flag=True, help="Only jobs that were given up, or failed, and what led to them.")
+@click.option(
+    "--html", "file", metavar="FILE", type=PathText(), help="Write a page about it to FILE, to look at or mail."
+)
 @json_option
 @with_config
 @click.pass_context
 def flow(
-    ctx: click.Context, options: Options, correlation_id: str | None, named: str | None, failed: bool, as_json: bool
+    ctx: click.Context,
+    options: Options,
+    correlation_id: str | None,
+    named: str | None,
+    failed: bool,
+    file: str | None,
+    as_json: bool,
 ) -> None:
     """Print a flow: its events, the jobs they started, and how those went.
 
@@ -154,20 +169,26 @@ def flow(
     an array of every document of the flow, in the order of storing. The beginning of a correlation id will do; without
     one it is the newest flow, or with --failed the one in which something failed last.
 
+    With --html it is one file for a browser: the graph, and of each job its attempts, insights, files with small
+    pictures, and the end of its log. It needs nothing else, runs no script, and replaces FILE; - is standard output.
+
     \b
     Examples:
       ion-core trace flow
       ion-core trace flow 7c1b0a52-94f1-4d0e-9a53-1c9e6b0f2a11
+      ion-core trace flow 7c1b --html flow.html
     """
     from ion_core.cli.session import load, run
 
     if correlation_id is not None and named is not None and correlation_id != named:
         raise click.UsageError("two different correlation ids are given.", ctx)
+    if file is not None and as_json:
+        raise click.UsageError("--html and --json are two ways to show it. Leave one out.", ctx)
     wanted = correlation_id or named
-    run(load(options), lambda app: _print_flow(app, wanted, failed, as_json), reading=True)
+    run(load(options), lambda app: _print_flow(app, wanted, failed, as_json, file), reading=True)
 
 
-async def _print_flow(app: App, given: str | None, failed: bool, as_json: bool) -> None:
+async def _print_flow(app: App, given: str | None, failed: bool, as_json: bool, file: str | None) -> None:
     from ion_core.cli.flow.strays import look_for_strays
     from ion_core.cli.flow.text import lines
     from ion_core.cli.ids import newest_flow, whole_flow
@@ -183,6 +204,9 @@ async def _print_flow(app: App, given: str | None, failed: bool, as_json: bool) 
         say("There are no such flows." if failed else "There are no flows. `ion-core event publish` starts one.")
         if as_json:
             out_array([])
+        return
+    if file is not None:
+        await _write_page(app, correlation_id, failed, file)
         return
     if as_json and not failed:
         await out_array_of(document.body async for document in documents.find(correlation_id=correlation_id))
@@ -201,3 +225,43 @@ async def _print_flow(app: App, given: str | None, failed: bool, as_json: bool) 
         return
     for line in lines(flow):
         out(line)
+
+
+async def _write_page(app: App, correlation_id: str, failed: bool, file: str) -> None:
+    from datetime import UTC, datetime
+
+    from ion_core.cli.flow.strays import look_for_strays
+    from ion_core.drawing import PICTURES, collect, report, small_pictures
+
+    collected = await collect(await app.documents(), correlation_id, app.config.modules.values())
+    await look_for_strays(app, collected.flow)
+    if failed:
+        collected.flow = collected.flow.failed()
+        if not collected.flow.roots:
+            say("Nothing of it has failed.")
+            return
+    lost: dict[str, str] = {}
+    pictures = await small_pictures(await app.blobs(), collected.files(), most=PICTURES, lost=lost)
+    page = report(
+        collected,
+        made_at=datetime.now(UTC),
+        pictures=pictures,
+        lost=lost,
+        shown=lambda text: hidden(plain_lines(text)),
+    )
+    if file == "-":
+        out(page.decode().removesuffix("\n"), whole=True)
+        return
+    await asyncio.to_thread(_replace, Path(file), page)
+    out(plain(file), whole=True)
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Raises StorageError naming it; what was there is left then."""
+    beside = path.with_name(f".{path.name}.new-{os.getpid()}")
+    try:
+        beside.write_bytes(content)
+        beside.replace(path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise storage_error(str(path), error) from error
