@@ -169,6 +169,10 @@ class DocumentNotFound(PermanentError):
     """No document of that kind and id is stored."""
 
 
+class InvalidCursor(PermanentError):
+    """What was given as the place to go on from is none that this store, or this host, has told."""
+
+
 class DocumentExists(PermanentError):
     """Another document with other content is stored under that kind and id."""
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -110,6 +111,11 @@ class Document:
     ``kind`` is ``eventMeta``, ``insight``, ``modulelogs``, ``commit`` or another ``^[a-zA-Z]+$``. ``id`` any text.
     ``pending`` says that something is still owed, such as a commit whose events are not all published.
     ``body`` holds JSON values only (str, int, float, bool, None, list, dict with str keys).
+
+    What ``find`` gives has two more, which are no part of what is stored, and of which ``create`` and ``put`` take no
+    notice. ``cursor`` is its place in the order of first storing, an opaque text of up to 64 ASCII characters:
+    ``find`` can go on from there. ``stored_at`` is when it was first stored, in UTC and aware of it; None where that is
+    not known any more.
     """
 
     kind: str
@@ -117,6 +123,8 @@ class Document:
     correlation_id: str
     body: Mapping[str, Any]
     pending: bool = False
+    cursor: str = field(default="", compare=False)
+    stored_at: datetime | None = field(default=None, compare=False)
 
 
 class DocumentStore(Protocol):
@@ -142,10 +150,26 @@ class DocumentStore(Protocol):
         correlation_id: str | None = None,
         pending: bool | None = None,
         newest_first: bool = False,
+        after: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        limit: int | None = None,
     ) -> AsyncIterator[Document]:
         """Documents that match every condition given, in the order they were first stored (or the reverse).
 
-        What is damaged hides no other: when all others have been given, DocumentsDamaged is raised, a line for each.
+        At most ``limit`` of them, from 1. ``after`` is the ``cursor`` of a document, and only what stands behind it in
+        the order asked for is given, whichever ``find`` it came from: so pages can be turned in both directions, other
+        conditions included. What is before it is not read again. It stays good when that document is removed, and
+        for as long as the store is there. Raises InvalidCursor for what is none.
+
+        ``since`` (inclusive) and ``until`` (exclusive), both aware of their time zone, bound ``stored_at``. What is
+        not known to have been stored since is not given, what is not known to have been stored later is.
+
+        What was stored before the first page was asked for, and is still there, is on one of the pages, and on one
+        only. What is being stored meanwhile may be missing from pages that go forward past it.
+
+        What is damaged hides no other: when all others have been given, DocumentsDamaged is raised, a line for each
+        that was met on the way. With ``limit`` that is the way to the last one given, or to the end.
         """
 
     async def clear_pending(self, kind: str, id: str) -> None:

@@ -105,5 +105,5 @@ def ion_blob_stores() -> Iterable[Provider[BlobStore]]:
 
 @hookimpl
 def ion_document_stores() -> Iterable[Provider[DocumentStore]]:
-    yield Provider(name="sqlite", settings=SqliteDocumentsSettings, open=_sqlite_documents, contract=CONTRACT)
-    yield Provider(name="memory", settings=NoSettings, open=_memory_documents, contract=CONTRACT)
+    yield Provider(name="sqlite", settings=SqliteDocumentsSettings, open=_sqlite_documents, contract="1.3")
+    yield Provider(name="memory", settings=NoSettings, open=_memory_documents, contract="1.3")

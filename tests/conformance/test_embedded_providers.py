@@ -36,6 +36,7 @@ from ion_core.testing import (
     ProviderConformance,
 )
 from tests.support.away import a_file_in_place_of
+from tests.support.documents import counted_steps
 
 
 @contextmanager
@@ -76,6 +77,8 @@ class TestSqliteBroker(MessageBrokerConformance):
 
 
 class TestSqliteDocuments(DocumentStoreConformance):
+    reads = staticmethod(counted_steps)
+
     @pytest.fixture
     async def documents(self, tmp_path: Path) -> AsyncIterator[DocumentStore]:
         self.settings = SqliteDocumentsSettings(path=tmp_path / "documents.sqlite")

@@ -30,6 +30,7 @@ from ion_core.testing import (
 from tests.conformance.memory_commands import MemoryCommands
 from tests.conformance.memory_jobs import MemoryExecutors
 from tests.conformance.memory_service import MemoryService, MemoryServiceSettings
+from tests.support.documents import counted_reads
 
 
 @asynccontextmanager
@@ -84,6 +85,7 @@ class TestMemoryBlobs(BlobStoreConformance):
 
 class TestMemoryDocuments(DocumentStoreConformance):
     reopen = None
+    reads = staticmethod(counted_reads)
     outage = staticmethod(out_of_order)
 
     @pytest.fixture

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 from ion_core.contracts.storage import Document
 from ion_core.embedded.memory.documents import MemoryDocumentStore
-from ion_core.errors import DocumentExists, DocumentNotFound, DocumentsDamaged
+from ion_core.errors import DocumentExists, DocumentNotFound, DocumentsDamaged, InvalidCursor
 from ion_core.testing.documents import DocumentStoreConformance
+from tests.support.documents import counted_reads
 from tests.teeth.harness import Mutants, out_of_order, store
 
 M = TypeVar("M")
@@ -21,6 +23,7 @@ class Documents(DocumentStoreConformance):
     patience = 5.0
     quiet = 0.05
     outage = staticmethod(out_of_order)
+    reads = staticmethod(counted_reads)
     opened: MemoryDocumentStore
 
     def reopen(self) -> Any:
@@ -267,6 +270,184 @@ async def writes_the_whole_file_back(self: Any, document: Document) -> None:
     await asyncio.sleep(0)
     self.documents = every
     await MemoryDocumentStore.put(self, document)
+
+
+async def _all(self: Any, **asked: Any) -> list[Document]:
+    return [document async for document in MemoryDocumentStore.find(self, **asked)]
+
+
+@documents("a_page_is_the_beginning_of_all", "find")
+async def takes_no_notice_of_limit(self: Any, kind: str | None = None, **asked: Any) -> AsyncIterator[Document]:
+    async for document in MemoryDocumentStore.find(self, kind, **asked | {"limit": None}):
+        yield document
+
+
+@documents("a_page_is_the_beginning_of_all", "find")
+async def counts_what_does_not_match(self: Any, kind: str | None = None, **asked: Any) -> AsyncIterator[Document]:
+    order = {key: asked.get(key) for key in ("newest_first", "after", "limit")}
+    matching = await _all(self, kind=kind, **asked | {"limit": None})
+    for document in await _all(self, **order):
+        if document in matching:
+            yield document
+
+
+@documents("pages_are_all_of_it_and_each_once", "find")
+async def begins_with_the_last_again(self: Any, kind: str | None = None, **asked: Any) -> AsyncIterator[Document]:
+    if asked.get("after") is not None:
+        asked["after"] = str(int(asked["after"]) + (1 if asked.get("newest_first") else -1))
+    async for document in MemoryDocumentStore.find(self, kind, **asked):
+        yield document
+
+
+@documents("a_cursor_leads_both_ways", "find")
+async def knows_one_way(self: Any, kind: str | None = None, **asked: Any) -> AsyncIterator[Document]:
+    found = await _all(self, kind=kind, **asked | {"after": None, "newest_first": False, "limit": None})
+    if asked.get("after") is not None:
+        found = [document for document in found if int(document.cursor) > int(asked["after"])]
+    for document in reversed(found) if asked.get("newest_first") else found:
+        yield document
+
+
+async def _by_offset(self: Any, kind: str | None = None, **asked: Any) -> AsyncIterator[Document]:
+    """A cursor is how many came before: what is removed meanwhile moves the others up."""
+    after, limit = asked.pop("after", None), asked.pop("limit", None)
+    found = await _all(self, kind=kind, **asked)
+    start = 0 if after is None else int(after)
+    for n, document in enumerate(found[start : None if limit is None else start + limit], start + 1):
+        yield replace(document, cursor=str(n))
+
+
+documents("pages_hold_while_others_write", "find")(_by_offset)
+documents("pages_hold_while_many_write_at_once", "find")(_by_offset)
+
+
+@documents("a_cursor_outlives_its_document", "find")
+async def looks_for_the_document(self: Any, kind: str | None = None, **asked: Any) -> AsyncIterator[Document]:
+    if asked.get("after") not in (None, *(document.cursor for document in await _all(self))):
+        raise InvalidCursor("is not there")
+    async for document in MemoryDocumentStore.find(self, kind, **asked):
+        yield document
+
+
+@documents("a_cursor_outlives_its_document", "delete")
+async def gives_places_twice(self: Any, kind: str, id: str) -> None:
+    await MemoryDocumentStore.delete(self, kind, id)
+    last = max((place.number for place in self._places.values()), default=0)
+    self._last = replace(self._last, number=last)
+
+
+@asynccontextmanager
+async def with_other_places(kit: Any) -> AsyncIterator[MemoryDocumentStore]:
+    """Another process numbers what there is anew, from one thousand."""
+    other = MemoryDocumentStore()
+    other._last = replace(other._last, number=1000)
+    for document in kit.opened.documents.values():
+        await other.put(document)
+    yield other
+
+
+DOCUMENTS.add("a_cursor_outlives_the_process", "with_other_places", reopen=with_other_places)
+
+
+@documents("a_page_reads_no_other", "find")
+async def reads_all_that_comes_before(self: Any, kind: str | None = None, **asked: Any) -> AsyncIterator[Document]:
+    after = asked.pop("after", None)
+    limit = asked.pop("limit", None)
+    async for document in MemoryDocumentStore.find(self, kind, **asked):
+        if after is not None:
+            after = None if document.cursor == after else after
+        elif limit != 0:
+            yield document
+            limit = None if limit is None else limit - 1
+
+
+@documents("a_page_reads_no_other", "find")
+async def reads_all_at_once(self: Any, kind: str | None = None, **asked: Any) -> AsyncIterator[Document]:
+    limit = asked.pop("limit", None)
+    for document in (await _all(self, kind=kind, **asked))[:limit]:
+        yield document
+
+
+@documents("what_is_damaged_is_told_on_one_page", "find")
+async def tells_all_that_is_damaged(self: Any, kind: str | None = None, **asked: Any) -> AsyncIterator[Document]:
+    async for document in MemoryDocumentStore.find(self, kind, **asked):
+        yield document
+    if damaged := [f"{key} is damaged" for key, it in self.documents.items() if not isinstance(it.body, dict)]:
+        raise DocumentsDamaged(damaged)
+
+
+@documents("what_is_damaged_is_told_on_one_page", "find")
+async def counts_what_is_damaged(self: Any, kind: str | None = None, **asked: Any) -> AsyncIterator[Document]:
+    limit = asked.pop("limit", None)
+    found = await _all_but_damaged(self, kind=kind, **asked)
+    for document in found[: None if limit is None else max(0, limit - 1)]:
+        yield document
+
+
+async def _all_but_damaged(self: Any, **asked: Any) -> list[Document]:
+    found: list[Document] = []
+    with suppress(DocumentsDamaged):
+        async for document in MemoryDocumentStore.find(self, **asked):
+            found.append(document)
+    return found
+
+
+@documents("what_is_no_cursor_is_refused", "find")
+async def begins_anew_after_what_is_no_cursor(
+    self: Any, kind: str | None = None, **asked: Any
+) -> AsyncIterator[Document]:
+    try:
+        async for document in MemoryDocumentStore.find(self, kind, **asked):
+            yield document
+    except InvalidCursor:
+        async for document in MemoryDocumentStore.find(self, kind, **asked | {"after": None}):
+            yield document
+
+
+@documents("what_is_no_cursor_is_refused", "find")
+async def lets_the_readers_error_out(self: Any, kind: str | None = None, **asked: Any) -> AsyncIterator[Document]:
+    if asked.get("after") is not None:
+        int(asked["after"])
+    async for document in MemoryDocumentStore.find(self, kind, **asked):
+        yield document
+
+
+@documents("a_cursor_is_short_and_plain", "find")
+async def has_the_id_for_a_cursor(self: Any, kind: str | None = None, **asked: Any) -> AsyncIterator[Document]:
+    async for document in MemoryDocumentStore.find(self, kind, **asked):
+        yield replace(document, cursor=document.id)
+
+
+@documents("it_is_told_when_a_document_was_first_stored", "put")
+async def tells_when_it_was_replaced(self: Any, document: Document) -> None:
+    await MemoryDocumentStore.put(self, document)
+    key = (document.kind, document.id)
+    self._places[key] = replace(self._places[key], stored_at=datetime.now(UTC))
+
+
+@documents("it_is_told_when_a_document_was_first_stored", "find")
+async def does_not_tell_when(self: Any, kind: str | None = None, **asked: Any) -> AsyncIterator[Document]:
+    async for document in MemoryDocumentStore.find(self, kind, **asked):
+        yield replace(document, stored_at=None)
+
+
+@documents("it_is_told_when_a_document_was_first_stored", "find")
+async def tells_local_time_without_a_zone(self: Any, kind: str | None = None, **asked: Any) -> AsyncIterator[Document]:
+    async for document in MemoryDocumentStore.find(self, kind, **asked):
+        assert document.stored_at is not None
+        yield replace(document, stored_at=document.stored_at.replace(tzinfo=None))
+
+
+for bound in ("since", "until"):
+    documents("since_and_until_bound_when_it_was_first_stored", "find")(finding(bound))
+
+
+@documents("since_and_until_bound_when_it_was_first_stored", "find")
+async def takes_since_for_exclusive(self: Any, kind: str | None = None, **asked: Any) -> AsyncIterator[Document]:
+    if asked.get("since") is not None:
+        asked["since"] += timedelta(microseconds=1)
+    async for document in MemoryDocumentStore.find(self, kind, **asked):
+        yield document
 
 
 @documents("errors_of_the_backend_become_ours", "_check")

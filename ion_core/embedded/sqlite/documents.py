@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
+import time
+from bisect import bisect_left
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,7 +18,7 @@ from ion_core import strict_json
 from ion_core.contracts.storage import Document
 from ion_core.embedded.sqlite.database import Access, Database, open_database
 from ion_core.embedded.sqlite.schema import Schema
-from ion_core.errors import DocumentExists, DocumentNotFound, DocumentsDamaged
+from ion_core.errors import DocumentExists, DocumentNotFound, DocumentsDamaged, InvalidCursor
 
 SCHEMA = Schema(
     name="document store",
@@ -28,34 +32,63 @@ SCHEMA = Schema(
             "CREATE INDEX documents_of_kind ON documents (kind)",
             "CREATE INDEX documents_of_correlation ON documents (correlation_id)",
             "CREATE INDEX documents_pending ON documents (pending) WHERE pending = 1",
-        ]
+        ],
+        [
+            # Microseconds since 1970, and 0 where it is not known. It never goes back from one seq to the next, so no
+            # index is needed to find the first of a time.
+            "ALTER TABLE documents ADD COLUMN stored_at INTEGER NOT NULL DEFAULT 0",
+            # What was stored before says when an attempt ended, or a commit was made: no later than it was stored.
+            """UPDATE documents SET stored_at = known.at FROM (
+                SELECT seq, CAST(round((max(min(coalesce(julianday(told), 0), julianday('now'))) OVER (ORDER BY seq)
+                        - 2440587.5) * 86400000) AS INTEGER) * 1000 AS at
+                FROM (SELECT seq, CASE WHEN typeof(body) = 'text' THEN CASE WHEN json_valid(body) THEN coalesce(
+                    json_extract(body, '$.finishedAt'), json_extract(body, '$.committedAt')) END END AS told
+                    FROM documents)
+            ) AS known WHERE documents.seq = known.seq AND known.at > 0""",
+            # A seq is never given twice, as a cursor may stand for it: this is the last that was given to what is gone.
+            "CREATE TABLE given (seq INTEGER NOT NULL)",
+            "INSERT INTO given VALUES (0)",
+            """CREATE TRIGGER documents_last_gone AFTER DELETE ON documents
+                WHEN NOT EXISTS (SELECT 1 FROM documents WHERE seq > old.seq)
+                BEGIN UPDATE given SET seq = max(seq, old.seq); END""",
+        ],
     ],
 )
 
-_INSERT = "INSERT INTO documents (kind, id, correlation_id, pending, body) VALUES (?, ?, ?, ?, ?)"
+_INSERT = """INSERT INTO documents (kind, id, correlation_id, pending, body, seq, stored_at) VALUES (?, ?, ?, ?, ?,
+    (SELECT max(coalesce((SELECT max(seq) FROM documents), 0), seq) + 1 FROM given),
+    max(?, coalesce((SELECT stored_at FROM documents ORDER BY seq DESC LIMIT 1), 0)))"""
 _CREATE = _INSERT + " ON CONFLICT (kind, id) DO NOTHING"
 _PUT = (
     _INSERT
     + """ ON CONFLICT (kind, id) DO UPDATE
     SET correlation_id = excluded.correlation_id, pending = excluded.pending, body = excluded.body"""
 )
-_COLUMNS = "seq, kind, id, correlation_id, pending, body"
+_COLUMNS = "seq, kind, id, correlation_id, pending, body, stored_at"
 _PAGE = 100
 _SMALL = 64 * 1024
 """Characters of a body up to which storing it takes no longer than handing it over."""
-_Row = tuple[int, str, str, str, int, str]
-_Values = tuple[str, str, str, bool, str]
+_Row = tuple[int, str, str, str, int, str, int]
+_Values = tuple[str, str, str, bool, str, int]
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def _values(document: Document) -> _Values:
     body = strict_json.dumps(document.body).decode()
-    return (document.kind, document.id, document.correlation_id, document.pending, body)
+    return (document.kind, document.id, document.correlation_id, document.pending, body, time.time_ns() // 1000)
 
 
 def _document(row: _Row) -> Document:
-    _, kind, id, correlation_id, pending, body = row
-    value = _read(body, kind, id)
-    return Document(kind=kind, id=id, correlation_id=correlation_id, body=value, pending=bool(pending))
+    seq, kind, id, correlation_id, pending, body, stored_at = row
+    return Document(
+        kind=kind,
+        id=id,
+        correlation_id=correlation_id,
+        body=_read(body, kind, id),
+        pending=bool(pending),
+        cursor=str(seq),
+        stored_at=_EPOCH + timedelta(microseconds=stored_at) if stored_at else None,
+    )
 
 
 def _read(body: str, kind: str, id: str) -> Any:
@@ -78,7 +111,7 @@ def _canonical(value: Any) -> str:
 def _create(connection: sqlite3.Connection, values: _Values) -> None:
     if connection.execute(_CREATE, values).rowcount:
         return
-    kind, id, *_, body = values
+    kind, id, _, _, body, _ = values
     (stored,) = connection.execute("SELECT body FROM documents WHERE kind = ? AND id = ?", (kind, id)).fetchone()
     if stored != body and _canonical(_read(stored, kind, id)) != _canonical(json.loads(body)):
         raise DocumentExists(
@@ -114,11 +147,11 @@ def _missing(kind: str, id: str) -> DocumentNotFound:
 def find_statement(
     *, kind: str | None, correlation_id: str | None, pending: bool | None, newest_first: bool
 ) -> tuple[str, dict[str, Any]]:
-    """One page of a ``find``: needs ``after`` and ``last`` (exclusive and inclusive bounds of seq).
+    """Some of a ``find``: needs ``low`` and ``high`` (exclusive bounds of seq) and ``most``.
 
     The index is named, since without statistics SQLite may well take the kind's, which has the most rows.
     """
-    conditions = ["seq < :after" if newest_first else "seq > :after AND seq <= :last"]
+    conditions = ["seq > :low AND seq < :high"]
     index = ""
     if kind is not None:
         conditions.append("kind = :kind")
@@ -130,8 +163,32 @@ def find_statement(
         conditions.append(f"pending = {pending:d}")
         index = "INDEXED BY documents_pending" if pending else index
     where, order = " AND ".join(conditions), "DESC" if newest_first else "ASC"
-    statement = f"SELECT {_COLUMNS} FROM documents {index} WHERE {where} ORDER BY seq {order} LIMIT {_PAGE}"
+    statement = f"SELECT {_COLUMNS} FROM documents {index} WHERE {where} ORDER BY seq {order} LIMIT :most"
     return statement, {"kind": kind, "correlation_id": correlation_id}
+
+
+def _bounds(connection: sqlite3.Connection, since: datetime | None, until: datetime | None) -> tuple[int, int]:
+    """Exclusive bounds of seq: what is there now, and was stored in that time."""
+    (end,) = connection.execute("SELECT coalesce(max(seq), 0) + 1 FROM documents").fetchone()
+    low = 0 if since is None else _first(connection, since, end) - 1
+    return low, end if until is None else _first(connection, until, end)
+
+
+def _first(connection: sqlite3.Connection, at: datetime, end: int) -> int:
+    """A seq up to which, exclusively, all was stored before ``at``, and from which on nothing was."""
+
+    def stored_at(seq: int) -> int:
+        at_or_after = "SELECT stored_at FROM documents WHERE seq >= ? ORDER BY seq LIMIT 1"
+        found: int = connection.execute(at_or_after, (seq,)).fetchone()[0]
+        return found
+
+    return 1 + bisect_left(range(1, end), (at - _EPOCH) // timedelta(microseconds=1), key=stored_at)
+
+
+def _seq(cursor: str) -> int:
+    if not re.fullmatch("[0-9]{1,18}", cursor):
+        raise InvalidCursor(f"cursor {cursor[:80]!r}: is none of this store. Give one that it has told.")
+    return int(cursor)
 
 
 class SqliteDocuments:
@@ -142,11 +199,11 @@ class SqliteDocuments:
 
     async def create(self, document: Document) -> None:
         values = _values(document)
-        await self.database.call(partial(_create, values=values), Access.DURABLE, short=len(values[-1]) <= _SMALL)
+        await self.database.call(partial(_create, values=values), Access.DURABLE, short=len(values[4]) <= _SMALL)
 
     async def put(self, document: Document) -> None:
         values = _values(document)
-        await self.database.call(partial(_put, values=values), Access.DURABLE, short=len(values[-1]) <= _SMALL)
+        await self.database.call(partial(_put, values=values), Access.DURABLE, short=len(values[4]) <= _SMALL)
 
     async def get(self, kind: str, id: str) -> Document:
         return await self.database.call(partial(_get, kind=kind, id=id), Access.READ, short=True)
@@ -158,32 +215,40 @@ class SqliteDocuments:
         correlation_id: str | None = None,
         pending: bool | None = None,
         newest_first: bool = False,
+        after: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        limit: int | None = None,
     ) -> AsyncIterator[Document]:
-        """Read in pages, so that a long one holds nothing up; what is stored after it began is not in it."""
+        """Read some at a time, so that a long one holds nothing up; what is stored after it began is not in it."""
+        start = None if after is None else _seq(after)
         statement, values = find_statement(
             kind=kind, correlation_id=correlation_id, pending=pending, newest_first=newest_first
         )
-        values["last"] = await self.database.call(
-            lambda connection: connection.execute("SELECT coalesce(max(seq), 0) FROM documents").fetchone()[0],
-            Access.READ,
-        )
-        values["after"] = values["last"] + 1 if newest_first else 0
+        low, high = await self.database.call(partial(_bounds, since=since, until=until), Access.READ)
+        if start is not None:
+            low, high = (low, min(high, start)) if newest_first else (max(low, start), high)
 
-        def page(connection: sqlite3.Connection) -> list[_Row]:
+        def some(connection: sqlite3.Connection) -> list[_Row]:
             return connection.execute(statement, values).fetchall()
 
+        left = limit
         damaged: list[str] = []
-        while rows := await self.database.call(page, Access.READ):
+        while left != 0:
+            most = _PAGE if left is None else min(_PAGE, left)
+            values |= {"low": low, "high": high, "most": most}
+            rows = await self.database.call(some, Access.READ)
             for row in rows:
                 try:
                     document = _document(row)
                 except DocumentsDamaged as error:
                     damaged += error.problems
-                else:
-                    yield document
-            if len(rows) < _PAGE:
+                    continue
+                yield document
+                left = None if left is None else left - 1
+            if len(rows) < most:
                 break
-            values["after"] = rows[-1][0]
+            low, high = (low, rows[-1][0]) if newest_first else (rows[-1][0], high)
         if damaged:
             raise DocumentsDamaged(damaged)
 

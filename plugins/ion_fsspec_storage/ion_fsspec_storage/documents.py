@@ -6,13 +6,15 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import datetime
 from typing import TypeVar
 
 from ion_core.contracts.storage import Document, DocumentStore
-from ion_core.errors import DocumentExists, DocumentNotFound, DocumentsDamaged, TransientError
+from ion_core.errors import DocumentExists, DocumentNotFound, DocumentsDamaged, InvalidCursor, TransientError
 from ion_fsspec_storage.objects import Objects
 from ion_fsspec_storage.opening import open_objects
-from ion_fsspec_storage.records import Clock, Marker, Record, flow_prefix, same_body
+from ion_fsspec_storage.records import Clock, Marker, Record, flow_prefix, is_stamp, same_body
 from ion_fsspec_storage.settings import FsspecDocumentsSettings
 
 T = TypeVar("T")
@@ -57,28 +59,41 @@ class FsspecDocuments:
         correlation_id: str | None = None,
         pending: bool | None = None,
         newest_first: bool = False,
+        after: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        limit: int | None = None,
     ) -> AsyncIterator[Document]:
-        """One listing, of the flow, of what is pending or else of all flows; then the records, some at a time."""
+        """One listing, of the flow, of what is pending or else of all flows; then the records, some at a time.
+
+        A cursor is a stamp: nothing is read of what stands before it but names.
+        """
+        if after is not None and not is_stamp(after):
+            raise InvalidCursor(f"cursor {after[:80]!r}: is none of this store. Give one that it has told.")
         markers = await self._run(lambda: self._markers(kind, correlation_id, pending is True))
-        owed: set[str] | None = None
-        damaged: list[str] = []
         if newest_first:
             markers.reverse()
-        for start in range(0, len(markers), self._at_once):
-            part = markers[start : start + self._at_once]
+        markers = [it for it in markers if _is_behind(it, after, since, until, newest_first)]
+        owed: set[str] | None = None
+        damaged: list[str] = []
+        left, start = limit, 0
+        while start < len(markers) and left != 0:
+            part = markers[start : start + min(self._at_once, left or self._at_once)]
+            start += len(part)
             for marker, record in zip(part, await self._records(part), strict=True):
                 if isinstance(record, DocumentsDamaged):
                     damaged += record.problems
                     continue
                 if record is None or correlation_id not in (None, record.document.correlation_id):
                     continue
-                document = record.document
+                document = replace(record.document, cursor=record.stamp, stored_at=Clock.read(record.stamp))
                 if document.pending and pending is not True:
                     if owed is None:
                         owed = await self._run(lambda: {it.name for it in self._pending_markers()})
-                    document = record.with_pending(marker.name in owed)
+                    document = replace(document, pending=marker.name in owed)
                 if pending in (None, document.pending):
                     yield document
+                    left = None if left is None else left - 1
         if damaged:
             raise DocumentsDamaged(damaged)
 
@@ -198,6 +213,18 @@ class FsspecDocuments:
         except FileNotFoundError:
             return False
         return True
+
+
+def _is_behind(
+    marker: Marker, after: str | None, since: datetime | None, until: datetime | None, newest_first: bool
+) -> bool:
+    """Whether it stands behind ``after`` in that order, and was made in that time."""
+    if after is not None and (marker.stamp >= after if newest_first else marker.stamp <= after):
+        return False
+    if since is None and until is None:
+        return True
+    at = Clock.read(marker.stamp)
+    return (since is None or at >= since) and (until is None or at < until)
 
 
 @asynccontextmanager

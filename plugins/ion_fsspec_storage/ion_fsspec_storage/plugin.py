@@ -30,4 +30,4 @@ def ion_blob_stores() -> Iterable[Provider[BlobStore]]:
 
 @hookimpl
 def ion_document_stores() -> Iterable[Provider[DocumentStore]]:
-    return [Provider(name="fsspec", settings=FsspecDocumentsSettings, open=_open_documents, contract="1.0")]
+    return [Provider(name="fsspec", settings=FsspecDocumentsSettings, open=_open_documents, contract="1.3")]

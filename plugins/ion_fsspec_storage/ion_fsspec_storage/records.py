@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from ion_core.contracts.storage import Document
@@ -15,6 +16,8 @@ from ion_core.errors import DocumentsDamaged
 from ion_fsspec_storage.names import name_of_id
 
 _DAY = 86_400
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_HEX = frozenset("0123456789abcdef")
 
 
 class Clock:
@@ -32,6 +35,11 @@ class Clock:
         with self._lock:
             self._last = max(self._last + 1, self._now())
             return f"{self._last:016x}{secrets.token_hex(4)}"
+
+    @staticmethod
+    def read(stamp: str) -> datetime:
+        """The moment that it stands for, to the microsecond."""
+        return _EPOCH + timedelta(microseconds=int(stamp[:16], 16) // 1000)
 
     def is_old(self, stamp: str) -> bool:
         """More than a day: whoever made it has either finished or died."""
@@ -111,9 +119,13 @@ class Marker:
         name = path.rpartition("/")[2]
         stamp, _, rest = name.partition(".")
         kind, _, id = rest.partition(".")
-        if len(stamp) != 24 or not set(stamp) <= set("0123456789abcdef") or not kind or not id:
+        if not is_stamp(stamp) or not kind or not id:
             return None
         return cls(path, name, stamp, kind, f"documents/{kind}/{id}")
+
+
+def is_stamp(text: str) -> bool:
+    return len(text) == 24 and set(text) <= _HEX
 
 
 def flow_prefix(correlation_id: str | None) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, ClassVar
+from unittest.mock import Mock
 
 import pytest
 from faulty_proxy import FaultyProxy, faulty_proxy_to
@@ -107,6 +108,16 @@ class _Documents(DocumentStoreConformance):
     async def damage(self, documents: DocumentStore, kind: str, id: str) -> None:
         assert isinstance(documents, FsspecDocuments)
         await asyncio.to_thread(documents._objects.write, Record.name_of(kind, id), b"{")
+
+    @asynccontextmanager
+    async def reads(self, documents: DocumentStore) -> AsyncIterator[Callable[[], int]]:
+        """Objects; names are listed."""
+        assert isinstance(documents, FsspecDocuments)
+        objects = documents._objects
+        read = Mock(wraps=objects.read)
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(objects, "read", read)
+            yield lambda: read.call_count
 
 
 class _Away:
