@@ -101,6 +101,22 @@ class ModuleFailed(IonError):
     """The module itself failed (exit code, signal, timeout): a counted retry."""
 
 
+class HandlerUnreachable(ModuleFailed):
+    """A module could not call its handler from where it runs."""
+
+
+class ContainerRemoved(ModuleFailed):
+    """Somebody removed a module's container while it ran."""
+
+
+class EngineLostJob(ModuleFailed):
+    """An engine lost a job more often in a row than is borne."""
+
+
+class HandlerBug(ModuleFailed):
+    """A step of the handler that runs elsewhere ended by a bug of ours."""
+
+
 class ProviderError(IonError):
     """A provider failed. ``said`` are lines of a program that it ran, for the log: no part of the message."""
 
@@ -207,6 +223,22 @@ class JobNotFound(PermanentError):
 
 class NoRoom(TransientError):
     """The engine has no room for a job now: a quota is used up, or nothing it fits on is free. No attempt was made."""
+
+
+class EngineRefused(PermanentError):
+    """An engine will not run a job as it is, or somebody took it out of its hands."""
+
+
+class CannotBeExecuted(PermanentError):
+    """A module's command is not there, or nothing that can be executed."""
+
+
+class TooManyAttempts(PermanentError):
+    """There were more attempts at a job than may be by now."""
+
+
+class EventRefused(PermanentError):
+    """An event that can be read, and is not one for the module whose queue it came by."""
 
 
 class ImageUnavailable(PermanentError):

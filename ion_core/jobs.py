@@ -70,12 +70,14 @@ class Verdict(Enum):
 class Outcome:
     """How an attempt ended: ``reason`` is empty for a commit; ``seconds`` from its delivery to here.
 
-    ``delay``: of one that is put behind the others, for how long; None of a released one that is given back as it was,
-    and of a duplicate that is done.
+    ``rule`` is the name of the rule that decided (``ion_core.rules``), empty for a commit. ``delay``: of one that is
+    tried again or put behind the others, for how long; None of a released one that is given back as it was, and of a
+    duplicate that is done.
     """
 
     verdict: Verdict
     reason: str = ""
+    rule: str = ""
     seconds: float = 0.0
     children: int = 0
     delay: timedelta | None = None

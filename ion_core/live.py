@@ -1,8 +1,10 @@
-"""What a running ``serve`` tells other processes of the same user: the output of jobs under way.
+"""What a running ``serve`` tells other processes of the same user: jobs under way, and their output.
 
-A unix socket in the state directory, which nobody else may enter. It is asked
-``{"follow": EVENT_ID, "wait": false}`` in a line and answers ``{}``, then
-``{"module": …, "attempt": …, "text": …}`` for each line of output; the answer ends with the jobs.
+A unix socket in the state directory, which nobody else may enter. It is asked, in a line
+
+- ``{"follow": EVENT_ID, "wait": false}`` and answers ``{}``, then ``{"module": …, "attempt": …, "text": …}`` for each
+  line of output; the answer ends with the jobs;
+- ``{"running": EVENT_ID}`` and answers ``{}``, then ``{"module": …, "attempt": …, "since": …}`` for each that runs.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import asyncio
 import json
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -20,14 +22,16 @@ log = logging.getLogger(__name__)
 
 NAME = "live.sock"
 ASK_WITHIN = 10.0
+TOLD_WITHIN = 2.0
 LONGEST_LINE = 1 << 22
 """Bytes of one line of the answer: a line of output can be long."""
 
 Follow = Callable[[str, bool], AsyncIterator[Mapping[str, Any]]]
+Running = Callable[[str], Sequence[Mapping[str, Any]]]
 
 
 @asynccontextmanager
-async def telling(state: Path, follow: Follow) -> AsyncIterator[None]:
+async def telling(state: Path, follow: Follow, running: Running) -> AsyncIterator[None]:
     """Answer in ``state`` while the body runs. Where that cannot be, it is logged: nobody can watch, no more.
 
     Only one process may do this at a time for a state directory; what an earlier one left is replaced.
@@ -37,7 +41,10 @@ async def telling(state: Path, follow: Follow) -> AsyncIterator[None]:
         try:
             async with asyncio.timeout(ASK_WITHIN):
                 asked = json.loads(await reader.readline())
-            lines = follow(str(asked["follow"]), bool(asked["wait"]))
+            if "running" in asked:
+                lines = _each(running(str(asked["running"])))
+            else:
+                lines = follow(str(asked["follow"]), bool(asked["wait"]))
             await _tell(lines, reader, writer)
         except (OSError, TimeoutError, ValueError, LookupError, TypeError) as error:
             log.debug("a watcher is gone: %s", error)
@@ -73,6 +80,11 @@ async def telling(state: Path, follow: Follow) -> AsyncIterator[None]:
             await asyncio.wait(conversations)
 
 
+async def _each(found: Sequence[Mapping[str, Any]]) -> AsyncIterator[Mapping[str, Any]]:
+    for it in found:
+        yield it
+
+
 async def _tell(
     lines: AsyncIterator[Mapping[str, Any]], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 ) -> None:
@@ -101,13 +113,31 @@ async def watch(state: Path, event_id: str, *, wait: bool) -> AsyncIterator[Mapp
 
     Nothing at all where no ``serve`` uses ``state``.
     """
+    async for line in _asked(state, {"follow": event_id, "wait": wait}):
+        yield line
+
+
+async def running_now(state: Path, event_id: str) -> Sequence[Mapping[str, Any]] | None:
+    """The jobs whose modules run for this event; None where no ``serve`` of this version uses ``state``, or it is busy.
+
+    It is asked for as long as somebody would wait for it.
+    """
+    try:
+        async with asyncio.timeout(TOLD_WITHIN):
+            found = [line async for line in _asked(state, {"running": event_id})]
+    except (OSError, TimeoutError, ValueError):
+        return None
+    return found[1:] if found else None
+
+
+async def _asked(state: Path, question: Mapping[str, Any]) -> AsyncIterator[Mapping[str, Any]]:
     try:
         with _short(state) as path:
             reader, writer = await asyncio.open_unix_connection(path, limit=LONGEST_LINE)
     except (FileNotFoundError, ConnectionRefusedError):
         return
     try:
-        writer.write(json.dumps({"follow": event_id, "wait": wait}).encode() + b"\n")
+        writer.write(json.dumps(question).encode() + b"\n")
         await writer.drain()
         while line := await reader.readline():
             yield json.loads(line)

@@ -6,7 +6,7 @@ import asyncio
 import gc
 import logging
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -65,7 +65,7 @@ async def serve(
             await dispatcher.recover()  # a signal until here ends it at once: nothing of ours runs yet
             stop, hurry = asyncio.Event(), asyncio.Event()
             with _signals(stop, hurry, app.config.drain_timeout.total_seconds()) as received:
-                async with telling(app.state.path, partial(_follow, dispatcher)):
+                async with telling(app.state.path, partial(_follow, dispatcher), partial(_running, dispatcher)):
                     await _run(app, dispatcher, stop, hurry, reloading, until_idle=until_idle, watch=watch)
         ending.within(ending.CLOSE_WITHIN)
     if received:
@@ -76,6 +76,11 @@ async def serve(
 async def _follow(dispatcher: Dispatcher, event_id: str, wait: bool) -> AsyncIterator[Mapping[str, Any]]:
     async for line in dispatcher.attempts.follow(event_id, wait=wait):
         yield asdict(line)
+
+
+def _running(dispatcher: Dispatcher, event_id: str) -> Sequence[Mapping[str, Any]]:
+    found = dispatcher.attempts.of(event_id)
+    return [{**asdict(it), "since": it.since.isoformat(timespec="milliseconds")} for it in found]
 
 
 async def _dispatcher(app: App, fit: str) -> Dispatcher:

@@ -37,6 +37,7 @@ SECTIONS = {
         Listed("event", "event.commands", "Publish events; look at those that wait."),
         Listed("trace", "flow.trace", "Follow events through the pipeline."),
         Listed("files", "flow.files", "List the files of a flow, or fetch them into a directory."),
+        Listed("why", "flow.why", "Say what happened to an event at each module, why, and what to type next."),
         Listed("logs", "flow.logs", "Print the log of every attempt for an event."),
         Listed("dlq", "event.dlq", "Dead letters: list, show, redrive or purge them."),
         Listed("gc", "flow.gc", "Remove old flows, and files of attempts that never committed."),

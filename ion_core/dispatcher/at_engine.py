@@ -43,13 +43,15 @@ from ion_core.dispatcher.trouble import Stage
 from ion_core.dispatcher.warm import WarmSlots
 from ion_core.errors import (
     DocumentNotFound,
+    EngineLostJob,
+    EngineRefused,
+    HandlerBug,
     ImageUnavailable,
     IonError,
     JobNotFound,
     ModuleFailed,
     NoRoom,
     OutputRefused,
-    PermanentError,
     ProviderError,
     TransientError,
 )
@@ -353,14 +355,14 @@ class AtEngine:
         if end.cause is Cause.IMAGE:
             return ImageUnavailable(reason)
         if end.cause is Cause.INFRASTRUCTURE:
-            return ModuleFailed(f"the engine lost its job {counted(LOST_IN_A_ROW + 1, 'time')} in a row: {reason}")
+            return EngineLostJob(f"the engine lost its job {counted(LOST_IN_A_ROW + 1, 'time')} in a row: {reason}")
         if end.cause is Cause.REFUSED:
-            return PermanentError(f"runtime {self._engine.name} refuses its job: {reason}")
+            return EngineRefused(f"runtime {self._engine.name} refuses its job: {reason}")
         if end.cause is Cause.CANCELLED:
-            return PermanentError(
+            return EngineRefused(
                 f"its job was cancelled at the engine: {reason}. If it is to run after all: ion-core dlq redrive {name}"
             )
-        return PermanentError(
+        return EngineRefused(
             "its job says that it has committed, and there is no commit in "
             f"{self._around.dataplane.documents_at}. Have its steps and this dispatcher use the same document store"
         )
@@ -415,8 +417,8 @@ def _told(end: JobEnd) -> Callable[[str], IonError] | None:
         HandlerExit.NO_EVENT.value: DocumentNotFound,
         HandlerExit.AWAY.value: TransientError,
         HandlerExit.FULL.value: TransientError,  # not of this machine: the others go on
-        HandlerExit.BUG.value: lambda reason: ModuleFailed(f"bug: {reason}"),
-        HandlerExit.CONFIGURATION.value: PermanentError,
+        HandlerExit.BUG.value: lambda reason: HandlerBug(f"bug: {reason}"),
+        HandlerExit.CONFIGURATION.value: EngineRefused,
     }
     if end.step not in (Step.PREPARE, Step.COMMIT) or end.status is None:
         return None

@@ -88,6 +88,7 @@ class AttemptLog:
     def document(self, outcome: Outcome) -> Document:
         context = replace(self.attempt.job.event.context, name=self.attempt.job.module, document_type=MODULE_LOGS)
         event_id = context.event_id
+        ended = datetime.now(UTC)
         succeeded = outcome.verdict in (Verdict.COMMITTED, Verdict.ALREADY_COMMITTED)
         said = f"attempt {self.attempt.number}: {outcome.verdict.value}"
         body: dict[str, Any] = {
@@ -100,8 +101,10 @@ class AttemptLog:
             "token": self.attempt.token,
             "outcome": outcome.verdict.value,
             "reason": self._hide(outcome.reason),
+            "rule": outcome.rule,
             "startedAt": self.started_at,
-            "finishedAt": now(),
+            "finishedAt": moment(ended),
+            "nextAttemptAt": "" if outcome.delay is None else moment(ended + outcome.delay),
             "seconds": {**self.seconds, "all": round(self.elapsed(), 6)},
         }
         return Document(kind=MODULE_LOGS, id=body["id"], correlation_id=context.correlation_id, body=body)
@@ -116,6 +119,7 @@ class AttemptLog:
             "attempt": self.attempt.number,
             "outcome": outcome.verdict.value,
             "reason": self._hide(outcome.reason),
+            "rule": outcome.rule,
             "finishedAt": now(),
         }
         return Document(kind=FAILURE, id=job.id, correlation_id=context.correlation_id, body=body)
@@ -180,4 +184,9 @@ async def _began_with_the_first(log: Document, documents: DocumentStore) -> Docu
 
 def now() -> str:
     """The time of day as documents have it: ISO 8601, UTC, milliseconds."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
+    return moment(datetime.now(UTC))
+
+
+def moment(time: datetime) -> str:
+    """That time as documents have it."""
+    return time.isoformat(timespec="milliseconds")

@@ -15,6 +15,7 @@ from ion_core.errors import QueueNotDeclared, TransientError
 from ion_core.jobs import Attempt, Outcome, Verdict
 from ion_core.modules import Module
 from ion_core.rounds import Round
+from ion_core.rules import DOUBLE
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ class Doubles:
             return None  # it was redriven
         kept = await self._is_kept(attempt)
         if kept:
-            return Outcome(verdict=Verdict.DUPLICATE, reason=COPY_DONE)
+            return Outcome(verdict=Verdict.DUPLICATE, reason=COPY_DONE, rule=DOUBLE.name)
         if kept is None or _now() < record.failed_at + self._dataplane.broker.letters_unseen_for:
             return self._waits(record, COPY_SEEKS)
         return None  # its settlement was cut short, or it was moved by hand
@@ -93,7 +94,7 @@ class Doubles:
         if record.next_at is not None:
             return self._waits(record, WAITS)
         binding = _now() < record.failed_at + BINDS_FOR
-        return Outcome(verdict=Verdict.DUPLICATE, reason=DONE) if binding else None
+        return Outcome(verdict=Verdict.DUPLICATE, reason=DONE, rule=DOUBLE.name) if binding else None
 
     def _waits(self, record: Round, reason: str) -> Outcome | None:
         """Put behind the others, not acked: should the other message be lost, this one is there."""
@@ -101,7 +102,7 @@ class Doubles:
         if now >= due + BINDS_FOR:
             return None
         delay = max(due - now, min(max(now - record.failed_at, WAIT_LEAST), WAIT_MOST))
-        return Outcome(verdict=Verdict.DUPLICATE, reason=reason, delay=delay)
+        return Outcome(verdict=Verdict.DUPLICATE, reason=reason, rule=DOUBLE.name, delay=delay)
 
     async def _is_kept(self, attempt: Attempt) -> bool | None:
         """Whether the message is among the dead letters; None where the broker does not say."""

@@ -32,12 +32,14 @@ from ion_core.dispatcher.lost import LostEvents
 from ion_core.dispatcher.surroundings import Surroundings
 from ion_core.dispatcher.trouble import Stage, Troubles
 from ion_core.errors import (
+    EventRefused,
     InvalidEvent,
     IonError,
     MessageRefused,
     ModuleFailed,
     PermanentError,
     StorageFull,
+    TooManyAttempts,
     TransientError,
 )
 from ion_core.events import MAX_HOPS, parse_event
@@ -45,6 +47,7 @@ from ion_core.handler import Committed
 from ion_core.jobs import Attempt, Job, Outcome, Verdict
 from ion_core.modules import Module
 from ion_core.rounds import Round
+from ion_core.rules import BUG, NO_SPACE, PUBLISH_LATER, REFUSED, SHUTDOWN, UNREADABLE, Rule, rule_of
 from ion_core.words import counted
 
 log = logging.getLogger(__name__)
@@ -54,6 +57,8 @@ CONCLUDE_WITHIN = SETTLE_WITHIN + GIVE_BACK_WITHIN + STORE_WITHIN + 5.0
 
 AT_ONCE = 0.001
 """Seconds that a store takes which has its documents in reach."""
+
+_SHUTTING_DOWN = Outcome(verdict=Verdict.RELEASED, reason="shutting down", rule=SHUTDOWN.name)
 
 COMMITS = {Verdict.COMMITTED, Verdict.ALREADY_COMMITTED}
 
@@ -142,7 +147,7 @@ class JobRunner:
                 raise
 
     def _receive(self, delivery: Delivery) -> Attempt:
-        """S1. Raises InvalidEvent for what is no event, PermanentError for one that is not for us."""
+        """S1. Raises InvalidEvent for what is no event, EventRefused for one that is not for us."""
         headers = delivery.headers
         hops = headers.get(HOPS_HEADER, "0")
         event = parse_event(
@@ -151,17 +156,17 @@ class JobRunner:
             documented=headers.get(DOCUMENT_HEADER) == DOCUMENT_STORED,
         )
         if event.hops >= MAX_HOPS:
-            raise PermanentError(
+            raise EventRefused(
                 f"is {counted(event.hops, 'module')} from the start of its flow, {MAX_HOPS} are allowed: a loop?"
             )
         if event.type not in self.module.subscribes:
-            raise PermanentError(f"module {self.module.name} takes no events of type {event.type!r}")
+            raise EventRefused(f"module {self.module.name} takes no events of type {event.type!r}")
         job = Job(event=event, module=self.module.name)
         return Attempt(job=job, number=delivery.attempt, message=headers.get(MESSAGE_HEADER, ""))
 
     async def _refuse(self, hold: Hold, error: IonError) -> None:
         """Poison: kept aside at once, so that the next one is handled."""
-        reason = f"unreadable event: {error}" if isinstance(error, InvalidEvent) else f"refused event: {error}"
+        reason = f"{UNREADABLE if isinstance(error, InvalidEvent) else REFUSED}: {error}"
         reason = self._around.hide(reason)
         log.error("dead letter: %s", reason, extra={"moduleName": self.module.name})
         self.lost.seen(reason)
@@ -199,7 +204,7 @@ class JobRunner:
             try:
                 outcome = await self._outcome(attempt, hold, record, taken)
             except asyncio.CancelledError:
-                outcome = Outcome(verdict=Verdict.RELEASED, reason="shutting down")
+                outcome = _SHUTTING_DOWN
                 await uninterrupted(self._conclude(attempt, hold, record, outcome), within=CONCLUDE_WITHIN)
                 raise
             await uninterrupted(self._conclude(attempt, hold, record, outcome), within=CONCLUDE_WITHIN)
@@ -207,7 +212,7 @@ class JobRunner:
     async def _outcome(self, attempt: Attempt, hold: Hold, record: AttemptLog, taken: AsyncExitStack) -> Outcome:
         """Do the work; what went wrong decides what becomes of the delivery. A failure is recorded before that."""
         if self.troubles.is_paused and not await self.troubles.pause(self._stopping):
-            return Outcome(verdict=Verdict.RELEASED, reason="shutting down")
+            return _SHUTTING_DOWN
         begun = self.troubles.begins()
         by_a_bug = False
         try:
@@ -217,20 +222,20 @@ class JobRunner:
             except (StorageFull, TransientError):
                 raise
             except (PermanentError, InvalidEvent) as error:
-                outcome = Outcome(verdict=Verdict.DEAD_LETTERED, reason=str(error))
+                outcome = Outcome(verdict=Verdict.DEAD_LETTERED, reason=str(error), rule=rule_of(error).name)
             except ModuleFailed as error:
-                outcome = self._retry_or_not(attempt, str(error))
+                outcome = self._retry_or_not(attempt, str(error), rule_of(error))
             except Exception as error:
                 # A bug, ours or a provider's. This job fails, with the traceback in the log; the others go on.
                 log.exception("job failed by a bug", extra=record.fields)
-                outcome = self._retry_or_not(attempt, f"bug: {type(error).__name__}: {error}")
+                outcome = self._retry_or_not(attempt, f"bug: {type(error).__name__}: {error}", BUG)
                 by_a_bug = True
             outcome = await self._recorded(attempt, hold, record, outcome)
         except StorageFull as error:
             self._around.health.storage_full(str(error))
-            return Outcome(verdict=Verdict.RELEASED, reason=str(error))
+            return Outcome(verdict=Verdict.RELEASED, reason=str(error), rule=NO_SPACE.name)
         except TransientError as error:
-            return await self._later(attempt, hold, begun, record, str(error))
+            return await self._later(attempt, hold, begun, record, error)
         if outcome.verdict is not Verdict.RELEASED and not by_a_bug:
             committed = outcome.verdict is Verdict.COMMITTED
             self.troubles.passed(attempt.job.id, begun, record.progress, all_of_it=committed)
@@ -254,27 +259,32 @@ class JobRunner:
         crash.reached(crash.FAILED)
         return outcome
 
-    async def _later(self, attempt: Attempt, hold: Hold, begun: int, record: AttemptLog, reason: str) -> Outcome:
+    async def _later(
+        self, attempt: Attempt, hold: Hold, begun: int, record: AttemptLog, error: TransientError
+    ) -> Outcome:
         """Something was not to be had: the event makes room for the others; a failure only if it is its own trouble."""
+        reason, rule = str(error), PUBLISH_LATER if record.progress.stage is Stage.PUBLISH else rule_of(error)
         ruling = await self.troubles.failed(attempt.job.id, begun, record.progress)
         if ruling.counted:
-            outcome = self._retry_or_not(attempt, reason)
+            outcome = self._retry_or_not(attempt, reason, rule)
             if outcome.verdict is Verdict.DEAD_LETTERED:
                 self.troubles.forget(attempt.job.id)
             try:
                 return await self._recorded(attempt, hold, record, outcome)
-            except TransientError as error:  # that may be its trouble: then it comes to an end all the same
-                log.warning("a failed attempt could not be recorded: %s", error, extra=record.fields)
+            except TransientError as unrecorded:  # that may be its trouble: then it comes to an end all the same
+                log.warning("a failed attempt could not be recorded: %s", unrecorded, extra=record.fields)
                 return outcome
         whose = "this event's own trouble" if ruling.own else "provider unavailable"
         seconds = ruling.delay.total_seconds()
         log.warning("%s, next try in %.1f s: %s", whose, seconds, reason, extra=record.fields)
-        return Outcome(verdict=Verdict.RELEASED, reason=reason, delay=ruling.delay)
+        return Outcome(verdict=Verdict.RELEASED, reason=reason, rule=rule.name, delay=ruling.delay)
 
-    def _retry_or_not(self, attempt: Attempt, reason: str) -> Outcome:
+    def _retry_or_not(self, attempt: Attempt, reason: str, rule: Rule) -> Outcome:
         if attempt.number <= self.module.retry.retries:
-            return Outcome(verdict=Verdict.RETRIED, reason=reason)
-        return Outcome(verdict=Verdict.DEAD_LETTERED, reason=f"{reason} (attempt {attempt.number}, the last)")
+            delay = self.module.retry.delay(attempt.number, random.uniform(-1, 1))
+            return Outcome(verdict=Verdict.RETRIED, reason=reason, rule=rule.name, delay=delay)
+        last = f"{reason} (attempt {attempt.number}, the last)"
+        return Outcome(verdict=Verdict.DEAD_LETTERED, reason=last, rule=rule.name)
 
     async def _work(self, attempt: Attempt, record: AttemptLog, taken: AsyncExitStack) -> Outcome:
         """S2 to S11 without settling. What goes wrong is the exception's class."""
@@ -315,14 +325,14 @@ class JobRunner:
             return double
         most = self.module.retry.retries + 1
         if attempt.number > most and not await self.place.holds(attempt):  # the limit was lowered meanwhile
-            raise PermanentError(
+            raise TooManyAttempts(
                 f"attempt {attempt.number} is one too many: modules.{self.module.name}.retries is {most - 1}"
             )
         room = self._around.health.room
         if not room.is_set():
             await wait_for_any(room, self._stopping)
         if not room.is_set():
-            return Outcome(verdict=Verdict.RELEASED, reason="shutting down, no space left")
+            return Outcome(verdict=Verdict.RELEASED, reason="shutting down, no space left", rule=SHUTDOWN.name)
         return None
 
     async def _records_of(self, job_id: str) -> tuple[tuple[Commit, bool] | None, Round | None]:
@@ -379,7 +389,7 @@ class JobRunner:
         verdict = outcome.verdict if settled else Verdict.LOST
         if hold.lost and not settled and outcome.verdict not in COMMITS:
             self.lost.add(attempt.job)
-        outcome = Outcome(verdict=verdict, reason=outcome.reason, seconds=record.elapsed(), children=outcome.children)
+        outcome = replace(outcome, verdict=verdict, seconds=record.elapsed(), delay=None)
         self.counts[verdict] += 1
         log.log(
             LEVELS.get(verdict, logging.INFO),
@@ -394,12 +404,11 @@ class JobRunner:
         """What settles the delivery of an attempt that ended so."""
         if outcome.verdict is Verdict.DEAD_LETTERED:
             return lambda delivery: delivery.dead_letter(outcome.reason, log_tail=record.tail())
-        if outcome.verdict is Verdict.RETRIED:
-            delay = self.module.retry.delay(attempt.number, random.uniform(-1, 1))
-            return lambda delivery: delivery.retry(delay=delay)
-        if outcome.verdict is Verdict.RELEASED or outcome.delay is not None:
-            later = outcome.delay
-            if later is not None:
-                return lambda delivery: delivery.postpone(delay=later)
+        later = outcome.delay
+        if outcome.verdict is Verdict.RETRIED and later is not None:
+            return lambda delivery: delivery.retry(delay=later)
+        if later is not None:
+            return lambda delivery: delivery.postpone(delay=later)
+        if outcome.verdict is Verdict.RELEASED:
             return lambda delivery: delivery.release()
         return lambda delivery: delivery.ack()

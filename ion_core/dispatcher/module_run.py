@@ -18,7 +18,15 @@ from ion_core.dispatcher.slot import Failed, Slot
 from ion_core.dispatcher.slots import Slots
 from ion_core.dispatcher.surroundings import Surroundings
 from ion_core.dispatcher.trouble import Stage
-from ion_core.errors import ContainerNotFound, ModuleFailed, OutputRefused, PermanentError, TransientError
+from ion_core.errors import (
+    CannotBeExecuted,
+    ContainerNotFound,
+    ContainerRemoved,
+    ModuleFailed,
+    OutputRefused,
+    PermanentError,
+    TransientError,
+)
 from ion_core.handler import Committed, Handler
 from ion_core.jobs import Attempt
 from ion_core.modules import Module
@@ -146,7 +154,7 @@ class ModuleRun:
         except ContainerNotFound as error:  # somebody has removed it, which says nothing of the event
             if goes_on and committed is None and not slot.session.taken:
                 raise TransientError(f"the module that was given a further event is gone: {error}") from error
-            unreachable = ModuleFailed(f"its container was removed while it ran: {error}")
+            unreachable = ContainerRemoved(f"its container was removed while it ran: {error}")
         if goes_on and status is not None and committed is None and (status.code == 0 or not slot.session.taken):
             # Whether it ever heard of this event nobody can know: its connection may have ended with the answer.
             raise TransientError("the module that was given a further event ended without /done")
@@ -219,5 +227,5 @@ def judge(status: ExitStatus, module: Module) -> ModuleFailed | PermanentError |
     if status.signal is not None:
         return ModuleFailed(f"killed by signal {status.signal}{limit}")
     if status.code in NOT_WORTH_RETRYING:
-        return PermanentError(f"exit code {status.code}: {NOT_WORTH_RETRYING[status.code]}")
+        return CannotBeExecuted(f"exit code {status.code}: {NOT_WORTH_RETRYING[status.code]}")
     return ModuleFailed(f"exit code {status.code}{limit}")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Protocol
 
 from ion_core.jobs import Attempt
@@ -30,10 +31,20 @@ class LiveLine:
     text: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class RunsNow:
+    """An attempt whose module runs, and since when."""
+
+    module: str
+    attempt: int
+    since: datetime
+
+
 @dataclass(eq=False)
 class _Running:
     attempt: Attempt
     where: Followed
+    since: datetime
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -47,7 +58,7 @@ class RunningAttempts:
     @contextmanager
     def running(self, attempt: Attempt, where: Followed) -> Iterator[None]:
         """While the body runs, ``attempt`` can be followed."""
-        running = _Running(attempt, where)
+        running = _Running(attempt, where, datetime.now(UTC))
         self._running.add(running)
         begun, self._begun = self._begun, None
         if begun is not None and not begun.done():
@@ -57,6 +68,15 @@ class RunningAttempts:
         finally:
             self._running.discard(running)
             running.ended.set()
+
+    def of(self, event_id: str) -> Sequence[RunsNow]:
+        """Those for this event, the longest first."""
+        found = [
+            RunsNow(module=one.attempt.job.module, attempt=one.attempt.number, since=one.since)
+            for one in self._running
+            if one.attempt.job.event.context.event_id == event_id
+        ]
+        return sorted(found, key=lambda it: it.since)
 
     async def follow(self, event_id: str, *, wait: bool) -> AsyncIterator[LiveLine]:
         """What the attempts for this event print, from their start, until none of them runs any more.

@@ -10,7 +10,14 @@ from datetime import timedelta
 from typing import Any
 
 from ion_core.contracts.runtime import ContainerRef, ContainerRuntime, ExitStatus
-from ion_core.errors import ContainerNotFound, IonError, ModuleFailed, PermanentError, ProviderError, TransientError
+from ion_core.errors import (
+    ContainerNotFound,
+    HandlerUnreachable,
+    IonError,
+    PermanentError,
+    ProviderError,
+    TransientError,
+)
 from ion_core.handler import HandlerApi, Session, Workspace
 from ion_core.jobs import Attempt
 
@@ -173,7 +180,7 @@ class Slot:
         except ContainerNotFound:
             return None
         except PermanentError as error:
-            self._unreachable.set_result(ModuleFailed(f"a module cannot call its handler: {error}"))
+            self._unreachable.set_result(HandlerUnreachable(f"a module cannot call its handler: {error}"))
             return None
         except ProviderError as error:
             self._unreachable.set_result(error)

@@ -17,6 +17,7 @@ COMMITTED = Verdict.COMMITTED.value
 ALREADY_COMMITTED = Verdict.ALREADY_COMMITTED.value
 DEAD_LETTERED = Verdict.DEAD_LETTERED.value
 RETRIED = Verdict.RETRIED.value
+RELEASED = Verdict.RELEASED.value
 DUPLICATE = Verdict.DUPLICATE.value
 PENDING = "pending"
 GONE = "gone"
@@ -35,6 +36,10 @@ class AttemptSeen:
     reason: str = ""
     started_at: str = ""
     finished_at: str = ""
+    rule: str = ""
+    """The name of the rule that decided what became of it (``ion_core.rules``), '' of a log that does not say."""
+    next_at: str = ""
+    """When it is tried again, at the earliest."""
     seconds: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -213,6 +218,8 @@ class FlowReader:
                 reason=_text(body.get("reason"), ""),
                 started_at=_text(body.get("startedAt"), ""),
                 finished_at=_text(body.get("finishedAt"), ""),
+                rule=_text(body.get("rule"), ""),
+                next_at=_text(body.get("nextAttemptAt"), ""),
                 seconds={
                     str(step): value
                     for step, value in (seconds.items() if isinstance(seconds, Mapping) else ())

@@ -1,0 +1,65 @@
+"""What to type next: commands of ``ion-core``, each as its words, the most useful first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ion_core.rules import (
+    CANNOT_RUN,
+    DOCUMENT_MISSING,
+    ENGINE_FULL,
+    EVENT_REFUSED,
+    MODULE_FAILED,
+    NO_ANSWER,
+    NO_SPACE,
+    OUTPUT_REFUSED,
+)
+from ion_core.why.told import EventTold, JobState, JobTold
+
+Words = tuple[str, ...]
+
+
+def advice(event: EventTold) -> Sequence[Words]:
+    """What tells more of the event, or goes on with it; each once, in the order of its modules."""
+    found = [words for job in event.jobs for words in _of_job(event, job)]
+    if event.unseen or not event.jobs:
+        found.append(("check", "--connect"))
+    if event.parent or any(job.emitted for job in event.jobs):
+        found.append(("trace", "flow", event.correlation_id))
+    return list(dict.fromkeys(found))
+
+
+def _of_job(event: EventTold, job: JobTold) -> Sequence[Words]:
+    log: Words = ("logs", event.id, "--module", job.module)
+    serve: list[Words] = [] if event.serving else [("serve",)]
+    state = job.state
+    if state is JobState.COMMITTED:
+        return []
+    if job.letter is not None:
+        found = [*([log] if job.attempts else [("dlq", "show", job.letter.id)]), *_of_rule(event, job)]
+        return [*found, ("dlq", "redrive", job.letter.id)] if job.taken else [*found, _move(job)]
+    if not job.taken:
+        return [_move(job)]
+    if state is JobState.RUNNING:
+        return [("logs", event.id, "--module", job.module, "--follow")]
+    if state in (JobState.RETRIED, JobState.POSTPONED, JobState.OWING):
+        return [*([log] if job.attempts else []), *_of_rule(event, job), *serve]
+    if state in (JobState.WAITING, JobState.HELD, JobState.DELAYED, JobState.UNKNOWN):
+        return [*serve, *([log] if job.attempts else []), ("module", "list")]
+    if state is JobState.DEAD:  # which its log says: the broker was not asked
+        return [log, ("dlq", "list", "--module", job.module)]
+    again = ("event", "republish", "--type", event.type, "--module", job.module, "--since", "30d", "--dry-run")
+    return [*([log] if job.attempts else []), *([again] if event.stored else [])]
+
+
+def _of_rule(event: EventTold, job: JobTold) -> list[Words]:
+    """What shows, or checks, what that rule is about."""
+    if job.rule in (CANNOT_RUN, DOCUMENT_MISSING, EVENT_REFUSED, ENGINE_FULL, NO_ANSWER, NO_SPACE):
+        return [("check",)]
+    if job.rule in (OUTPUT_REFUSED, MODULE_FAILED):
+        return [("debug", event.id, "--module", job.module)]
+    return []
+
+
+def _move(job: JobTold) -> Words:
+    return ("module", "move", job.module, "NEW")
