@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import fcntl
 import json
 import os
 import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
@@ -30,6 +32,7 @@ from ion_core.embedded.programs import ends, table
 from ion_core.embedded.settings import SubprocessSettings
 from ion_core.errors import ConfigError, JobNotFound, PermanentError, StorageFull, TransientError
 from ion_core.python_environments import remove_unused
+from ion_core.removal import remove_directory
 from tests.support.away import a_file_in_place_of
 
 SOON = 60.0
@@ -422,15 +425,52 @@ class TestWhatItTells:
 
 
 class TestWhatIsLeft:
-    async def test_what_was_left_half_made_is_swept_once_it_is_old(self, place: Place) -> None:
+    async def test_what_was_left_half_made_is_swept_at_once_and_where_one_is_being_made_once_it_is_old(
+        self, place: Place, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         new, old = place.settings.path / ".new-1", place.settings.path / ".new-2"
         for directory in (new, old):
             directory.mkdir()
             (directory / layout.SETTINGS).write_bytes(b"a secret")
         os.utime(old, (time.time() - 7200, time.time() - 7200))
+        goes_on, keep_room = threading.Event(), layout.keep_room
+
+        def held_up(file: str) -> None:
+            goes_on.wait(SOON)
+            keep_room(file)
+
+        monkeypatch.setattr(layout, "keep_room", held_up)
+        making = asyncio.create_task(place.executor.create(place.spec()))
+        await until(lambda: any(place.settings.path.glob(".new-*/" + layout.SETTINGS)))
+        await until(lambda: len([*place.settings.path.iterdir()]) == 3)
         async with place.another():
-            assert [it.name for it in place.settings.path.iterdir()] == [".new-1"]
-        new.rename(old)
+            left = [it.name for it in place.settings.path.iterdir()]
+        assert new.name in left
+        assert old.name not in left
+        assert len(left) == 2, "what is being made is left alone"
+        goes_on.set()
+        ref = await making
+        async with place.another() as another:
+            assert [it.name for it in place.settings.path.iterdir()] == [ref.name]
+            assert [it.ref.name for it in await another.find({})] == [ref.name]
+
+    async def test_where_directories_cannot_be_locked_what_is_half_made_is_swept_once_it_is_old(
+        self, place: Place, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        flock = fcntl.flock
+
+        def of_files_only(fd: int, how: int) -> None:
+            if stat.S_ISDIR(os.fstat(fd).st_mode) and how & fcntl.LOCK_EX:
+                raise OSError(errno.EBADF, "Bad file descriptor")  # as NFS does
+            flock(fd, how)
+
+        monkeypatch.setattr(kept.fcntl, "flock", of_files_only)
+        (new := place.settings.path / ".new-1").mkdir()
+        async with place.another():
+            assert new.exists()
+        os.utime(new, (time.time() - 7200, time.time() - 7200))
+        async with place.another():
+            assert not new.exists()
 
     async def test_what_was_left_half_removed_is_swept_at_once(self, place: Place) -> None:
         (place.settings.path / ".gone-1" / "workspace-1").mkdir(parents=True)
@@ -632,9 +672,66 @@ class TestWhatAModuleSpoils:
             assert found.get(ref.name) in (None, JobState.ENDED, JobState.CREATED)
             for status in await another.find({}):
                 await another.remove(status.ref)
-        assert not place.directory(other).exists()
-        for pid in running(place, ref):  # a job whose spec is spoilt is found by nobody
-            os.kill(pid, signal.SIGKILL)
+        assert [*place.settings.path.iterdir()] == []
+        assert running(place, ref) == [], "what nobody finds any more runs on"
+
+    @pytest.mark.parametrize("how", ["workspace too", "all of it"])
+    async def test_a_job_that_nobody_finds_is_ended_and_told_of(
+        self, place: Place, how: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Whatever is left to know it by."""
+        ref = await held(place, Step.MODULE)
+        left = running(place, ref)
+        other = await held(place, Step.MODULE, name="a-job-too")
+        if how == "all of it":  # with the lock: its supervisor lives, and nobody can tell
+            remove_directory(str(place.directory(ref)))
+            place.directory(ref).mkdir()
+        else:
+            supervisor = await place.supervisor(ref)
+            os.kill(supervisor.pid, signal.SIGKILL)
+            await gone(supervisor.pid)
+            (place.directory(ref) / layout.SPEC).unlink()
+            (place.directory(ref) / f"workspace-{ref.id}").rename(place.directory(ref) / "elsewhere")
+        async with place.another() as another:
+            assert {status.ref.name for status in await another.find({})} == {other.name}
+        assert not place.directory(ref).exists()
+        assert left
+        assert running(place, ref) == []
+        assert f"{place.directory(ref)} is no job that can be read" in caplog.text
+        assert running(place, other), "it is another's"
+
+    async def test_who_knows_it_sees_to_it(self, place: Place) -> None:
+        ref = await held(place, Step.MODULE)
+        (place.directory(ref) / layout.SPEC).unlink()
+        waiting = asyncio.create_task(place.executor.wait(ref))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0.3):
+                await asyncio.shield(waiting)
+        assert not waiting.done(), "it runs, and is told to have ended"
+        await place.executor.stop(ref, grace=NOW)
+        assert (await waiting).cause is Cause.CANCELLED
+        assert [line.text async for line in place.executor.logs(ref) if line.step is Step.MODULE] == ["ready"]
+        await place.executor.remove(ref)
+        assert [*place.settings.path.iterdir()] == []
+
+    async def test_who_has_no_descriptor_left_takes_no_job_for_a_spoilt_one(
+        self, place: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        ref = await place.executor.create(place.spec())
+
+        def too_many(*_: Any, **__: Any) -> bytes:
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(layout, "read_regular", too_many)
+            with pytest.raises(TransientError):
+                await place.executor.find({})
+            with pytest.raises(TransientError):
+                await place.executor.start(ref, TICKET)
+            async with place.another():
+                pass
+        assert "Too many open files" in caplog.text
+        assert [status.ref.name for status in await place.executor.find({})] == [ref.name]
 
     async def test_it_has_not_ended_because_it_says_so(self, place: Place) -> None:
         ref = await held(place, Step.MODULE)

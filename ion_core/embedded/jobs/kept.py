@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
@@ -11,7 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,10 @@ class KeptJobs:
         ``spec`` is what its supervisor reads, with its ``id``. Raises PermanentError where the other's labels differ.
         """
         self._check()
+        with self._making():
+            return self._add(name, labels, spec, settings)
+
+    def _add(self, name: str, labels: Mapping[str, str], spec: Mapping[str, Any], settings: bytes) -> str:
         new = self.directory(f"{_NEW}{secrets.token_hex(8)}")
         os.mkdir(new, 0o700)
         try:
@@ -111,8 +116,8 @@ class KeptJobs:
 
     def look(self, ref: JobRef) -> Seen | None:
         """As it is now; None if it is gone. One whose supervisor died has ended by this, and nothing of it runs."""
-        spec = self._spec(ref.name)
-        return self._seen(spec) if spec is not None and spec["id"] == ref.id else None
+        spec = self._its(ref)
+        return None if spec is None else self._seen(spec)
 
     def all(self, labels: Mapping[str, str]) -> Iterator[Seen]:
         self._check()
@@ -149,22 +154,63 @@ class KeptJobs:
 
     def remove(self, ref: JobRef) -> None:
         """Nothing of it may run any more."""
-        gone = self.directory(f"{_GONE}{secrets.token_hex(8)}")
-        with suppress(FileNotFoundError):
-            os.rename(self.directory(ref.name), gone)
-            _delete(gone)
+        self._delete(self.directory(ref.name))
 
     def sweep(self, *, older: float) -> None:
-        """Remove what processes that died left half removed, or half made before ``older``, or what cannot be read."""
+        """Remove what processes that died left half removed or half made, and what cannot be read.
+
+        What is half made is left while a job is being made, unless it was begun before ``older``. What still runs of
+        a job that cannot be read is ended.
+        """
+        with self._nobody_making() as nobody:
+            for name in os.listdir(self._path):
+                with suppress(FileNotFoundError):  # it has its name by now
+                    entry = self.directory(name)
+                    if name.startswith(_NEW) and (nobody or os.lstat(entry).st_mtime < older):
+                        os.rename(entry, self._gone())
         for name in os.listdir(self._path):
             entry = self.directory(name)
             try:
-                if name.startswith(_GONE) or (name.startswith(_NEW) and os.lstat(entry).st_mtime < older):
+                if name.startswith(_GONE):
                     _delete(entry)
                 elif not name.startswith(".") and self._spec(name) is None:
                     self._put_away(name)
             except (OSError, PermanentError) as error:
                 log.warning("%s cannot be removed: %s", entry, error)
+
+    def _delete(self, directory: str) -> None:
+        gone = self._gone()
+        with suppress(FileNotFoundError):
+            os.rename(directory, gone)
+            _delete(gone)
+
+    def _gone(self) -> str:
+        """A new name for what is to be removed: who dies meanwhile leaves it to the next sweep."""
+        return self.directory(f"{_GONE}{secrets.token_hex(8)}")
+
+    @contextmanager
+    def _making(self) -> Iterator[None]:
+        """While this lasts, what is half made is somebody's."""
+        fd = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH)
+            yield
+        finally:
+            os.close(fd)
+
+    @contextmanager
+    def _nobody_making(self) -> Iterator[bool]:
+        """Whether nobody makes a job; if so, nobody does while this lasts."""
+        fd = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:  # somebody does, or directories cannot be locked where this one lies
+                yield False
+            else:
+                yield True
+        finally:
+            os.close(fd)
 
     def _named(self, new: str, name: str) -> bool:
         """Give the new directory its name, unless that is taken."""
@@ -177,18 +223,27 @@ class KeptJobs:
         return True
 
     def _put_away(self, name: str) -> None:
-        """What has a job's name and cannot be read as one: a power cut may leave such."""
-        if layout.is_locked(self.directory(name)):
-            raise PermanentError(f"job {name}: runs, and its file {layout.SPEC} cannot be read any more.")
-        log.warning("%s is no job that can be read: it is removed", self.directory(name))
-        gone = self.directory(f"{_GONE}{secrets.token_hex(8)}")
-        with suppress(FileNotFoundError):
-            os.rename(self.directory(name), gone)
-            _delete(gone)
+        """What has a job's name and cannot be read as one: a power cut may leave such, or its module.
+
+        Of a job that nobody supervises any more what runs is killed: nobody finds it.
+        """
+        directory, lock = self.directory(name), None
+        try:
+            with suppress(FileNotFoundError, NotADirectoryError):
+                if (lock := layout.lock(directory)) is None:
+                    raise PermanentError(f"job {name}: runs, and its file {layout.SPEC} cannot be read any more.")
+            if self._spec(name) is not None:
+                return  # another, made meanwhile
+            log.warning("%s is no job that can be read: it is removed, with what runs of it", directory)
+            table.kill_marked(layout.marks(directory), by=layout.MARK, begins=True)
+            self._delete(directory)
+        finally:
+            if lock is not None:
+                os.close(lock)
 
     def _spec(self, name: str) -> dict[str, Any] | None:
         """None if there is no such job. Raises TransientError if that cannot be told."""
-        spec = layout.read(f"{self.directory(name)}/{layout.SPEC}")
+        spec = layout.read_spec(self.directory(name))
         if spec is not None and spec.get("name") == name and _is_spec(spec):
             return spec
         self._check()
@@ -199,9 +254,15 @@ class KeptJobs:
         if _identity(self._path) != self._is:
             raise TransientError(f"{self._path}: is no more the directory that it was. Put it back, or mount it again.")
 
-    def _there(self, ref: JobRef) -> dict[str, Any]:
+    def _its(self, ref: JobRef) -> dict[str, Any] | None:
+        """The spec of that job. Where its module has spoilt it, what whoever knows the job needs to see to it."""
         spec = self._spec(ref.name)
-        if spec is None or spec["id"] != ref.id:
+        if spec is None and os.path.isdir(layout.workspace(self.directory(ref.name), ref.id)):
+            return {"id": ref.id, "name": ref.name, "labels": {}, "log_limit": layout.LOG_LIMIT}
+        return spec if spec is not None and spec["id"] == ref.id else None
+
+    def _there(self, ref: JobRef) -> dict[str, Any]:
+        if (spec := self._its(ref)) is None:
             raise JobNotFound(f"job {ref.name}: there is none (any more).")
         return spec
 

@@ -17,6 +17,7 @@ and no other.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -40,11 +41,12 @@ COMPLAINTS = "supervisor.log"
 """What a supervisor prints: nothing, unless there is a bug in it."""
 STEPS = ("prepare", "module", "commit")
 
-_LOG_LIMIT = 1 << 20
+LOG_LIMIT = 1 << 20
 ROOM = 8192
 """Bytes kept free for each of what must be written in any case."""
 _KEPT = ".room"
 _NO_TIME = 1e12
+_WE_LACK = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 _MOST = 1 << 22
 """Bytes of a file that we read: a command can be long."""
 
@@ -64,9 +66,14 @@ def mark(directory: str, id: str) -> str:
     return f"{workspace(directory, id)}/"
 
 
+def marks(directory: str) -> str:
+    """What ``MARK`` begins with in processes of whatever job lies there."""
+    return workspace(directory, "")
+
+
 def log_limit(spec: Mapping[str, Any], step: str) -> int:
     """Bytes that are kept of what it prints."""
-    return int(spec["log_limit"]) if step == "module" else _LOG_LIMIT
+    return int(spec["log_limit"]) if step == "module" else LOG_LIMIT
 
 
 def keep_room(file: str) -> None:
@@ -89,8 +96,25 @@ def write_kept(file: str, content: dict[str, Any]) -> None:
 def read(file: str) -> dict[str, Any] | None:
     """What was written there; None if there is no such file, or nothing of ours in it."""
     try:
-        found = json.loads(read_regular(file, _MOST).rstrip(b"\0"))
-    except (OSError, ValueError, RecursionError):
+        return _parsed(read_regular(file, _MOST))
+    except OSError:
+        return None
+
+
+def read_spec(directory: str) -> dict[str, Any] | None:
+    """As ``read``. Raises OSError where it is we who lack what reading takes: then it may be there."""
+    try:
+        return _parsed(read_regular(f"{directory}/{SPEC}", _MOST))
+    except OSError as error:
+        if error.errno in _WE_LACK:
+            raise
+        return None
+
+
+def _parsed(content: bytes) -> dict[str, Any] | None:
+    try:
+        found = json.loads(content.rstrip(b"\0"))
+    except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
 

@@ -66,12 +66,13 @@ def signal_group(pid: int, number: int) -> None:
         os.killpg(pid, number)
 
 
-def marked(mark: str, since: int = 0, *, by: str = MARK) -> list[int]:
+def marked(mark: str, since: int = 0, *, by: str = MARK, begins: bool = False) -> list[int]:
     """Processes with this mark but ourselves, in the order of their numbers; those that came after ``since``.
 
-    ``by`` is the variable that has it. Empty where the system does not show environments. Blocks.
+    ``by`` is the variable that has it; with ``begins``, every mark that begins so counts. Empty where the system does
+    not show environments. Blocks.
     """
-    entry = f"{by}={mark}".encode()
+    entry = _entry(mark, by, begins)
     if since and _last_pid() < since:
         since = 0  # the numbers have started again from the bottom
     found: list[int] = []
@@ -89,7 +90,7 @@ def marked(mark: str, since: int = 0, *, by: str = MARK) -> list[int]:
             elif not environment and empty[pid] < _LOOKS and _is_a_program(pid):
                 empty[pid] += 1  # has none, or is on its way from one program to another
                 continue
-            elif pid != os.getpid() and entry in environment.split(b"\0"):
+            elif pid != os.getpid() and _is_in(environment, entry):
                 found.append(pid)
             del empty[pid]
         if empty:
@@ -107,22 +108,23 @@ def nobody_left(mark: str, pid: int) -> bool:
     last = _last_pid()
     if not 0 <= last - pid < _FEW:
         return False
-    entry = f"{MARK}={mark}".encode()
+    entry = _entry(mark, MARK, False)
     for other in range(pid + 1, last + 1):
         if os.path.exists(f"/proc/{other}"):
             environment = _environment(other)
-            if environment is None or entry in environment.split(b"\0"):
+            if environment is None or _is_in(environment, entry):
                 return False
             if not environment and _is_a_program(other):
                 return False
     return True
 
 
-def kill_marked(mark: str, since: int = 0, *, by: str = MARK) -> None:
+def kill_marked(mark: str, since: int = 0, *, by: str = MARK, begins: bool = False) -> None:
     """End every process with this mark, also those that left their group, and wait until they are gone. Blocks."""
+    entry = _entry(mark, by, begins)
     deadline = time.monotonic() + _PATIENCE
-    while found := marked(mark, since, by=by):
-        for fd in [fd for pid in found if (fd := _kill(pid, f"{by}={mark}".encode())) is not None]:
+    while found := marked(mark, since, by=by, begins=begins):
+        for fd in [fd for pid in found if (fd := _kill(pid, entry)) is not None]:
             poll = select.poll()
             poll.register(fd, select.POLLIN)
             poll.poll(_DEATH)
@@ -173,6 +175,15 @@ def _content(path: str) -> bytes:
         return b"".join(pieces)
     finally:
         os.close(fd)
+
+
+def _entry(mark: str, by: str, begins: bool) -> bytes:
+    """What ``_is_in`` looks for."""
+    return f"\0{by}={mark}".encode() + (b"" if begins else b"\0")
+
+
+def _is_in(environment: bytes, entry: bytes) -> bool:
+    return entry in b"\0%b\0" % environment
 
 
 def _environment(pid: int) -> bytes | None:
@@ -233,7 +244,7 @@ def _kill(pid: int, entry: bytes) -> int | None:
         return None
     try:
         # Asked again now that the number cannot come to mean another.
-        if entry in (_environment(pid) or b"").split(b"\0"):
+        if _is_in(_environment(pid) or b"", entry):
             signal.pidfd_send_signal(fd, signal.SIGKILL)
             return fd
     except (ProcessLookupError, PermissionError):
