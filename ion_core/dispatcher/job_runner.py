@@ -147,7 +147,7 @@ class JobRunner:
                 raise
 
     def _receive(self, delivery: Delivery) -> Attempt:
-        """S1. Raises InvalidEvent for what is no event, EventRefused for one that is not for us."""
+        """S1. Raises InvalidEvent for what is no event, EventRefused for one that has come too far."""
         headers = delivery.headers
         hops = headers.get(HOPS_HEADER, "0")
         event = parse_event(
@@ -159,8 +159,6 @@ class JobRunner:
             raise EventRefused(
                 f"is {counted(event.hops, 'module')} from the start of its flow, {MAX_HOPS} are allowed: a loop?"
             )
-        if event.type not in self.module.subscribes:
-            raise EventRefused(f"module {self.module.name} takes no events of type {event.type!r}")
         job = Job(event=event, module=self.module.name)
         return Attempt(job=job, number=delivery.attempt, message=headers.get(MESSAGE_HEADER, ""))
 
@@ -323,16 +321,25 @@ class JobRunner:
             return outcome
         if (double := await self._doubles.outcome(attempt, round)) is not None:
             return double
-        most = self.module.retry.retries + 1
-        if attempt.number > most and not await self.place.holds(attempt):  # the limit was lowered meanwhile
-            raise TooManyAttempts(
-                f"attempt {attempt.number} is one too many: modules.{self.module.name}.retries is {most - 1}"
-            )
+        if (refused := self._refused(attempt)) is not None and not await self.place.holds(attempt):
+            raise refused
         room = self._around.health.room
         if not room.is_set():
             await wait_for_any(room, self._stopping)
         if not room.is_set():
             return Outcome(verdict=Verdict.RELEASED, reason="shutting down, no space left", rule=SHUTDOWN.name)
+        return None
+
+    def _refused(self, attempt: Attempt) -> PermanentError | None:
+        """Why an attempt is not to begin: what it was given out for has been changed in the configuration since.
+
+        One that has begun counts all the same: so its commit is looked for before, and its job at an engine.
+        """
+        name, type = self.module.name, attempt.job.event.type
+        if type not in self.module.subscribes:
+            return EventRefused(f"refused event: module {name} takes no events of type {type!r}")
+        if attempt.number > (most := self.module.retry.retries + 1):
+            return TooManyAttempts(f"attempt {attempt.number} is one too many: modules.{name}.retries is {most - 1}")
         return None
 
     async def _records_of(self, job_id: str) -> tuple[tuple[Commit, bool] | None, Round | None]:

@@ -348,6 +348,39 @@ async def test_a_job_whose_attempt_is_one_too_many_by_now_is_fetched_all_the_sam
     assert world.left_behind() == []
 
 
+@pytest.mark.parametrize("code", [0, 3])
+@pytest.mark.parametrize("ends", ["before", "meanwhile"])
+async def test_a_job_of_an_event_that_its_module_takes_no_more_is_fetched_all_the_same(
+    world: EngineWorld, code: int, ends: str
+) -> None:
+    scene = Scene(code=code)
+
+    async def emits(workspace: Path, env: Mapping[str, str]) -> int:
+        emit(workspace, "out")
+        return await scene(workspace, env)
+
+    world.add(emits, retry=ONCE)
+    world.add(exits(0), "next", takes="out", emits=())
+    event = await world.publish()
+    async with world.serving(drain_timeout=timedelta(0)) as serving:
+        await scene.until(1)
+        serving.stop.set()
+        await serving.ended()
+    world.modules[0] = replace(world.modules[0], subscribes=("other",))
+    if ends == "before":
+        scene.go.set()
+        await MemoryExecutor(world.engine).wait((await world.job()).ref)
+    async with world.serving():
+        scene.go.set()
+        await world.broker.idle()
+    assert world.observed.verdicts[1] is (Verdict.DEAD_LETTERED if code else Verdict.COMMITTED)
+    assert [letter.reason for letter in await world.dead()] == (["exit code 3 (attempt 1, the last)"] if code else [])
+    assert [it.type for it in world.observed.published].count("out") == (0 if code else 1)
+    assert world.log_of(event)["outcome"] == ("dead-lettered" if code else "committed")
+    assert scene.arrived == 1
+    assert world.left_behind() == []
+
+
 async def test_a_job_that_failed_while_nobody_looked_is_fetched_with_its_log(world: EngineWorld) -> None:
     async def fails(workspace: Path, env: Mapping[str, str]) -> int:
         prints("in vain")

@@ -252,6 +252,53 @@ async def test_a_retry_limit_changed_later_has_effect(retries: int, attempts: in
     assert "attempt" in dead.reason
 
 
+CHANGED: dict[str, dict[str, Any]] = {
+    "it takes no such event any more": {"subscribes": ("other",)},
+    "fewer attempts are allowed": {"retry": RetryPolicy(retries=0)},
+}
+
+
+@pytest.mark.parametrize("changed", CHANGED.values(), ids=CHANGED)
+@pytest.mark.parametrize("owing", [False, True])
+async def test_what_has_committed_is_done_whatever_is_asked_of_an_attempt_since(
+    changed: dict[str, Any], owing: bool, world: World
+) -> None:
+    world.add(fails_first(1, does(lambda workspace: emit(workspace, "out"))))
+    world.add(exits(0), "next", takes="out", emits=())
+    event = await world.publish()
+    await world.run()
+    key, commit = next((key, it) for key, it in world.documents.documents.items() if it.kind == "commit")
+    world.documents.documents[key] = replace(commit, pending=owing)  # as one that was killed before S10 leaves it
+
+    await world.publish(event_id=event.context.event_id)
+    kept = world.broker.queue("worker").ready.pop()
+    world.broker._put_back("worker", replace(kept, message=replace(kept.message, attempt=2)), timedelta(0))
+    world.modules[0] = replace(world.modules[0], **changed)
+    await world.run()
+
+    verdicts = [outcome.verdict for it, outcome in world.observed.finished if it.job.event.type == "in"]
+    assert verdicts == [Verdict.RETRIED, Verdict.COMMITTED, Verdict.ALREADY_COMMITTED]
+    assert await world.dead() == []
+    assert [it.type for it in world.observed.published].count("out") == 1 + owing
+    assert not world.documents.documents[key].pending
+
+
+async def test_a_type_that_is_taken_no_more_is_a_dead_letter_and_runs_once_it_is_taken_again(world: World) -> None:
+    world.add(exits(0))
+    event = await world.publish()
+    taken = world.modules[0]
+    world.modules[0] = replace(taken, subscribes=("other",))
+    await world.run()
+    [dead] = await world.dead()
+    assert (dead.attempts, dead.reason) == (1, "refused event: module worker takes no events of type 'in'")
+    assert world.observed.started == []
+    assert world.log_of(event)["outcome"] == "dead-lettered"
+    world.modules[0] = taken
+    await world.redrive()
+    await world.run()
+    assert world.observed.verdicts == [Verdict.DEAD_LETTERED, Verdict.COMMITTED]
+
+
 # Poison
 
 GOOD = encode_event(attempt().job.event)
@@ -287,7 +334,8 @@ async def test_poison_is_kept_aside_at_once_and_the_next_event_is_handled(
     assert (dead.body, dict(dead.headers), dead.attempts) == (body, headers, 1)
     assert said in dead.reason
     assert len(dead.reason) < 10_000
-    assert world.observed.verdicts == [Verdict.COMMITTED]
+    assert world.observed.verdicts[-1] is Verdict.COMMITTED
+    assert len(world.observed.started) == 1
 
 
 @pytest.mark.parametrize("hops", ["", "-1", "x", "1e9", "٣", "9" * 40])
