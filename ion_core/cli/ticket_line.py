@@ -15,6 +15,9 @@ from ion_core.cli.whole import Options
 VARIABLES = ("CONTEXT_", "VALIDEVENTTYPES", "BASEDIR", "DEVELOPMENT_", "HANDLER_", "_ION_CORE_COMPLETE")
 """How the variables begin, upper or lower case, that may say what the command line does not."""
 
+SAID_BY_BASEDIR = ("BASEDIR", "basedir", "HANDLER_BASE_DIR")
+"""Those that say nothing where ``--basedir`` is given: an executor may know the processes of a job by one of them."""
+
 RUN_BY = "alone.handler_ticket"
 """As ``root.SECTIONS`` names commands: imported once it is asked for."""
 
@@ -47,13 +50,14 @@ def read(arguments: Sequence[str], environ: Mapping[str, str]) -> TicketLine | N
     """None for what is for click to read: another command, no ticket, a mistake, or a flag not used by executors."""
     if len(arguments) % 2 or arguments[:1] != ["handler"] or arguments[1] not in _STEPS:
         return None
-    if any(name.upper().startswith(VARIABLES) for name in environ):
-        return None
     said: dict[str, str] = {}
     for flag, value in zip(arguments[2::2], arguments[3::2], strict=True):
         if (name := _FLAGS.get(flag)) is None or not value or value.startswith("-"):
             return None
         said[name] = value
+    idle = SAID_BY_BASEDIR if "base" in said else ()
+    if any(name.upper().startswith(VARIABLES) for name in environ if name not in idle):
+        return None
     if "ticket" not in said or said.setdefault("log_level", "warn") not in _LEVELS:
         return None
     config = said.pop("config", None)

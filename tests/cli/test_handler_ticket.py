@@ -343,6 +343,27 @@ def test_a_line_is_for_click_to_read_where_any_variable_says_more() -> None:
         assert ticket_line.read(words, {name: "x"}) is None, name
 
 
+def test_a_line_that_says_where_the_workspace_is_leaves_to_click_no_variable_that_would(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An executor may know the processes of a job by one of them."""
+    words = ["handler", "prepare", "--ticket", "t", "--basedir", "w"]
+    names = [name for it in prepare.params if it.name == "base" for name in _variables(it)]
+    assert names
+    seen: list[Mapping[str, Any]] = []
+    monkeypatch.setattr(
+        "ion_core.cli.alone.handler_ticket.run_step", lambda step, options, given: seen.append(dict(given))
+    )
+    for name in names:
+        monkeypatch.setenv(name, "elsewhere")
+        line.run(words, Options())
+        read = ticket_line.read(words, {name: "elsewhere"})
+        assert read is not None, name
+        assert read.given["base"] == seen[-1]["base"]
+        assert ticket_line.read(words, {name: "elsewhere", "HANDLER_PORT": "1"}) is None
+        monkeypatch.delenv(name)
+
+
 def _variables(parameter: click.Parameter) -> list[str]:
     names = parameter.envvar
     return [names] if isinstance(names, str) else list(names or ())

@@ -776,6 +776,17 @@ def test_what_does_not_fit_on_the_disk_is_a_gap_and_no_more(tmp_path: Path, monk
     assert found == [(0, "stdout", 1.0, b"one\n"), (8, "stderr", 3.0, b"three\n")]
 
 
+async def test_the_steps_of_a_job_are_started_without_click(tmp_path: Path) -> None:
+    """Whatever a supervisor says in its environment."""
+    code = "import os, sys; from ion_core.cli import ticket_line as it; sys.exit(not it.read(sys.argv[1:], os.environ))"
+    settings = SubprocessSettings.model_validate({"path": tmp_path / "jobs", "environments": tmp_path / "python"})
+    async with open_subprocess_executor(settings, handler=(sys.executable, "-c", code)) as executor:
+        assert isinstance(executor, SubprocessExecutor)
+        place = Place(executor, settings, tmp_path / "told", tmp_path)
+        end, _ = await place.run()
+        assert (end.step, end.cause) == (Step.COMMIT, None)
+
+
 def test_a_supervisor_imports_little() -> None:
     """Every job pays for it."""
     said = subprocess.run(
