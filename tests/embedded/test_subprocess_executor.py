@@ -509,7 +509,7 @@ class TestWhatIsLeft:
             raise OSError(errno.ENOMEM, "Cannot allocate memory")
 
         with monkeypatch.context() as patched:
-            patched.setattr(kept.os, "posix_spawn", no_memory)
+            patched.setattr(subprocess, "Popen", no_memory)
             with pytest.raises(TransientError):
                 await place.executor.start(ref, TICKET)
         (status,) = await place.executor.find({})
@@ -787,11 +787,11 @@ async def test_the_steps_of_a_job_are_started_without_click(tmp_path: Path) -> N
         assert (end.step, end.cause) == (Step.COMMIT, None)
 
 
-def test_a_supervisor_imports_little() -> None:
-    """Every job pays for it."""
+def test_what_supervisors_are_forked_from_imports_little() -> None:
+    """It is there for as long as we are, and each of them begins with what it has."""
     said = subprocess.run(
-        [sys.executable, "-P", "-c", "import sys, ion_core.embedded.jobs.supervisor; print(*sys.modules)"],
+        [sys.executable, "-P", "-c", "import sys, ion_core.embedded.jobs.fork_server; print(*sys.modules)"],
         capture_output=True, text=True, check=True,
     ).stdout.split()  # fmt: skip
-    heavy = {"asyncio", "pydantic", "click", "ssl", "socket", "logging", "ion_core.contracts", "ion_core.errors"}
+    heavy = {"asyncio", "pydantic", "click", "ssl", "logging", "ion_core.contracts", "ion_core.errors"}
     assert not heavy & set(said)

@@ -86,7 +86,7 @@ class SubprocessExecutor:
         self._cores = spawning.Cores()
         self._supervisors: dict[str, table.ProcessId] = {}
         """Those that we started, by the ids of their jobs, until they have ended."""
-        self._reaping: dict[str, asyncio.Task[None]] = {}
+        self._watching: dict[str, asyncio.Task[None]] = {}
         self._waiting: Counter[str] = Counter()
         self._removed: dict[str, JobEnd | None] = {}
         """How jobs had ended that we removed while somebody here waited for them."""
@@ -119,10 +119,10 @@ class SubprocessExecutor:
         _check(ref)
         try:
             await self._threads.run(self._start, ref, ticket)
-        finally:  # cancelled or not: a child of ours is to be waited for
+        finally:  # cancelled or not
             supervisor = self._supervisors.get(ref.id)
-            if supervisor is not None and ref.id not in self._reaping:
-                self._reaping[ref.id] = asyncio.create_task(self._reap(ref, supervisor.pid), name=f"reap {ref.name}")
+            if supervisor is not None and ref.id not in self._watching:
+                self._watching[ref.id] = asyncio.create_task(self._watch(ref, supervisor), name=f"watch {ref.name}")
 
     async def wait(self, ref: JobRef) -> JobEnd:
         if (seen := await self._look_patiently(ref)) is None:
@@ -211,11 +211,12 @@ class SubprocessExecutor:
 
     async def close(self) -> None:
         """Leave all jobs alone."""
-        reaping = list(self._reaping.values())
-        for task in reaping:
+        watching = list(self._watching.values())
+        for task in watching:
             task.cancel()
-        if reaping:
-            await asyncio.wait(reaping)
+        if watching:
+            await asyncio.wait(watching)
+        await self._threads.run(self._jobs.close)
 
     def _program(self, launch: Launch, spec: JobSpec) -> dict[str, Any]:
         cores = self._cores.take(spec.module.resources.cpus)
@@ -267,13 +268,12 @@ class SubprocessExecutor:
         finally:
             gone.cancel()
 
-    async def _reap(self, ref: JobRef, pid: int) -> None:
+    async def _watch(self, ref: JobRef, supervisor: table.ProcessId) -> None:
         try:
-            await ends.ended(pid)
-            _collect(pid)
+            await self._ended(supervisor, None)
         finally:
             self._supervisors.pop(ref.id, None)
-            del self._reaping[ref.id]
+            del self._watching[ref.id]
 
     def _start(self, ref: JobRef, ticket: Ticket) -> None:
         if (supervisor := self._jobs.start(ref, ticket)) is not None:
@@ -284,12 +284,6 @@ class SubprocessExecutor:
             JobStatus(ref=seen.ref, state=seen.state, labels=seen.labels, ticket=seen.ticket)
             for seen in self._jobs.all(labels)
         ]
-
-
-def _collect(pid: int) -> None:
-    """A child that has ended is a zombie until it is waited for."""
-    with suppress(ChildProcessError):
-        os.waitpid(pid, os.WNOHANG)
 
 
 def _check(ref: JobRef) -> None:

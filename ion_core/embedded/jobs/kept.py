@@ -8,8 +8,6 @@ import logging
 import os
 import secrets
 import shutil
-import signal
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -19,7 +17,8 @@ from typing import Any
 
 from ion_core.contracts.executor import MAX_TICKET, JobEnd, JobRef, JobState, Step, Ticket
 from ion_core.contracts.output import Piece
-from ion_core.embedded.jobs import layout, supervisor
+from ion_core.embedded.jobs import layout
+from ion_core.embedded.jobs.forking import Forks
 from ion_core.embedded.jobs.judging import end_of, is_end
 from ion_core.embedded.jobs.printed import FILES, pieces
 from ion_core.embedded.programs import table
@@ -57,6 +56,11 @@ class KeptJobs:
         """``path`` is there."""
         self._path = path
         self._is = _identity(path)
+        self._forks = Forks()
+
+    def close(self) -> None:
+        """Jobs go on."""
+        self._forks.close()
 
     def directory(self, name: str) -> str:
         return f"{self._path}/{name}"
@@ -94,7 +98,7 @@ class KeptJobs:
         return str(spec["id"])
 
     def start(self, ref: JobRef, ticket: Ticket) -> table.ProcessId | None:
-        """Its supervisor, a child of ours; None if it was started before with this very ticket."""
+        """Its supervisor; None if it was started before with this very ticket, or nobody can tell."""
         self._there(ref)
         directory = self.directory(ref.name)
         lock = self._to_start(directory, ref, ticket)
@@ -107,7 +111,7 @@ class KeptJobs:
             write_new(f"{file}.new", ticket.encode())
             os.rename(f"{file}.new", file)
             try:
-                return _spawn(directory, lock, layout.mark(directory, ref.id))
+                return self._supervisor(directory, lock, layout.mark(directory, ref.id))
             except BaseException:
                 os.unlink(file)
                 raise
@@ -211,6 +215,16 @@ class KeptJobs:
                 yield True
         finally:
             os.close(fd)
+
+    def _supervisor(self, directory: str, lock: int, mark: str) -> table.ProcessId | None:
+        """It has the lock from now on, as we do."""
+        complaints = os.open(
+            f"{directory}/{layout.COMPLAINTS}", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
+        )
+        try:
+            return self._forks.supervisor(directory, mark, lock=lock, complaints=complaints)
+        finally:
+            os.close(complaints)
 
     def _named(self, new: str, name: str) -> bool:
         """Give the new directory its name, unless that is taken."""
@@ -360,26 +374,6 @@ def _ticket(directory: str) -> Ticket | None:
         return Ticket.decode(read_regular(f"{directory}/{layout.TICKET}", MAX_TICKET + 1))
     except (OSError, InvalidEvent):  # torn by a power cut: nothing runs then; or none of ours
         return None
-
-
-def _spawn(directory: str, lock: int, mark: str) -> table.ProcessId:
-    """A supervisor in a session of its own, which inherits the lock; SIGTERM waits until it can hear it."""
-    theirs = 3 if lock != 3 else 4
-    complaints = f"{directory}/{layout.COMPLAINTS}"
-    pid = os.posix_spawn(
-        sys.executable,
-        [sys.executable, "-P", "-m", supervisor.__name__, directory, str(theirs)],
-        {**os.environ, layout.MARK: mark},
-        file_actions=[
-            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-            (os.POSIX_SPAWN_OPEN, 1, complaints, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
-            (os.POSIX_SPAWN_DUP2, 1, 2),
-            (os.POSIX_SPAWN_DUP2, lock, theirs),
-        ],
-        setsid=True,
-        setsigmask=[signal.SIGTERM],
-    )
-    return table.identify(pid) or table.ProcessId(pid=pid, started="", boot="")
 
 
 def _within(found: Sequence[Piece], limit: int) -> Sequence[Piece]:

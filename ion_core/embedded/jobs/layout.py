@@ -1,4 +1,4 @@
-"""The files of one job's directory, as executor and supervisor know them. Imports little: every job pays for it.
+"""The files of one job's directory, as executor and supervisor know them.
 
 ``spec``        what to run. There from the beginning, like the directory's name: both come to be in one rename.
 ``settings``    configuration file of steps 1 and 3.

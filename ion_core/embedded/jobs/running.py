@@ -1,4 +1,4 @@
-"""One step of a job: a process from its start until nothing of it runs. Imports little: every job pays for it."""
+"""One step of a job: a process from its start until nothing of it runs."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ _DRAIN = 1.0
 _AGAIN = 0.05
 """Seconds between looks for what was killed and has not ended yet."""
 _PR_SET_CHILD_SUBREAPER = 36
+_NOT_IGNORED = (signal.SIGPIPE, signal.SIGXFSZ)
+"""By programs, though Python ignores them."""
 
 
 def adopt_orphans() -> bool:
@@ -96,13 +98,7 @@ def run(program: Program, printed: Printed, signals: Signals, grace: Callable[[]
 
     ``grace`` is asked for when we are told to stop: how many seconds it is given.
     """
-    process, *outputs = spawning.spawn(
-        program.argv,
-        program=program.program,
-        cwd=program.cwd,
-        env=program.env,
-        cores=None if program.cores is None else set(program.cores),
-    )
+    pid, *outputs = _begin(program)
     begun = time.monotonic()
     streams = dict(zip(outputs, ("stdout", "stderr"), strict=True))
     poll = select.poll()
@@ -112,21 +108,21 @@ def run(program: Program, printed: Printed, signals: Signals, grace: Callable[[]
     kill_at: float | None = None
     timed_out = stopped = False
     heard = 0  # who was told before has not begun this step
-    while table.identify(process.pid) is not None:
+    while table.identify(pid) is not None:
         now = time.monotonic()
         if heard != signals.told:
             heard, stopped = signals.told, True
-            kill_at = _earliest(kill_at, now + _ask(process.pid, program.isolated, grace()))
+            kill_at = _earliest(kill_at, now + _ask(pid, program.isolated, grace()))
         if ends_at is not None and now >= ends_at:
             ends_at, timed_out = None, True
-            kill_at = _earliest(kill_at, now + _ask(process.pid, program.isolated, program.grace))
+            kill_at = _earliest(kill_at, now + _ask(pid, program.isolated, program.grace))
         if kill_at is not None and now >= kill_at:
             kill_at = None
-            table.signal_group(process.pid, signal.SIGKILL)
+            table.signal_group(pid, signal.SIGKILL)
         _pass_on(poll, streams, printed, until=_earliest(ends_at, kill_at))
         signals.clear()
-    table.signal_group(process.pid, signal.SIGKILL)  # which is its own until it is waited for
-    _, status, usage = os.wait4(process.pid, 0)
+    table.signal_group(pid, signal.SIGKILL)  # which is its own until it is waited for
+    _, status, usage = os.wait4(pid, 0)
     _end_what_is_left(program, signals)
     until = time.monotonic() + _DRAIN
     while streams and time.monotonic() < until:
@@ -136,7 +132,6 @@ def run(program: Program, printed: Printed, signals: Signals, grace: Callable[[]
         os.close(fd)
     printed.close()
     code = os.waitstatus_to_exitcode(status)
-    process.returncode = code  # what Popen would have found, had it been asked to wait
     number = -code if code < 0 else None
     if number is not None:
         code = 128 + number
@@ -144,6 +139,44 @@ def run(program: Program, printed: Printed, signals: Signals, grace: Callable[[]
         number = code - 128
     limit = spawning.suspected_limit(program.memory, code, usage.ru_maxrss * 1024, printed.last())
     return Ended(code=code, signal=number, limit=limit, timed_out=timed_out, stopped=stopped)
+
+
+def _begin(program: Program) -> tuple[int, int, int]:
+    """A process that leads its own session and group, and our ends of its output. OSError when it cannot be had.
+
+    Our working directory is ours alone to change: nobody here but us.
+
+    Until it is that program it has what we have, closed by nothing but becoming it: so the lock of its job is held,
+    and nobody takes the job to be over while something of it has no mark yet.
+    """
+    stdout, theirs = os.pipe()
+    stderr, theirs_too = os.pipe()
+    try:
+        os.chdir(program.cwd)
+        with spawning.on(None if program.cores is None else set(program.cores)):
+            pid = os.posix_spawn(
+                program.program,
+                list(program.argv),
+                program.env,
+                file_actions=[
+                    (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                    (os.POSIX_SPAWN_DUP2, theirs, 1),
+                    (os.POSIX_SPAWN_DUP2, theirs_too, 2),
+                ],
+                setsid=True,
+                setsigdef=_NOT_IGNORED,
+            )
+    except BaseException:
+        os.close(stdout)
+        os.close(stderr)
+        raise
+    finally:
+        os.chdir("/")
+        os.close(theirs)
+        os.close(theirs_too)
+    os.set_blocking(stdout, False)
+    os.set_blocking(stderr, False)
+    return pid, stdout, stderr
 
 
 def _end_what_is_left(program: Program, signals: Signals) -> None:

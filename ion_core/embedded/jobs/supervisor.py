@@ -1,7 +1,4 @@
-"""The process that does the three steps of one job, whatever becomes of who started it. Imports little.
-
-``python -m ion_core.embedded.jobs.supervisor DIRECTORY LOCK``: the job's directory, and the descriptor of its lock.
-"""
+"""The process that does the three steps of one job, whatever becomes of who started it. It is forked for that."""
 
 from __future__ import annotations
 
@@ -33,7 +30,8 @@ class Supervisor:
         """Run one step after the other until one does not end well, and say how it ended."""
         spec = layout.read(f"{self._directory}/{layout.SPEC}")
         if spec is None:
-            raise SystemExit(f"{self._directory}: its file {layout.SPEC} cannot be read")
+            print(f"{self._directory}: its file {layout.SPEC} cannot be read", file=sys.stderr)
+            return
         self._note()
         if (environment := spec.get("uses")) is not None:
             layout.use(environment)
@@ -98,14 +96,3 @@ class Supervisor:
         status = ended and {"code": ended.code, "signal": ended.signal, "limit": ended.limit}
         said = {"step": step, "status": status, "how": how, "reason": reason, "errno": number, "began": self._began}
         layout.write_kept(f"{self._directory}/{layout.END}", {**said, "ended": time.time()})
-
-
-def main() -> None:
-    directory, lock = sys.argv[1], int(sys.argv[2])
-    os.set_inheritable(lock, False)
-    os.chdir("/")
-    Supervisor(directory, lock).supervise()
-
-
-if __name__ == "__main__":
-    main()

@@ -51,7 +51,7 @@ def spawn(
         os.close(theirs)
         raise
     try:
-        with _on(cores):
+        with on(cores):
             process = subprocess.Popen(
                 argv,
                 executable=program,
@@ -75,7 +75,7 @@ def spawn(
 
 
 @contextmanager
-def _on(cores: set[int] | None) -> Iterator[None]:
+def on(cores: set[int] | None) -> Iterator[None]:
     """Children started within inherit these cores; only the calling thread is moved."""
     if cores is None:
         yield
