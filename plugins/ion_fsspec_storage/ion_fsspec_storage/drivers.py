@@ -13,6 +13,7 @@ from fsspec.dircache import DirCache
 from ion_core.contracts.settings import Section
 from ion_core.errors import ConfigError, IonError
 from ion_fsspec_storage.connections import Filesystems, Pooled, Shared
+from ion_fsspec_storage.protocols import missing_driver
 from ion_fsspec_storage.settings import Place
 
 PART = 8 << 20
@@ -42,8 +43,6 @@ class Driver:
     """
 
     load: Callable[[], Any] | None = None
-
-    extra: str = ""
     exclusive: bool = False
     objects: bool = False
     shared: bool = False
@@ -112,7 +111,6 @@ def _webdav_class() -> Any:
 
 
 _S3 = Driver(
-    extra="s3",
     exclusive=True,
     objects=True,
     shared=True,
@@ -124,7 +122,6 @@ _S3 = Driver(
     retries=2,
 )
 _GCS = Driver(
-    extra="gcs",
     load=_gcs_class,
     exclusive=True,
     objects=True,
@@ -134,7 +131,6 @@ _GCS = Driver(
     options=_gcs_options,
 )
 _AZURE = Driver(
-    extra="azure",
     exclusive=True,
     objects=True,
     shared=True,
@@ -145,8 +141,8 @@ _AZURE = Driver(
     download={"max_concurrency": 4},
     options=_azure_options,
 )
-_SFTP = Driver(extra="sftp", load=_sftp_class, bounded=True, makes_room=True, replaces=True, prunes=True)
-_WEBDAV = Driver(extra="webdav", load=_webdav_class, shared=True, bounded=True, makes_room=True)
+_SFTP = Driver(load=_sftp_class, bounded=True, makes_room=True, replaces=True, prunes=True)
+_WEBDAV = Driver(load=_webdav_class, shared=True, bounded=True, makes_room=True)
 _DRIVERS = {
     "memory": Driver(objects=True, shared=True, bounded=True),
     **dict.fromkeys(("s3", "s3a"), _S3),
@@ -215,9 +211,7 @@ def _class_of(protocol: str, section: Section) -> Any:
         hint = f" Did you mean {near[0]}://?" if near else ""
         raise ConfigError(f"{section.where('url')}: fsspec knows no protocol {protocol}://.{hint}") from error
     except ImportError as error:
-        extra = driver_of(protocol).extra
-        cure = f"pip install 'ion-fsspec-storage[{extra}]'" if extra else str(error)
-        raise ConfigError(f"{section.where('url')}: the driver for {protocol}:// is not installed. {cure}") from error
+        raise ConfigError(missing_driver(protocol, section, str(error))) from error
 
 
 def close_filesystem(filesystem: Any) -> None:

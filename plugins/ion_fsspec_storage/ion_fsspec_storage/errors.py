@@ -21,6 +21,7 @@ _FULL = {errno.ENOSPC, errno.EDQUOT}
 _NEVER = {405, 413, 414, 501}
 """HTTP statuses that the same request will always get."""
 _DENIED = {401, 403}
+_MOVED = 301
 _ARCHIVED = {"InvalidObjectState", "BlobArchived", "BlobBeingRehydrated"}
 _EXISTS = 412
 """HTTP status of a conditional write that found something. A 409 is two at the same moment: to be asked again."""
@@ -52,6 +53,11 @@ def is_gone(error: BaseException) -> bool:
     """The place itself is gone (bucket, container), which drivers report like a missing object."""
     codes = ("NoSuchBucket", "ContainerNotFound", "ContainerBeingDeleted")
     return any(code in str(one) or code in repr(vars(one)) for one in _chain(error) for code in codes)
+
+
+def is_elsewhere(error: BaseException) -> bool:
+    """The bucket is in another region than the one that was asked."""
+    return status_of(error) == _MOVED or any(_code(one) == "AuthorizationHeaderMalformed" for one in _chain(error))
 
 
 def is_archived(error: BaseException) -> bool:

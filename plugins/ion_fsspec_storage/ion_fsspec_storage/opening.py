@@ -6,13 +6,15 @@ import contextlib
 import os
 import uuid
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
 
 from ion_core.errors import ConfigError, PermanentError, StorageFull, TransientError
-from ion_fsspec_storage.errors import is_denied, is_gone, translated
+from ion_fsspec_storage.errors import is_denied, is_elsewhere, is_gone, translated
 from ion_fsspec_storage.objects import Objects
-from ion_fsspec_storage.protocols import INSTEAD
+from ion_fsspec_storage.protocols import INSTEAD, missing_driver
+from ion_fsspec_storage.s3 import Direct, direct
 from ion_fsspec_storage.settings import Place
 
 
@@ -45,6 +47,20 @@ def open_objects(settings: Place, *, exclusive: bool) -> Objects:
 def _made(settings: Place) -> Objects:
     if settings.protocol in ("file", "local"):
         return _local(settings)
+    if (where := direct(settings)) is not None:
+        return _direct(settings, where)
+    return _behind_fsspec(settings)
+
+
+def _direct(settings: Place, where: Direct) -> Objects:
+    from ion_fsspec_storage.direct import DirectObjects
+
+    if find_spec("s3fs") is None:  # it lists, and is imported only then
+        raise ConfigError(missing_driver(settings.protocol, settings.section))
+    return DirectObjects(where, settings.url, lambda: _behind_fsspec(settings))
+
+
+def _behind_fsspec(settings: Place) -> Objects:
     from ion_fsspec_storage.directories import DirectoryObjects
     from ion_fsspec_storage.drivers import driver_of, open_filesystems
     from ion_fsspec_storage.remote import MemoryObjects, RemoteObjects
@@ -107,6 +123,9 @@ def _refuse_what_stays(error: TransientError, settings: Place) -> NoReturn:
     where = settings.section.where("url")
     if cause is not None and is_gone(cause):
         raise ConfigError(f"{where}: {settings.url} does not exist. Make the bucket or container first.") from error
+    if cause is not None and is_elsewhere(cause):
+        where = settings.section.where("options.client_kwargs.region_name")
+        raise ConfigError(f"{where}: the bucket is in another region. Name that one.") from error
     if cause is not None and is_denied(cause):
         raise ConfigError(f"{settings.section.where()}: {error}") from error
     raise error

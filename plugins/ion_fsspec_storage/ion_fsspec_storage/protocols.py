@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 
+from ion_core.contracts.provider import Section
+
 EXCLUSIVE = ("file", "local", "memory", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss")
 """Whose backends create exclusively, or can."""
 _DIRECTORIES = ("sftp", "ssh", "webdav", "dav", "smb")
@@ -14,6 +16,14 @@ _LAYERS = {
     "libarchive", "reference", "simplecache", "tar", "zip",
 }  # fmt: skip
 _READ_ONLY = {"data", "gist", "git", "github", "http", "https", "pyscript"}
+EXTRAS = {
+    **dict.fromkeys(("s3", "s3a"), "s3"),
+    **dict.fromkeys(("gs", "gcs"), "gcs"),
+    **dict.fromkeys(("az", "abfs", "abfss"), "azure"),
+    **dict.fromkeys(("sftp", "ssh"), "sftp"),
+    **dict.fromkeys(("webdav", "dav"), "webdav"),
+}
+"""What of this distribution brings the driver of a protocol."""
 INSTEAD = "Keep documents elsewhere, such as {provider: sqlite}, or in an object store that can: s3://, gs://, az://."
 
 
@@ -36,3 +46,10 @@ def refusal_of_documents(protocol: str) -> str:
     if near:
         return f"{protocol}:// cannot create exclusively. Did you mean {near[0]}://? {INSTEAD}"
     return f"{protocol}:// cannot create exclusively, so two dispatchers could commit one job. {INSTEAD}"
+
+
+def missing_driver(protocol: str, section: Section, cure: str = "") -> str:
+    """The sentence about a protocol whose driver is not installed, with our own cure where there is one."""
+    if extra := EXTRAS.get(protocol):
+        cure = f"pip install 'ion-fsspec-storage[{extra}]'"
+    return f"{section.where('url')}: the driver for {protocol}:// is not installed. {cure}"

@@ -4,29 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import random
 import threading
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-from ion_core.errors import IonError, TransientError
+from ion_core.errors import TransientError
 from ion_core.words import counted
 from ion_fsspec_storage.connections import Filesystems, within
 from ion_fsspec_storage.drivers import Driver, driver_of
-from ion_fsspec_storage.errors import is_gone, is_taken, is_worth_another, translated
+from ion_fsspec_storage.errors import is_gone, is_taken, translated
+from ion_fsspec_storage.retries import Retries
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-ATTEMPTS = 4
-WITHIN = 60.0
-"""Seconds after which a call that failed is not tried once more."""
-TRIED_WITHIN = 5.0
-"""The same while it is opened: somebody waits for the answer."""
 _SMALL_CALL = 60.0
 _TRANSFER = 3600.0
 """Seconds that a call, or one with a large file, may take of a driver that never gives up."""
@@ -35,19 +29,18 @@ _LARGE_AT_ONCE = 2
 
 
 class RemoteObjects:
-    """See ``Objects``. Every call is tried a few times, further and further apart, within a bound."""
+    """See ``Objects``."""
 
-    def __init__(self, filesystems: Filesystems, root: str, place: str, driver: Driver, *, delay: float = 0.2) -> None:
+    def __init__(self, filesystems: Filesystems, root: str, place: str, driver: Driver) -> None:
         self.place = place
         self._filesystems = filesystems
         self._root = root
         self._driver = driver
-        self._delay = delay
-        self._within = TRIED_WITHIN
+        self._retries = Retries(place)
         self._large = threading.BoundedSemaphore(_LARGE_AT_ONCE)
 
     def opened(self) -> None:
-        self._within = WITHIN
+        self._retries.opened()
         if self._driver.retries is not None:
             with self._filesystems.one() as filesystem:
                 filesystem.retries = self._driver.retries
@@ -140,26 +133,8 @@ class RemoteObjects:
             raise translated(missing, self.place) from missing
 
     def _call(self, name: str, call: Callable[[Any], T], *, seconds: float = _SMALL_CALL) -> T:
-        """Its result. Raises FileNotFoundError and, of anything else, what it means.
-
-        ``seconds`` it may take where the driver itself gives up nothing.
-        """
-        begun = time.monotonic()
-        for attempt in range(1, ATTEMPTS + 1):
-            try:
-                return self._once(call, seconds)
-            except (IonError, FileNotFoundError):
-                raise
-            except (NotADirectoryError, IsADirectoryError) as error:
-                raise FileNotFoundError(name) from error
-            except Exception as error:
-                meant = translated(error, f"{self.place}: {name}")
-                late = attempt == ATTEMPTS or time.monotonic() - begun > self._within
-                if late or not is_worth_another(error, meant):
-                    raise meant from error
-            log.info("the backend did not do it, trying again: %s", meant, extra={"attempt": attempt})
-            time.sleep(self._delay * 4 ** (attempt - 1) * random.uniform(0.5, 1.5))
-        raise AssertionError("unreachable")
+        """See ``Retries.call``. ``seconds`` it may take where the driver itself gives up nothing."""
+        return self._retries.call(name, lambda: self._once(call, seconds))
 
     def _once(self, call: Callable[[Any], T], seconds: float) -> T:
         with self._filesystems.one() as filesystem:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -24,7 +25,9 @@ class FaultyProxy:
 
     ``busy`` are answered 503 · ``cut`` answers end in the middle · ``silent`` are never answered · ``refusing``: every
     connection is closed at once · a GET of a path that ends with ``forbidden``, or any if that is ``*``, is answered
-    403, and so is a DELETE of one that ends with ``locked``. ``requests`` counts what came in.
+    403, and so is a DELETE of one that ends with ``locked`` · ``says``: statuses and codes to answer the next writes
+    with · the answers to so many conditional writes are ``lost`` · answers come without the header ``without``.
+    ``requests`` counts what came in, ``heads`` keeps their heads.
     """
 
     target: int
@@ -35,6 +38,10 @@ class FaultyProxy:
     refusing: bool = False
     forbidden: str = ""
     locked: str = ""
+    says: list[tuple[int, str]] = field(default_factory=list)
+    without: bytes = b""
+    lost: int = 0
+    heads: list[bytes] = field(default_factory=list)
     requests: int = 0
     _came_in: asyncio.Event = field(default_factory=asyncio.Event)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
@@ -54,6 +61,7 @@ class FaultyProxy:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while head := await self._head(reader):
             self.requests += 1
+            self.heads.append(head)
             self._came_in.set()
             if _EXPECTING in head:
                 writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -70,6 +78,10 @@ class FaultyProxy:
                 writer.write(_FORBIDDEN)
                 await writer.drain()
                 return
+            if self.says and head.startswith(b"PUT"):
+                writer.write(_answer(*self.says.pop(0)))
+                await writer.drain()
+                return
             if self.silent:
                 self.silent -= 1
                 await asyncio.get_running_loop().create_future()
@@ -79,6 +91,11 @@ class FaultyProxy:
                 writer.write(answer[: len(answer) // 2])
                 await writer.drain()
                 return
+            if self.lost and b"if-none-match" in head.lower():
+                self.lost -= 1
+                return
+            if self.without:
+                answer = re.sub(rb"(?i)\r\n" + self.without + rb": [^\r]*", b"", answer)
             writer.write(answer)
             await writer.drain()
 
@@ -120,6 +137,11 @@ class FaultyProxy:
     async def end(self) -> None:
         for task in list(self._tasks):
             task.cancel()
+
+
+def _answer(status: int, code: str) -> bytes:
+    body = f"<Error><Code>{code}</Code><Message>as told</Message></Error>".encode()
+    return b"HTTP/1.1 %d Told\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s" % (status, len(body), body)
 
 
 def _length(head: bytes) -> int:

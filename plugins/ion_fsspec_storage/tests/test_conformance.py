@@ -24,6 +24,7 @@ from ion_core.testing.provider import ProviderConformance
 from ion_fsspec_storage import plugin
 from ion_fsspec_storage.blobs import FsspecBlobs, open_fsspec_blobs
 from ion_fsspec_storage.connections import Pooled, Shared
+from ion_fsspec_storage.direct import DirectObjects
 from ion_fsspec_storage.directories import DirectoryObjects
 from ion_fsspec_storage.documents import FsspecDocuments, open_fsspec_documents
 from ion_fsspec_storage.drivers import Driver
@@ -138,11 +139,15 @@ class _Refused:
     """Every connection to the object store is refused meanwhile."""
 
     proxy: FaultyProxy
+    driver: ClassVar[str] = "fsspec"
+
+    def hurry(self, objects: Any) -> None:
+        objects._filesystems.filesystem.retries = 1
 
     @asynccontextmanager
     async def outage(self, store: Any) -> AsyncIterator[None]:
-        store._objects._delay = 0.0
-        store._objects._filesystems.filesystem.retries = 1
+        store._objects._retries.delay = 0.0
+        self.hurry(store._objects)
         self.proxy.refusing = True
         yield
         self.proxy.refusing = False
@@ -155,7 +160,7 @@ class _Stopped:
 
     @asynccontextmanager
     async def outage(self, store: Any) -> AsyncIterator[None]:
-        store._objects._delay = 0.0
+        store._objects._retries.delay = 0.0
         await asyncio.to_thread(self.server.stop)
         yield
         await asyncio.to_thread(self.server.start)
@@ -247,7 +252,7 @@ class TestBlobsInS3(_Refused, _Blobs):
     @pytest.fixture
     async def blobs(self, s3: ObjectStore) -> AsyncIterator[BlobStore]:
         async with faulty_proxy_to(s3.port) as self.proxy:
-            self.settings = FsspecBlobsSettings(**s3_at(self.proxy.port).settings())
+            self.settings = FsspecBlobsSettings(**s3_at(self.proxy.port).settings(driver=self.driver))
             async with open_fsspec_blobs(self.settings) as blobs:
                 yield blobs
 
@@ -256,9 +261,32 @@ class TestDocumentsInS3(_Refused, _Documents):
     @pytest.fixture
     async def documents(self, s3: ObjectStore) -> AsyncIterator[DocumentStore]:
         async with faulty_proxy_to(s3.port) as self.proxy:
-            self.settings = FsspecDocumentsSettings(**s3_at(self.proxy.port).settings())
+            self.settings = FsspecDocumentsSettings(**s3_at(self.proxy.port).settings(driver=self.driver))
             async with open_fsspec_documents(self.settings) as documents:
                 yield documents
+
+
+class _ByObstore:
+    driver: ClassVar[str] = "obstore"
+
+    def hurry(self, objects: DirectObjects) -> None:
+        lister: Any = objects._listing()
+        lister._retries.delay = 0.0
+        lister._filesystems.filesystem.retries = 1
+
+
+class TestBlobsInS3ByObstore(_ByObstore, TestBlobsInS3):
+    async def litter(self, blobs: FsspecBlobs, prefix: str) -> None:
+        """Keys that obstore cannot write, nor list, are put there by s3fs."""
+        objects: Any = blobs._objects
+        lister = objects._listing()
+        await super().litter(FsspecBlobs(lister, blobs._pool, sign_for=60), prefix)
+        with lister._filesystems.one() as filesystem:
+            await asyncio.to_thread(filesystem.pipe_file, lister._path(f"blobs/{prefix}//x"), b"")
+
+
+class TestDocumentsInS3ByObstore(_ByObstore, TestDocumentsInS3):
+    pass
 
 
 @pytest.mark.filterwarnings("ignore:Sending a large body directly:ResourceWarning")  # adlfs does

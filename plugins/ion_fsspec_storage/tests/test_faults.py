@@ -7,6 +7,7 @@ import os
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from faulty_proxy import FaultyProxy, faulty_proxy_to
@@ -29,13 +30,14 @@ async def proxy(s3: ObjectStore) -> AsyncIterator[FaultyProxy]:
         yield proxy
 
 
-@pytest.fixture
-async def blobs(proxy: FaultyProxy) -> AsyncIterator[FsspecBlobs]:
+@pytest.fixture(params=["fsspec", "obstore"])
+async def blobs(proxy: FaultyProxy, request: pytest.FixtureRequest) -> AsyncIterator[FsspecBlobs]:
     place = s3_at(proxy.port)
     options = {**place.options, "config_kwargs": {"read_timeout": 3}}
-    async with open_fsspec_blobs(FsspecBlobsSettings(url=place.place(), options=options)) as blobs:
+    settings = FsspecBlobsSettings(url=place.place(), options=options, driver=request.param)
+    async with open_fsspec_blobs(settings) as blobs:
         assert isinstance(blobs, FsspecBlobs)
-        blobs._objects._delay = 0.0  # type: ignore[attr-defined]
+        blobs._objects._retries.delay = 0.0  # type: ignore[attr-defined]
         yield blobs
 
 
@@ -71,9 +73,10 @@ async def test_a_store_that_stays_busy_is_given_up_in_the_end(
     await blobs.get("key", tmp_path / "target", expect=info(b"content"))
 
 
-async def test_a_bucket_that_went_away_is_no_missing_blob(s3: ObjectStore, tmp_path: Path) -> None:
+@pytest.mark.parametrize("driver", ["fsspec", "obstore"])
+async def test_a_bucket_that_went_away_is_no_missing_blob(driver: Any, s3: ObjectStore, tmp_path: Path) -> None:
     await asyncio.to_thread(request, "PUT", f"http://127.0.0.1:{s3.port}/short-lived")
-    settings = FsspecBlobsSettings(url="s3://short-lived/ion", options=dict(s3.options))
+    settings = FsspecBlobsSettings(url="s3://short-lived/ion", options=dict(s3.options), driver=driver)
     documents = FsspecDocumentsSettings(**settings.model_dump(exclude={"sign_for"}))
     async with open_fsspec_blobs(settings) as blobs, open_fsspec_documents(documents) as store:
         await asyncio.to_thread(request, "DELETE", f"http://127.0.0.1:{s3.port}/short-lived")

@@ -14,7 +14,7 @@ import pytest
 from stored_files import MIB, file, info
 
 from ion_core.errors import BlobNotFound, ConfigError, TransientError
-from ion_fsspec_storage import remote
+from ion_fsspec_storage import retries
 from ion_fsspec_storage.blobs import SMALL, FsspecBlobs, open_fsspec_blobs
 from ion_fsspec_storage.settings import FsspecBlobsSettings
 from tests.support.file_servers import FileServer
@@ -39,7 +39,7 @@ def settings(server: FileServer) -> FsspecBlobsSettings:
 async def blobs(settings: FsspecBlobsSettings) -> AsyncIterator[FsspecBlobs]:
     async with open_fsspec_blobs(settings) as blobs:
         assert isinstance(blobs, FsspecBlobs)
-        blobs._objects._delay = 0.0  # type: ignore[attr-defined]
+        blobs._objects._retries.delay = 0.0  # type: ignore[attr-defined]
         yield blobs
 
 
@@ -108,7 +108,7 @@ async def test_a_server_that_says_nothing_is_given_up(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(remote, "ATTEMPTS", 1)
+    monkeypatch.setattr(retries, "ATTEMPTS", 1)
     await blobs.put("key", file(tmp_path, b"content"))
     large = file(tmp_path, os.urandom(20 * MIB))
     server.signal(signal.SIGSTOP)

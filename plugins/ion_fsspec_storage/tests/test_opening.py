@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from ion_core.errors import ConfigError, TransientError
-from ion_fsspec_storage import remote
+from ion_fsspec_storage import retries
 from ion_fsspec_storage.blobs import open_fsspec_blobs
 from ion_fsspec_storage.documents import open_fsspec_documents
 from ion_fsspec_storage.settings import FsspecBlobsSettings, FsspecDocumentsSettings
@@ -43,9 +43,9 @@ def test_an_address_that_is_not_one_plain_place_is_refused(url: str, said: str) 
     assert "secret" not in str(refused.value)
 
 
-async def refusal(url: str, **options: Any) -> str:
+async def refusal(url: str, driver: Any = "auto", **options: Any) -> str:
     with pytest.raises(ConfigError) as refused:
-        async with open_fsspec_documents(FsspecDocumentsSettings(url=url, options=options)):
+        async with open_fsspec_documents(FsspecDocumentsSettings(url=url, options=options, driver=driver)):
             pass
     return str(refused.value)
 
@@ -85,8 +85,9 @@ async def test_options_that_the_driver_does_not_take_are_refused_without_showing
     assert "canary" not in said
 
 
-async def test_a_bucket_that_does_not_exist_is_refused(s3: ObjectStore) -> None:
-    said = await refusal("s3://no-such-bucket/x", **s3.options)
+@pytest.mark.parametrize("driver", ["fsspec", "obstore"])
+async def test_a_bucket_that_does_not_exist_is_refused(driver: str, s3: ObjectStore) -> None:
+    said = await refusal("s3://no-such-bucket/x", driver, **s3.options)
     assert "s3://no-such-bucket/x does not exist. Make the bucket or container first." in said
 
 
@@ -128,16 +129,18 @@ async def test_a_store_that_ignores_the_condition_is_found_out(google: ObjectSto
         assert [key async for key in blobs.list("")] == [], "good enough for blobs"
 
 
-async def test_a_store_that_does_not_answer_is_worth_another_try(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "ATTEMPTS", 1)
+@pytest.mark.parametrize("driver", ["fsspec", "obstore"])
+async def test_a_store_that_does_not_answer_is_worth_another_try(driver: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retries, "ATTEMPTS", 1)
     nowhere = s3_at(free_port())
     with pytest.raises(TransientError, match="Is it reachable"):
-        async with open_fsspec_blobs(FsspecBlobsSettings(**nowhere.settings())):
+        async with open_fsspec_blobs(FsspecBlobsSettings(**nowhere.settings(driver=driver))):
             pass
 
 
-async def test_nothing_of_the_trial_is_left(s3: ObjectStore) -> None:
-    settings = FsspecDocumentsSettings(**s3.settings())
+@pytest.mark.parametrize("driver", ["fsspec", "obstore"])
+async def test_nothing_of_the_trial_is_left(driver: str, s3: ObjectStore) -> None:
+    settings = FsspecDocumentsSettings(**s3.settings(driver=driver))
     for opening in (open_fsspec_documents(settings), open_fsspec_blobs(FsspecBlobsSettings(**settings.model_dump()))):
         async with opening as store:
             assert store._objects.names("probe") == []  # type: ignore[attr-defined]

@@ -65,9 +65,12 @@ async def test_a_bucket_that_is_forbidden_makes_no_dead_letters(
     assert sorted(commit.attempt for commit in world.commits) == [1, 1]
 
 
+@pytest.mark.parametrize("driver", ["fsspec", "obstore"])
 @pytest.mark.parametrize("size", [1, SMALL + 1])
-async def test_an_archived_object_says_that_it_is_to_be_restored(size: int, s3: ObjectStore, tmp_path: Path) -> None:
-    settings = FsspecBlobsSettings(**s3.settings())
+async def test_an_archived_object_says_that_it_is_to_be_restored(
+    size: int, driver: str, s3: ObjectStore, tmp_path: Path
+) -> None:
+    settings = FsspecBlobsSettings(**s3.settings(driver=driver))
     async with open_fsspec_blobs(settings) as blobs:
         await blobs.put("some/key", file(tmp_path, b"content"))
         archived = {"Key": settings.url.removeprefix("s3://ion-bucket/") + "/blobs/some/key", "StorageClass": "GLACIER"}

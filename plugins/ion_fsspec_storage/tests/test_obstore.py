@@ -1,0 +1,262 @@
+"""Which driver S3 gets, and what is obstore's alone: conditions, ETags, regions, parts, what it must not read."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from faulty_proxy import FaultyProxy, faulty_proxy_to
+from pydantic import ValidationError
+from stored_files import MIB, file, info
+
+from ion_core.contracts.storage import Document
+from ion_core.errors import ConfigError, DocumentExists, TransientError
+from ion_fsspec_storage import s3 as s3_words
+from ion_fsspec_storage.blobs import FsspecBlobs, open_fsspec_blobs
+from ion_fsspec_storage.direct import DirectObjects
+from ion_fsspec_storage.documents import FsspecDocuments, open_fsspec_documents
+from ion_fsspec_storage.settings import FsspecBlobsSettings, FsspecDocumentsSettings
+from tests.support.object_stores import ObjectStore, client, s3_at
+
+KEYS = {"key": "k", "secret": "canary-secret"}
+REGION = {"client_kwargs": {"region_name": "eu-west-1"}}
+HERE = {**KEYS, "endpoint_url": "http://localhost:9000"}
+COMMIT = Document(kind="commit", id="job", correlation_id="flow", body={"n": 1})
+
+
+@pytest.fixture
+async def proxy(s3: ObjectStore) -> AsyncIterator[FaultyProxy]:
+    async with faulty_proxy_to(s3.port) as proxy:
+        yield proxy
+
+
+def chosen(url: str, options: dict[str, Any], driver: Any = "auto", **environ: str) -> s3_words.Direct | None:
+    settings = FsspecBlobsSettings(url=url, options=options, driver=driver)
+    return s3_words.direct(settings, {"HOME": "/nonexistent", **environ})
+
+
+@pytest.mark.parametrize(
+    ("options", "environ"),
+    [
+        (HERE, {}),
+        ({**KEYS, **REGION}, {}),
+        ({**HERE, "config_kwargs": {"read_timeout": 3, "s3": {"addressing_style": "path"}}}, {}),
+        ({"anon": True, **REGION}, {}),
+        (REGION, {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s"}),
+        (KEYS, {"AWS_DEFAULT_REGION": "eu-west-1"}),
+        (KEYS, {"AWS_ENDPOINT_URL": "http://localhost:9000"}),
+        (HERE, {"AWS_CA_BUNDLE": "/etc/bundle"}),
+        ({**HERE, "default_cache_type": "none"}, {}),
+    ],
+)
+def test_obstore_is_the_driver_where_settings_mean_the_same_to_it(
+    options: dict[str, Any], environ: dict[str, str]
+) -> None:
+    assert chosen("s3://bucket/some/place", options, **environ) is not None
+    assert chosen("s3://bucket/some/place", options, driver="fsspec", **environ) is None
+
+
+@pytest.mark.parametrize(
+    ("options", "key"),
+    [
+        ({**HERE, "profile": "p"}, "options.profile"),
+        ({**HERE, "s3_additional_kwargs": {"ACL": "private"}}, "options.s3_additional_kwargs"),
+        ({**HERE, "requester_pays": True}, "options.requester_pays"),
+        ({**HERE, "client_kwargs": {"verify": "/etc/bundle"}}, "options.client_kwargs.verify"),
+        ({**HERE, "client_kwargs": {"region_name": "cn-north-1"}}, "options.client_kwargs.region_name"),
+        ({**HERE, "client_kwargs": {"aws_account_id": "1"}}, "options.client_kwargs.aws_account_id"),
+        ({**HERE, "config_kwargs": {"proxies": {}}}, "options.config_kwargs.proxies"),
+        ({**HERE, "config_kwargs": {"signature_version": "s3"}}, "options.config_kwargs.signature_version"),
+        ({**HERE, "config_kwargs": {"s3": {"addressing_style": "virtual"}}}, "options.config_kwargs.s3.addressing"),
+        ({**HERE, "config_kwargs": {"s3": {"use_accelerate_endpoint": True}}}, "options.config_kwargs.s3"),
+        ({**HERE, "config_kwargs": {"read_timeout": None}}, "options.config_kwargs.read_timeout"),
+        ({**HERE, "client_kwargs": "x"}, "options.client_kwargs"),
+        ({"key": "k"}, "options"),
+    ],
+)
+def test_options_that_obstore_has_nothing_for_leave_s3fs_the_driver_and_are_refused_where_obstore_is_wanted(
+    options: dict[str, Any], key: str
+) -> None:
+    assert chosen("s3://bucket/x", options) is None
+    with pytest.raises(ValidationError) as refused:
+        chosen("s3://bucket/x", options, driver="obstore")
+    assert f"{key}" in str(refused.value)
+    assert "does not go with driver: obstore" in str(refused.value)
+    assert "or use driver: auto" in str(refused.value)
+    assert "canary" not in str(refused.value)
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/a//b", "s3://bucket/ä", "s3://bucket/a b", "s3://arn:aws:s3:x/y"])
+def test_places_that_obstore_writes_otherwise_are_left_to_s3fs(url: str) -> None:
+    assert chosen(url, HERE) is None
+    with pytest.raises(ValidationError, match="url does not go with driver: obstore"):
+        chosen(url, HERE, driver="obstore")
+
+
+def test_obstore_is_for_s3_alone() -> None:
+    with pytest.raises(ValidationError, match="driver: obstore is for s3:// alone, this is gs://"):
+        FsspecBlobsSettings(url="gs://bucket/x", driver="obstore")
+
+
+@pytest.mark.parametrize(
+    ("options", "environ"),
+    [
+        (HERE, {"AWS_PROFILE": "p"}),
+        (HERE, {"FSSPEC_S3_KEY": "k"}),
+        (HERE, {"AWS_SERVER_SIDE_ENCRYPTION": "aws:kms"}),
+        ({**KEYS, **REGION}, {"AWS_CA_BUNDLE": "/etc/bundle"}),
+        ({**KEYS, **REGION}, {"AWS_USE_FIPS_ENDPOINT": "true"}),
+        ({"endpoint_url": "http://localhost:9000"}, {}),
+        (KEYS, {}),
+        (KEYS, {"AWS_REGION": "eu-west-1"}),
+    ],
+)
+def test_what_the_environment_tells_only_one_of_them_leaves_s3fs_the_driver(
+    options: dict[str, Any], environ: dict[str, str]
+) -> None:
+    assert chosen("s3://bucket/x", options, **environ) is None
+    assert chosen("s3://bucket/x", options, driver="obstore", **environ) is not None
+
+
+@pytest.mark.parametrize("name", [".aws/config", ".aws/credentials", ".config/fsspec"])
+def test_files_that_only_s3fs_reads_leave_it_the_driver(name: str, tmp_path: Path) -> None:
+    assert chosen("s3://bucket/x", HERE, HOME=str(tmp_path)) is not None
+    (tmp_path / name).mkdir(parents=True)
+    assert chosen("s3://bucket/x", HERE, HOME=str(tmp_path)) is None
+
+
+async def test_nothing_of_the_environment_replaces_what_the_settings_say(
+    proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {
+        "AWS_ENDPOINT": "http://127.0.0.1:1",
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:1",
+        "AWS_ENDPOINT_URL_S3": "http://127.0.0.1:1",
+        "AWS_ACCESS_KEY_ID": "another",
+        "AWS_SESSION_TOKEN": "another-token",
+        "AWS_SKIP_SIGNATURE": "true",
+        "AWS_REGION": "eu-west-1",
+        "AWS_BUCKET": "another",
+    }.items():
+        monkeypatch.setenv(name, value)
+    async with open_fsspec_blobs(FsspecBlobsSettings(**s3_at(proxy.port).settings(driver="obstore"))):
+        pass
+    assert proxy.heads
+    for head in proxy.heads:
+        assert b" /ion-bucket/" in head
+        assert b"Credential=testing/" in head
+        assert b"/us-east-1/s3/" in head
+        assert b"another" not in head
+
+
+async def test_a_create_that_met_another_is_asked_again(proxy: FaultyProxy) -> None:
+    settings = FsspecDocumentsSettings(**s3_at(proxy.port).settings(driver="obstore"))
+    async with open_fsspec_documents(settings) as documents:
+        assert isinstance(documents, FsspecDocuments)
+        objects = documents._objects
+        assert isinstance(objects, DirectObjects)
+        objects._retries.delay = 0.0
+        proxy.says = [(409, "ConditionalRequestConflict")] * 2
+        assert await asyncio.to_thread(objects.create, "documents/commit/job", b"{}") is True
+        assert proxy.says == []
+        assert await asyncio.to_thread(objects.create, "documents/commit/job", b"other") is False
+        assert await asyncio.to_thread(objects.read, "documents/commit/job") == b"{}"
+
+
+async def test_a_lost_answer_to_a_create_is_no_lost_race(proxy: FaultyProxy) -> None:
+    settings = FsspecDocumentsSettings(**s3_at(proxy.port).settings(driver="obstore"))
+    async with open_fsspec_documents(settings) as documents:
+        assert isinstance(documents, FsspecDocuments)
+        documents._objects._retries.delay = 0.0  # type: ignore[attr-defined]
+        proxy.lost = 3
+        await documents.create(COMMIT)
+        assert proxy.lost == 0
+        assert await documents.get("commit", "job") == COMMIT
+        with pytest.raises(DocumentExists):
+            await documents.create(replace(COMMIT, body={"n": 2}))
+
+
+@pytest.mark.parametrize(
+    ("says", "said"),
+    [
+        ((301, "PermanentRedirect"), "options.client_kwargs.region_name: the bucket is in another region"),
+        ((400, "AuthorizationHeaderMalformed"), "options.client_kwargs.region_name: the bucket is in another region"),
+        ((403, "SignatureDoesNotMatch"), "access is denied (S3Error: SignatureDoesNotMatch"),
+        ((404, "NoSuchBucket"), "does not exist. Make the bucket or container first."),
+        ((501, "NotImplemented"), "is refused by the backend"),
+    ],
+)
+async def test_what_stays_wrong_is_refused_at_the_start(
+    says: tuple[int, str], said: str, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ion_fsspec_storage.retries.ATTEMPTS", 1)
+    proxy.says = [says]
+    with pytest.raises(ConfigError) as refused:
+        async with open_fsspec_blobs(FsspecBlobsSettings(**s3_at(proxy.port).settings(driver="obstore"))):
+            pass
+    assert said in str(refused.value)
+    assert "testing-secret" not in str(refused.value)
+
+
+async def test_a_server_without_etags_is_told_to_be_one_for_s3fs(
+    proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ion_fsspec_storage.retries.ATTEMPTS", 1)
+    proxy.without = b"etag"
+    with pytest.raises(TransientError, match="obstore needs one, set driver: fsspec"):
+        async with open_fsspec_blobs(FsspecBlobsSettings(**s3_at(proxy.port).settings(driver="obstore"))):
+            pass
+
+
+async def test_a_slow_down_is_waited_for_and_said_in_the_end(proxy: FaultyProxy, tmp_path: Path) -> None:
+    async with open_fsspec_blobs(FsspecBlobsSettings(**s3_at(proxy.port).settings(driver="obstore"))) as blobs:
+        assert isinstance(blobs, FsspecBlobs)
+        blobs._objects._retries.delay = 0.0  # type: ignore[attr-defined]
+        proxy.says = [(503, "SlowDown")] * 3
+        await blobs.put("key", file(tmp_path, b"content"))
+        proxy.says = [(503, "SlowDown")] * 4
+        with pytest.raises(TransientError, match=r"blobs/key: the backend did not do it .*SlowDown: as told, HTTP 503"):
+            await blobs.put("key", file(tmp_path, b"other"))
+        await blobs.get("key", tmp_path / "target", expect=info(b"content"))
+
+
+async def test_the_parts_of_an_upload_that_failed_are_not_left(
+    proxy: FaultyProxy, s3: ObjectStore, tmp_path: Path
+) -> None:
+    async with open_fsspec_blobs(FsspecBlobsSettings(**s3_at(proxy.port).settings(driver="obstore"))) as blobs:
+        assert isinstance(blobs, FsspecBlobs)
+        blobs._objects._retries.delay = 0.0  # type: ignore[attr-defined]
+        proxy.says = [(503, "SlowDown")] * 40
+        with pytest.raises(TransientError):
+            await blobs.put("key", file(tmp_path, os.urandom(20 * MIB)))
+        proxy.says = []
+    left = await asyncio.to_thread(client(s3).list_multipart_uploads, Bucket="ion-bucket")
+    assert [it for it in left.get("Uploads", []) if it["Key"].endswith("blobs/key")] == []
+
+
+def test_a_step_that_lists_nothing_imports_no_client_in_python(s3: ObjectStore, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(b"content")
+    code = f"""
+import asyncio, sys
+from pathlib import Path
+from ion_fsspec_storage.blobs import open_fsspec_blobs
+from ion_fsspec_storage.settings import FsspecBlobsSettings
+
+async def main():
+    async with open_fsspec_blobs(FsspecBlobsSettings(**{s3.settings()!r})) as blobs:
+        info = await blobs.put("key", Path({str(source)!r}))
+        await blobs.get("key", Path({str(tmp_path / "target")!r}), expect=info)
+
+asyncio.run(main())
+assert not {{"fsspec", "s3fs", "botocore", "aiohttp"}} & sys.modules.keys()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
