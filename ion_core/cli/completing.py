@@ -184,13 +184,11 @@ def _of_state(ctx: click.Context, incomplete: str, *, flows: bool) -> list[Compl
     async def read(app: App) -> None:
         from ion_core.events import EVENT_META
 
-        looked_at = 0
-        async for document in (await app.documents()).find(EVENT_META, newest_first=True):
+        async for document in (await app.documents()).find(EVENT_META, newest_first=True, limit=LOOKED_AT):
             id = document.correlation_id if flows else document.id
             if _fits(id, incomplete):
                 found[id] = str(document.body.get("type", ""))
-            looked_at += 1
-            if looked_at == LOOKED_AT or len(found) == SHOWN:
+            if len(found) == SHOWN:
                 return
 
     _run(config, read)

@@ -65,7 +65,7 @@ async def flow_or_event(documents: DocumentStore, id: str) -> tuple[str, str | N
 
 async def newest_flow(documents: DocumentStore, kind: str = EVENT_META) -> str | None:
     """The correlation id of the newest document of that kind."""
-    async for document in documents.find(kind, newest_first=True):
+    async for document in documents.find(kind, newest_first=True, limit=1):
         return document.correlation_id
     return None
 
@@ -98,7 +98,7 @@ def the_one(ids: Iterable[str], id: str, *, what: str) -> str | None:
 
 
 async def _is_flow(documents: DocumentStore, id: str) -> bool:
-    async for _ in documents.find(correlation_id=id):
+    async for _ in documents.find(correlation_id=id, limit=1):
         return True
     return False
 

@@ -112,8 +112,8 @@ class Document:
     ``pending`` says that something is still owed, such as a commit whose events are not all published.
     ``body`` holds JSON values only (str, int, float, bool, None, list, dict with str keys).
 
-    What ``find`` gives has two more, which are no part of what is stored, and of which ``create`` and ``put`` take no
-    notice. ``cursor`` is its place in the order of first storing, an opaque text of up to 64 ASCII characters:
+    What ``find`` and ``get`` give has two more, which are no part of what is stored; ``create`` and ``put`` take no
+    notice of them. ``cursor`` is its place in the order of first storing, an opaque text of up to 64 ASCII characters:
     ``find`` can go on from there. ``stored_at`` is when it was first stored, in UTC and aware of it; None where that is
     not known any more.
     """

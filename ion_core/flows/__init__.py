@@ -17,7 +17,8 @@ from ion_core.flows.flow import (
     children,
     read_flow,
 )
-from ion_core.flows.short import DEAD, DONE, FAILED, RUNNING, FlowInShort, parsed
+from ion_core.flows.listing import FlowPage, Queues, Wanted, list_flows
+from ion_core.flows.short import DEAD, DONE, FAILED, RUNNING, FlowInShort, Outcome, parsed
 
 __all__ = [
     "ALREADY_COMMITTED",
@@ -36,9 +37,14 @@ __all__ = [
     "EventSeen",
     "Flow",
     "FlowInShort",
+    "FlowPage",
     "FlowReader",
     "JobSeen",
+    "Outcome",
+    "Queues",
+    "Wanted",
     "children",
+    "list_flows",
     "parsed",
     "read_flow",
 ]

@@ -238,7 +238,11 @@ class PageRules(DocumentKit):
         assert all(before <= at <= after for at in first.values()), "a clock of ours would say otherwise"
         assert list(first.values()) == sorted(first.values()), "in the order of first storing"
         await documents.put(document("2", body={"changed": True}, correlation_id="another"))
-        assert {it.id: it.stored_at for it in await self.page(documents)} == first, "replacing one changes that"
+        found = await self.page(documents)
+        assert {it.id: it.stored_at for it in found} == first, "replacing one changes that"
+        for it in found:
+            alone = await documents.get(it.kind, it.id)
+            assert (alone.cursor, alone.stored_at) == (it.cursor, it.stored_at), "get says what find says"
 
     async def test_since_and_until_bound_when_it_was_first_stored(self, documents: DocumentStore) -> None:
         await self._fill(documents)

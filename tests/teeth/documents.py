@@ -438,6 +438,11 @@ async def tells_local_time_without_a_zone(self: Any, kind: str | None = None, **
         yield replace(document, stored_at=document.stored_at.replace(tzinfo=None))
 
 
+@documents("it_is_told_when_a_document_was_first_stored", "get")
+async def tells_when_where_it_is_found_only(self: Any, kind: str, id: str) -> Document:
+    return replace(await MemoryDocumentStore.get(self, kind, id), stored_at=None)
+
+
 for bound in ("since", "until"):
     documents("since_and_until_bound_when_it_was_first_stored", "find")(finding(bound))
 

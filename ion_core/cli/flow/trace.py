@@ -53,7 +53,10 @@ def command() -> None:
 @click.option("--module", metavar="NAME", type=ModuleName(), help="Only those in which this module has a job.")
 @click.option("--type", "event_type", metavar="TYPE", type=EventType(None), help="Only those with an event of TYPE.")
 @click.option(
-    "--since", metavar="AGE", type=Age(), help="Only those of which a job ended since, such as 1h, or none has begun."
+    "--since",
+    metavar="AGE",
+    type=Age(),
+    help="Only those of which a job ended since, such as 1h; or that came since, and none has begun.",
 )
 @json_option
 @with_config
@@ -66,7 +69,7 @@ def list_flows(
     since: timedelta | None,
     as_json: bool,
 ) -> None:
-    """List the flows, latest event first: how they stand, what they began with, and how long ago.
+    """List the flows, the newest first: how they stand, what they began with, and how long ago.
 
     A flow is dead if a job of it was given up, failed if one failed that is to be tried again, running while something
     waits or runs, and else done. On a terminal ids are short and lines are cut to fit;
@@ -79,14 +82,16 @@ def list_flows(
     """
     from datetime import UTC, datetime
 
-    from ion_core.cli.flow.short import Wanted, flows_in_short
+    from ion_core.cli.flow.short import flows_in_short
     from ion_core.cli.session import load, run
+    from ion_core.flows import DEAD, FAILED, Wanted
     from ion_core.modules import present_names
 
     then = None if since is None else before(since, datetime.now(UTC), option="--since")
     config = load(options)
     now = present_names(config.modules.values()).get(module or "", module)
-    wanted = Wanted(failed=failed, module=now, type=event_type, since=then)
+    outcomes = frozenset({DEAD, FAILED}) if failed else None
+    wanted = Wanted(outcomes=outcomes, module=now, type=event_type, since=then)
     damaged: set[str] = set()
     flows = run(config, lambda app: flows_in_short(app, wanted, limit=limit, damaged=damaged), reading=True)
     if not flows and not damaged:  # for what was mistyped there are none

@@ -26,8 +26,8 @@ class _Place:
 class MemoryDocumentStore:
     """The document contract over a dict. While ``failing`` is set to an error, every call raises it.
 
-    A document whose body is no object is damaged: somebody has put it there. ``looked_at`` counts those that ``find``
-    took into its hands.
+    A document whose body is no object is damaged: somebody has put it there. ``looked_at`` counts those
+    that match and that ``find`` took into its hands, as a store with indexes has to read them.
     """
 
     def __init__(self) -> None:
@@ -59,7 +59,7 @@ class MemoryDocumentStore:
         document = self._stored(kind, id)
         if not isinstance(document.body, dict):
             raise DocumentsDamaged(_damaged(document))
-        return _copy(document)
+        return _told(document, self._place((kind, id)))
 
     async def find(
         self,
@@ -81,17 +81,17 @@ class MemoryDocumentStore:
         for key, place in reversed(places) if newest_first else places:
             if self._places.get(key) is not place:  # removed meanwhile
                 continue
-            self.looked_at += 1
             document = self.documents[key]
             if (
                 kind in (None, document.kind)
                 and correlation_id in (None, document.correlation_id)
                 and pending in (None, document.pending)
             ):
+                self.looked_at += 1
                 if not isinstance(document.body, dict):
                     damaged.append(_damaged(document))
                     continue
-                yield replace(_copy(document), cursor=str(place.number), stored_at=place.stored_at)
+                yield _told(document, place)
                 if left is not None and (left := left - 1) == 0:
                     break
         if damaged:
@@ -146,6 +146,10 @@ def _damaged(document: Document) -> str:
 def _copy(document: Document) -> Document:
     """Bodies are changeable: nobody shares one with the store."""
     return replace(document, body=deepcopy(dict(document.body)), cursor="", stored_at=None)
+
+
+def _told(document: Document, place: _Place) -> Document:
+    return replace(_copy(document), cursor=str(place.number), stored_at=place.stored_at)
 
 
 @asynccontextmanager

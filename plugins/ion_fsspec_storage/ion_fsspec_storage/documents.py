@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from datetime import datetime
 from typing import TypeVar
 
@@ -86,11 +85,11 @@ class FsspecDocuments:
                     continue
                 if record is None or correlation_id not in (None, record.document.correlation_id):
                     continue
-                document = replace(record.document, cursor=record.stamp, stored_at=Clock.read(record.stamp))
+                document = record.told(pending=record.document.pending)
                 if document.pending and pending is not True:
                     if owed is None:
                         owed = await self._run(lambda: {it.name for it in self._pending_markers()})
-                    document = replace(document, pending=marker.name in owed)
+                    document = record.told(pending=marker.name in owed)
                 if pending in (None, document.pending):
                     yield document
                     left = None if left is None else left - 1
@@ -148,9 +147,7 @@ class FsspecDocuments:
 
     def _get(self, kind: str, id: str) -> Document:
         record = self._stored(kind, id)
-        if not record.document.pending:
-            return record.document
-        return record.with_pending(self._exists(record.pending_marker()))
+        return record.told(pending=record.document.pending and self._exists(record.pending_marker()))
 
     def _clear_pending(self, kind: str, id: str) -> None:
         record = self._stored(kind, id)

@@ -70,8 +70,9 @@ class Record:
     def _marker(self) -> str:
         return f"{self.stamp}.{name_of_id(self.document.kind)}.{name_of_id(self.document.id)}"
 
-    def with_pending(self, pending: bool) -> Document:
-        return replace(self.document, pending=pending)
+    def told(self, *, pending: bool) -> Document:
+        """The document as readers have it; ``pending`` is what its marker says."""
+        return replace(self.document, pending=pending, cursor=self.stamp, stored_at=Clock.read(self.stamp))
 
     def encoded(self) -> bytes:
         document = self.document
