@@ -8,6 +8,7 @@ from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 
+from ion_core.app.looking import Looking
 from ion_core.app.opening import App
 from ion_core.contracts.service import FlowOutcome
 from ion_core.contracts.storage import BlobInfo
@@ -31,25 +32,24 @@ LOOK_FIRST, LOOK_LAST = 0.05, 2.0
 so that nothing tells us when it is over."""
 
 
-class Host:
+class Host(Looking):
     """For the service called ``name`` in the configuration."""
 
     def __init__(
         self, name: str, app: App, intake: Intake, dataplane: DataPlane, problems: Callable[[], Sequence[str]]
     ) -> None:
-        self._name = name
-        self._app = app
+        super().__init__(name, app, dataplane)
         self._intake = intake
-        self._dataplane = dataplane
         self._problems = problems
 
     @cached_property
     def work(self) -> Path:
-        return self._app.state.path / "services" / self._name / "work"
+        return self.directory / "work"
 
     async def empty_work(self) -> None:
-        """Before the service runs. Raises StateError, StorageFull."""
-        await asyncio.to_thread(self._app.state.emptied, "services", self._name, "work")
+        """Before the service runs, with what it was shown before. Raises StateError, StorageFull."""
+        for directory in (self.work, self._shown):
+            await asyncio.to_thread(self._app.state.emptied, "services", self.name, directory.name)
 
     async def publish(
         self,
@@ -69,7 +69,7 @@ class Host:
             async with asyncio.timeout(seconds) as bound:
                 return await self._intake.publish(
                     event_type,
-                    name=self._name if name is None else name,
+                    name=self.name if name is None else name,
                     data=data,
                     files=files,
                     event_id=event_id,
@@ -137,7 +137,7 @@ class Host:
 
     def _fault(self, error: Exception) -> PluginFailed:
         """Of a provider: which of them it was, its traceback says."""
-        return PluginFailed(f"service {self._name}: publishing failed: {type(error).__name__}: {str(error)[:400]}")
+        return PluginFailed(f"service {self.name}: publishing failed: {type(error).__name__}: {str(error)[:400]}")
 
 
 def _size(files: Mapping[str, Path]) -> int:

@@ -4,38 +4,34 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import timedelta
+from contextlib import AbstractAsyncContextManager
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
-from ion_core.contracts.storage import BlobInfo
+from ion_core.contracts.looking import FileContent, FileView, FlowState, FlowSummary, FlowView, LogView, Page, Pipeline
+from ion_core.contracts.looking import FlowOutcome as FlowOutcome
+from ion_core.contracts.storage import BlobInfo, Document
 from ion_core.events import Event
 
 
-@dataclass(frozen=True, kw_only=True)
-class FlowOutcome:
-    """How a flow stands: an event from outside and all that followed from it.
+class ServiceHost(Protocol):
+    """What a service may ask of the process it runs in.
 
-    ``outcome``  the worst of its jobs, in the words of `ion-core trace list`: ``dead`` was given up, ``failed`` failed
-                 and is to be tried again, ``running`` waits or runs; ``done`` is a flow that has none of these.
-    ``over``     whether each of its jobs has committed or was given up. A dead letter that is redriven begins anew.
-    ``events``   how many there are so far.
-    ``jobs``     how many there are so far, by state: ``committed``, ``pending``, ``retried``, ``dead-lettered``, and
-                 ``gone`` where the configuration has the module no more.
-    ``failing``  the modules whose jobs were given up, or failed last time, each once.
+    What it looks at raises TransientError where a provider is away, PermanentError where it has what cannot be read
+    (documents that are damaged are told in the answer), and InvalidCursor, which is one, for what is no cursor.
     """
 
-    correlation_id: str
-    outcome: Literal["dead", "failed", "running", "done"]
-    over: bool
-    events: int
-    jobs: Mapping[str, int]
-    failing: Sequence[str] = ()
+    @property
+    def name(self) -> str:
+        """What the configuration calls this service."""
 
+    @property
+    def directory(self) -> Path:
+        """A directory of this service alone, for what it keeps over restarts; it is there. ``work`` is in it.
 
-class ServiceHost(Protocol):
-    """What a service may ask of the process it runs in."""
+        ``StatePath``s of its settings start there too. Names that begin with a dot are the host's.
+        """
 
     @property
     def work(self) -> Path:
@@ -96,6 +92,70 @@ class ServiceHost(Protocol):
         None where there is no event of that correlation id. It is read from the document store, so it is the same
         whichever process does the work. Raises TransientError where the store does not answer, PermanentError where it
         has what cannot be read.
+        """
+
+    def pipeline(self) -> Pipeline:
+        """The modules of the configuration and how events go between them; the same for as long as the service runs."""
+
+    async def flows(
+        self,
+        *,
+        outcomes: Collection[FlowState] | None = None,
+        module: str | None = None,
+        type: str | None = None,
+        since: datetime | None = None,
+        after: str | None = None,
+        limit: int = 50,
+    ) -> Page[FlowSummary]:
+        """The flows that meet every condition given, the newest first: by when they began, which never changes.
+
+        ``outcomes`` are those one of which it has; ``module`` has a job in it, or is to have one; ``type`` is that of
+        any of its events; ``since`` a job of it ended, or, where none has begun, it came. ``after`` is the cursor of
+        the page before, which had the same conditions. So each flow is on one page, whatever comes and goes.
+
+        What a page skips it reads as little of as can be. Those that are ``dead`` or ``failed`` alone have documents
+        that say so, as have those of a time: nothing of others is read. Of other types the documents of events are.
+        Whether another flow is ``running`` or ``done``, or has a job of ``module``, takes reading it: a page that has
+        looked at a thousand documents in vain ends there, and has a cursor to go on.
+        """
+
+    async def flow(self, correlation_id: str) -> FlowView | None:
+        """All of a flow, and how it stands; None where there is no event of that correlation id."""
+
+    async def documents(
+        self,
+        kind: str | None = None,
+        *,
+        correlation_id: str | None = None,
+        newest_first: bool = False,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        after: str | None = None,
+        limit: int = 50,
+    ) -> Page[Document]:
+        """Documents as they are stored, by page, under the conditions of ``DocumentStore.find``.
+
+        The cursor of any document may be given for ``after``, and in either order.
+        """
+
+    async def files(self, correlation_id: str, event_id: str | None = None) -> Sequence[FileView]:
+        """The files of a flow, each once; with ``event_id`` those that this event brings or that were made of it.
+
+        Documents that are damaged are passed over, here and in ``logs``: ``flow`` tells of them.
+        """
+
+    def file(self, correlation_id: str, key: str) -> AbstractAsyncContextManager[FileContent]:
+        """The content of one file of a flow, which is at hand as a whole, and right, once the context is entered.
+
+        It lies on the disk of the state directory until the context is left, unless the store has it there already.
+        Raises BlobNotFound where the flow has no file of that key, or the store has it no more, and BlobCorrupt where
+        it is other than its document says.
+        """
+
+    async def logs(self, event_id: str, *, correlation_id: str | None = None) -> Sequence[LogView]:
+        """The logs of all attempts for that event that have ended, in the order of their ends.
+
+        ``correlation_id`` may be left out for an event that has a document; without one there are none.
         """
 
     def event_types(self) -> Sequence[str]:

@@ -1,5 +1,6 @@
 """What became of events: flows, read from the documents that they left."""
 
+from ion_core.flows.files import FileOfFlow, files_of
 from ion_core.flows.flow import (
     ALREADY_COMMITTED,
     COMMITTED,
@@ -18,7 +19,9 @@ from ion_core.flows.flow import (
     read_flow,
 )
 from ion_core.flows.listing import FlowPage, Queues, Wanted, list_flows
+from ion_core.flows.logs import logs_of
 from ion_core.flows.short import DEAD, DONE, FAILED, RUNNING, FlowInShort, Outcome, parsed
+from ion_core.flows.views import attempt_of, summary_of, view_of
 
 __all__ = [
     "ALREADY_COMMITTED",
@@ -35,6 +38,7 @@ __all__ = [
     "RUNNING",
     "AttemptSeen",
     "EventSeen",
+    "FileOfFlow",
     "Flow",
     "FlowInShort",
     "FlowPage",
@@ -43,8 +47,13 @@ __all__ = [
     "Outcome",
     "Queues",
     "Wanted",
+    "attempt_of",
     "children",
+    "files_of",
     "list_flows",
+    "logs_of",
     "parsed",
     "read_flow",
+    "summary_of",
+    "view_of",
 ]

@@ -42,6 +42,27 @@ class AttemptSeen:
     """When it is tried again, at the earliest."""
     seconds: Mapping[str, float] = field(default_factory=dict)
 
+    @classmethod
+    def in_log(cls, body: Mapping[str, Any]) -> AttemptSeen:
+        """The one whose log has this body. Shapes are not trusted."""
+        number, seconds = body.get("attempt"), body.get("seconds")
+        outcome = COMMITTED if body.get("succeeded") else "failed"
+        return cls(
+            number=number if isinstance(number, int) else 1,
+            token=_text(body.get("token"), ""),
+            outcome=_text(body.get("outcome"), outcome),
+            reason=_text(body.get("reason"), ""),
+            started_at=_text(body.get("startedAt"), ""),
+            finished_at=_text(body.get("finishedAt"), ""),
+            rule=_text(body.get("rule"), ""),
+            next_at=_text(body.get("nextAttemptAt"), ""),
+            seconds={
+                str(step): value
+                for step, value in (seconds.items() if isinstance(seconds, Mapping) else ())
+                if isinstance(value, int | float)
+            },
+        )
+
 
 @dataclass(kw_only=True, eq=False)
 class JobSeen:
@@ -208,25 +229,7 @@ class FlowReader:
         )
 
     def _add_attempt(self, body: Mapping[str, Any], context: Context) -> None:
-        number, seconds = body.get("attempt"), body.get("seconds")
-        outcome = COMMITTED if body.get("succeeded") else "failed"
-        self._job(context).attempts.append(
-            AttemptSeen(
-                number=number if isinstance(number, int) else 1,
-                token=_text(body.get("token"), ""),
-                outcome=_text(body.get("outcome"), outcome),
-                reason=_text(body.get("reason"), ""),
-                started_at=_text(body.get("startedAt"), ""),
-                finished_at=_text(body.get("finishedAt"), ""),
-                rule=_text(body.get("rule"), ""),
-                next_at=_text(body.get("nextAttemptAt"), ""),
-                seconds={
-                    str(step): value
-                    for step, value in (seconds.items() if isinstance(seconds, Mapping) else ())
-                    if isinstance(value, int | float)
-                },
-            )
-        )
+        self._job(context).attempts.append(AttemptSeen.in_log(body))
 
     def _add_commit(self, body: Mapping[str, Any], context: Context) -> None:
         number = body.get("attempt")

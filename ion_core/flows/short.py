@@ -6,12 +6,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any
 
+from ion_core.contracts.looking import FlowState
 from ion_core.events import pairs_to_json
 from ion_core.flows.flow import COMMITTED, DEAD_LETTERED, GONE, PENDING, Flow
 
-Outcome = Literal["dead", "failed", "running", "done"]
+Outcome = FlowState
 DEAD: Outcome = "dead"
 FAILED: Outcome = "failed"
 RUNNING: Outcome = "running"

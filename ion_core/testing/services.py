@@ -4,72 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ion_core.contracts.service import FlowOutcome, Reloads, Service
-from ion_core.contracts.storage import BlobInfo
-from ion_core.errors import InvalidEvent, IonError, TransientError, Unroutable
-from ion_core.events import Context, Event
+from ion_core.contracts.service import Reloads, Service
+from ion_core.errors import InvalidCursor, InvalidEvent, IonError, PermanentError, TransientError, Unroutable
+from ion_core.testing.host import Host
 from ion_core.testing.kit import Conformance, needs, refused, undeclared
-
-
-class Host:
-    """What the kit gives a service to publish to: it notes every event, or raises ``refusing``.
-
-    ``work`` is a directory that is there. Every type is taken that is among ``taken``; nothing waits, and every
-    flow is over at once. Files that are given away are gone, whatever becomes of the event.
-    """
-
-    def __init__(self, work: Path, *, taken: Sequence[str] = ()) -> None:
-        self.work = work
-        self.taken = taken
-        self.published: asyncio.Queue[str] = asyncio.Queue()
-        self.refusing: IonError | None = None
-
-    async def publish(
-        self,
-        event_type: str,
-        *,
-        data: Sequence[tuple[str, str]] = (),
-        files: Mapping[str, Path] | None = None,
-        event_id: str | None = None,
-        correlation_id: str | None = None,
-        name: str | None = None,
-        parent_event_id: str = "",
-        consume: bool = False,
-        told: Mapping[str, BlobInfo] | None = None,
-    ) -> Event:
-        if consume:
-            for path in (files or {}).values():
-                path.unlink()
-        self.published.put_nowait(event_type)
-        if self.refusing is not None:
-            raise self.refusing
-        event_id = event_id or Conformance.fresh("event")
-        context = Context(
-            name="kit" if name is None else name,
-            event_id=event_id,
-            correlation_id=correlation_id or event_id,
-            parent_event_id=parent_event_id,
-        )
-        return Event(context=context, type=event_type, data=tuple(data), files=tuple(files or ()))
-
-    async def pending(self, event_type: str) -> int | None:
-        return 0
-
-    async def outcome(self, correlation_id: str, *, within: timedelta = timedelta(0)) -> FlowOutcome | None:
-        return FlowOutcome(correlation_id=correlation_id, outcome="done", over=True, events=1, jobs={"committed": 1})
-
-    def event_types(self) -> Sequence[str]:
-        return sorted(self.taken)
-
-    def problems(self) -> Sequence[str]:
-        return ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +38,9 @@ class ServiceConformance(Conformance):
                 await post(service.url)             # whatever the answer is
                 return "photo.received"             # the type the host must have been asked to publish
 
+            async def cause_look(self, service):    # None for a service that looks at nothing
+                await get(service.url + "/flows")   # whatever the answer is
+
             def unservable(self):                   # None for a service that nothing can keep from serving
                 return a_gateway_whose_port_is_taken()
 
@@ -111,6 +58,9 @@ class ServiceConformance(Conformance):
     cause_event: Callable[..., Awaitable[str]] | None = undeclared(
         "cause_event", "async def cause_event(self, service): make it publish, return the event's type"
     )
+    cause_look: Callable[..., Awaitable[None]] | None = undeclared(
+        "cause_look", "async def cause_look(self, service): make it look at something that its host shows"
+    )
     unservable: Callable[..., Any] | None = undeclared(
         "unservable", "def unservable(self): a service that cannot serve"
     )
@@ -126,8 +76,8 @@ class ServiceConformance(Conformance):
 
     @contextmanager
     def host(self) -> Iterator[Host]:
-        with tempfile.TemporaryDirectory(prefix="ion-kit-") as work:
-            yield Host(Path(work), taken=self.event_types)
+        with tempfile.TemporaryDirectory(prefix="ion-kit-") as directory:
+            yield Host(Path(directory), taken=self.event_types)
 
     @asynccontextmanager
     async def _running(self, service: Service, host: Host) -> AsyncIterator[Serving]:
@@ -211,6 +161,16 @@ class ServiceConformance(Conformance):
             await self.ends(serving.running)
             left = sorted(path.name for path in serving.host.work.iterdir())
             assert not left, f"left in the work directory: {left}"
+
+    @needs("cause_look")
+    async def test_what_the_host_cannot_tell_does_not_end_it(self, service: Service) -> None:
+        assert self.cause_look is not None
+        async with self.serving(service) as serving:
+            for error in (None, TransientError("away"), InvalidCursor("no cursor"), PermanentError("damaged"), None):
+                serving.host.unanswering = error
+                await self.within(self.cause_look(service), "cause_look")
+                await self.within(serving.host.looked_at.get(), f"a look at the host after {error!r}")
+            await self.stays_quiet(asyncio.shield(serving.running), "run ended because of what the host did not tell")
 
     @needs("reloads")
     async def test_reload_names_what_takes_a_restart(self, service: Reloads) -> None:

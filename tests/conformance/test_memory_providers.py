@@ -124,6 +124,9 @@ class TestMemoryService(ServiceConformance):
         service.poke("photo.received")
         return "photo.received"
 
+    async def cause_look(self, service: MemoryService) -> None:
+        service.ask()
+
     def reloads(self) -> list[tuple[MemoryServiceSettings, list[str]]]:
         return [(MemoryServiceSettings(greeting="hello"), []), (MemoryServiceSettings(place="there"), ["place"])]
 

@@ -37,6 +37,9 @@ class Services(ServiceConformance):
         service.poke("photo.received")
         return "photo.received"
 
+    async def cause_look(self, service: MemoryService) -> None:
+        service.ask()
+
     def unservable(self) -> MemoryService:
         return MemoryService(broken=TransientError("memory service: out of order, as the test wants it"))
 
@@ -160,6 +163,22 @@ async def leaves_what_was_refused(self: Any, host: Any) -> None:
         with contextlib.suppress(IonError):
             await host.publish(event_type, files={"photo.jpg": upload})
             upload.unlink()
+
+
+@service("what_the_host_cannot_tell_does_not_end_it", "run")
+async def ends_when_it_is_not_told(self: Any, host: Any, stop: asyncio.Event, ready: asyncio.Event) -> None:
+    ready.set()
+    while not stop.is_set():
+        await self._asked.get()
+        await host.flows()
+
+
+@service("what_the_host_cannot_tell_does_not_end_it", "_look")
+async def looks_until_it_is_not_told(self: Any, host: Any) -> None:
+    with contextlib.suppress(IonError):
+        while True:
+            await self._asked.get()
+            await host.flows()
 
 
 @service("reload_names_what_takes_a_restart", "reload")

@@ -18,7 +18,7 @@ from ion_core.cli.whole import Options
 
 if TYPE_CHECKING:
     from ion_core.app import App
-    from ion_core.cli.flow.stored import FileOfFlow
+    from ion_core.flows import FileOfFlow
 
 
 @click.command("files")
@@ -49,8 +49,10 @@ def command(options: Options, id: str | None, directory: str | None, module: str
         out_array([_to_json(it, directory) for it in files])
         return
     if directory is not None:
+        from ion_core.cli.flow.stored import path_of
+
         for it in files:
-            out(plain(str(Path(directory) / it.path)), whole=True)
+            out(plain(str(Path(directory) / path_of(it))), whole=True)
         return
     _list(options, files)
 
@@ -66,8 +68,9 @@ def _list(options: Options, files: Sequence[FileOfFlow]) -> None:
 
 
 async def _work(app: App, id: str | None, module: str | None, directory: str | None) -> list[FileOfFlow]:
-    from ion_core.cli.flow.stored import fetch, files_of
+    from ion_core.cli.flow.stored import fetch
     from ion_core.cli.ids import flow_or_event, newest_flow
+    from ion_core.flows import files_of
 
     documents = await app.documents()
     event_id: str | None = None
@@ -119,4 +122,8 @@ def _to_json(it: FileOfFlow, directory: str | None) -> dict[str, Any]:
         "cameIn": it.came_in,
         "eventId": it.event_id,
     }
-    return said if directory is None else said | {"path": str(Path(directory) / it.path)}
+    if directory is None:
+        return said
+    from ion_core.cli.flow.stored import path_of
+
+    return said | {"path": str(Path(directory) / path_of(it))}

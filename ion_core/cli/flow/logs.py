@@ -16,7 +16,7 @@ from ion_core.errors import DocumentNotFound, UsageError
 
 if TYPE_CHECKING:
     from ion_core.app import App
-    from ion_core.contracts.storage import Document, DocumentStore
+    from ion_core.contracts.storage import DocumentStore
 
 
 @click.command("logs")
@@ -73,6 +73,7 @@ async def _print(app: App, event_id: str, module: str | None, attempt: int | Non
     from ion_core.cli.flow.text import LOG_LOST
     from ion_core.cli.ids import whole_id
     from ion_core.events import MODULE_LOGS
+    from ion_core.flows import logs_of
 
     documents = await app.documents()
     event_id, correlation_id = await whole_id(documents, event_id)
@@ -134,18 +135,6 @@ def as_it_is_now(text: str, failed: Path) -> str:
         return "workspace not kept any more: newer ones of the module are" if gone else line
 
     return "\n".join(map(now, text.split("\n")))
-
-
-async def logs_of(
-    documents: DocumentStore, event_id: str, correlation_id: str | None
-) -> AsyncIterator[tuple[str, Document]]:
-    """Module and log of every attempt for that event; without a correlation id all logs are looked through."""
-    from ion_core.events import MODULE_LOGS, parse_context
-
-    async for document in documents.find(MODULE_LOGS, correlation_id=correlation_id):
-        context = parse_context(document.body, what="log", problems=[])
-        if context.event_id == event_id:
-            yield context.name, document
 
 
 async def _lost(

@@ -1,4 +1,4 @@
-"""The files of a flow: which there are, and fetched into a directory."""
+"""The files of a flow, fetched into a directory."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from ion_core.contracts.storage import BlobInfo, BlobStore, Document, DocumentStore, check_key
+from ion_core.contracts.storage import BlobInfo, BlobStore, check_key
 from ion_core.errors import PermanentError, UsageError, storage_error
-from ion_core.events import COMMIT, EVENT_META, StoredFile, parse_context
+from ion_core.events import StoredFile
+from ion_core.flows import FileOfFlow
 from ion_core.stores import for_each, key_segment
 
 IN = "_in"
@@ -21,68 +21,18 @@ NAMED = 5
 """Of many files with one trouble, so many are named."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class FileOfFlow:
-    """A file, and whose it is: the module that made it, and the event that it made it of.
+def path_of(it: FileOfFlow) -> Path:
+    """Where it goes below a directory: ``<module>/<event id>/<name>``, whatever these are; of what came in ``_in``.
 
-    Of what ``came_in`` from outside ``module`` is who it came from, and the event is the one that brought it.
+    That is the name of no module, as that of whoever it came from may be.
     """
-
-    file: StoredFile
-    module: str
-    event_id: str
-    came_in: bool = False
-
-    @property
-    def path(self) -> Path:
-        """Where it goes below a directory: ``<module>/<event id>/<name>``, whatever these are; of what came in ``_in``.
-
-        That is the name of no module, as that of whoever it came from may be.
-        """
-        return Path(
-            IN if self.came_in else key_segment(self.module), key_segment(self.event_id), check_key(self.file.name)
-        )
-
-
-async def files_of(documents: DocumentStore, correlation_id: str, event_id: str | None = None) -> list[FileOfFlow]:
-    """Files of a flow, each once: those that events bring in the order of storing, then what no event brings.
-
-    With ``event_id`` those that this event brings, and those that modules made of it. Raises PermanentError for
-    documents that do not say where a file lies.
-    """
-    made: dict[str, FileOfFlow] = {}
-    brought: list[tuple[str, str, StoredFile]] = []
-    async for document in documents.find(correlation_id=correlation_id):
-        context = parse_context(document.body, what=document.kind, problems=[])
-        if document.kind == COMMIT:
-            for file in _stored(document):
-                made[file.key] = FileOfFlow(file=file, module=context.name, event_id=context.event_id)
-        elif document.kind == EVENT_META:
-            brought += [(document.id, context.name, file) for file in _stored(document)]
-    found: dict[str, FileOfFlow] = {}
-    for id, name, file in brought:
-        if event_id in (None, id):
-            whose = FileOfFlow(file=file, module=name, event_id=id, came_in=True)
-            found.setdefault(file.key, made.get(file.key, whose))
-    for it in made.values():
-        if event_id in (None, it.event_id):
-            found.setdefault(it.file.key, it)
-    return list(found.values())
-
-
-def _stored(document: Document) -> list[StoredFile]:
-    listed = document.body.get("blobs" if document.kind == EVENT_META else "outputs") or ()
-    try:
-        return [StoredFile.from_json(item) for item in listed]
-    except (KeyError, TypeError, AttributeError) as error:
-        where = f"{document.kind} {document.id[:80]!r}"
-        raise PermanentError(f"{where}: does not say where its files lie. Restore it, or remove it.") from error
+    return Path(IN if it.came_in else key_segment(it.module), key_segment(it.event_id), check_key(it.file.name))
 
 
 async def fetch(
     files: Sequence[FileOfFlow], directory: Path, *, blobs: BlobStore, fetched: Callable[[FileOfFlow], None]
 ) -> None:
-    """Have each of them at its ``path`` below ``directory``, which is made; ``fetched`` is called for each that is.
+    """Have each of them at ``path_of`` it below ``directory``, which is made; ``fetched`` is called for each that is.
 
     What is there with the same content is left; so it can be repeated. Raises UsageError, before anything is fetched,
     where another file is there, and PermanentError, when all others are there, for what could not be had.
@@ -107,7 +57,7 @@ async def fetch(
         except PermanentError as error:
             lost.append(f"{it.file.name!r} of {it.module}: {error}")
             return
-        await asyncio.to_thread(_place, part, directory / it.path, executable=it.file.executable)
+        await asyncio.to_thread(_place, part, directory / path_of(it), executable=it.file.executable)
         fetched(it)
 
     try:
@@ -124,7 +74,7 @@ def _sorted(files: Sequence[FileOfFlow], directory: Path) -> tuple[list[FileOfFl
     try:
         directory.mkdir(parents=True, exist_ok=True)
         for it in files:
-            path = directory / it.path
+            path = directory / path_of(it)
             if not os.path.lexists(path):
                 missing.append(it)
             elif _is(path, it.file):

@@ -246,7 +246,7 @@ def _contents(root: Path) -> Iterator[Mapping[str, Any]]:
 
 async def _last_logs(app: App, event: Event, token: str | None = None) -> Mapping[str, Mapping[str, Any]]:
     """By module, the log of the attempt that ended last, or of the one with that ``token``."""
-    from ion_core.cli.flow.logs import logs_of
+    from ion_core.flows import logs_of
 
     found: dict[str, Mapping[str, Any]] = {}
     async for module, log in logs_of(await app.documents(), event.context.event_id, event.context.correlation_id):

@@ -835,6 +835,7 @@ async def test_what_does_not_finish_is_cut_off_and_leaves_nothing(
 
 class TestGatewayIsAService(ServiceConformance):
     event_types = TYPES
+    cause_look = None
 
     @pytest_asyncio.fixture
     async def service(self) -> AsyncIterator[Gateway]:

@@ -444,6 +444,7 @@ async def test_a_full_disk_is_waited_out_while_events_are_published(
 
 class TestScheduleIsAService(ServiceConformance):
     clock: Clock
+    cause_look = None
 
     @pytest_asyncio.fixture
     async def service(self, tmp_path: Path) -> AsyncIterator[Schedule]:

@@ -547,6 +547,7 @@ class Counted:
 
 class TestWatchIsAService(ServiceConformance):
     made: WatchSettings
+    cause_look = None
     number = 0
 
     @pytest_asyncio.fixture

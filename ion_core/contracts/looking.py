@@ -1,0 +1,191 @@
+"""What a service may look at: flows, documents, files, logs, the pipeline, by page. Value types, all of them frozen."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Generic, Literal, TypeVar
+
+from ion_core.events import Pairs, StoredFile
+
+T = TypeVar("T", covariant=True)
+
+FlowState = Literal["dead", "failed", "running", "done"]
+"""The worst of a flow's jobs, in the words of `ion-core trace list`."""
+JobState = Literal["committed", "pending", "retried", "dead-lettered", "gone"]
+"""``gone``: it would be pending or retried if the configuration still had the module."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page(Generic[T]):
+    """Some of many.
+
+    ``cursor``   where the next page goes on, opaque; None where there is none. A page may be short, or empty, and have
+                 one: it has looked at as much as one page may.
+    ``damaged``  what is said of documents that cannot be read, met on the way to this page; they hide no others.
+    """
+
+    items: Sequence[T]
+    cursor: str | None = None
+    damaged: Sequence[str] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowOutcome:
+    """How a flow stands: an event from outside and all that followed from it.
+
+    ``outcome``  the worst of its jobs, in the words of `ion-core trace list`: ``dead`` was given up, ``failed`` failed
+                 and is to be tried again, ``running`` waits or runs; ``done`` is a flow that has none of these.
+    ``over``     whether each of its jobs has committed or was given up. A dead letter that is redriven begins anew.
+    ``events``   how many there are so far.
+    ``jobs``     how many there are so far, by state: ``committed``, ``pending``, ``retried``, ``dead-lettered``, and
+                 ``gone`` where the configuration has the module no more.
+    ``failing``  the modules whose jobs were given up, or failed last time, each once.
+    """
+
+    correlation_id: str
+    outcome: FlowState
+    over: bool
+    events: int
+    jobs: Mapping[str, int]
+    failing: Sequence[str] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowSummary(FlowOutcome):
+    """A flow in a list: how it stands, and what it began with.
+
+    ``event_id``, ``type``, ``data`` and ``files`` are those of its first event; ``started_at`` is when its first
+    attempt began, ``finished_at`` when its last one so far ended, None where none has.
+    """
+
+    event_id: str
+    type: str
+    data: Pairs = ()
+    files: Sequence[str] = ()
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttemptView:
+    """What the log of one attempt says. ``seconds`` it took by step (``prepare``, ``module``, ``commit``), and ``all``.
+
+    Numbers begin again after a redrive; ``token`` is unlike that of any other attempt.
+    """
+
+    number: int
+    token: str
+    outcome: str
+    reason: str = ""
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    seconds: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobView:
+    """One module's work for one event. ``events`` are the ids of those that it led to, ``insights`` its facts.
+
+    ``committed_by`` is number and token of the attempt that committed. ``formerly`` are names that the module had when
+    it did some of this.
+    """
+
+    event_id: str
+    module: str
+    state: JobState
+    attempts: Sequence[AttemptView] = ()
+    committed_by: tuple[int, str] | None = None
+    insights: Pairs = ()
+    events: Sequence[str] = ()
+    formerly: Sequence[str] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class EventView:
+    """An event of a flow: who it came from, what it brings. ``parent_event_id`` is '' for what starts a flow."""
+
+    event_id: str
+    type: str
+    name: str
+    parent_event_id: str
+    data: Pairs = ()
+    files: Sequence[str] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowView:
+    """All of a flow. An event stands behind the one that it followed from, jobs in the order of their events."""
+
+    summary: FlowSummary
+    events: Sequence[EventView]
+    jobs: Sequence[JobView]
+    damaged: Sequence[str] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileView:
+    """A file of a flow, and whose it is: the module that made it, and the event that it made it of.
+
+    Of what ``came_in`` from outside ``module`` is who it came from, and the event is the one that brought it.
+    """
+
+    file: StoredFile
+    module: str
+    event_id: str
+    came_in: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileContent:
+    """A file whose content is at hand, of the size and sha256 that ``file`` says: ``chunks`` has all of it, once."""
+
+    file: StoredFile
+    chunks: AsyncIterator[bytes]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogView:
+    """The log of one attempt, with the sections ``Preparer logs``, ``Worker logs`` and ``Committer logs``."""
+
+    event_id: str
+    module: str
+    attempt: AttemptView
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModuleView:
+    """A module of the configuration. ``image`` is None where it is a program of this machine."""
+
+    name: str
+    subscribes: Sequence[str]
+    publishes: Sequence[str]
+    runtime: str
+    image: str | None
+    concurrency: int
+    retries: int
+    timeout: timedelta
+
+
+@dataclass(frozen=True, kw_only=True)
+class Link:
+    """Events of a type go from one module to another. ``source`` is '' for what comes from outside, ``target`` '' for
+    what no module takes."""
+
+    source: str
+    type: str
+    target: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pipeline:
+    """The modules of the configuration, in its order, and how events go between them.
+
+    Each type that a module takes has a link from each module that may publish it, or from outside where none may; each
+    that a module may publish and none takes has a link to nowhere.
+    """
+
+    modules: Sequence[ModuleView]
+    links: Sequence[Link]

@@ -1,0 +1,119 @@
+"""The host that the service kit gives a service: it notes what it is asked, and has nothing to show."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ion_core.contracts.looking import (
+    FileContent,
+    FileView,
+    FlowOutcome,
+    FlowSummary,
+    FlowView,
+    LogView,
+    Page,
+    Pipeline,
+)
+from ion_core.contracts.storage import BlobInfo, Document
+from ion_core.errors import BlobNotFound, IonError
+from ion_core.events import Context, Event
+from ion_core.testing.kit import Conformance
+
+T = TypeVar("T")
+
+
+class Host:
+    """What the kit gives a service to publish to: it notes every event, or raises ``refusing``.
+
+    ``directory`` is there, and ``work`` in it. Every type is taken that is among ``taken``; nothing waits, and every
+    flow is over at once. Files that are given away are gone, whatever becomes of the event.
+
+    There is nothing to look at: what is asked for is empty, or ``unanswering`` is raised. ``looked_at`` has the name
+    of each method that was called for that.
+    """
+
+    name = "kit"
+
+    def __init__(self, directory: Path, *, taken: Sequence[str] = ()) -> None:
+        self.directory = directory
+        self.work = directory / "work"
+        self.work.mkdir()
+        self.taken = taken
+        self.published: asyncio.Queue[str] = asyncio.Queue()
+        self.refusing: IonError | None = None
+        self.unanswering: IonError | None = None
+        self.looked_at: asyncio.Queue[str] = asyncio.Queue()
+
+    async def publish(
+        self,
+        event_type: str,
+        *,
+        data: Sequence[tuple[str, str]] = (),
+        files: Mapping[str, Path] | None = None,
+        event_id: str | None = None,
+        correlation_id: str | None = None,
+        name: str | None = None,
+        parent_event_id: str = "",
+        consume: bool = False,
+        told: Mapping[str, BlobInfo] | None = None,
+    ) -> Event:
+        if consume:
+            for path in (files or {}).values():
+                path.unlink()
+        self.published.put_nowait(event_type)
+        if self.refusing is not None:
+            raise self.refusing
+        event_id = event_id or Conformance.fresh("event")
+        context = Context(
+            name=self.name if name is None else name,
+            event_id=event_id,
+            correlation_id=correlation_id or event_id,
+            parent_event_id=parent_event_id,
+        )
+        return Event(context=context, type=event_type, data=tuple(data), files=tuple(files or ()))
+
+    async def pending(self, event_type: str) -> int | None:
+        return 0
+
+    async def outcome(self, correlation_id: str, *, within: timedelta = timedelta(0)) -> FlowOutcome | None:
+        return FlowOutcome(correlation_id=correlation_id, outcome="done", over=True, events=1, jobs={"committed": 1})
+
+    def event_types(self) -> Sequence[str]:
+        return sorted(self.taken)
+
+    def problems(self) -> Sequence[str]:
+        return ()
+
+    def pipeline(self) -> Pipeline:
+        return Pipeline(modules=[], links=[])
+
+    async def flows(self, **asked: Any) -> Page[FlowSummary]:
+        return self._told("flows", Page(items=[]))
+
+    async def flow(self, correlation_id: str) -> FlowView | None:
+        return self._told("flow", None)
+
+    async def documents(self, kind: str | None = None, **asked: Any) -> Page[Document]:
+        return self._told("documents", Page(items=[]))
+
+    async def files(self, correlation_id: str, event_id: str | None = None) -> Sequence[FileView]:
+        return self._told("files", [])
+
+    @asynccontextmanager
+    async def file(self, correlation_id: str, key: str) -> AsyncIterator[FileContent]:
+        raise self._told("file", BlobNotFound(f"flow {correlation_id!r}: has no file {key!r}. There are none."))
+        yield
+
+    async def logs(self, event_id: str, *, correlation_id: str | None = None) -> Sequence[LogView]:
+        return self._told("logs", [])
+
+    def _told(self, what: str, answer: T) -> T:
+        self.looked_at.put_nowait(what)
+        if self.unanswering is not None:
+            raise self.unanswering
+        return answer
