@@ -39,7 +39,7 @@ SECTIONS = {
         Listed("files", "flow.files", "List the files of a flow, or fetch them into a directory."),
         Listed("why", "flow.why", "Say what happened to an event at each module, why, and what to type next."),
         Listed("logs", "flow.logs", "Print the log of every attempt for an event."),
-        Listed("dlq", "event.dlq", "Dead letters: list, show, redrive or purge them."),
+        Listed("dlq", "event.dlq", "Dead letters: list, group, show, redrive, purge, export or import them."),
         Listed("gc", "flow.gc", "Remove old flows, and files of attempts that never committed."),
     ),
     "Write modules": (

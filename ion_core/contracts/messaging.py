@@ -248,7 +248,18 @@ class MessageBroker(Protocol):
         """Up to ``limit`` ready messages, oldest first, without taking them or counting anything."""
 
     async def dead_letters(self, queue: str, *, limit: int | None = None) -> Sequence[DeadLetter]:
-        """Dead letters of ``queue``, oldest first. Ids are stable until redriven or purged."""
+        """Dead letters of ``queue``, oldest first: in the order in which they were kept aside here.
+
+        Ids are stable until redriven or purged.
+        """
+
+    async def add_dead_letters(self, queue: str, letters: Sequence[DeadLetter]) -> Sequence[str]:
+        """Keep these aside in ``queue``, as if each had died there when it did; returns their ids, which are new.
+
+        Each with body, headers, reason, attempts, log tail and time of death; what their ``queue`` and ``id`` say is of
+        no matter. Each is durable, whole or not at all; after an error some of them may be there, the first ones. They
+        stand behind those that are there. Raises QueueNotDeclared, and MessageRefused as ``publish``.
+        """
 
     async def redrive(self, queue: str, ids: Sequence[str]) -> int:
         """Put these dead letters back into ``queue``, attempts starting again at 1. Each moves whole or not at all.

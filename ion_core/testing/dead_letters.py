@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from ion_core.contracts.messaging import MessageBroker
-from ion_core.errors import DeadLetterNotFound
+from ion_core.contracts.messaging import DeadLetter, MessageBroker
+from ion_core.errors import DeadLetterNotFound, QueueNotDeclared
 from ion_core.testing.kit import only, refused
 from ion_core.testing.subscriber import BODY, HEADERS, BrokerKit
 
@@ -130,6 +131,39 @@ class DeadLetterRules(BrokerKit):
             with refused(DeadLetterNotFound, naming="no-such-id"):
                 await broker.purge(held.queue, [letter.id, "no-such-id"])
             assert [kept.id for kept in await broker.dead_letters(held.queue)] == [letter.id]
+
+    async def test_dead_letters_can_be_brought_from_elsewhere(self, broker: MessageBroker) -> None:
+        died_at = datetime(2026, 1, 2, 3, 4, 5, 678000, UTC)
+        brought = [
+            DeadLetter(
+                id="of another broker",
+                queue="of another broker",
+                body=body,
+                headers={**HEADERS, "n": str(n)},
+                reason=f"exit code {n}: naïve 🙂",
+                attempts=n + 1,
+                log_tail=("first line", "", "last line: \t ü"),
+                died_at=died_at + timedelta(seconds=n),
+            )
+            for n, body in enumerate([BODY, b"\x00\xff is no event"])
+        ]
+        async with self.dead(broker, b"was here") as held:
+            ids = list(await broker.add_dead_letters(held.queue, brought))
+            there = await broker.dead_letters(held.queue)
+            assert [letter.id for letter in there[1:]] == ids, "their new ids, behind those that are there"
+            kept = [replace(it, headers=dict(it.headers), log_tail=tuple(it.log_tail)) for it in there[1:]]
+            assert kept == [replace(it, id=id, queue=held.queue) for it, id in zip(brought, ids, strict=True)]
+            assert await broker.redrive(held.queue, ids[:1]) == 1
+            again = await held.subscriber.take()
+            assert (again.attempt, again.body, dict(again.headers)) == (1, BODY, {**HEADERS, "n": "0"})
+            await again.ack()
+            assert await broker.purge(held.queue, ids[1:]) == 1
+        await self.counts(broker, held.queue, dead=1)
+
+    async def test_nothing_is_added_to_an_undeclared_queue(self, broker: MessageBroker) -> None:
+        with refused(QueueNotDeclared, naming="never-declared"):
+            letter = DeadLetter(id="", queue="", body=b"1", reason="r", attempts=1, died_at=datetime.now(UTC))
+            await broker.add_dead_letters("never-declared", [letter])
 
     async def test_a_queue_knows_its_own_dead_letters_only(self, broker: MessageBroker) -> None:
         async with self.dead(broker, b"here") as here, self.dead(broker, b"there") as there:

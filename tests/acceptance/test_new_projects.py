@@ -53,6 +53,15 @@ def test_a_new_project_is_complete_and_does_what_its_readme_says(project: Pipeli
     assert event["data"] == [{"key": "bytes", "value": str(len(readme.encode()))}]
 
 
+def test_editors_find_the_schema_of_a_new_configuration(project: Pipeline) -> None:
+    first = (project.home / "ion.yaml").read_text(encoding="utf-8").splitlines()[0]
+    name = first.removeprefix("# yaml-language-server: $schema=")
+    schema = (project.home / name).read_text(encoding="utf-8")
+    assert schema == project.ion("config", "schema").stdout
+    project.ion("module", "init", "second", "--language", "sh", "--subscribes", "welcome.done")
+    assert (project.home / "ion.yaml").read_text(encoding="utf-8").splitlines()[0] == first
+
+
 def test_nothing_of_a_project_is_written_over(project: Pipeline) -> None:
     before = files(project.home)
     refused = project.ion("init", code=2)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ion_core.app import App
-from ion_core.cli.event.dlq import whole_letter
+from ion_core.cli.event.letters import whole_letter
 from ion_core.contracts.messaging import RetryPolicy
 from ion_core.errors import UsageError
 from tests.cli.running import Ion, command
@@ -118,7 +118,7 @@ def test_an_id_that_is_not_there_moves_nothing(dead: Ion) -> None:
     assert len(_listed(dead)) == 3
 
 
-@pytest.mark.parametrize("arguments", [[], ["1", "--all"], ["1", "--reason", "x"], ["--module", "up"]])
+@pytest.mark.parametrize("arguments", [[], ["1", "--all"], ["1", "--reason", "x"]])
 @pytest.mark.parametrize("verb", ["redrive", "purge"])
 def test_which_ones_has_to_be_said(dead: Ion, verb: str, arguments: list[str]) -> None:
     result = dead("dlq", verb, *arguments)

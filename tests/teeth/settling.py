@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from functools import partial
 from typing import Any
 
-from ion_core.contracts.messaging import HoldLimit, Message
-from ion_core.embedded.memory.broker import MemoryBroker, MemoryDelivery, Stored
+from ion_core.contracts.messaging import DeadLetter, HoldLimit, Message
+from ion_core.embedded.memory.broker import MemoryBroker, MemoryDelivery, MemoryQueue, Stored
 from ion_core.errors import (
     DeadLetterNotFound,
     DeliveryLost,
@@ -383,6 +384,46 @@ async def purges_nothing(self: Any, queue: str, ids: list[str]) -> int:
 @broker("purge_of_an_unknown_id_deletes_nothing", "purge")
 async def purges_one_by_one(self: Any, queue: str, ids: list[str]) -> int:
     return await one_by_one(super(type(self), self).purge, queue, ids)
+
+
+async def added(self: Any, queue: str, letters: Sequence[DeadLetter], **instead: Any) -> Sequence[str]:
+    changed = [replace(letter, **instead) for letter in letters]
+    return await super(type(self), self).add_dead_letters(queue, changed)  # type: ignore[no-any-return]
+
+
+@broker("dead_letters_can_be_brought_from_elsewhere", "add_dead_letters")
+async def has_them_die_now(self: Any, queue: str, letters: Sequence[DeadLetter]) -> Sequence[str]:
+    return await added(self, queue, letters, died_at=datetime.now(UTC))
+
+
+@broker("dead_letters_can_be_brought_from_elsewhere", "add_dead_letters")
+async def counts_one_attempt_for_all(self: Any, queue: str, letters: Sequence[DeadLetter]) -> Sequence[str]:
+    return await added(self, queue, letters, attempts=1)
+
+
+@broker("dead_letters_can_be_brought_from_elsewhere", "add_dead_letters")
+async def leaves_their_logs_behind(self: Any, queue: str, letters: Sequence[DeadLetter]) -> Sequence[str]:
+    return await added(self, queue, letters, log_tail=())
+
+
+@broker("dead_letters_can_be_brought_from_elsewhere", "add_dead_letters")
+async def adds_them_before_the_others(self: Any, queue: str, letters: Sequence[DeadLetter]) -> Sequence[str]:
+    numbers, self._numbers = self._numbers, iter(range(-100, 0))
+    ids = await added(self, queue, letters)
+    self._numbers = numbers
+    return ids
+
+
+@broker("dead_letters_can_be_brought_from_elsewhere", "add_dead_letters")
+async def keeps_the_ids_that_they_had(self: Any, queue: str, letters: Sequence[DeadLetter]) -> Sequence[str]:
+    await added(self, queue, letters)
+    return [letter.id for letter in letters]
+
+
+@broker("nothing_is_added_to_an_undeclared_queue", "add_dead_letters")
+async def makes_the_queue(self: Any, queue: str, letters: Sequence[DeadLetter]) -> Sequence[str]:
+    self._queues.setdefault(queue, MemoryQueue())
+    return await added(self, queue, letters)
 
 
 @broker("a_queue_knows_its_own_dead_letters_only", "_remove_dead")

@@ -1,16 +1,19 @@
-"""``ion-core dlq list``, ``show``, ``redrive`` and ``purge``."""
+"""``ion-core dlq``: dead letters listed, shown and purged; ``redrive``, ``export`` and ``import`` stand beside."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from ion_core.cli.event.dlq_exchange import export, import_letters
+from ion_core.cli.event.dlq_redrive import redrive
+from ion_core.cli.event.letters import Which, by_id, chosen, fields, find, for_each_queue, narrowed, run_on, selected
 from ion_core.cli.group import Group
 from ion_core.cli.named import DeadLetterId, ModuleName
-from ion_core.cli.options import Text, check_can_ask, json_option, with_config
+from ion_core.cli.options import check_can_ask, json_option, with_config
 from ion_core.cli.output import (
     ago,
     out,
@@ -29,56 +32,99 @@ from ion_core.cli.whole import Options
 from ion_core.words import counted
 
 if TYPE_CHECKING:
-    from ion_core.app import App
-    from ion_core.contracts.messaging import DeadLetter, MessageBroker
+    from datetime import datetime
 
-F = TypeVar("F", bound=Callable[..., Any])
+    from ion_core.app import App
+    from ion_core.contracts.messaging import DeadLetter
 
 SHOWN = ("id", "module", "type", "eventId", "attempts", "diedAt")
-
-module_option = click.option("--module", metavar="NAME", type=ModuleName(), help="Only those of this module.")
-reason_option = click.option("--reason", metavar="TEXT", type=Text(), help="Only those whose reason contains TEXT.")
-
-
-def _chosen(command: F) -> F:
-    """What says which dead letters are meant: ids, or --all, or --reason."""
-    ids = click.argument("ids", metavar="[ID]…", type=DeadLetterId(), nargs=-1)
-    every = click.option("--all", "every", is_flag=True, help="All of the modules of the configuration.")
-    return ids(every(reason_option(module_option(command))))
 
 
 @click.group("dlq", cls=Group)
 def command() -> None:
-    """Dead letters: list, show, redrive or purge them.
+    """Dead letters: list, group, show, redrive, purge, export or import them.
 
     A dead letter is an event that a module could not handle, kept aside after the last attempt.
     """
 
 
 @command.command("list")
-@module_option
-@reason_option
+@narrowed
+@click.option(
+    "--by",
+    type=click.Choice(["reason", "module", "type"]),
+    help="Groups instead: how many died of one cause, of one module or of one type, and when.",
+)
 @json_option
 @with_config
-def list_letters(options: Options, module: str | None, reason: str | None, as_json: bool) -> None:
+def list_letters(
+    options: Options, module: str | None, reason: str | None, event_type: str | None, by: str | None, as_json: bool
+) -> None:
     """List the dead letters, oldest first; also those in queues that no module of the configuration takes.
 
     On a terminal ids are short and lines are cut to fit; with --verbose nothing is.
+
+    \b
+    Examples:
+      ion-core dlq list --by reason
+      ion-core dlq list --module detect --reason "exit code 3"
     """
     from ion_core.cli.session import load, run
 
     config = load(options)
-    letters = run(config, lambda app: _find(app, module, reason, strays=True), reading=True)
-    entries = [_fields(letter) for letter in letters]
+    which = Which(module=module, reason=reason, type=event_type)
+    letters = run(config, lambda app: find(app, which, strays=True), reading=True)
+    if by is not None:
+        _list_groups(letters, by, as_json=as_json, whole=options.verbose)
+    else:
+        entries = [fields(letter) for letter in letters]
+        if as_json:
+            out_array(entries)
+            return
+        _print_list(entries, whole=options.verbose)
     if as_json:
-        out_array(entries)
         return
-    _print_list(entries, whole=options.verbose)
     for stray in sorted({letter.queue for letter in letters} - config.modules.keys()):
         text = "no module of this configuration takes it. `ion-core module move` gives what lies there to another."
         say(f"{plain(stray)}: {text}")
-    if not entries:
-        say("There are no such dead letters." if module or reason else "There are no dead letters.")
+    if not letters:
+        say("There are no such dead letters." if which.is_narrowed else "There are no dead letters.")
+
+
+def _list_groups(letters: Sequence[DeadLetter], by: str, *, as_json: bool, whole: bool) -> None:
+    from datetime import UTC, datetime
+
+    from ion_core.letters import By, grouped
+
+    groups = grouped(letters, By(by))
+    if as_json:
+        out_array(
+            {
+                by: group.key,
+                "count": group.count,
+                "modules": list(group.modules),
+                "firstDiedAt": group.first.isoformat(timespec="milliseconds"),
+                "lastDiedAt": group.last.isoformat(timespec="milliseconds"),
+                "exampleId": group.example.id,
+            }
+            for group in groups
+        )
+        return
+    here = results().isatty() and not whole
+    now = datetime.now(UTC)
+    ids = shown_ids((group.example.id for group in groups), whole=whole)
+
+    def when(time: datetime) -> str:
+        return ago(time, now) if here else time.isoformat(timespec="milliseconds")
+
+    rows = []
+    for group in groups:
+        modules = [] if by == "module" else [", ".join(group.modules)]
+        key = _cell(group.key) if whole else shortened(_cell(group.key), 160)
+        rows.append([str(group.count), when(group.first), when(group.last), ids[group.example.id], *modules, key])
+    ages = ["FIRST AGO", "LAST AGO"] if here else ["FIRST DIED AT", "LAST DIED AT"]
+    headers = ["COUNT", *ages, "EXAMPLE", *([] if by == "module" else ["MODULES"]), by.upper()]
+    out_table(headers, rows, fit=not whole, cuttable=("MODULES",))
 
 
 def _print_list(entries: Sequence[dict[str, Any]], *, whole: bool) -> None:
@@ -100,13 +146,13 @@ def _print_list(entries: Sequence[dict[str, Any]], *, whole: bool) -> None:
 
 @command.command("show")
 @click.argument("id", type=DeadLetterId())
-@module_option
+@click.option("--module", metavar="NAME", type=ModuleName(), help="Only those of this module.")
 @json_option
 @with_config
 def show(options: Options, id: str, module: str | None, as_json: bool) -> None:
     """Show one dead letter: the event, why it was given up, and the last lines of the module's log."""
-    for letter in _run(options, lambda app: _by_id(app, [id], module), reading=True):
-        entry = {**_fields(letter), **_content(letter)}
+    for letter in run_on(options, lambda app: by_id(app, [id], module), reading=True):
+        entry = {**fields(letter), **_content(letter)}
         if as_json:
             out_json(entry, indent=2)
             continue
@@ -121,35 +167,8 @@ def show(options: Options, id: str, module: str | None, as_json: bool) -> None:
         say(f"Once what was wrong is mended: ion-core dlq redrive{options.flags()} {shlex.quote(plain(letter.id))}")
 
 
-@command.command("redrive")
-@_chosen
-@json_option
-@with_config
-def redrive(
-    options: Options, ids: Sequence[str], every: bool, reason: str | None, module: str | None, as_json: bool
-) -> None:
-    """Put dead letters back into their queues; attempts are counted from 1 again.
-
-    \b
-    Examples:
-      ion-core dlq redrive 17 18
-      ion-core dlq redrive --all --module detect
-    """
-
-    async def work(app: App) -> int:
-        letters = await _selected(app, ids, every, reason, module)
-        return await _forgotten(app, letters, (await app.broker()).redrive)
-
-    _check_choice(ids, every, reason)
-    count = _run(options, work)
-    if as_json:
-        out_json({"redriven": count})
-        return
-    say(f"{count} put back.")
-
-
 @command.command("purge")
-@_chosen
+@chosen
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
 @with_config
@@ -159,8 +178,9 @@ def purge(
     options: Options,
     ids: Sequence[str],
     every: bool,
-    reason: str | None,
     module: str | None,
+    reason: str | None,
+    event_type: str | None,
     yes: bool,
     as_json: bool,
 ) -> None:
@@ -170,10 +190,12 @@ def purge(
     Example:
       ion-core dlq purge --reason "exit code 3" --yes
     """
-    _check_choice(ids, every, reason)
+    which = Which(ids=ids, every=every, module=module, reason=reason, type=event_type)
+    if (bool(ids), every or reason is not None).count(True) != 1:
+        raise click.UsageError("say which: their ids (`ion-core dlq list` shows them), or --all, or --reason TEXT.")
     if not yes:
         check_can_ask(ctx, "say --yes to delete them for good")
-    letters = _run(options, lambda app: _selected(app, ids, every, reason, module))
+    letters = run_on(options, lambda app: selected(app, which))
     if letters and not yes and not click.confirm(f"Delete {counted(len(letters), 'dead letter')} for good?", err=True):
         say("Nothing was deleted.")
         ctx.exit(1)
@@ -181,71 +203,11 @@ def purge(
     async def work(app: App) -> int:
         return await _forgotten(app, letters, (await app.broker()).purge)
 
-    count = _run(options, work)
+    count = run_on(options, work)
     if as_json:
         out_json({"purged": count})
         return
     say(f"{count} deleted.")
-
-
-def _run(options: Options, work: Callable[[App], Awaitable[Any]], *, reading: bool = False) -> Any:
-    from ion_core.cli.session import load, run
-
-    return run(load(options), work, reading=reading)
-
-
-def _check_choice(ids: Sequence[str], every: bool, reason: str | None) -> None:
-    if (bool(ids), every or reason is not None).count(True) != 1:
-        raise click.UsageError("say which: their ids (`ion-core dlq list` shows them), or --all, or --reason TEXT.")
-
-
-async def _selected(
-    app: App, ids: Sequence[str], every: bool, reason: str | None, module: str | None
-) -> list[DeadLetter]:
-    return await (_by_id(app, ids, module) if ids else _find(app, module, reason))
-
-
-async def _find(app: App, module: str | None, reason: str | None = None, *, strays: bool = False) -> list[DeadLetter]:
-    """Of one module or of all in the configuration, oldest first, whose reason has that text.
-
-    With ``strays`` also those in queues that no module of the configuration takes. They may be another configuration's:
-    whatever means *all* of them to be changed leaves them alone.
-    """
-    from ion_core.cli.event.messages import queue_of
-
-    def letters(queue: str) -> Callable[[MessageBroker], Awaitable[Sequence[DeadLetter]]]:
-        return lambda broker: broker.dead_letters(queue)
-
-    found: list[DeadLetter] = []
-    names = [module] if module else list(app.config.modules)
-    if strays and not module:
-        names += [queue.name for queue in await (await app.broker()).queues() if queue.name not in names]
-    for name in names:
-        found += await queue_of(app, name, letters(name), empty=())
-    wanted = (reason or "").casefold()
-    return sorted((it for it in found if wanted in it.reason.casefold()), key=lambda it: it.died_at)
-
-
-async def _by_id(app: App, ids: Sequence[str], module: str | None) -> list[DeadLetter]:
-    """Exactly those, each given whole or by its beginning, unless it is a number.
-
-    Raises DeadLetterNotFound naming what is not there, UsageError for an id that two queues use, or a beginning that
-    several have.
-    """
-    from ion_core.errors import DeadLetterNotFound, UsageError
-
-    by_id: dict[str, list[DeadLetter]] = {}
-    for letter in await _find(app, module, strays=True):
-        by_id.setdefault(letter.id, []).append(letter)
-    ids = list(dict.fromkeys(whole_letter(id, by_id) for id in ids))
-    if missing := [id for id in ids if id not in by_id]:
-        names = ", ".join(repr(id[:80]) for id in missing)
-        raise DeadLetterNotFound(f"no dead letter {names}. `ion-core dlq list` shows those there are.")
-    for id in ids:
-        if len(by_id[id]) > 1:
-            modules = ", ".join(letter.queue for letter in by_id[id])
-            raise UsageError(f"dead letter {id[:80]!r}: more than one module has it: {modules}. Say --module NAME.")
-    return [by_id[id][0] for id in ids]
 
 
 async def _forgotten(app: App, letters: Sequence[DeadLetter], call: Callable[..., Awaitable[int]]) -> int:
@@ -253,41 +215,7 @@ async def _forgotten(app: App, letters: Sequence[DeadLetter], call: Callable[...
     from ion_core.dataplane import forget_rounds
 
     await forget_rounds(await app.documents(), letters)
-    return await _for_each_queue(letters, call)
-
-
-def whole_letter(id: str, known: Iterable[str]) -> str:
-    """The id that is meant, or as it was given. The beginning of a number is another number."""
-    from ion_core.cli.ids import fits, is_enough, the_one
-
-    known = list(known)
-    if id in known or not is_enough(id):
-        return id
-    begun = (it for it in known if fits(it, id) and not it.isdecimal())
-    return the_one(begun, id, what="dead letters") or id
-
-
-async def _for_each_queue(letters: Sequence[DeadLetter], call: Callable[[str, Sequence[str]], Awaitable[int]]) -> int:
-    by_queue: dict[str, list[str]] = {}
-    for letter in letters:
-        by_queue.setdefault(letter.queue, []).append(letter.id)
-    return sum([await call(queue, ids) for queue, ids in by_queue.items()])
-
-
-def _fields(letter: DeadLetter) -> dict[str, Any]:
-    from ion_core.cli.event.messages import described
-
-    event = described(letter.body)
-    return {
-        "id": letter.id,
-        "module": letter.queue,
-        "eventId": event["eventId"],
-        "correlationId": event["correlationId"],
-        "type": event["type"],
-        "reason": letter.reason,
-        "attempts": letter.attempts,
-        "diedAt": letter.died_at.isoformat(timespec="milliseconds"),
-    }
+    return await for_each_queue(letters, call)
 
 
 def _content(letter: DeadLetter) -> dict[str, Any]:
@@ -299,3 +227,8 @@ def _content(letter: DeadLetter) -> dict[str, Any]:
 
 def _cell(value: Any) -> str:
     return "(unreadable)" if value is None else str(value)
+
+
+command.add_command(redrive)
+command.add_command(export)
+command.add_command(import_letters)

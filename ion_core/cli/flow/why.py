@@ -84,7 +84,7 @@ async def _told(app: App, given: str) -> EventTold:
 
 async def _flow_of(app: App, event_id: str) -> str | None:
     """The correlation id of an event that left logs and no document."""
-    from ion_core.cli.flow.logs import logs_of
+    from ion_core.flows import logs_of
 
     async for _, log in logs_of(await app.documents(), event_id, None):
         return log.correlation_id

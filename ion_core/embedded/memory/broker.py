@@ -270,6 +270,14 @@ class MemoryBroker:
         self._check()
         return sorted(self.queue(queue).dead.values(), key=lambda it: int(it.id))[:limit]
 
+    async def add_dead_letters(self, queue: str, letters: Sequence[DeadLetter]) -> Sequence[str]:
+        self._check()
+        dead = self.queue(queue).dead
+        added = [replace(letter, id=str(next(self._numbers)), queue=queue) for letter in letters]
+        dead.update((letter.id, letter) for letter in added)
+        self._changed_now()
+        return [letter.id for letter in added]
+
     async def redrive(self, queue: str, ids: Sequence[str]) -> int:
         letters = self._remove_dead(queue, ids)
         for letter in letters:

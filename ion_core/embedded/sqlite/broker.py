@@ -121,6 +121,12 @@ class SqliteBroker:
             lambda connection: sql.dead_letters(connection, queue, limit=limit), Access.READ
         )
 
+    async def add_dead_letters(self, queue: str, letters: Sequence[DeadLetter]) -> Sequence[str]:
+        letters = list(letters)
+        return await self.database.call(
+            lambda connection: sql.add_dead_letters(connection, queue, letters), Access.DURABLE
+        )
+
     async def redrive(self, queue: str, ids: Sequence[str]) -> int:
         ids = list(ids)
         number, moved = await self.database.call(lambda connection: sql.redrive(connection, queue, ids), Access.DURABLE)

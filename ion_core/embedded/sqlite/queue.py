@@ -310,6 +310,19 @@ def dead_letters(connection: sqlite3.Connection, name: str, *, limit: int | None
     ]
 
 
+def add_dead_letters(connection: sqlite3.Connection, name: str, letters: Sequence[DeadLetter]) -> list[str]:
+    """The ids that they have from now on."""
+    queue = queue_id(connection, name)
+    statement = """INSERT INTO dead_letters (queue, died_at, attempts, reason, log_tail, topic, headers, body)
+        VALUES (?, ?, ?, ?, ?, '', ?, ?) RETURNING id"""
+    added = []
+    for letter in letters:
+        texts = [json.dumps(it, ensure_ascii=False) for it in (list(letter.log_tail), dict(letter.headers))]
+        values = (queue, letter.died_at.timestamp(), letter.attempts, letter.reason, *texts, letter.body)
+        added += connection.execute(statement, values).fetchall()
+    return [str(id) for (id,) in added]
+
+
 def redrive(connection: sqlite3.Connection, name: str, ids: Sequence[str]) -> tuple[int, int]:
     """The queue, and how many went back into it."""
 

@@ -613,6 +613,18 @@ class RabbitBroker:
             for it, words, done in zip(letters, adoptions, written, strict=True)
         ]
 
+    async def add_dead_letters(self, queue: str, letters: Sequence[DeadLetter]) -> Sequence[str]:
+        """One after the other, each confirmed: so those that are there after an error are the first ones."""
+        name = self.topology.dead(queue)
+        async with self._declared(queue) as channel:
+            await self._count(channel, name)
+        ids = []
+        for letter in letters:
+            id, message = envelope.letter(letter)
+            await self._to_queue(message, name)
+            ids.append(id)
+        return ids
+
     async def redrive(self, queue: str, ids: Sequence[str]) -> int:
         async def put_back(message: AbstractIncomingMessage) -> None:
             await self._to_queue(envelope.again(message, attempt=1), self.topology.queue(queue))

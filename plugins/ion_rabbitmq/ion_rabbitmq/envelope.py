@@ -177,6 +177,17 @@ def new(topic: str, body: bytes, headers: Mapping[str, str]) -> Kept:
     return _fresh(body, _message_id(context.get("eventId")), values)
 
 
+def letter(dead: DeadLetter) -> tuple[str, Kept]:
+    """A dead letter that was kept elsewhere, and the id that it has from now on."""
+    event_id = _message_id(_context(dead.body).get("eventId"))
+    theirs = Properties({**_JSON, "message_id": short(event_id)})
+    envelope = Envelope(
+        raw_body=dead.body, theirs=theirs, ours=_Ours(attempt=max(dead.attempts, 1), headers=dead.headers)
+    )
+    words = death(dead.reason, dead.log_tail) | {"died_at": dead.died_at.astimezone(UTC).isoformat()}
+    return words["id"], written(envelope, **words)
+
+
 def record(body: bytes, message_id: str) -> Kept:
     """A message of ours that is no event."""
     return _fresh(body, message_id, {})

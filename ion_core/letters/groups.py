@@ -1,0 +1,99 @@
+"""Dead letters that died of one cause, of one module or of one type, taken together."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
+
+from ion_core.contracts.messaging import DeadLetter
+from ion_core.errors import InvalidEvent
+from ion_core.events import Event, parse_event
+from ion_core.jobs import job_id
+
+ANY = "…"
+"""Stands in a cause for what is another thing in each reason."""
+
+_LAST = re.compile(r" \(attempt [0-9]+, the last\)$")
+_IDS = re.compile(
+    r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|\b(?=[0-9a-f]*[0-9])[0-9a-f]{12,}\b|\b[0-9]{5,}\b", re.IGNORECASE
+)
+"""UUIDs, what else is written in hexadecimal and long, and large numbers: sizes, ports, pids, times."""
+
+
+class By(Enum):
+    """What dead letters of one group have in common."""
+
+    REASON = "reason"
+    MODULE = "module"
+    TYPE = "type"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """``key`` is what they have in common, ``first`` and ``last`` when the oldest and the newest died.
+
+    ``example`` is the newest, ``modules`` whose they are. ``key`` is None for those of a group by type whose body is no
+    event.
+    """
+
+    key: str | None
+    count: int
+    first: datetime
+    last: datetime
+    example: DeadLetter
+    modules: Sequence[str]
+
+
+def cause_of(letter: DeadLetter) -> str:
+    """The reason without what is another thing in each letter: ids, large numbers, which attempt was the last."""
+    reason = _LAST.sub("", letter.reason)
+    event = _event(letter)
+    if event is not None:
+        own = (event.context.event_id, event.context.correlation_id, job_id(event.context.event_id, letter.queue))
+        for id in sorted(filter(None, own), key=len, reverse=True):
+            reason = re.sub(rf"(?<!\w){re.escape(id)}(?!\w)", ANY, reason)
+    return _IDS.sub(ANY, reason)
+
+
+def event_type(letter: DeadLetter) -> str | None:
+    """The type of its event; None for what is no event."""
+    event = _event(letter)
+    return None if event is None else event.type
+
+
+def says(letter: DeadLetter, text: str) -> bool:
+    """Whether its reason, or the cause as ``cause_of`` has it, contains ``text``, in whatever case."""
+    wanted = text.casefold()
+    return wanted in letter.reason.casefold() or wanted in cause_of(letter).casefold()
+
+
+def grouped(letters: Iterable[DeadLetter], by: By) -> list[Group]:
+    """The groups, that of most letters first."""
+    key = {By.REASON: cause_of, By.MODULE: lambda it: it.queue, By.TYPE: event_type}[by]
+    found: dict[str | None, list[DeadLetter]] = {}
+    for letter in letters:
+        found.setdefault(key(letter), []).append(letter)
+    groups = []
+    for name, members in found.items():
+        newest = max(members, key=lambda it: it.died_at)
+        groups.append(
+            Group(
+                key=name,
+                count=len(members),
+                first=min(it.died_at for it in members),
+                last=newest.died_at,
+                example=newest,
+                modules=sorted({it.queue for it in members}),
+            )
+        )
+    return sorted(groups, key=lambda it: (-it.count, it.key or ""))
+
+
+def _event(letter: DeadLetter) -> Event | None:
+    try:
+        return parse_event(letter.body)
+    except InvalidEvent:
+        return None
