@@ -55,7 +55,10 @@ CONTAINER_REMOVED = Rule(
     "yes; no",
 )
 CANNOT_RUN = Rule(
-    "cannot-run", "the module cannot be executed (126, 127), its image is not to be had", "dead_letter", "–"
+    "cannot-run",
+    "the module cannot be executed (126, 127, no such program), its image or its container is not to be had",
+    "dead_letter",
+    "–",
 )
 OUTPUT_REFUSED = Rule("output-refused", "its output breaks the module contract", "dead_letter", "–")
 DOCUMENT_MISSING = Rule(

@@ -130,7 +130,7 @@ class State:
     def locked(self) -> Iterator[None]:
         """Hold the directory as its one ``serve``. Raises StateBusy naming the pid of the process that holds it.
 
-        Raises StateError where it cannot be locked.
+        Raises StateError where it cannot be locked, StorageFull where there is no space to note who holds it.
 
         The lock is the kernel's (flock), so a process that dies lets go of it.
         """
@@ -160,6 +160,8 @@ class State:
         try:
             descriptor, _ = open_regular(file, os.O_RDWR | os.O_CREAT)
         except OSError as error:
+            if isinstance(full := storage_error(str(file), error), StorageFull):
+                raise full from error
             raise StateError(f"{file}: cannot be opened: {error.strerror}. Is the directory yours?") from error
         try:
             try:
@@ -167,8 +169,11 @@ class State:
             except BlockingIOError:
                 pid = os.read(descriptor, 32).decode("ascii", "replace").strip() or "unknown"
                 raise StateBusy(f"{self.path}: in use by another `{who}`, pid {pid}. {would}") from None
-            os.ftruncate(descriptor, 0)
-            os.write(descriptor, f"{os.getpid()}\n".encode("ascii"))
+            try:
+                os.ftruncate(descriptor, 0)
+                os.write(descriptor, f"{os.getpid()}\n".encode("ascii"))
+            except OSError as error:
+                raise storage_error(str(file), error) from error
             yield
         finally:
             os.close(descriptor)
@@ -179,6 +184,8 @@ class State:
             if self.work.is_symlink():
                 raise NotADirectoryError(errno.ENOTDIR, "is a link")
         except OSError as error:
+            if isinstance(full := storage_error(str(self.work), error), StorageFull):
+                raise full from error
             raise StateError(f"{self.work}: cannot be used for workspaces: {error.strerror}. Move it aside.") from error
 
 

@@ -47,7 +47,18 @@ from ion_core.handler import Committed
 from ion_core.jobs import Attempt, Job, Outcome, Verdict
 from ion_core.modules import Module
 from ion_core.rounds import Round
-from ion_core.rules import BUG, NO_SPACE, PUBLISH_LATER, REFUSED, SHUTDOWN, UNREADABLE, Rule, rule_of
+from ion_core.rules import (
+    BUG,
+    CANNOT_RUN,
+    NO_SPACE,
+    PUBLISH_LATER,
+    REFUSED,
+    REFUSED_FOR_GOOD,
+    SHUTDOWN,
+    UNREADABLE,
+    Rule,
+    rule_of,
+)
 from ion_core.words import counted
 
 log = logging.getLogger(__name__)
@@ -220,7 +231,10 @@ class JobRunner:
             except (StorageFull, TransientError):
                 raise
             except (PermanentError, InvalidEvent) as error:
-                outcome = Outcome(verdict=Verdict.DEAD_LETTERED, reason=str(error), rule=rule_of(error).name)
+                rule = rule_of(error)
+                if rule is REFUSED_FOR_GOOD and record.progress.stage in (Stage.SLOT, Stage.MODULE):
+                    rule = CANNOT_RUN  # it is what would run the module that says no
+                outcome = Outcome(verdict=Verdict.DEAD_LETTERED, reason=str(error), rule=rule.name)
             except ModuleFailed as error:
                 outcome = self._retry_or_not(attempt, str(error), rule_of(error))
             except Exception as error:

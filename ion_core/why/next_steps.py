@@ -13,6 +13,7 @@ from ion_core.rules import (
     NO_ANSWER,
     NO_SPACE,
     OUTPUT_REFUSED,
+    REFUSED_FOR_GOOD,
 )
 from ion_core.why.told import EventTold, JobState, JobTold
 
@@ -30,6 +31,7 @@ def advice(event: EventTold) -> Sequence[Words]:
 
 
 def _of_job(event: EventTold, job: JobTold) -> Sequence[Words]:
+    stranded = any(not it.taken for it in event.jobs)
     log: Words = ("logs", event.id, "--module", job.module)
     serve: list[Words] = [] if event.serving else [("serve",)]
     state = job.state
@@ -37,9 +39,9 @@ def _of_job(event: EventTold, job: JobTold) -> Sequence[Words]:
         return []
     if job.letter is not None:
         found = [*([log] if job.attempts else [("dlq", "show", job.letter.id)]), *_of_rule(event, job)]
-        return [*found, ("dlq", "redrive", job.letter.id)] if job.taken else [*found, _move(job)]
+        return [*found, ("dlq", "redrive", job.letter.id)] if job.taken else [*found, _move(event, job)]
     if not job.taken:
-        return [_move(job)]
+        return [_move(event, job)]
     if state is JobState.RUNNING:
         return [("logs", event.id, "--module", job.module, "--follow")]
     if state in (JobState.RETRIED, JobState.POSTPONED, JobState.OWING):
@@ -48,18 +50,22 @@ def _of_job(event: EventTold, job: JobTold) -> Sequence[Words]:
         return [*serve, *([log] if job.attempts else []), ("module", "list")]
     if state is JobState.DEAD:  # which its log says: the broker was not asked
         return [log, ("dlq", "list", "--module", job.module)]
+    if stranded:  # in the queue of another name, from where it can be moved
+        return []
     again = ("event", "republish", "--type", event.type, "--module", job.module, "--since", "30d", "--dry-run")
     return [*([log] if job.attempts else []), *([again] if event.stored else [])]
 
 
 def _of_rule(event: EventTold, job: JobTold) -> list[Words]:
     """What shows, or checks, what that rule is about."""
-    if job.rule in (CANNOT_RUN, DOCUMENT_MISSING, EVENT_REFUSED, ENGINE_FULL, NO_ANSWER, NO_SPACE):
+    if job.rule in (CANNOT_RUN, DOCUMENT_MISSING, EVENT_REFUSED, ENGINE_FULL, NO_ANSWER, NO_SPACE, REFUSED_FOR_GOOD):
         return [("check",)]
     if job.rule in (OUTPUT_REFUSED, MODULE_FAILED):
         return [("debug", event.id, "--module", job.module)]
     return []
 
 
-def _move(job: JobTold) -> Words:
-    return ("module", "move", job.module, "NEW")
+def _move(event: EventTold, job: JobTold) -> Words:
+    """To the module that should have it: NEW, for people to fill in, where that is not plain."""
+    without = [it.module for it in event.jobs if it.state is JobState.ABSENT]
+    return ("module", "move", job.module, without[0] if len(without) == 1 else "NEW")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import stat
 import subprocess
 import sys
@@ -9,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ion_core.errors import StateBusy, StateError
+from ion_core.errors import StateBusy, StateError, StorageFull
 from ion_core.state import State
 
 HOLD = """
@@ -90,4 +92,21 @@ def test_a_lock_is_let_go_of_on_an_error(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError), state.locked():
         raise RuntimeError
     with state.locked():
+        pass
+
+
+@pytest.mark.parametrize("call", ["open", "ftruncate", "write", "mkdir"])
+def test_a_full_disk_is_told_as_that_wherever_it_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    state = State.open(tmp_path)
+
+    def full(*arguments: object, **more: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, call, full)
+        with pytest.raises(StorageFull, match="no space left"), state.locked():
+            pass
+    with state.locked():  # and nothing is held
         pass

@@ -98,6 +98,22 @@ async def test_a_commit_that_could_not_be_published_owes(world: World) -> None:
     assert [it.type for it in found.emitted] == ["out"]
 
 
+@pytest.mark.parametrize(
+    ("files", "rule"), [({}, "cannot-run"), ({"a": b"1"}, "refused-for-good")], ids=["the runtime", "a store"]
+)
+async def test_who_says_no_for_good_tells_which_rule_it_is(world: World, files: dict[str, bytes], rule: str) -> None:
+    world.add(exits(0))
+    await world.publish(event_id="e1", correlation_id="c1", files=files)
+    if files:
+        world.blobs.blobs.clear()
+    else:
+        world.programs.clear()
+    await world.run()
+    found = await job(world)
+    assert (found.state, found.rule and found.rule.name) == (JobState.DEAD, rule)
+    assert ("check",) in advice(await told(world))
+
+
 async def test_what_somebody_holds_is_not_called_gone(world: World) -> None:
     world.add(exits(0))
     await publish(world)

@@ -153,7 +153,8 @@ def _job_lines(job: JobTold, now: datetime) -> Iterator[str]:
         yield f"  by the rule {rule.name}: {rule.what} {arrow} {rule.settled}{counts}"
     elif job.state is JobState.DEAD:
         yield "  by which rule, nothing says: its log is gone, or of a version that kept none"
-    if job.reason and job.state is not JobState.COMMITTED:
+    is_told = any(it.reason == job.reason for it in job.attempts[-SHOWN:])
+    if job.reason and job.state is not JobState.COMMITTED and not is_told:
         yield f"  because: {shortened(job.reason, REASON_WIDTH)}"
     if len(job.attempts) > SHOWN:
         yield f"  {counted(len(job.attempts) - SHOWN, 'earlier attempt')}"
