@@ -3,6 +3,7 @@
 from ion_core.config.check import (
     check_graph,
     check_holding,
+    check_names,
     check_reach,
     check_runtimes,
     check_settings,
@@ -35,6 +36,7 @@ __all__ = [
     "Replacements",
     "check_graph",
     "check_holding",
+    "check_names",
     "check_programs",
     "check_python",
     "check_reach",

@@ -8,13 +8,15 @@ from dataclasses import replace
 from typing import Any
 
 from ion_core.config.load import Config
+from ion_core.config.messages import nearest
 from ion_core.config.text import duration_text
 from ion_core.contracts.executor import ExecutorCapabilities
 from ion_core.contracts.messaging import HoldLimit
 from ion_core.contracts.provider import Finding, Reach
 from ion_core.contracts.runtime import RuntimeCapabilities
 from ion_core.events import MAX_HOPS
-from ion_core.modules import Module
+from ion_core.modules import Module, present_names
+from ion_core.opening import Chosen
 
 _MODES = ("none", "bridge", "host")
 """What ``network`` of a module may be that is not the name of one."""
@@ -50,10 +52,38 @@ def check_runtimes(
 
 
 def check_told(config: Config) -> list[Finding]:
-    """What ``check_runtimes`` finds by what settings tell of their runtimes, before any of them is opened."""
+    """The errors of ``check_names``, and of ``check_runtimes`` by what settings tell, before any provider is opened."""
     used = sorted({module.runtime for module in config.modules.values()})
     told = {name: config.runtimes[name].capabilities for name in used}
-    return check_runtimes(config, {name: offered for name, offered in told.items() if offered is not None})
+    offered = {name: it for name, it in told.items() if it is not None}
+    errors = [finding for finding in check_names(config) if finding.severity == "error"]
+    return [*errors, *check_runtimes(config, offered)]
+
+
+def check_names(config: Config) -> list[Finding]:
+    """Modules that the settings of providers name: errors where there is none, warnings where it runs elsewhere."""
+    return [*_of_no_module(config), *_of_another_runtime(config)]
+
+
+def _of_no_module(config: Config) -> Iterator[Finding]:
+    present = present_names(config.modules.values())
+    for chosen in _sections(config):
+        for key, name in chosen.modules.items():
+            if name in config.modules:
+                continue
+            now = present.get(name)
+            meant = f' It is called "{now}" now.' if now else nearest(name, config.modules)
+            known = "" if meant else f" Modules: {', '.join(config.modules) or 'none'}."
+            text = f'there is no module "{name}".{meant}{known}'
+            yield Finding(severity="error", where=chosen.section.where(key), text=text)
+
+
+def _of_another_runtime(config: Config) -> Iterator[Finding]:
+    for runtime, chosen in config.runtimes.items():
+        for key, name in chosen.modules.items():
+            if (module := config.modules.get(name)) is not None and module.runtime != runtime:
+                text = f'has no effect on module "{name}", which runs under {_runtime_name(config, module)}'
+                yield Finding(severity="warning", where=chosen.section.where(key), text=text)
 
 
 def _refused(config: Config, capabilities: Mapping[str, RuntimeCapabilities], instead: str) -> list[Finding]:
@@ -176,8 +206,11 @@ def _out_of_reach(config: Config, capabilities: Mapping[str, RuntimeCapabilities
 
 def check_settings(config: Config) -> list[Finding]:
     """What the settings of providers find, by themselves, on this machine: files that cannot be used, for example."""
-    sections = [config.messaging, config.blobs, config.documents, *config.runtimes.values(), *config.services.values()]
-    return [finding for chosen in sections for finding in chosen.findings()]
+    return [finding for chosen in _sections(config) for finding in chosen.findings()]
+
+
+def _sections(config: Config) -> Sequence[Chosen]:
+    return [config.messaging, config.blobs, config.documents, *config.runtimes.values(), *config.services.values()]
 
 
 def _runtime_name(config: Config, module: Module) -> str:

@@ -104,12 +104,14 @@ class Provider(Generic[P]):
     ``settings``  a subclass of ``contracts.settings.Settings``, which has ``extra="forbid"``: the rest of that section
                   is validated into it. ``settings.section`` says where that stands and under which name. Those
                   of a broker or a store should tell their ``Location``; those of a runtime or an executor may have a
-                  method ``capabilities`` that tells, without connecting, what it will offer when it is open.
+                  method ``capabilities`` that tells, without connecting, what it will offer when it is open. Those that
+                  name modules should tell them: ``def modules(self) -> Mapping[str, str]``, by the key of each.
     ``open``      given the settings, an asynchronous context manager that connects on entry, yields the provider and
                   closes on exit; it may be called again afterwards. Heavy imports belong inside it. It raises
                   ConfigError for settings that cannot work, beginning with ``settings.section.where(key)``,
-                  TransientError when the service does not answer (within 30 s) and StateError for state it cannot
-                  use. Anything else is a fault of the plugin and reported as one, None instead of a provider too.
+                  NotSetUpHere where this machine lacks what they do not name, TransientError when the service does
+                  not answer (within 30 s) and StateError for state it cannot use. Anything else is a fault of the
+                  plugin and reported as one, None instead of a provider too.
     ``contract``  the contract version it was written for; another major version is refused, and a newer minor one.
     """
 

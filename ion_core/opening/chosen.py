@@ -56,6 +56,15 @@ class Chosen:
         return told() if callable(told) else {}
 
     @property
+    def modules(self) -> Mapping[str, str]:
+        """The names of modules that its settings say, as far as they tell, each by its key. Raises PluginFailed."""
+        tell = getattr(self.settings, "modules", None)
+        try:
+            return dict(tell()) if callable(tell) else {}
+        except Exception as error:  # code of a plugin
+            raise self.fault(f"raised {type(error).__name__} when its settings were asked for modules") from error
+
+    @property
     def capabilities(self) -> RuntimeCapabilities | None:
         """What a runtime or an executor will offer, as far as its settings tell. Raises PluginFailed."""
         from ion_core.contracts.runtime import RuntimeCapabilities

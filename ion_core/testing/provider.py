@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import pytest
 from pydantic import BaseModel, SecretStr, ValidationError
 
 from ion_core.contracts import CONTRACT_VERSION
 from ion_core.contracts.provider import Finding, Location, Provider, Reach
 from ion_core.contracts.runtime import RuntimeCapabilities
-from ion_core.contracts.settings import Section, Settings
-from ion_core.errors import ConfigError, StateError, TransientError
+from ion_core.contracts.settings import Section, Settings, Unfit
+from ion_core.errors import ConfigError, NotSetUpHere, StateError, TransientError
 from ion_core.testing.kit import Conformance, needs, refused, undeclared
 
 SECTION = Section(key="kit.of-providers")
+CANARY = " ¶kit:canary//%zz?¶ "
+"""No name, no number, no path and no address."""
 
 
 class ProviderConformance(Conformance):
@@ -34,6 +37,8 @@ class ProviderConformance(Conformance):
             def unusable(self, tmp_path):       # None where no settings can fail to open
                 return {"path": "/dev/null/blobs"}
 
+            not_set_up = None                   # settings say all that it takes to reach it
+
     ``patience``  seconds to wait for it to open (30: the contract's bound).
     """
 
@@ -43,6 +48,12 @@ class ProviderConformance(Conformance):
     )
     unusable: Callable[..., Mapping[str, Any]] | None = undeclared(
         "unusable", "def unusable(self, tmp_path): valid settings it cannot be opened with"
+    )
+
+    not_set_up: Callable[..., Mapping[str, Any]] | None = undeclared(
+        "not_set_up",
+        "def not_set_up(self, tmp_path, monkeypatch): settings whose provider takes what settings do not name, such as "
+        "a file of the user's, after this machine was made to lack it",
     )
 
     def settings(self, provider: Provider[Any], tmp_path: Path, **more: Any) -> BaseModel:
@@ -114,6 +125,39 @@ class ProviderConformance(Conformance):
         assert isinstance(settings, Settings), "settings derive from ion_core.contracts.settings.Settings"
         assert settings.section == SECTION
 
+    async def test_modules_that_settings_name_are_told(self, provider: Provider[Any], tmp_path: Path) -> None:
+        assert self.section is not None
+        settings = provider.settings.model_validate(self.section(tmp_path), context={"section": SECTION})
+        tell = getattr(settings, "modules", None)
+        if not callable(tell):
+            return  # then they name none
+        told = tell()
+        assert isinstance(told, Mapping), "modules() returns the names of modules by key"
+        for key, name in told.items():
+            assert isinstance(name, str), f"{key} is the name of a module: {name!r}"
+            assert name in _at(settings, key), f"{key}: {name!r} does not stand there"
+
+    async def test_unfit_shows_no_value(self, provider: Provider[Any], tmp_path: Path) -> None:
+        assert self.section is not None
+        for said in _unfit(provider.settings, self.section(tmp_path)):
+            shown = {CANARY[n : n + 6] for n in range(len(CANARY) - 5)}
+            assert not any(part in re.sub(r" \(got .*\)$", "", said) for part in shown), (
+                f"Unfit is told of secrets too: show the value in a (got …) at the end, or not at all: {said}"
+            )
+
+    @needs("not_set_up")
+    async def test_what_a_machine_lacks_is_told_apart(
+        self, provider: Provider[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert self.not_set_up is not None
+        given = self.not_set_up(tmp_path, monkeypatch)
+        settings = provider.settings.model_validate(given, context={"section": SECTION})
+        look = getattr(settings, "findings", None)
+        errors = [it for it in (look() if callable(look) else ()) if it.severity == "error"]
+        assert not errors, f"these settings may be right where they are served: {errors}"
+        with refused(NotSetUpHere, naming=SECTION.key, of="opening"):
+            await self.within(provider.open(settings).__aenter__(), "refusing to open")
+
     async def test_it_opens_again_after_closing(self, provider: Provider[Any], tmp_path: Path) -> None:
         settings = self.settings(provider, tmp_path)
         for _ in range(2):
@@ -142,6 +186,29 @@ class ProviderConformance(Conformance):
             return  # these are about what is out there
         else:
             raise AssertionError("it opened")
+
+
+def _at(settings: Any, key: str) -> Any:
+    """What stands at ``key``, such as ``allow.root[0]`` or ``mounts.detect``; of a mapping its name too."""
+    found = settings
+    *above, last = re.findall(r"[^.\[\]]+", key)
+    for part in above:
+        found = found[part] if isinstance(found, Mapping) else getattr(found, part)
+    if isinstance(found, Mapping):
+        return {last} & found.keys()
+    return {found[int(last)] if isinstance(found, Sequence) else getattr(found, last)}
+
+
+def _unfit(model: type[BaseModel], given: Mapping[str, Any]) -> Iterator[str]:
+    """What validators say by ``Unfit`` of a value that hardly any setting can have, tried for each."""
+    for name, field in model.model_fields.items():
+        for value in (CANARY, [CANARY], {"kit": CANARY}, {"kit": [CANARY]}):
+            try:
+                model.model_validate({**given, field.alias or name: value})
+            except ValidationError as error:
+                for it in error.errors():
+                    if isinstance(found := it.get("ctx", {}).get("error"), Unfit):
+                        yield str(found)
 
 
 def _secrets(settings: BaseModel) -> list[tuple[str, str]]:

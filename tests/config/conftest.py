@@ -66,14 +66,31 @@ class ParcelSettings(Settings):
 class GateSettings(Settings):
     listen: str
     token: Secret
+    readers: tuple[str, ...] = ()
+
+    def modules(self) -> Mapping[str, str]:
+        return {f"readers[{n}]": name for n, name in enumerate(self.readers)}
+
+
+class CartSettings(Settings):
+    allow: Mapping[str, tuple[str, ...]] = {}
+
+    def modules(self) -> Mapping[str, str]:
+        if any("!" in names for names in self.allow.values()):
+            raise KeyError("!")
+        return {f"allow.{key}[{n}]": name for key, names in self.allow.items() for n, name in enumerate(names)}
 
 
 class Parcels:
-    """A plugin that brings a blob store and a service."""
+    """A plugin that brings a blob store, a runtime and a service."""
 
     @hookimpl
     def ion_blob_stores(self) -> Iterable[Provider[object]]:
         return [Provider(name="parcel", settings=ParcelSettings, open=print, contract="1.0")]  # type: ignore[arg-type]
+
+    @hookimpl
+    def ion_container_runtimes(self) -> Iterable[Provider[object]]:
+        return [Provider(name="cart", settings=CartSettings, open=print, contract="1.0")]  # type: ignore[arg-type]
 
     @hookimpl
     def ion_services(self) -> Iterable[Provider[object]]:

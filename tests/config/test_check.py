@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from ion_core.config import Config, check_graph, check_holding, check_runtimes, told_limit
+from ion_core.config import Config, check_graph, check_holding, check_names, check_runtimes, check_told, told_limit
 from ion_core.contracts.messaging import HoldLimit
 from ion_core.contracts.runtime import RuntimeCapabilities
 from ion_core.contracts.settings import Settings
+from ion_core.errors import PluginFailed
 
 Load = Callable[..., Config]
 
@@ -76,6 +77,54 @@ def test_a_circle_that_nothing_leads_into_is_said_to_be_one(load: Load) -> None:
 def test_a_configuration_without_modules_is_a_warning(load: Load) -> None:
     (finding,) = check_graph(load("state: x\n"))
     assert (finding.severity, finding.text) == ("warning", "there are none: no event starts anything")
+
+
+NAMING = """runtimes:
+  default: {provider: cart}
+  other:
+    provider: cart
+    allow:
+      root: [detect, READERS]
+      mounts: [blur]
+modules:
+  detect: {command: x, subscribes: [a], runtime: other}
+  blur: {command: x, subscribes: [b], formerly: [smear]}
+services:
+  gate: {listen: here, token: t, readers: [detect, READERS]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("detct", 'there is no module "detct". Did you mean "detect"?'),
+        ("smear", 'there is no module "smear". It is called "blur" now.'),
+        ("nobody", 'there is no module "nobody". Modules: detect, blur.'),
+    ],
+)
+def test_settings_that_name_no_module_are_an_error_wherever_they_stand(load: Load, name: str, text: str) -> None:
+    config = load(NAMING.replace("READERS", name))
+    errors = [
+        f"error ion.yaml:6:22: runtimes.other.allow.root[1]: {text}",
+        f"error ion.yaml:12:52: services.gate.readers[1]: {text}",
+    ]
+    assert [f"{it.severity} {it}" for it in check_names(config)] == [
+        *errors,
+        'warning ion.yaml:7:16: runtimes.other.allow.mounts[0]: has no effect on module "blur", which runs under '
+        'runtime "default" (cart)',
+    ]
+    assert [f"{it.severity} {it}" for it in check_told(config)] == errors, "serve says it before it opens anything"
+
+
+def test_settings_that_name_modules_that_there_are_are_fine(load: Load) -> None:
+    config = load(NAMING.replace("READERS", "detect").replace("[blur]", "[]"))
+    assert check_names(config) == []
+
+
+def test_a_plugin_that_raises_when_it_is_asked_for_modules_is_named(load: Load) -> None:
+    config = load(NAMING.replace("READERS", '"!"'))
+    with pytest.raises(PluginFailed, match=r"runtimes\.other: the plugin .* raised KeyError .* asked for modules"):
+        check_names(config)
 
 
 LIMIT = HoldLimit(longest=timedelta(minutes=30), remedy="Set it to {}.".format)

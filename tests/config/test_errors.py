@@ -137,7 +137,7 @@ WHOLE_FILE_PROBLEMS = {
     "runtimes: {default: {isolation: full}}": "1:33: runtimes.default.isolation: must be none or bubblewrap "
     '(got "full")',
     "runtimes: {default: {provider: proces}}": '1:32: runtimes.default.provider: no container runtime called "proces". '
-    'Did you mean "process"? Installed: memory, process, subprocess.',
+    'Did you mean "process"? Installed: memory, process, cart, subprocess.',
     "runtimes: {A: {provider: process}}": "1:12: runtimes.A: a name must be",
     "storage: {blob: {}}": '1:11: storage.blob: unknown key. Did you mean "blobs"?',
     "services: {gat: {}}": '1:12: services.gat: no service called "gat". Did you mean "gate"? Installed: gate.',

@@ -132,7 +132,8 @@ def test_the_configuration_shows_no_secret(load: Load, tmp_path: Path) -> None:
     assert shown["modules"]["m"]["command"] == ["x", mask]
     assert shown["storage"]["blobs"]["url"] == f"parcel://user:{mask}@host/path"
     assert shown["storage"]["blobs"]["login"] == {"user": "guest", "password": mask}
-    assert shown["services"]["gate"] == {"provider": "gate", "on_failure": "stop", "listen": "x", "token": mask}
+    gate = {"provider": "gate", "on_failure": "stop", "listen": "x", "token": mask, "readers": []}
+    assert shown["services"]["gate"] == gate
 
 
 def test_what_is_made_from_a_secret_is_not_shown_either(load: Load) -> None:

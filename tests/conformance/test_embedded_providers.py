@@ -193,6 +193,8 @@ if bubblewrap_works():  # where it does not, the setting is refused, which has a
     ids=lambda provider: provider.name,
 )
 class TestEmbeddedProviders(ProviderConformance):
+    not_set_up = None
+
     def section(self, tmp_path: Path) -> dict[str, Any]:
         return {"path": str(tmp_path / "some" / "state")}
 

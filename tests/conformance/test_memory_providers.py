@@ -148,7 +148,7 @@ class TestMemoryService(ServiceConformance):
     ids=["broker", "runtime", "blobs", "documents"],
 )
 class TestMemoryProviders(ProviderConformance):
-    unusable = None
+    unusable = not_set_up = None
 
     def section(self, tmp_path: Path) -> dict[str, Any]:
         return {}

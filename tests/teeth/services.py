@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+import pytest
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 from ion_core.contracts import CONTRACT_VERSION
 from ion_core.contracts.provider import Finding, Location, Provider, Reach
 from ion_core.contracts.runtime import RuntimeCapabilities
-from ion_core.contracts.settings import Secret, Section, Settings
+from ion_core.contracts.settings import Secret, Section, Settings, Unfit
 from ion_core.embedded.memory.blobs import open_memory_blobs
-from ion_core.errors import ConfigError, IonError, StateError, TransientError
+from ion_core.errors import ConfigError, IonError, NotSetUpHere, StateError, TransientError
 from ion_core.testing.provider import ProviderConformance
 from ion_core.testing.services import ServiceConformance
 from tests.conformance.memory_service import MemoryService, MemoryServiceSettings
@@ -247,8 +249,21 @@ class StoreSettings(Settings):
     path: Path = Field(Path("blobs"), description="Where blobs would be.")
     url: Secret = Field(SecretStr("shelf://me:sesame@host/"), description="Where they really are.")
 
+    readers: tuple[str, ...] = Field(("one", "two"), description="Modules that read in it.")
+    colour: str = Field("blue", description="What it looks like.")
+
+    @field_validator("colour")
+    @classmethod
+    def _colour(cls, value: str) -> str:
+        if not value.isalpha():
+            raise Unfit(f'must be a colour (got "{value}")')
+        return value
+
     def location(self) -> Location:
         return Location(where=str(self.path), reach=Reach.MACHINE)
+
+    def modules(self) -> Mapping[str, str]:
+        return {f"readers[{n}]": name for n, name in enumerate(self.readers)}
 
     def findings(self) -> Iterable[Finding]:
         severity: Literal["warning", "error"] = "error" if self.path.name == "unusable" else "warning"
@@ -257,6 +272,8 @@ class StoreSettings(Settings):
 
 @asynccontextmanager
 async def open_store(settings: StoreSettings) -> AsyncIterator[Any]:
+    if "STORE_KEY" not in os.environ and settings.path.name == "locked":
+        raise NotSetUpHere(f"{settings.section.where()}: nothing says how to open {settings.path}. Set $STORE_KEY.")
     if settings.path.name == "unusable":
         raise StateError(f"{settings.path}: cannot be used")
     async with open_memory_blobs() as blobs:
@@ -272,6 +289,10 @@ class Providers(ProviderConformance):
     def unusable(self, tmp_path: Path) -> dict[str, Any]:
         return {"path": str(tmp_path / "unusable")}
 
+    def not_set_up(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+        monkeypatch.delenv("STORE_KEY", raising=False)
+        return {"path": str(tmp_path / "locked")}
+
 
 GOOD: Provider[Any] = Provider(name="store", settings=StoreSettings, open=open_store, contract="1.0")
 
@@ -286,6 +307,55 @@ def registering(provider: Provider[Any]) -> Open:
 
 class Lenient(BaseModel):
     path: Path = Field(Path("blobs"), description="Where blobs would be.")
+
+
+class NamingInItsOwnWords(StoreSettings):
+    def modules(self) -> Any:
+        return [*self.readers]
+
+
+class NamingElsewhere(StoreSettings):
+    def modules(self) -> Mapping[str, str]:
+        return dict.fromkeys(("readers[0]", "readers[1]"), "two")
+
+
+class Quoting(StoreSettings):
+    @field_validator("url", mode="before")
+    @classmethod
+    def _address(cls, value: Any) -> Any:
+        if not str(value).startswith("shelf://"):
+            raise Unfit(f"{value} is no address of a shelf")
+        return value
+
+
+class QuotingAPart(StoreSettings):
+    @field_validator("url", mode="before")
+    @classmethod
+    def _address(cls, value: Any) -> Any:
+        if not str(value).startswith("shelf://"):
+            raise Unfit(f'must begin with shelf://, not "{str(value)[:8]}" (got "{value}")')
+        return value
+
+
+class Missing(StoreSettings):
+    def findings(self) -> Iterable[Finding]:
+        yield Finding(
+            severity="error" if "STORE_KEY" not in os.environ and self.path.name == "locked" else "info",
+            where=self.section.where("path"),
+            text="$STORE_KEY is not set",
+        )
+
+
+@asynccontextmanager
+async def open_blames_settings(settings: Any) -> AsyncIterator[Any]:
+    raise ConfigError(f"{settings.section.where('path')}: nothing says how to open it")
+    yield
+
+
+@asynccontextmanager
+async def open_names_no_section(settings: Any) -> AsyncIterator[Any]:
+    raise NotSetUpHere("$STORE_KEY is not set")
+    yield
 
 
 class Terse(Settings):
@@ -433,6 +503,14 @@ for rule, name, changed in (
         {"settings": Promising, "open": open_offers_less},
     ),
     ("capabilities_that_are_told_are_those_it_has", "in_its_own_words", {"settings": PromisingInItsOwnWords}),
+    ("modules_that_settings_name_are_told", "in_its_own_words", {"settings": NamingInItsOwnWords}),
+    ("modules_that_settings_name_are_told", "at_another_key", {"settings": NamingElsewhere}),
+    ("unfit_shows_no_value", "quotes_it", {"settings": Quoting}),
+    ("unfit_shows_no_value", "quotes_a_part", {"settings": QuotingAPart}),
+    ("what_a_machine_lacks_is_told_apart", "blames_settings", {"open": open_blames_settings}),
+    ("what_a_machine_lacks_is_told_apart", "names_no_section", {"open": open_names_no_section}),
+    ("what_a_machine_lacks_is_told_apart", "finds_it", {"settings": Missing}),
+    ("what_a_machine_lacks_is_told_apart", "opens_all_the_same", {"open": open_puts_it_off}),
     ("it_opens_again_after_closing", "opens_once", {"open": opens_once()}),
     ("it_opens_again_after_closing", "hangs", {"open": open_hangs}),
     ("what_cannot_be_opened_is_refused", "lets_os_errors_out", {"open": open_lets_os_errors_out}),

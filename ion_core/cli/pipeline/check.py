@@ -68,6 +68,7 @@ def _look(config: Config) -> tuple[list[Finding], dict[str, str], list[str]]:
     from ion_core.config import (
         check_graph,
         check_holding,
+        check_names,
         check_programs,
         check_python,
         check_reach,
@@ -77,7 +78,7 @@ def _look(config: Config) -> tuple[list[Finding], dict[str, str], list[str]]:
     )
 
     findings = [*check_graph(config), *check_holding(config, told_limit(config)), *check_reach(config)]
-    findings += check_settings(config)
+    findings += [*check_settings(config), *check_names(config)]
     capabilities, not_checked, problems = run(config, _capabilities, reading=True)
     findings += [*check_programs(config), *check_python(config)]
     findings += check_runtimes(config, capabilities)

@@ -361,6 +361,8 @@ class TestBlobsOverWebdav(_FolderMarkers, _Stopped, _Blobs):
 
 
 class _Provider(ProviderConformance):
+    not_set_up = None
+
     def section(self, tmp_path: Path) -> dict[str, Any]:
         return {"url": f"file://{tmp_path}/store"}
 

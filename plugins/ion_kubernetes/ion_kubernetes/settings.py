@@ -270,6 +270,9 @@ class KubernetesSettings(Settings):
             f"selects {names.NETWORK}=none, modules reach what others reach.",
         )
 
+    def modules(self) -> Mapping[str, str]:
+        return {f"allow.writable_root[{n}]": name for n, name in enumerate(self.allow.writable_root)}
+
     def findings(self) -> Iterable[Finding]:
         if self.kubeconfig is not None and not self.kubeconfig.is_file():
             where = self.section.where("kubeconfig")

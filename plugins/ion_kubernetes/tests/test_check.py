@@ -66,6 +66,17 @@ def test_what_pods_do_not_offer_is_refused(more: dict[str, Any], words: str, tmp
     assert words in done.stderr
 
 
+@pytest.mark.parametrize("command", ["check", "serve --until-idle", "kubernetes manifests"])
+def test_a_writable_root_of_no_module_is_refused_with_the_nearest_name(command: str, tmp_path: Path) -> None:
+    allow = {"writable_root": ["shuot"]}
+    cluster = {"provider": "kubernetes", "handler_image": "registry.example/ion:1", "allow": allow}
+    config = {"runtimes": {"cluster": cluster}, "modules": {"shout": MODULE}, "storage": STORES}
+    done = ion(*command.split(), home=tmp_path, config=config)
+    assert done.returncode == 78
+    where = "ion.yaml:8:5: runtimes.cluster.allow.writable_root[0]"
+    assert f'{where}: there is no module "shuot". Did you mean "shout"?' in done.stderr
+
+
 def test_a_cluster_that_does_not_answer_is_told_as_not_checked(tmp_path: Path) -> None:
     done = check(tmp_path, storage=STORES, module=MODULE)
     assert done.returncode == 0, done.stderr

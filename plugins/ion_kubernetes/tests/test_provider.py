@@ -39,7 +39,18 @@ class TestKubernetesProvider(ProviderConformance):
             "current-context": "x",
         }
         (tmp_path / "kubeconfig").write_text(json.dumps(config), encoding="utf-8")
-        return {"handler_image": "registry.example/ion:0.2", "kubeconfig": str(tmp_path / "kubeconfig"), "warm": True}
+        return {
+            "handler_image": "registry.example/ion:0.2",
+            "kubeconfig": str(tmp_path / "kubeconfig"),
+            "warm": True,
+            "allow": {"writable_root": ["m"]},
+        }
 
     def unusable(self, tmp_path: Path) -> dict[str, Any]:
         return {**self.section(tmp_path), "context": "nowhere"}
+
+    def not_set_up(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+        for name in ("KUBECONFIG", "KUBERNETES_SERVICE_HOST"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("HOME", str(tmp_path / "nobody"))
+        return {"handler_image": "registry.example/ion:0.2"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Annotated, Literal
 
@@ -48,6 +49,12 @@ class AllowSettings(Settings):
         description='For a module, what it sees of the host: "/of/the/host:/in/the/container", read-only unless ":rw".',
     )
 
+    def modules(self) -> Mapping[str, str]:
+        """The modules that it names, by key."""
+        lists = {"root": self.root, "privileged": self.privileged, "host_network": self.host_network}
+        named = {f"{key}[{n}]": name for key, names in lists.items() for n, name in enumerate(names)}
+        return {**named, **{f"mounts.{name}": name for name in self.mounts}}
+
 
 class PodmanSettings(Settings):
     """Modules as Podman containers, hardened unless told otherwise."""
@@ -72,3 +79,6 @@ class PodmanSettings(Settings):
     )
     timeout: Duration = Field(timedelta(seconds=30), description="How long one call to the service may take.")
     pull_timeout: Duration = Field(timedelta(minutes=15), description="How long to pull or build an image may take.")
+
+    def modules(self) -> Mapping[str, str]:
+        return {f"allow.{key}": name for key, name in self.allow.modules().items()}

@@ -57,6 +57,16 @@ def test_a_service_on_another_machine_is_refused() -> None:
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
 
+def test_every_module_that_is_allowed_something_is_told() -> None:
+    """So that ``check`` knows a name of no module."""
+    names = ["detect", "blur"]
+    given = {**dict.fromkeys(AllowSettings.model_fields, names), "mounts": {"detect": ["/a:/b"], "blur": []}}
+    told = PodmanSettings.model_validate({"allow": given}).modules()
+    assert {key.split(".")[1].partition("[")[0] for key in told} == set(AllowSettings.model_fields)
+    assert [*told.values()].count("detect") == [*told.values()].count("blur") == len(AllowSettings.model_fields)
+    assert (told["allow.root[1]"], told["allow.mounts.detect"]) == ("blur", "detect")
+
+
 def test_every_setting_is_in_the_readme() -> None:
     rows = re.findall(r"^\| (`[^|]+`) \|", README, re.M)
     named = {name for row in rows for name in re.findall(r"`(\w+)`", row)}

@@ -65,6 +65,8 @@ class TestClassicQueues(OnRabbit):
 
 
 class TestProvider(ProviderConformance):
+    not_set_up = None
+
     @pytest.fixture
     def provider(self, rabbit: RabbitServer) -> Provider[MessageBroker]:
         self.url = rabbit.url
