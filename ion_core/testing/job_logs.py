@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from ion_core.contracts.executor import Executor, Step
-from ion_core.testing.jobs import ExecutorKit
+from ion_core.testing.jobs import ExecutorKit, together
 
 
 class JobLogRules(ExecutorKit):
@@ -31,6 +31,14 @@ class JobLogRules(ExecutorKit):
             assert (await jobs.ran(stopped)).text(Step.MODULE, "stdout") == ["ready"]  # a shell may say how it ended
             refused = await jobs.run(self.leaves({"out/events/one.json": b"{"}))
             assert any("one.json" in text for text in refused.text(Step.COMMIT)), "why step 3 failed is in its log"
+
+    async def test_logs_of_jobs_side_by_side_are_complete(self, executor: Executor, tmp_path: Path) -> None:
+        printed = [f"line {n}" for n in range(300)]
+        async with self.jobs(executor, tmp_path) as jobs:
+            for ran in await together(*(jobs.run(self.prints_lines(len(printed))) for _ in range(4))):
+                assert ran.text(Step.MODULE) == printed
+                assert any(ran.made.ticket.event_id in text for text in ran.text(Step.PREPARE)), "that of another job"
+                assert ran.text(Step.COMMIT), "nothing is kept of what step commit said"
 
     async def test_streams_are_told_apart_where_offered(self, executor: Executor, tmp_path: Path) -> None:
         async with self.jobs(executor, tmp_path) as jobs:

@@ -50,6 +50,26 @@ def knows_no_steps(line: StepLogLine) -> StepLogLine:
     return replace(line, step=Step.MODULE)
 
 
+@executor("logs_of_jobs_side_by_side_are_complete", "logs")
+async def follows_one_at_a_time(self: Any, ref: Any, *, follow: bool = False) -> AsyncIterator[StepLogLine]:
+    """And drops what the others print meanwhile."""
+    followed = ref.id == next(iter(self.engine.jobs))
+    async for line in MemoryExecutor.logs(self, ref, follow=follow):
+        if followed or line.step is not Step.MODULE:
+            yield line
+
+
+@executor("logs_of_jobs_side_by_side_are_complete", "logs")
+async def has_the_prepare_log_of_another(self: Any, ref: Any, *, follow: bool = False) -> AsyncIterator[StepLogLine]:
+    first = next(iter(self.engine.jobs.values())).ref
+    async for line in MemoryExecutor.logs(self, ref, follow=follow):
+        if line.step is not Step.PREPARE:
+            yield line
+    async for line in MemoryExecutor.logs(self, first, follow=follow):
+        if line.step is Step.PREPARE:
+            yield line
+
+
 @executor("logs_of_what_failed_are_kept", "logs")
 async def has_logs_of_what_went_well(self: Any, ref: Any, *, follow: bool = False) -> AsyncIterator[StepLogLine]:
     end = self._job(ref).end

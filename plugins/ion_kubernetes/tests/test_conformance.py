@@ -20,6 +20,8 @@ import pytest
 
 from ion_core.contracts.executor import Executor, JobRef
 from ion_core.testing import ExecutorConformance
+from ion_core.testing.job_logs import JobLogRules
+from ion_core.testing.jobs import ExecutorKit
 from ion_kubernetes.api import JOBS, PODS, open_api
 from ion_kubernetes.credentials import open_credentials
 from ion_kubernetes.executor import KubernetesExecutor
@@ -63,8 +65,7 @@ class Held:
             await self.life.live(pod)
 
 
-@pytest.mark.skipif(REAL is not None, reason="a real cluster is tested")
-class TestKubernetes(ExecutorConformance):
+class OnTheStandIn(ExecutorKit):
     image: ClassVar[str | None] = MODULE
     missing_image: ClassVar[str | None] = "registry.example/no/such:1"
     given: ClassVar[Mapping[str, Any]] = {}
@@ -190,6 +191,16 @@ class TestKubernetes(ExecutorConformance):
         file.touch()
         yield
         file.unlink()
+
+
+@pytest.mark.skipif(REAL is not None, reason="a real cluster is tested")
+class TestKubernetes(OnTheStandIn, ExecutorConformance):
+    pass
+
+
+@pytest.mark.skipif(REAL is not None, reason="a real cluster is tested")
+class TestFewerLogsAreFollowedThanJobsRun(OnTheStandIn, JobLogRules):
+    given: ClassVar[Mapping[str, Any]] = {"followed_logs": 1}
 
 
 class TestKubernetesWarm(TestKubernetes):
