@@ -78,11 +78,12 @@ _GONE = JobEnd(step=Step.QUEUED, cause=Cause.INFRASTRUCTURE, reason="the job is 
 
 @dataclass(frozen=True, kw_only=True)
 class _EngineJob:
-    """A job that was started, and which attempt it runs."""
+    """A job that was started, and which attempt it runs; ``fetched`` if somebody else did, or an earlier life."""
 
     executor: Executor
     ref: JobRef
     ticket: Ticket
+    fetched: bool = False
 
     async def follow(self) -> AsyncIterator[str]:
         """What its module prints, as it comes, until it has ended."""
@@ -163,7 +164,7 @@ class AtEngine:
                 if end is None or status.ticket is None:
                     continue
                 if status.ticket.token == commit.token:
-                    job = self._held(status.ref, status.ticket, attempt, record)
+                    job = self._adopted(status.ref, status.ticket, attempt, record)
                     await self._keep_log(job, end, record)
                     found = True
                 await self._remove(status.ref)
@@ -194,7 +195,7 @@ class AtEngine:
                 await self._remove(status.ref)
             elif ticket.attempt == attempt.number:
                 log.info("its job is with the engine already", extra={**record.fields, "job": status.ref.name})
-                return self._held(status.ref, ticket, attempt, record)
+                return self._adopted(status.ref, ticket, attempt, record)
             elif status.state is JobState.ENDED:  # of an attempt that is settled
                 await self._remove(status.ref)
         return None
@@ -237,12 +238,14 @@ class AtEngine:
             raise
         finally:
             self._warm.refill()
-        return self._held(ref, ticket, attempt, record)
-
-    def _held(self, ref: JobRef, ticket: Ticket, attempt: Attempt, record: AttemptLog) -> _EngineJob:
         self._engine.fetches(ref)
-        record.attempt = replace(attempt, token=ticket.token)
+        record.attempt = attempt
         return _EngineJob(executor=self._engine.executor, ref=ref, ticket=ticket)
+
+    def _adopted(self, ref: JobRef, ticket: Ticket, attempt: Attempt, record: AttemptLog) -> _EngineJob:
+        self._engine.fetches(ref)
+        record.began_before(replace(attempt, token=ticket.token), ticket.started_at)
+        return _EngineJob(executor=self._engine.executor, ref=ref, ticket=ticket, fetched=True)
 
     async def _made(self) -> JobRef:
         return await self._warm.take() or await self._create()
@@ -333,6 +336,8 @@ class AtEngine:
         except (ProviderError, TimeoutError) as error:
             record.worker.append(f"[… output is lost from here on: {str(error) or 'not told in time'} …]")
         times = [*sorted(end.began.items(), key=lambda it: it[1])]
+        if job.fetched and times and end.ended_at is not None:
+            record.took(max(0.0, end.ended_at - times[0][1]))
         for n, (step, begun) in enumerate(times):
             until = times[n + 1][1] if n + 1 < len(times) else end.ended_at
             if until is not None and step is not Step.QUEUED:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -69,6 +69,18 @@ class AttemptLog:
         except ProviderError as error:
             self.worker += error.said
             raise
+
+    def began_before(self, attempt: Attempt, started_at: str) -> None:
+        """It is the log of ``attempt``, which somebody began then, by the time of day; '' if nobody knows when."""
+        self.attempt = attempt
+        with suppress(ValueError, TypeError):
+            ago = (datetime.now(UTC) - datetime.fromisoformat(started_at)).total_seconds()
+            self.started_at = started_at
+            self.took(max(0.0, ago))
+
+    def took(self, seconds: float) -> None:
+        """So long by now, as others have measured it: the time of day may have been set meanwhile."""
+        self._begun = time.monotonic() - seconds
 
     def elapsed(self) -> float:
         return time.monotonic() - self._begun

@@ -6,13 +6,13 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ion_core.contracts.executor import Cause, JobRef, JobSpec, JobStatus, ModuleSpec, Ticket
+from ion_core.contracts.executor import Cause, JobRef, JobSpec, JobStatus, ModuleSpec, Step, Ticket
 from ion_core.contracts.messaging import RetryPolicy
 from ion_core.dataplane import forget_rounds
 from ion_core.dispatcher import Dispatcher
@@ -421,6 +421,42 @@ async def test_a_job_that_committed_while_nobody_looked_is_fetched_with_its_log(
     assert (log["token"], log["outcome"]) == (commit.token, "committed")
     assert "0 files, 0 bytes, 0 events, 0 insights" in log["logs"]
     assert world.left_behind() == []
+
+
+@pytest.mark.parametrize(
+    ("clock", "began", "least"),
+    [(0, {Step.PREPARE: 1000.0, Step.MODULE: 1010.0, Step.COMMIT: 4590.0}, 3600), (86400, {}, 7200)],
+    ids=["as its engine tells it", "as its ticket tells it"],
+)
+@pytest.mark.parametrize("code", [0, 7])
+async def test_a_job_that_is_fetched_has_taken_as_long_as_since_its_start(
+    world: EngineWorld, clock: float, began: Mapping[Step, float], least: float, code: int
+) -> None:
+    """The engine's clock may be any: no time of it is compared with ours."""
+    scene = Scene(code=code)
+    world.add(scene, retry=ONCE)
+    event = await world.publish()
+    async with world.serving(drain_timeout=timedelta(0)) as serving:
+        await scene.until(1)
+        serving.stop.set()
+        await serving.ended()
+    status = await world.job()
+    job = world.engine.jobs[status.ref.id]
+    assert job.ticket is not None
+    if not began:
+        ago = datetime.now(UTC) - timedelta(seconds=least)
+        job.ticket = replace(job.ticket, started_at=ago.isoformat(timespec="milliseconds"))
+    scene.go.set()
+    await MemoryExecutor(world.engine).wait(status.ref)
+    assert job.end is not None
+    job.end = replace(job.end, began=began, ended_at=clock + 4600.0)
+    async with world.serving():
+        await world.observed.finishes(2)
+    log = world.log_of(event)
+    assert log["startedAt"] == job.ticket.started_at
+    assert least <= log["seconds"]["all"] < least + 1800
+    assert log["seconds"].keys() >= {it.value for it in began}
+    assert least <= world.observed.finished[1][1].seconds < least + 1800
 
 
 async def test_the_second_signal_stops_what_runs(world: EngineWorld) -> None:
