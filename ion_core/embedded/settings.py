@@ -79,3 +79,7 @@ class SubprocessSettings(_ProgramSettings):
     path: StatePath = Field(
         Path("jobs"), description="Where jobs lie, each with its workspace; on a disk of this machine."
     )
+    prepare_allowance: Duration = Field(
+        timedelta(minutes=30), description="How long prepare may take: a net, no limit of the module."
+    )
+    commit_allowance: Duration = Field(timedelta(minutes=30), description="How long commit may take.")

@@ -217,6 +217,25 @@ class TestWhoDies:
             f"handler {step.value}: killed by signal 9",
         )
 
+    @pytest.mark.parametrize("step", [Step.PREPARE, Step.COMMIT])
+    async def test_a_step_around_the_module_that_hangs_is_infrastructure_after_its_allowance(
+        self, tmp_path: Path, step: Step
+    ) -> None:
+        async with place_at(tmp_path, **{f"{step.value}_allowance": "300ms"}) as place:
+            place.tell(step.value, HANGS)
+            ref = await place.executor.create(place.spec())
+            await place.executor.start(ref, TICKET)
+            end = await place.end(ref)
+            assert (end.step, end.cause) == (step, Cause.INFRASTRUCTURE)
+            assert end.reason == f"handler {step.value}: timed out after 0.3 s ({step.value}_allowance)"
+            assert running(place, ref) == []
+
+    async def test_a_commit_that_comes_to_its_end_when_its_allowance_is_over_counts(self, tmp_path: Path) -> None:
+        async with place_at(tmp_path, commit_allowance="3s") as place:
+            place.tell("commit", "trap 'exit 0' TERM; " + HANGS)
+            end, _ = await place.run()
+            assert (end.step, end.cause) == (Step.COMMIT, None)
+
     async def test_a_starter_that_is_killed_before_there_is_a_supervisor_leaves_an_end(self, place: Place) -> None:
         ref = await place.executor.create(place.spec())
         arguments = [str(place.settings.path), ref.name, TICKET.encode().decode()]

@@ -62,8 +62,9 @@ _PAUSE = 0.1
 class SubprocessExecutor:
     """An Executor whose jobs are local processes: a supervisor for each, and below it one step at a time.
 
-    ``handler`` is the command of steps 1 and 3, in place of ``ion-core``. What is said of modules as processes holds
-    for step 2 as for those of ``ProcessRuntime``; the supervisor waits for their end, so that any process is told it.
+    ``handler`` is the command of steps 1 and 3, in place of ``ion-core``, and ``allowances`` how long they may take.
+    What is said of modules as processes holds for step 2 as for those of ``ProcessRuntime``; the supervisor waits for
+    their end, so that any process is told it.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class SubprocessExecutor:
         bwrap: str | None,
         *,
         environments: Environments,
+        allowances: Mapping[Step, timedelta],
         handler: Sequence[str] = HANDLER,
     ) -> None:
         self.capabilities = _capabilities(bwrap)
@@ -80,6 +82,7 @@ class SubprocessExecutor:
         self._threads = threads
         self._environments = environments
         self._handler = handler
+        self._allowances = {step.value: allowance.total_seconds() for step, allowance in allowances.items()}
         self._launches = Launches(
             bwrap=bwrap, networks=self.capabilities.networks, what="job", by="the subprocess executor"
         )
@@ -108,6 +111,7 @@ class SubprocessExecutor:
             "handler": list(self._handler),
             "module": self._program(launch, spec),
             "timeout": spec.timeout.total_seconds(),
+            "allowances": self._allowances,
             "log_limit": spec.log_limit,
             "uses": None if python is None else str(lock_of(python)),
         }
@@ -337,7 +341,10 @@ async def open_subprocess_executor(
     async with threads("subprocess executor", "ion-subprocess") as working:
         environments = Environments(settings.environments, timeout=settings.install_timeout.total_seconds())
         try:
-            executor = SubprocessExecutor(path, working, bwrap, environments=environments, handler=handler)
+            allowances = {Step.PREPARE: settings.prepare_allowance, Step.COMMIT: settings.commit_allowance}
+            executor = SubprocessExecutor(
+                path, working, bwrap, environments=environments, allowances=allowances, handler=handler
+            )
             try:
                 yield executor
             finally:

@@ -63,8 +63,10 @@ def _why(said: Mapping[str, Any], step: Step, status: ExitStatus | None, directo
         case "unstartable":
             error = translated(OSError(said["errno"], said["reason"]), "it cannot be started")
             return (Cause.INFRASTRUCTURE if isinstance(error, TransientError) else Cause.REFUSED), str(error)
-        case "timeout":
+        case "timeout" if step is Step.MODULE:
             return Cause.MODULE, said["reason"]
+        case "timeout":
+            return Cause.INFRASTRUCTURE, f"handler {step.value}: {said['reason']} ({step.value}_allowance)"
     assert status is not None
     if step is Step.MODULE:
         return (Cause.LIMIT, status.limit) if status.limit else (Cause.MODULE, _in_words(status))

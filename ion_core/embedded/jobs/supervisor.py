@@ -77,7 +77,15 @@ class Supervisor:
             *("--result", f"{self._directory}/{layout.result_of(step)}"),
             *("--basedir", layout.workspace(self._directory, spec["id"])),
         ]
-        return Program(argv=argv, program=argv[0], cwd=self._directory, env=os.environ, mark=mark, by=layout.MARK)
+        return Program(
+            argv=argv,
+            program=argv[0],
+            cwd=self._directory,
+            env=os.environ,
+            mark=mark,
+            by=layout.MARK,
+            timeout=spec.get("allowances", {}).get(step),  # jobs of an earlier version have none
+        )
 
     def _grace(self) -> float:
         said = layout.grace(self._directory)
