@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ion_core import strict_json
-from ion_core.contracts.provider import Kind, Section
-from ion_core.errors import ConfigError, InvalidEvent
+from ion_core.contracts import CONTRACT_VERSION
+from ion_core.contracts.provider import Kind, PlainOpening, Provider, Section
+from ion_core.errors import ConfigError, InvalidEvent, PluginFailed
 from ion_core.opening import Chosen, opened
 from ion_core.regular import read_regular
 from ion_core.stores import Stores
@@ -45,8 +47,8 @@ class StepSettings:
                     raise TypeError(f"{section} is no mapping of mappings")
             if not {"blobs", "documents"} <= said["storage"].keys():
                 raise TypeError("storage is not both stores")
-            if not all(isinstance(it, str) for it in said.get("hidden", ())):
-                raise TypeError("hidden is no list of texts")
+            if not all(isinstance(it, str) for it in (*said.get("hidden", ()), *said.get("plain", {}).values())):
+                raise TypeError("hidden is no list of texts, or plain none by name")
         except (OSError, ValueError, TypeError, LookupError, AttributeError, InvalidEvent) as error:
             why = getattr(error, "strerror", None) or error
             raise ConfigError(f"{path}: are no settings of a job: {why}. Ion derives them for its executor.") from error
@@ -95,13 +97,38 @@ class StepSettings:
             provider, settings = found
             return Chosen(provider=provider, settings=settings, plugin="ion-core", section=section, kind=_KINDS[name])
         with importing():
-            return self._of_a_plugin(_KINDS[name], said, section)
+            return self._plainly(name, said, section) or self._of_a_plugin(_KINDS[name], said, section)
 
     @cached_property
     def _registry(self) -> Registry:
         from ion_core.registry import load_plugins
 
         return load_plugins(allow=self.said.get("plugins"), environ={})
+
+    def _plainly(self, name: str, said: Mapping[str, Any], section: Section) -> Chosen | None:
+        """The store by what its plugin has for steps: see ``PlainOpening``. None where the registry is to find it."""
+        module, _, function = self.said.get("plain", {}).get(name, "").partition(":")
+        try:
+            opening: PlainOpening | None = getattr(import_module(module), function, None) if module else None
+        except ImportError:  # another version of the plugin is here, or none
+            opening = None
+        if opening is None:
+            return None
+        plugin, provider = module.partition(".")[0], str(said.get("provider"))
+        try:
+            found = opening(section, {key: it for key, it in said.items() if key != "provider"})
+        except Exception as error:  # code of a plugin
+            raise PluginFailed(
+                f"{section.where()}: the plugin {plugin} failed: {module}:{function} raised {type(error).__name__}. "
+                "Please report it to its author."
+            ) from error
+        if found is None:
+            return None
+        settings, opens = found
+        chosen: Provider[Any] = Provider(
+            name=provider, settings=cast(Any, type(settings)), open=opens, contract=CONTRACT_VERSION
+        )
+        return Chosen(provider=chosen, settings=settings, plugin=plugin, section=section, kind=_KINDS[name])
 
     def _of_a_plugin(self, kind: Kind, said: Mapping[str, Any], section: Section) -> Chosen:
         from pydantic import ValidationError

@@ -56,6 +56,7 @@ async def _open_s3(directory: Path) -> AsyncIterator[Pair]:
     try:
         import moto  # type: ignore[import-untyped, unused-ignore]  # noqa: F401
 
+        from ion_fsspec_storage import plugin
         from ion_fsspec_storage.documents import open_fsspec_documents
         from ion_fsspec_storage.settings import FsspecDocumentsSettings
     except ImportError as error:
@@ -66,7 +67,9 @@ async def _open_s3(directory: Path) -> AsyncIterator[Pair]:
         async with open_fsspec_documents(FsspecDocumentsSettings.model_validate(place)) as documents:
             await _store(documents)
         storage = {name: {"provider": "fsspec", **place} for name in ("blobs", "documents")}
-        yield _pair(directory, storage, plugins=["ion-fsspec-storage"])
+        registered = {"blobs": plugin.ion_blob_stores(), "documents": plugin.ion_document_stores()}
+        plain = {name: it.plain for name, providers in registered.items() for it in providers}
+        yield _pair(directory, storage, plugins=["ion-fsspec-storage"], plain=plain)
 
 
 async def _store(documents: DocumentStore) -> None:
@@ -75,12 +78,12 @@ async def _store(documents: DocumentStore) -> None:
     await documents.create(document)
 
 
-def _pair(directory: Path, storage: Mapping[str, Any], *, plugins: list[str]) -> Pair:
+def _pair(directory: Path, storage: Mapping[str, Any], **plugins: Any) -> Pair:
     script = Path(sys.executable).with_name("ion-core")
     if not script.exists():
         raise Unavailable(f"{script.name} is not installed beside {Path(sys.executable).name}")
     modules = {"bench": {"command": ["true"], "subscribes": [EVENT_TYPE]}}
-    said = {"version": 1, "state": str(directory), "plugins": plugins, "storage": storage, "modules": modules}
+    said = {"version": 1, "state": str(directory), **plugins, "storage": storage, "modules": modules}
     ticket = Ticket(
         event_id=CONTEXT.event_id, correlation_id=CONTEXT.correlation_id, module="bench", attempt=1, token="bench"
     )

@@ -36,12 +36,15 @@ def derived(config: Config, module: Module) -> bytes:
 
     Raises ConfigError where the settings of a store hold what no file can.
     """
+    stores = {"blobs": config.blobs, "documents": config.documents}
+    plain = {name: it.provider.plain for name, it in stores.items() if it.provider.plain}
     file = {
         "version": 1,
         "state": escape(str(config.state)),
-        "plugins": sorted({it.plugin.partition(" ")[0] for it in (config.blobs, config.documents)} - {"ion-core"}),
+        **({"plain": plain} if plain else {}),
+        "plugins": sorted({it.plugin.partition(" ")[0] for it in stores.values()} - {"ion-core"}),
         "hidden": [escape(it) for it in _from_outside(config, module)],
-        "storage": {"blobs": _store(config, config.blobs), "documents": _store(config, config.documents)},
+        "storage": {name: _store(config, it) for name, it in stores.items()},
         "modules": {
             module.name: {
                 "command": RUNS_NOTHING,

@@ -354,6 +354,11 @@ class FileSettings(Settings):
         default=(),
         description="Texts that are masked like what came from a variable: passwords that stand in this file.",
     )
+    plain: dict[str, str] = Field(
+        default={},
+        description="How steps of jobs elsewhere open blobs and documents without a model. Ion writes it; nothing else "
+        "reads it.",
+    )
     plugins: tuple[str, ...] | None = Field(
         default=None, description="Plugin distributions to load, and no others. Default: all that are installed."
     )

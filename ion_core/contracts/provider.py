@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -113,9 +113,26 @@ class Provider(Generic[P]):
                   not answer (within 30 s) and StateError for state it cannot use. Anything else is a fault of the
                   plugin and reported as one, None instead of a provider too.
     ``contract``  the contract version it was written for; another major version is refused, and a newer minor one.
+    ``plain``     of a store that opens fast but for its model: ``module:function`` of the plugin, a ``PlainOpening``.
+                  Steps of jobs elsewhere call it, and import nothing else of the plugin. '' where there is none.
     """
 
     name: str
     settings: type[BaseModel]
     open: Callable[[Any], AbstractAsyncContextManager[P]]
     contract: str
+    plain: str = ""
+
+
+class PlainOpening(Protocol):
+    """A store for a step of a job elsewhere, which is started for each job: without its model, which takes long."""
+
+    def __call__(
+        self, section: Section, values: Mapping[str, Any]
+    ) -> tuple[Any, Callable[[Any], AbstractAsyncContextManager[Any]]] | None:
+        """Settings, and how to open them; None where it cannot tell: the step then does it by the model, as ever.
+
+        ``values`` are those that the model took of what was set, as JSON; the store was open with them, in ``serve``,
+        when the job began, so it need not be tried out again. The settings know their ``section``, and tell the same
+        ``location`` as the model's. Opening raises what ``Provider.open`` may. Raises nothing itself.
+        """

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 COMMANDS_HOOK = "ion_commands"
 
 _NAME = re.compile(r"[a-z][a-z0-9-]*")
+_PLAIN = re.compile(r"\w+(\.\w+)*:\w+")
 _VERSION = re.compile(r"(\d+)\.(\d+)")
 
 
@@ -121,6 +122,9 @@ def _provider_problem(provider: Any, kind: Kind) -> str | None:
             return f'{what}: settings {settings.__name__} must not have the key "{key}", which {does}'
     if not callable(provider.open):
         return f"{what}: open must be callable (got {provider.open!r})"
+    plain = vars(provider)["plain"]
+    if not isinstance(plain, str) or not (plain == "" or _PLAIN.fullmatch(plain)):
+        return f'{what}: plain must be a text such as "package.module:function" (got {plain!r})'
     version = _VERSION.fullmatch(contract) if isinstance(contract, str) else None
     if version is None:
         return f'{what}: contract must be a version such as "{CONTRACT_VERSION}" (got {contract!r})'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,7 +13,7 @@ import pytest
 from pydantic import BaseModel, SecretStr, ValidationError
 
 from ion_core.contracts import CONTRACT_VERSION
-from ion_core.contracts.provider import Finding, Location, Provider, Reach
+from ion_core.contracts.provider import Finding, Location, PlainOpening, Provider, Reach
 from ion_core.contracts.runtime import RuntimeCapabilities
 from ion_core.contracts.settings import Section, Settings, Unfit
 from ion_core.errors import ConfigError, NotSetUpHere, StateError, TransientError
@@ -158,6 +159,27 @@ class ProviderConformance(Conformance):
         with refused(NotSetUpHere, naming=SECTION.key, of="opening"):
             await self.within(provider.open(settings).__aenter__(), "refusing to open")
 
+    async def test_a_plain_opening_is_the_same_store(self, provider: Provider[Any], tmp_path: Path) -> None:
+        assert self.section is not None
+        if not provider.plain:
+            return  # then steps open it as everybody does
+        module, _, function = provider.plain.partition(":")
+        plainly: PlainOpening | None = getattr(import_module(module), function, None)
+        assert callable(plainly), f"there is no {provider.plain}"
+        values = self.section(tmp_path)
+        model = provider.settings.model_validate(values, context={"section": SECTION})
+        assert plainly(SECTION, {**values, "no_such_setting": 1}) is None, "it is not known what that would mean"
+        if (found := plainly(SECTION, values)) is None:
+            return  # then steps open it as everybody does
+        settings, opens = found
+        assert settings.section == SECTION
+        assert _location(settings) == _location(model)
+        for _ in range(2):
+            opening = opens(settings)
+            opened = await self.within(opening.__aenter__(), "opening plainly")
+            assert opened is not None
+            await self.within(opening.__aexit__(None, None, None), "closing")
+
     async def test_it_opens_again_after_closing(self, provider: Provider[Any], tmp_path: Path) -> None:
         settings = self.settings(provider, tmp_path)
         for _ in range(2):
@@ -209,6 +231,11 @@ def _unfit(model: type[BaseModel], given: Mapping[str, Any]) -> Iterator[str]:
                 for it in error.errors():
                     if isinstance(found := it.get("ctx", {}).get("error"), Unfit):
                         yield str(found)
+
+
+def _location(settings: Any) -> Location | None:
+    tell = getattr(settings, "location", None)
+    return tell() if callable(tell) else None
 
 
 def _secrets(settings: BaseModel) -> list[tuple[str, str]]:

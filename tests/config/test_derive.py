@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from ion_core.config import Config, derived, dump, load_config
 from ion_core.contracts.provider import Provider
 from ion_core.contracts.settings import Settings
-from ion_core.errors import ConfigError
+from ion_core.errors import ConfigError, PluginFailed
 from ion_core.hidden import MASK, is_looked_for
 from ion_core.hookspecs import hookimpl
 from ion_core.registry import Kind, Registry, load_plugins
@@ -211,3 +211,59 @@ def test_every_installed_store_is_what_it_was(tmp_path: Path) -> None:
             assert (opened.provider.name, told) == (chosen.provider.name, dict(chosen.settings)), name
             assert opened.location == chosen.location
         assert replace(found.modules["m"], command=("x",)) == config.modules["m"]
+
+
+PLAINLY = """
+def known(section, values):
+    return SimpleNamespace(section=section, values=values), print
+
+def unsure(section, values):
+    return None
+
+def broken(section, values):
+    raise KeyError("url")
+"""
+
+
+@pytest.fixture
+def step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], StepSettings]:
+    """The settings of a step of a pipeline whose blob store has this plain opening."""
+    (tmp_path / "shelf_plain.py").write_text("from types import SimpleNamespace\n" + PLAINLY)
+    (tmp_path / "ion.yaml").write_text("storage: {blobs: {provider: shelf, options: {x: 1}}}\n" + MODULE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    class Shelf:
+        def __init__(self, plain: str) -> None:
+            self.plain = plain
+
+        @hookimpl
+        def ion_blob_stores(self) -> Iterable[Provider[object]]:
+            shelf = Provider(name="shelf", settings=LooseSettings, open=print, contract="1.3", plain=self.plain)  # type: ignore[arg-type]
+            return [shelf]
+
+    def derive(plain: str) -> StepSettings:
+        registry = load_plugins(extra=[Shelf(plain)], entry_points=False)
+        monkeypatch.setattr("ion_core.registry.load_plugins", lambda **given: registry)
+        config = load_config(tmp_path / "ion.yaml", registry=registry, environ={"PASS": "x"})
+        raw = derived(config, config.modules["m"])
+        same(config, read(raw, tmp_path / "pod", registry))
+        return StepSettings.read(tmp_path / "pod" / "settings")
+
+    return derive
+
+
+def test_a_step_opens_plainly_what_its_plugin_opens_so(step: Callable[[str], StepSettings]) -> None:
+    chosen = step("shelf_plain:known").chosen("blobs", nullcontext)
+    assert chosen.settings.values == {"options": {"x": 1}}
+    assert chosen.settings.section.where("options").endswith("settings: storage.blobs.options")
+    assert (chosen.provider.name, chosen.plugin, chosen.kind) == ("shelf", "shelf_plain", Kind.BLOB_STORE)
+
+
+@pytest.mark.parametrize("plain", ["", "shelf_plain:unsure", "shelf_plain:of_a_later_version", "no_such_module:known"])
+def test_what_cannot_be_opened_plainly_is_opened_by_its_model(step: Callable[[str], StepSettings], plain: str) -> None:
+    assert step(plain).chosen("blobs", nullcontext).settings.options == {"x": 1}
+
+
+def test_a_plain_opening_that_fails_is_the_plugin_s_fault(step: Callable[[str], StepSettings]) -> None:
+    with pytest.raises(PluginFailed, match=r"storage\.blobs: the plugin shelf_plain failed: shelf_plain:broken raised"):
+        step("shelf_plain:broken").chosen("blobs", nullcontext)

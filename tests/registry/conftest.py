@@ -18,8 +18,8 @@ from ion_core.hookspecs import hookimpl
 class Nothing(Settings):
     pass
 
-def shelf(name="shelf", settings=Nothing, open=print, contract="1.0"):
-    return Provider(name=name, settings=settings, open=open, contract=contract)
+def shelf(name="shelf", settings=Nothing, open=print, contract="1.0", plain=""):
+    return Provider(name=name, settings=settings, open=open, contract=contract, plain=plain)
 """
 
 

@@ -105,11 +105,15 @@ BAD = {
     "nothing to open": ("@hookimpl\ndef ion_blob_stores():\n    return [shelf(open=None)]", "open must be callable"),
     "another major version": (
         "@hookimpl\ndef ion_blob_stores():\n    return [shelf(contract='2.0')]",
-        "is written for contract 2.0, this ion-core has 1.2",
+        "is written for contract 2.0, this ion-core has 1.3",
     ),
     "a version that is none": (
         "@hookimpl\ndef ion_blob_stores():\n    return [shelf(contract='latest')]",
         "contract must be a version such as",
+    ),
+    "a plain opening that is none": (
+        "@hookimpl\ndef ion_blob_stores():\n    return [shelf(plain=print)]",
+        'plain must be a text such as "package.module:function"',
     ),
     "one name twice": (
         "@hookimpl\ndef ion_blob_stores():\n    return [shelf(), shelf()]",

@@ -17,7 +17,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 from ion_core.contracts import CONTRACT_VERSION
-from ion_core.contracts.provider import Finding, Location, Provider, Reach
+from ion_core.contracts.provider import Finding, Location, PlainOpening, Provider, Reach
 from ion_core.contracts.runtime import RuntimeCapabilities
 from ion_core.contracts.settings import Secret, Section, Settings, Unfit
 from ion_core.embedded.memory.blobs import open_memory_blobs
@@ -294,7 +294,9 @@ class Providers(ProviderConformance):
         return {"path": str(tmp_path / "locked")}
 
 
-GOOD: Provider[Any] = Provider(name="store", settings=StoreSettings, open=open_store, contract="1.0")
+GOOD: Provider[Any] = Provider(
+    name="store", settings=StoreSettings, open=open_store, contract="1.0", plain=f"{__name__}:plain_good"
+)
 
 
 def registering(provider: Provider[Any]) -> Open:
@@ -474,6 +476,27 @@ def opens_once() -> Callable[[Any], Any]:
     return opens
 
 
+def _plain(where: str = "blobs", told: Section | None = None, opens: Any = open_store) -> PlainOpening:
+    def plainly(section: Section, values: Mapping[str, Any]) -> Any:
+        if values.keys() != {"path"}:
+            return None
+        settings = StoreSettings.model_validate({"path": Path(values["path"]).with_name(where)})
+        settings._section = told or section
+        return settings, opens
+
+    return plainly
+
+
+def plain_taking_anything(section: Section, values: Mapping[str, Any]) -> Any:
+    return _plain()(section, {"path": values["path"]})
+
+
+plain_good = _plain()
+plain_elsewhere = _plain(where="another")
+plain_of_another_section = _plain(told=Section(key="storage.blobs"))
+plain_hanging = _plain(opens=open_hangs)
+plain_once = _plain(opens=opens_once())
+
 LATER = f"{CONTRACT_VERSION.partition('.')[0]}.{int(CONTRACT_VERSION.partition('.')[2]) + 1}"
 
 PROVIDERS = Mutants(Providers, "provider", registering(GOOD))
@@ -511,6 +534,10 @@ for rule, name, changed in (
     ("what_a_machine_lacks_is_told_apart", "names_no_section", {"open": open_names_no_section}),
     ("what_a_machine_lacks_is_told_apart", "finds_it", {"settings": Missing}),
     ("what_a_machine_lacks_is_told_apart", "opens_all_the_same", {"open": open_puts_it_off}),
+    *(
+        ("a_plain_opening_is_the_same_store", name, {"plain": f"{__name__}:plain_{name}"})
+        for name in ("taking_anything", "elsewhere", "of_another_section", "hanging", "once", "missing")
+    ),
     ("it_opens_again_after_closing", "opens_once", {"open": opens_once()}),
     ("it_opens_again_after_closing", "hangs", {"open": open_hangs}),
     ("what_cannot_be_opened_is_refused", "lets_os_errors_out", {"open": open_lets_os_errors_out}),

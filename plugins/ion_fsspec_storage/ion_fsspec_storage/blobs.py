@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from ion_core.contracts.storage import BlobInfo, BlobStore, check_key, check_told
 from ion_core.errors import BlobCorrupt, BlobNotFound, InvalidKey, PermanentError, TransientError
@@ -21,7 +21,9 @@ from ion_fsspec_storage.errors import translated
 from ion_fsspec_storage.names import digest, key_of_name, name_of_key
 from ion_fsspec_storage.objects import Objects
 from ion_fsspec_storage.opening import open_objects
-from ion_fsspec_storage.settings import FsspecBlobsSettings
+
+if TYPE_CHECKING:
+    from ion_fsspec_storage.settings import FsspecBlobsSettings
 
 T = TypeVar("T")
 
@@ -201,9 +203,12 @@ def _mark(status: os.stat_result) -> tuple[int, int]:
 
 
 @asynccontextmanager
-async def open_fsspec_blobs(settings: FsspecBlobsSettings) -> AsyncIterator[BlobStore]:
-    """The store at ``settings.url``. Raises ConfigError for what cannot work, TransientError when nobody answers."""
-    objects = await asyncio.to_thread(open_objects, settings, exclusive=False)
+async def open_fsspec_blobs(settings: FsspecBlobsSettings, *, tried: bool = False) -> AsyncIterator[BlobStore]:
+    """The store at ``settings.url``. Raises ConfigError for what cannot work, TransientError when nobody answers.
+
+    With ``tried`` it was open elsewhere with these settings, and nothing is asked of it now.
+    """
+    objects = await asyncio.to_thread(open_objects, settings, exclusive=False, tried=tried)
     pool = ThreadPoolExecutor(settings.at_once, "ion-fsspec-blobs")
     try:
         yield FsspecBlobs(objects, pool, sign_for=int(settings.sign_for.total_seconds()))

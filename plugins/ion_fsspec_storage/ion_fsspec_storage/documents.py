@@ -7,14 +7,16 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from ion_core.contracts.storage import Document, DocumentStore
 from ion_core.errors import DocumentExists, DocumentNotFound, DocumentsDamaged, InvalidCursor, TransientError
 from ion_fsspec_storage.objects import Objects
 from ion_fsspec_storage.opening import open_objects
 from ion_fsspec_storage.records import Clock, Marker, Record, flow_prefix, is_stamp, same_body
-from ion_fsspec_storage.settings import FsspecDocumentsSettings
+
+if TYPE_CHECKING:
+    from ion_fsspec_storage.settings import FsspecDocumentsSettings
 
 T = TypeVar("T")
 
@@ -225,9 +227,14 @@ def _is_behind(
 
 
 @asynccontextmanager
-async def open_fsspec_documents(settings: FsspecDocumentsSettings) -> AsyncIterator[DocumentStore]:
-    """The store at ``settings.url``. Raises ConfigError where nothing can be created exclusively, TransientError."""
-    objects = await asyncio.to_thread(open_objects, settings, exclusive=True)
+async def open_fsspec_documents(
+    settings: FsspecDocumentsSettings, *, tried: bool = False
+) -> AsyncIterator[DocumentStore]:
+    """The store at ``settings.url``. Raises ConfigError where nothing can be created exclusively, TransientError.
+
+    With ``tried`` it was open elsewhere with these settings, and nothing is asked of it now.
+    """
+    objects = await asyncio.to_thread(open_objects, settings, exclusive=True, tried=tried)
     pool = ThreadPoolExecutor(settings.at_once, "ion-fsspec-documents")
     try:
         yield FsspecDocuments(objects, pool, at_once=settings.at_once)

@@ -4,31 +4,34 @@ from __future__ import annotations
 
 import contextlib
 import os
-import uuid
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from ion_core.errors import ConfigError, PermanentError, StorageFull, TransientError
 from ion_fsspec_storage.errors import is_denied, is_elsewhere, is_gone, translated
 from ion_fsspec_storage.objects import Objects
 from ion_fsspec_storage.protocols import INSTEAD, missing_driver
 from ion_fsspec_storage.s3 import Direct, direct
-from ion_fsspec_storage.settings import Place
+
+if TYPE_CHECKING:
+    from ion_fsspec_storage.settings import Place
 
 
-def open_objects(settings: Place, *, exclusive: bool) -> Objects:
+def open_objects(settings: Place, *, exclusive: bool, tried: bool = False) -> Objects:
     """The objects at ``settings.url``, after one was written, read and deleted there. Blocking.
 
     With ``exclusive`` only where of many that create one object exactly one succeeds: known to be so of the driver, and
-    seen to be so of this backend, since some accept the condition and ignore it. Raises ConfigError, TransientError.
+    seen to be so of this backend, since some accept the condition and ignore it. With ``tried`` all that was seen
+    elsewhere, and nothing is asked now. Raises ConfigError, TransientError.
     """
     where = settings.section.where("url")
     try:
         objects = _made(settings)
         try:
-            _try_out(objects, settings, exclusive=exclusive)
+            if not tried:
+                _try_out(objects, settings, exclusive=exclusive)
         except BaseException:
             objects.close()
             raise
@@ -93,7 +96,7 @@ def _local(settings: Place) -> Objects:
 
 def _try_out(objects: Objects, settings: Place, *, exclusive: bool) -> None:
     where = settings.section.where("url")
-    name = f"probe/{os.getpid()}-{uuid.uuid4().hex}"
+    name = f"probe/{os.getpid()}-{os.urandom(16).hex()}"
     with _removing(objects.delete, name):
         if not exclusive:
             objects.write(name, b"first")

@@ -10,6 +10,8 @@ from ion_core.contracts.storage import BlobStore, DocumentStore
 from ion_core.hookspecs import hookimpl
 from ion_fsspec_storage.settings import FsspecBlobsSettings, FsspecDocumentsSettings
 
+_PLAIN = "ion_fsspec_storage.plain"
+
 
 def _open_blobs(settings: FsspecBlobsSettings) -> AbstractAsyncContextManager[BlobStore]:
     from ion_fsspec_storage.blobs import open_fsspec_blobs
@@ -25,9 +27,19 @@ def _open_documents(settings: FsspecDocumentsSettings) -> AbstractAsyncContextMa
 
 @hookimpl
 def ion_blob_stores() -> Iterable[Provider[BlobStore]]:
-    return [Provider(name="fsspec", settings=FsspecBlobsSettings, open=_open_blobs, contract="1.0")]
+    return [
+        Provider(name="fsspec", settings=FsspecBlobsSettings, open=_open_blobs, contract="1.3", plain=f"{_PLAIN}:blobs")
+    ]
 
 
 @hookimpl
 def ion_document_stores() -> Iterable[Provider[DocumentStore]]:
-    return [Provider(name="fsspec", settings=FsspecDocumentsSettings, open=_open_documents, contract="1.3")]
+    return [
+        Provider(
+            name="fsspec",
+            settings=FsspecDocumentsSettings,
+            open=_open_documents,
+            contract="1.3",
+            plain=f"{_PLAIN}:documents",
+        )
+    ]

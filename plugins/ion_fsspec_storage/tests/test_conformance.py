@@ -380,3 +380,26 @@ class TestDocumentsProvider(_Provider):
     @pytest.fixture
     def provider(self) -> Provider[DocumentStore]:
         return next(iter(plugin.ion_document_stores()))
+
+
+class _ProviderInS3(ProviderConformance):
+    unusable = None
+
+    @pytest.fixture(autouse=True)
+    def in_s3(self, s3: ObjectStore) -> None:
+        self.values = s3.settings(driver="obstore")
+
+    def section(self, tmp_path: Path) -> dict[str, Any]:
+        return self.values
+
+
+class TestBlobsProviderInS3(_ProviderInS3):
+    @pytest.fixture
+    def provider(self) -> Provider[BlobStore]:
+        return next(iter(plugin.ion_blob_stores()))
+
+
+class TestDocumentsProviderInS3(_ProviderInS3):
+    @pytest.fixture
+    def provider(self) -> Provider[DocumentStore]:
+        return next(iter(plugin.ion_document_stores()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
@@ -16,8 +17,10 @@ from faulty_proxy import FaultyProxy, faulty_proxy_to
 from pydantic import ValidationError
 from stored_files import MIB, file, info
 
+from ion_core.contracts.provider import Section
 from ion_core.contracts.storage import Document
 from ion_core.errors import ConfigError, DocumentExists, TransientError
+from ion_fsspec_storage import plain, plugin
 from ion_fsspec_storage import s3 as s3_words
 from ion_fsspec_storage.blobs import FsspecBlobs, open_fsspec_blobs
 from ion_fsspec_storage.direct import DirectObjects
@@ -241,22 +244,75 @@ async def test_the_parts_of_an_upload_that_failed_are_not_left(
     assert [it for it in left.get("Uploads", []) if it["Key"].endswith("blobs/key")] == []
 
 
-def test_a_step_that_lists_nothing_imports_no_client_in_python(s3: ObjectStore, tmp_path: Path) -> None:
-    source = tmp_path / "source"
-    source.write_bytes(b"content")
-    code = f"""
+STEP = """
 import asyncio, sys
+from contextlib import nullcontext
 from pathlib import Path
-from ion_fsspec_storage.blobs import open_fsspec_blobs
-from ion_fsspec_storage.settings import FsspecBlobsSettings
+from ion_core.contracts.storage import Document
+from ion_core.steps import StepSettings
 
-async def main():
-    async with open_fsspec_blobs(FsspecBlobsSettings(**{s3.settings()!r})) as blobs:
-        info = await blobs.put("key", Path({str(source)!r}))
-        await blobs.get("key", Path({str(tmp_path / "target")!r}), expect=info)
+async def main(here):
+    async with StepSettings.read(here / "settings").stores(nullcontext) as stores:
+        info = await stores.blobs.put("key", here / "source")
+        await stores.blobs.get("key", here / "target", expect=info)
+        await stores.documents.create(Document(kind="commit", id="job", correlation_id="flow", body={"n": 1}))
+        assert (await stores.documents.get("commit", "job")).body == {"n": 1}
 
-asyncio.run(main())
-assert not {{"fsspec", "s3fs", "botocore", "aiohttp"}} & sys.modules.keys()
+asyncio.run(main(Path(sys.argv[1])))
+print(sorted({"aiohttp", "botocore", "fsspec", "obstore", "pluggy", "pydantic", "s3fs"} & sys.modules.keys()))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("more", "imported"),
+    [
+        ({}, "['obstore']"),
+        ({"driver": "fsspec"}, "['aiohttp', 'botocore', 'fsspec', 'pluggy', 'pydantic', 's3fs']"),
+    ],
+)
+def test_a_step_imports_no_more_than_it_needs(
+    more: dict[str, str], imported: str, s3: ObjectStore, tmp_path: Path
+) -> None:
+    """In a process of its own, as those are."""
+    place = {"provider": "fsspec", **s3.settings(), **more}
+    providers = {"blobs": plugin.ion_blob_stores(), "documents": plugin.ion_document_stores()}
+    said = {
+        "plugins": ["ion-fsspec-storage"],
+        "plain": {name: it.plain for name, [it] in providers.items()},
+        "storage": {"blobs": place, "documents": place},
+        "modules": {},
+    }
+    (tmp_path / "settings").write_text(json.dumps(said))
+    (tmp_path / "source").write_bytes(b"content")
+    step = [sys.executable, "-c", STEP, str(tmp_path)]
+    environ = {**os.environ, "HOME": str(tmp_path)}
+    done = subprocess.run(step, env=environ, capture_output=True, text=True, check=False)
+    assert (done.stdout.strip(), done.stderr) == (imported, "")
+    assert (tmp_path / "target").read_bytes() == b"content"
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"url": "s3://bucket/x", "options": HERE, "driver": "fsspec"},
+        {"url": "s3://bucket/x", "options": {**HERE, "profile": "p"}},
+        {"url": "gs://bucket/x"},
+        {"url": "file:///srv/ion"},
+        {"url": "s3://bucket/x", "options": HERE, "no_such_setting": 1},
+        {"url": "s3://bucket/x", "options": HERE, "parallel": "8"},
+        {"url": "s3://bucket/x", "options": HERE, "sign_for": "1h"},
+        {"options": HERE},
+    ],
+)
+def test_what_is_not_plainly_obstore_s_is_left_to_the_models(values: dict[str, Any]) -> None:
+    assert plain.blobs(Section(), values) is None
+    assert plain.documents(Section(), values) is None
+
+
+def test_what_was_derived_is_read_plainly() -> None:
+    values = {"url": "s3://bucket/x", "options": HERE, "driver": "obstore", "parallel": 8, "sign_for": "90.000000s"}
+    found = plain.blobs(Section(), values)
+    assert found is not None
+    model = FsspecBlobsSettings.model_validate(values)
+    assert {name: getattr(found[0], name) for name in FsspecBlobsSettings.model_fields} == dict(model)
+    assert (found[0].at_once, found[0].protocol, found[0].location()) == (8, "s3", model.location())
