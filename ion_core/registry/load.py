@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import ion_core
 from ion_core.errors import ConfigError
-from ion_core.registry.installed import EMBEDDED, Source, installed, not_installed, unknown_distributions
+from ion_core.registry.installed import EMBEDDED, Source, installed, not_installed
 from ion_core.registry.registry import BrokenPlugin, LoadedPlugin, Registry, normalised
 from ion_core.registry.verify import Unusable, in_one_line, load
 
@@ -40,10 +40,12 @@ def load_plugins(
     broken: list[BrokenPlugin] = []
     skipped: set[str] = set()
     if entry_points:
-        if allow is not None and switch == "on" and (missing := unknown_distributions(allow)):
-            raise ConfigError([f"plugins: {not_installed(name)}" for name in missing])
+        found = list(installed(broken))  # once: it reads what each distribution says of itself
         allowed = None if allow is None else {normalised(name) for name in allow}
-        for source in installed(broken):
+        known = {normalised(it.distribution) for it in found} | {"ion-core"}
+        if switch == "on" and (missing := [name for name in allow or () if normalised(name) not in known]):
+            raise ConfigError([f"plugins: {not_installed(name)}" for name in missing])
+        for source in found:
             if switch == "off" or (allowed is not None and normalised(source.distribution) not in allowed):
                 skipped.add(source.distribution)
             else:

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -19,7 +20,7 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import S3Store
 
-from ion_core.errors import TransientError
+from ion_core.errors import PermanentError, TransientError
 from ion_core.words import counted
 from ion_fsspec_storage.errors import is_gone, translated
 from ion_fsspec_storage.objects import Objects
@@ -43,6 +44,15 @@ _TWO_AT_ONCE = 409
 _STATUS = re.compile(r"status code: (\d{3})\b")
 _CODE = re.compile(r"<Code>(\w+)</Code>")
 _MESSAGE = re.compile(r"<Message>([^<]{1,200})")
+_REASONS = (
+    (r'(?:message|error): "([^"]{1,200})"', "{}"),
+    (r"InvalidCertificate\(\s*(?:\w+\(\s*)*(\w+)", "its certificate is not trusted: {}"),
+    (r"kind: (Timeout),", "no answer in time"),
+    (r"error: (IncompleteBody)", "cut off in the middle"),
+)
+"""Why no answer came, as far as the error's source tells, and in which words."""
+_RUST = "pyo3_runtime"
+"""Where the exception of a panic comes from, which is no ``Exception`` and has no public name."""
 _MOVED = 301
 _ELSEWHERE = "incorrectly configured region"
 """What stands for a 301 without an address."""
@@ -55,16 +65,24 @@ class S3Error(Exception):
     """
 
     def __init__(self, error: BaseException) -> None:
-        text = str(error).partition("\n\nDebug source:")[0]
+        text, _, source = str(error).partition("\n\nDebug source:")
         status, code, message = (it.search(text) for it in (_STATUS, _CODE, _MESSAGE))
         self.status_code = int(status[1]) if status else _MOVED if _ELSEWHERE in text else None
         self.error_code = code[1] if code else None
         said = " ".join(text.rpartition(" - ")[2].split())
         if code:
             said = f"{code[1]}: {message[1]}" if message else code[1]
+        elif why := next((words.format(it[1]) for it, words in _found(source)), ""):
+            said = f"{said}: {why}"
         if "ETag Header missing" in text:
             said += ". obstore needs one, set driver: fsspec"
         super().__init__(said)
+
+
+def _found(source: str) -> Iterator[tuple[re.Match[str], str]]:
+    for pattern, words in _REASONS:
+        if found := re.search(pattern, source):
+            yield found, words
 
 
 class DirectObjects:
@@ -73,13 +91,20 @@ class DirectObjects:
     def __init__(self, where: Direct, place: str, listing: Callable[[], Objects]) -> None:
         self.place = place
         self._prefix = f"{where.prefix}/" if where.prefix else ""
-        self._store = _store(where, where.client)
-        self._slow = _store(where, where.slow)
+        self._where = where
         self._retries = Retries(place)
         self._large = threading.BoundedSemaphore(_LARGE_AT_ONCE)
         self._make_lister = listing
         self._lister: Objects | None = None
         self._making = threading.Lock()
+
+    @cached_property
+    def _store(self) -> S3Store:
+        return _store(self._where, self._where.client, self.place)
+
+    @cached_property
+    def _slow(self) -> S3Store:
+        return _store(self._where, self._where.slow, self.place)
 
     def opened(self) -> None:
         self._retries.opened()
@@ -173,14 +198,22 @@ def _answers() -> Iterator[None]:
         yield
     except BaseError as error:
         raise S3Error(error) from error
+    except BaseException as error:
+        if type(error).__module__ != _RUST:
+            raise
+        raise ValueError(f"obstore fell over it: {error}") from error  # which would end the process
 
 
-def _store(where: Direct, client: Any) -> S3Store:
+def _store(where: Direct, client: Any, place: str) -> S3Store:
+    """Made when it is needed: that takes longer than importing obstore does. Raises PermanentError."""
     keys = where.keys
-    return S3Store(
-        where.bucket,
-        config=dict(where.config),  # type: ignore[arg-type]
-        client_options=client,
-        retry_config={"max_retries": 0},  # the whole call is tried again, with longer pauses
-        credential_provider=None if keys is None else lambda: dict(keys),  # type: ignore[arg-type]
-    )
+    try:
+        return S3Store(
+            where.bucket,
+            config=dict(where.config),  # type: ignore[arg-type]
+            client_options=client,
+            retry_config={"max_retries": 0},  # the whole call is tried again, with longer pauses
+            credential_provider=None if keys is None else lambda: dict(keys),  # type: ignore[arg-type]
+        )
+    except (BaseError, ValueError) as error:
+        raise PermanentError(f"{place}: obstore cannot be set up with these options: {S3Error(error)}.") from error

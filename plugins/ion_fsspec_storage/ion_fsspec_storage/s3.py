@@ -40,6 +40,9 @@ _TEXTS = ("key", "secret", "token", "endpoint_url")
 
 _BUCKET = re.compile(r"[A-Za-z0-9._-]{3,255}")
 _SEGMENT = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._=-]+")
+_ENDPOINT = re.compile(r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:(?P<port>\d{1,5}))?(/[A-Za-z0-9._~/-]*)?")
+_LAST_PORT = 65_535
+_KEY = re.compile(r"[\x21-\x7e]+")
 _REGION = re.compile(r"(?!cn-|us-iso)[a-z0-9-]{1,32}")
 """Whose address is made of its name alone."""
 
@@ -173,7 +176,24 @@ def direct(settings: Wanted, environ: Mapping[str, str] | None = None) -> Direct
         misfit(settings.url, settings.options) is not None or elsewhere(settings.options, environ)
     ):
         return None
-    return _direct(settings, environ)
+    made = _direct(settings, environ)
+    if not (why := _garbled(made)):
+        return made
+    if settings.driver == "auto":
+        return None
+    raise ConfigError(f"{settings.section.where('options')}: with what the environment says, {why}")
+
+
+def _garbled(made: Direct) -> str:
+    """What obstore would fall over instead of refusing it; '' if nothing."""
+    if not _REGION.fullmatch(made.config["region"]):
+        return "the region is no name of one. It must be one such as eu-west-1"
+    address = _ENDPOINT.fullmatch(made.config["endpoint"])
+    if address is None or int(address["port"] or 0) > _LAST_PORT:
+        return "the endpoint is no address. It must be one such as https://s3.example.org"
+    if not all(_KEY.fullmatch(it) for it in (made.keys or {}).values() if it is not None):
+        return "a key has other letters than keys have, perhaps a line end. Give it without"
+    return ""
 
 
 def _direct(settings: Wanted, environ: Mapping[str, str]) -> Direct:

@@ -26,7 +26,7 @@ from ion_fsspec_storage.blobs import FsspecBlobs, open_fsspec_blobs
 from ion_fsspec_storage.direct import DirectObjects
 from ion_fsspec_storage.documents import FsspecDocuments, open_fsspec_documents
 from ion_fsspec_storage.settings import FsspecBlobsSettings, FsspecDocumentsSettings
-from tests.support.object_stores import ObjectStore, client, s3_at
+from tests.support.object_stores import ObjectStore, client, free_port, s3_at
 
 KEYS = {"key": "k", "secret": "canary-secret"}
 REGION = {"client_kwargs": {"region_name": "eu-west-1"}}
@@ -206,6 +206,54 @@ async def test_what_stays_wrong_is_refused_at_the_start(
             pass
     assert said in str(refused.value)
     assert "testing-secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "environ", "said"),
+    [
+        ({**KEYS, "endpoint_url": "localhost:9000"}, {}, "the endpoint is no address"),
+        ({**KEYS, "client_kwargs": {"endpoint_url": "http://localhost:99999"}}, {}, "the endpoint is no address"),
+        (KEYS, {"AWS_ENDPOINT_URL": "no address", "AWS_DEFAULT_REGION": "eu-west-1"}, "the endpoint is no address"),
+        (KEYS, {"AWS_DEFAULT_REGION": "eu-west-1\n"}, "the region is no name of one"),
+        ({**HERE, "secret": "canary\n"}, {}, "a key has other letters than keys have"),
+        ({**HERE, "token": "canary 2"}, {}, "a key has other letters than keys have"),
+    ],
+)
+def test_what_obstore_would_fall_over_never_gets_there(
+    options: dict[str, Any], environ: dict[str, str], said: str
+) -> None:
+    assert chosen("s3://bucket/x", options, **environ) is None
+    with pytest.raises(ConfigError, match=said) as refused:
+        chosen("s3://bucket/x", options, driver="obstore", **environ)
+    assert "canary" not in str(refused.value)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+async def test_a_panic_of_obstore_is_an_error_like_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3_words, "_garbled", lambda made: "")
+    options = {**KEYS, "endpoint_url": "http://localhost:99999"}
+    with pytest.raises(ConfigError, match="obstore fell over it"):
+        async with open_fsspec_blobs(FsspecBlobsSettings(url="s3://bucket/x", options=options, driver="obstore")):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "said"),
+    [
+        ("http://127.0.0.1:{closed}", "Connection refused"),
+        ("http://no-such-host.invalid", "failed to lookup address"),
+        ("https://127.0.0.1:{plain}", "error sending request"),
+    ],
+)
+async def test_why_nobody_answers_is_said(
+    endpoint: str, said: str, s3: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ion_fsspec_storage.retries.ATTEMPTS", 1)
+    options = {**KEYS, "endpoint_url": endpoint.format(closed=free_port(), plain=s3.port)}
+    with pytest.raises(TransientError, match=said) as raised:
+        async with open_fsspec_blobs(FsspecBlobsSettings(url="s3://bucket/x", options=options, driver="obstore")):
+            pass
+    assert "canary" not in str(raised.value)
 
 
 async def test_a_server_without_etags_is_told_to_be_one_for_s3fs(

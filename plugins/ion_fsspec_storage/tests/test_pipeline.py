@@ -128,6 +128,18 @@ def test_files_on_an_ssh_server_and_documents_here_are_one_pipeline(sftp: FileSe
     assert [path.name for path in place.iterdir()] == ["unfinished"]
 
 
+def test_jobs_at_an_engine_find_their_files_and_documents_in_s3(s3: ObjectStore, tmp_path: Path) -> None:
+    """Their steps are processes that read a derived configuration, and open its stores plainly."""
+    (tmp_path / "scan.tif").write_bytes(b"content")
+    home = Home(tmp_path, COPY + "\nruntimes: {default: {provider: subprocess}}\n", s3)
+    event = home.publish("file.received", tmp_path / "scan.tif")
+    home.ion("serve", "--until-idle")
+    [commit] = [it for it in home.flow(event) if it["context"]["documentType"] == "commit"]
+    assert [output["name"] for output in commit["outputs"]] == ["scan.tif"]
+    [copied] = home.ion("files", "--module", "copy", "--get", "results").splitlines()
+    assert (home.home / copied).read_bytes() == b"content"
+
+
 async def test_a_job_whose_input_was_damaged_fails_naming_the_file(s3: ObjectStore, tmp_path: Path) -> None:
     (tmp_path / "scan.tif").write_bytes(b"as it was")
     home = Home(tmp_path, COPY, s3)
