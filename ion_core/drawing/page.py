@@ -58,7 +58,7 @@ class _Report:
         self._pictures = pictures
         self._lost = lost
         self._shown = shown
-        self._events = _in_order(collected.flow.roots)
+        self._events = list(collected.flow.events())
         self._anchors: dict[EventSeen | JobSeen, str] = {}
         for n, event in enumerate(self._events):
             self._anchors[event] = f"event-{n}"
@@ -212,18 +212,6 @@ class _Report:
                 found[attempt.token] = log
                 left -= len(log)
         return found
-
-
-def _in_order(roots: Iterable[EventSeen]) -> list[EventSeen]:
-    """As they are drawn: from above, each before what it led to."""
-    found: list[EventSeen] = []
-    waiting = list(roots)[::-1]
-    while waiting:
-        event = waiting.pop()
-        found.append(event)
-        below = [child for job in event.jobs.values() for child in job.events] + event.others
-        waiting += below[::-1]
-    return found
 
 
 def _in_time(attempts: Iterable[AttemptSeen]) -> list[AttemptSeen]:

@@ -1,5 +1,6 @@
 """What became of events: flows, read from the documents that they left."""
 
+from ion_core.flows.fetching import fetch, path_of
 from ion_core.flows.files import FileOfFlow, files_of
 from ion_core.flows.flow import (
     ALREADY_COMMITTED,
@@ -49,10 +50,12 @@ __all__ = [
     "Wanted",
     "attempt_of",
     "children",
+    "fetch",
     "files_of",
     "list_flows",
     "logs_of",
     "parsed",
+    "path_of",
     "read_flow",
     "summary_of",
     "view_of",

@@ -130,11 +130,12 @@ class Flow:
     roots: list[EventSeen]
 
     def events(self) -> Iterator[EventSeen]:
-        waiting = list(self.roots)
+        """Each before what it led to, which comes before its next sibling."""
+        waiting = self.roots[::-1]
         while waiting:
             event = waiting.pop()
             yield event
-            waiting += children(event)
+            waiting += children(event)[::-1]
 
     def jobs(self) -> Iterator[JobSeen]:
         for event in self.events():

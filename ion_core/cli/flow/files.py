@@ -49,7 +49,7 @@ def command(options: Options, id: str | None, directory: str | None, module: str
         out_array([_to_json(it, directory) for it in files])
         return
     if directory is not None:
-        from ion_core.cli.flow.stored import path_of
+        from ion_core.flows import path_of
 
         for it in files:
             out(plain(str(Path(directory) / path_of(it))), whole=True)
@@ -68,9 +68,8 @@ def _list(options: Options, files: Sequence[FileOfFlow]) -> None:
 
 
 async def _work(app: App, id: str | None, module: str | None, directory: str | None) -> list[FileOfFlow]:
-    from ion_core.cli.flow.stored import fetch
     from ion_core.cli.ids import flow_or_event, newest_flow
-    from ion_core.flows import files_of
+    from ion_core.flows import fetch, files_of
 
     documents = await app.documents()
     event_id: str | None = None
@@ -124,6 +123,6 @@ def _to_json(it: FileOfFlow, directory: str | None) -> dict[str, Any]:
     }
     if directory is None:
         return said
-    from ion_core.cli.flow.stored import path_of
+    from ion_core.flows import path_of
 
     return said | {"path": str(Path(directory) / path_of(it))}

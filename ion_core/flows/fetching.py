@@ -13,7 +13,7 @@ from pathlib import Path
 from ion_core.contracts.storage import BlobInfo, BlobStore, check_key
 from ion_core.errors import PermanentError, UsageError, storage_error
 from ion_core.events import StoredFile
-from ion_core.flows import FileOfFlow
+from ion_core.flows.files import FileOfFlow
 from ion_core.stores import for_each, key_segment
 
 IN = "_in"
