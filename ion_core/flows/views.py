@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import cast
 
 from ion_core.contracts.looking import AttemptView, EventView, FlowSummary, FlowView, JobState, JobView
-from ion_core.flows.flow import AttemptSeen, EventSeen, Flow, JobSeen, children
+from ion_core.flows.flow import AttemptSeen, EventSeen, Flow, JobSeen
 from ion_core.flows.short import FlowInShort, parsed
 
 
@@ -29,22 +29,13 @@ def summary_of(flow: FlowInShort) -> FlowSummary:
 
 def view_of(flow: Flow, short: FlowInShort, damaged: Iterable[str]) -> FlowView:
     """All of it; ``short`` is the same in short, settled."""
-    events = list(_in_order(flow))
+    events = list(flow.events())
     return FlowView(
         summary=summary_of(short),
         events=[_event(it) for it in events],
         jobs=[_job(it.id, job) for it in events for job in it.jobs.values()],
         damaged=sorted(damaged),
     )
-
-
-def _in_order(flow: Flow) -> Iterator[EventSeen]:
-    """Causes before what they led to, each with all that followed from it before the next."""
-    waiting = flow.roots[::-1]
-    while waiting:
-        event = waiting.pop()
-        yield event
-        waiting += reversed(children(event))
 
 
 def _event(event: EventSeen) -> EventView:
