@@ -69,14 +69,15 @@ DOCUMENT_MISSING = Rule(
 )
 EVENT_REFUSED = Rule(
     "event-refused",
-    "the event is unreadable, or its body is in a content encoding that is not read, or of a type the module does not "
-    "take, or 64 modules from its start",
-    "dead_letter",
+    "the event is unreadable, or its body is in a content encoding that is not read, or 64 modules from its start; or "
+    "the module does not take its type (any more), it has not committed, and no job of this attempt is with an engine",
+    "dead_letter, without running",
     "–",
 )
 TOO_MANY_ATTEMPTS = Rule(
     "too-many-attempts",
-    "there were more attempts than a limit that was lowered since allows, and no job of this one is with an engine",
+    "there were more attempts than a limit that was lowered since allows; it has not committed, and no job of this one "
+    "is with an engine",
     "dead_letter, without running",
     "–",
 )
