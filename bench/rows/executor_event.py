@@ -3,7 +3,8 @@
 Ours: the sqlite broker, sqlite documents, local blobs and the executor of local processes, open in this process with a
 dispatcher serving one module that runs ``true``. From ``Intake.publish`` until its delivery is acked: commit looked up,
 job made and started, ``handler prepare``, ``true`` and ``handler commit`` run by its supervisor, its output read, log
-stored. Removing the job comes after the acknowledgement and is waited for outside the timing.
+stored. What supervisors are forked from is there since the pair that is not counted. Removing the job comes after the
+acknowledgement and is waited for outside the timing.
 
 Theirs: the same three commands by hand, one after the other, with the same configuration and on the same stores: the
 event's document is there before.

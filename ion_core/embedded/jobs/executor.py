@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import os
 import re
@@ -31,7 +32,7 @@ from ion_core.contracts.executor import (
     StepLogLine,
     Ticket,
 )
-from ion_core.contracts.output import PieceReader
+from ion_core.contracts.output import Piece, PieceReader
 from ion_core.contracts.provider import Reach
 from ion_core.contracts.runtime import LogLine, RuntimeCapabilities
 from ion_core.embedded.jobs import layout
@@ -153,13 +154,20 @@ class SubprocessExecutor:
                 self._removed.pop(ref.id, None)
 
     async def logs(self, ref: JobRef, *, follow: bool = False) -> AsyncIterator[StepLogLine]:
+        if not follow:
+            _check(ref)
+            for step, pieces in await self._threads.run(self._printed, ref):
+                reader = PieceReader()
+                for line in itertools.chain(*map(reader.read, pieces), reader.rest()):
+                    yield _line(step, line)
+            return
         if (seen := await self._look(ref)) is None:
             raise JobNotFound(f"job {ref.name}: there is none (any more).")
         for number, name in enumerate(layout.STEPS):
             reader = PieceReader()
             later = layout.STEPS[number + 1 :]
             while True:
-                over = seen is None or seen.end is not None or not follow
+                over = seen is None or seen.end is not None
                 try:
                     over = over or await self._began(ref, later)
                     printed = await self._threads.run(self._jobs.printed, ref, Step(name))
@@ -282,6 +290,9 @@ class SubprocessExecutor:
     def _start(self, ref: JobRef, ticket: Ticket) -> None:
         if (supervisor := self._jobs.start(ref, ticket)) is not None:
             self._supervisors[ref.id] = supervisor
+
+    def _printed(self, ref: JobRef) -> Sequence[tuple[Step, Sequence[Piece]]]:
+        return [(step, self._jobs.printed(ref, step) or ()) for step in map(Step, layout.STEPS)]
 
     def _find(self, labels: Mapping[str, str]) -> Sequence[JobStatus]:
         return [

@@ -21,15 +21,17 @@ _DRAIN = 1.0
 _AGAIN = 0.05
 """Seconds between looks for what was killed and has not ended yet."""
 _PR_SET_CHILD_SUBREAPER = 36
+_OURSELVES = ctypes.CDLL(None) if sys.platform == "linux" else None
+"""Found once, for all that are forked."""
 _NOT_IGNORED = (signal.SIGPIPE, signal.SIGXFSZ)
 """By programs, though Python ignores them."""
 
 
 def adopt_orphans() -> bool:
     """From now on whatever a step leaves behind becomes our child, and is found; False where the system has no such."""
-    if sys.platform != "linux":
+    if _OURSELVES is None:
         return False
-    return bool(ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
+    return bool(_OURSELVES.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
 
 
 class Signals:
