@@ -8,10 +8,12 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, Protocol
 from urllib.parse import quote
 
@@ -105,6 +107,12 @@ class Api:
         self._session = session
         self._credentials = credentials
         self._timeout = timeout
+        self._ahead = time.time() - time.monotonic()
+        """What to add to our own count of seconds for the server's time of day; until it has told, ours."""
+
+    def now(self) -> float:
+        """Seconds since 1970 by the server's clock, which may be another than ours, to a second or so."""
+        return time.monotonic() + self._ahead
 
     async def get(self, resource: Resource, name: str) -> Json:
         """Raises ApiRefused with ``not_found`` where there is none."""
@@ -305,6 +313,9 @@ class Api:
                     allow_redirects=False,
                     **self._credentials.connecting(),
                 ) as response:
+                    with suppress(KeyError, ValueError, TypeError):  # as what is no API server answers
+                        told = parsedate_to_datetime(response.headers["Date"]).timestamp()
+                        self._ahead = told - time.monotonic()
                     if response.status == 401 and again and header is not None:
                         header = await self._credentials.authorization(refused=header)
                         continue

@@ -7,7 +7,6 @@ import json
 import logging
 import math
 import resource
-import time
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -139,7 +138,7 @@ class KubernetesExecutor:
         placed = judging.seconds((pod.get("status") or {}).get("startTime"))
         timeout = float((pod["metadata"].get("annotations") or {}).get(names.TIMEOUT) or 0)
         allowances = settings.start_wait + settings.prepare_allowance + settings.commit_allowance + settings.grace
-        waited = 0.0 if placed is None else max(0.0, time.time() - placed)
+        waited = 0.0 if placed is None else max(0.0, self._api.now() - placed)
         return math.ceil(waited + timeout + allowances.total_seconds())
 
     async def wait(self, ref: JobRef) -> JobEnd:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
@@ -41,7 +39,7 @@ class _Timer:
 class Job:
     """Made by ``follow``. What ends it before its time is decided once, and told when nothing of it runs any more.
 
-    ``clock`` tells seconds, of the event loop; ``now`` seconds since 1970, to be compared with a node's.
+    Times that nodes tell are compared with the cluster's, never with ours: the two clocks may be hours apart.
     """
 
     ref: JobRef
@@ -50,7 +48,6 @@ class Job:
     settings: KubernetesSettings
     streams: Streams
     state: PodState
-    now: Callable[[], float] = time.time
     decided: JobEnd | None = None
     ended: asyncio.Future[JobEnd] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     gone: asyncio.Event = field(default_factory=asyncio.Event)
@@ -169,8 +166,8 @@ class Job:
         began = judging.module_began(self.pod)
         if began is None:
             self._module_until, self._saw_it_begin = None, True
-        elif self._module_until is None:  # clocks of nodes differ from ours: they tell of what we did not see only
-            ran = 0.0 if self._saw_it_begin else max(0.0, self.now() - began)
+        elif self._module_until is None:  # clocks of nodes differ too: they tell of what we did not see only
+            ran = 0.0 if self._saw_it_begin else max(0.0, self.api.now() - began)
             self._module_until = clock + max(0.0, self.timeout - ran)
 
     # ---- what is done about it ----

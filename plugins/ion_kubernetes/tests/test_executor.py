@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -17,6 +18,7 @@ from ion_core.errors import ConfigError, JobNotFound, NoRoom, PermanentError, Tr
 from ion_kubernetes import names
 from ion_kubernetes.executor import KubernetesExecutor
 from ion_kubernetes.opening import opened
+from ion_kubernetes.pods import Wanted
 from ion_kubernetes.settings import KubernetesSettings
 from plugins.ion_kubernetes.tests.calling import api_of
 from plugins.ion_kubernetes.tests.fake.faults import Fault, How, Order
@@ -36,6 +38,11 @@ def spec(name: str = "ion-detect-1", **given: Any) -> JobSpec:
 
 def ticket(token: str = "t", **given: Any) -> Ticket:
     return Ticket(**{"event_id": "e", "correlation_id": "c", "module": "detect", "attempt": 1, "token": token, **given})
+
+
+def at(seconds: float) -> str:
+    """Since 1970, as Kubernetes writes it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
 @asynccontextmanager
@@ -147,6 +154,23 @@ async def test_a_warm_job_is_placed_before_its_event_and_given_its_deadline_at_t
         assert found.state is JobState.CREATED
         await executor.start(ref, ticket())
         assert cluster.pod(ref.name)["spec"]["activeDeadlineSeconds"] >= 600
+
+
+@pytest.mark.parametrize("ahead", [-7200.0, 0.0, 7200.0])
+async def test_what_a_warm_job_has_waited_is_no_part_of_its_deadline_whatever_the_clocks(ahead: float) -> None:
+    life = Replay("ok", hold=running("prepare"))
+    async with running_as(lambda pod: life, warm=True) as (cluster, executor):
+        cluster.ahead = ahead
+        ref = await executor.create(spec())
+        await life.held.wait()
+        pod = cluster.pod(ref.name)
+        pod["status"]["startTime"] = at(time.time() + ahead - 3600)
+        cluster.store.changed(("pods", "ion", ref.name), pod)
+        await executor.start(ref, ticket())
+        settings = KubernetesSettings.model_validate({"handler_image": "registry.example/ion:0.2"})
+        of_others = Wanted(spec=spec(), settings=settings, owner=None).deadline
+        waited = cluster.pod(ref.name)["spec"]["activeDeadlineSeconds"] - of_others
+        assert 3600 - 60 <= waited <= 3600 + 600
         life.go_on.set()
         assert (await executor.wait(ref)).cause is None
 
@@ -247,9 +271,33 @@ async def test_a_module_that_another_process_started_has_what_is_left_of_its_tim
         async with executor_of(cluster) as first:
             ref = await started(first, spec(timeout=timedelta(minutes=10)))
             await life.held.wait()
-        began_an_hour_ago(cluster, ref)
+        began(cluster, ref, ago=3600)
         async with executor_of(cluster) as second:
             assert (await second.wait(ref)).reason == "timed out after 600 s"
+
+
+@pytest.mark.parametrize("ahead", [-7200.0, 7200.0])
+@pytest.mark.parametrize("ago", [0.0, 3600.0])
+async def test_a_cluster_whose_clock_is_hours_off_changes_no_time_of_a_module(
+    ahead: float, ago: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its own clock says how long a module has run that another process started."""
+    caplog.set_level(logging.INFO)
+    life = Replay("ok", hold=running("module"))
+    async with fake_kubernetes(lambda pod: life) as cluster:
+        cluster.ahead = ahead
+        async with executor_of(cluster) as first:
+            ref = await started(first, spec(timeout=timedelta(minutes=10)))
+            await life.held.wait()
+        began(cluster, ref, ago=ago - ahead)
+        async with executor_of(cluster) as second:
+            waiting = asyncio.create_task(second.wait(ref))
+            cluster.print(ref.name, "module", b"still there\n")
+            assert (await anext(second.logs(ref, follow=True))).text == "still there"
+            if not ago:
+                life.go_on.set()
+            assert (await waiting).reason == ("timed out after 600 s" if ago else "")
+            assert ("a job is ended" in caplog.text) is bool(ago)
 
 
 async def test_a_clock_of_a_node_that_is_wrong_takes_no_time_from_a_module_that_was_seen_to_begin() -> None:
@@ -268,11 +316,12 @@ async def test_a_clock_of_a_node_that_is_wrong_takes_no_time_from_a_module_that_
         assert (await executor.wait(ref)).cause is None
 
 
-def began_an_hour_ago(cluster: FakeKubernetes, ref: JobRef) -> None:
+def began(cluster: FakeKubernetes, ref: JobRef, *, ago: float) -> None:
+    """The module did, as its node says, so many seconds ago by our clock."""
     pod = cluster.pod(ref.name)
     for it in pod["status"]["initContainerStatuses"]:
         if it["name"] == "module":
-            it["state"]["running"]["startedAt"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - 3600))
+            it["state"]["running"]["startedAt"] = at(time.time() - ago)
     cluster.store.changed(("pods", "ion", ref.name), pod)
 
 

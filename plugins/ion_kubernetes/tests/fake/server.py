@@ -8,9 +8,11 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from email.utils import formatdate
 from typing import Any
 
 from aiohttp import web
@@ -86,6 +88,8 @@ class FakeKubernetes:
     """Bearer tokens that are known; None: everybody may come."""
     denied: set[tuple[str, str]] = field(default_factory=set)
     """Verb and resource (``pods``, ``pods/log``) that are not allowed."""
+    ahead: float = 0.0
+    """Seconds that its clock is ahead of ours, as far as its answers tell."""
     url: str = ""
     _tls: ssl.SSLContext | None = None
     _runner: web.AppRunner | None = None
@@ -132,6 +136,7 @@ class FakeKubernetes:
             self.store.forget()
         app = web.Application(client_max_size=2 * LARGEST_BODY)
         app.router.add_route("*", "/{path:.*}", self._handle)
+        app.on_response_prepare.append(self._date)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.01)  # 0 would be no limit
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", self._port, ssl_context=self._tls).start()
@@ -163,6 +168,9 @@ class FakeKubernetes:
         self.store.made(("events", namespace, event["metadata"]["name"]), event, dry_run=False)
 
     # ---- calls
+
+    async def _date(self, request: web.Request, response: web.StreamResponse) -> None:
+        response.headers["Date"] = formatdate(time.time() + self.ahead, usegmt=True)
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         raw = await request.read()
