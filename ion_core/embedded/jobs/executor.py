@@ -52,7 +52,6 @@ HANDLER = (sys.executable, "-P", "-m", "ion_core")
 """What does steps 1 and 3: ourselves, and nothing that lies where we were started."""
 
 _NAME = re.compile(r"[a-z]([a-z0-9-]{0,50}[a-z0-9])?")
-_STALE = timedelta(hours=1)
 _DEATH = 30.0
 """Seconds for processes that were sent SIGKILL to be gone: one that waits for a disk may take a while."""
 _FIRST_PAUSE = 0.01
@@ -327,7 +326,7 @@ _NOTICES = {
 
 def _prepare(path: Path) -> None:
     writable_directory(path)
-    KeptJobs(path).sweep(older=time.time() - _STALE.total_seconds())
+    KeptJobs(path).sweep()
 
 
 @asynccontextmanager

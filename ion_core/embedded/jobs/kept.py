@@ -160,18 +160,16 @@ class KeptJobs:
         """Nothing of it may run any more."""
         self._delete(self.directory(ref.name))
 
-    def sweep(self, *, older: float) -> None:
+    def sweep(self) -> None:
         """Remove what processes that died left half removed or half made, and what cannot be read.
 
-        What is half made is left while a job is being made, unless it was begun before ``older``. What still runs of
-        a job that cannot be read is ended.
+        What is half made is left to the next sweep where a job is being made now. What still runs of a job that cannot
+        be read is ended.
         """
         with self._nobody_making() as nobody:
-            for name in os.listdir(self._path):
-                with suppress(FileNotFoundError):  # it has its name by now
-                    entry = self.directory(name)
-                    if name.startswith(_NEW) and (nobody or os.lstat(entry).st_mtime < older):
-                        os.rename(entry, self._gone())
+            for name in os.listdir(self._path) if nobody else ():
+                if name.startswith(_NEW):
+                    os.rename(self.directory(name), self._gone())
         for name in os.listdir(self._path):
             entry = self.directory(name)
             try:
