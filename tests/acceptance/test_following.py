@@ -84,6 +84,32 @@ def test_a_job_is_followed_line_by_line_and_one_that_waits_from_its_start(pipeli
     assert "two" in pipeline.ion("logs", "waiting").stdout, "it is stored as ever"
 
 
+def test_of_a_job_that_another_dispatcher_runs_the_log_is_printed_once_it_has_ended(tmp_path: Path) -> None:
+    """It has a state directory of its own, on whichever machine, and shares broker and stores with ours."""
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    common = f"""
+messaging: {{{{provider: sqlite, path: "{shared}/broker.sqlite"}}}}
+storage:
+  documents: {{{{provider: sqlite, path: "{shared}/documents.sqlite"}}}}
+  blobs: {{{{provider: local, path: "{shared}/blobs"}}}}
+"""
+    theirs = Pipeline.make(tmp_path / "theirs" / "home", config=common + CONFIG, modules={"slow": SLOW})
+    other = CONFIG.replace("slow:", "quick:").replace("asked", "asked.quickly")
+    ours = Pipeline.make(tmp_path / "ours" / "home", config=common + other, modules={"slow": SLOW})
+    with theirs.serving() as served, ours.serving() as idle:
+        served.until("serving")
+        idle.until("serving")
+        theirs.publish("asked", event_id="the-event")
+        with watching(ours, "the-event") as watched:
+            assert watched.process.stderr is not None
+            assert watched.process.stderr.readline().startswith(b"No job for this event has run: waiting for the first")
+            (theirs.home / "runs").touch()
+            watched.until(b"two\n")
+            assert watched.process.wait(TIMEOUT) == 0
+    assert watched.said.decode().strip() == ours.ion("logs", "the-event").stdout.strip()
+
+
 def test_without_a_dispatcher_it_says_so_and_ends(pipeline: Pipeline) -> None:
     pipeline.publish("asked", event_id="the-event")
     done = pipeline.ion("logs", "the-event", "-f")

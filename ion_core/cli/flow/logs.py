@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +13,17 @@ from ion_core.cli.named import EventId, ModuleName, no_module, now_and_then
 from ion_core.cli.options import json_option, with_config
 from ion_core.cli.output import JsonArray, out, plain, plain_lines, results, say
 from ion_core.cli.whole import Options
-from ion_core.errors import DocumentNotFound, UsageError
+from ion_core.errors import DocumentNotFound, TransientError, UsageError
 
 if TYPE_CHECKING:
+    import asyncio
+
     from ion_core.app import App
     from ion_core.contracts.storage import DocumentStore
+
+
+LOOK_EVERY = 2.0
+"""Seconds between looks for the log of a job that another dispatcher runs: nobody tells us."""
 
 
 @click.command("logs")
@@ -34,8 +41,9 @@ def command(
     Of good and bad ones, in the order in which they ended. The beginning of an event's id will do, as `trace flow`
     shows it. With --json an array of the documents.
 
-    With --follow, jobs that run on this machine are followed line by line until they have ended; where none has run
-    yet, the first is waited for. Their logs are stored as ever.
+    With --follow, jobs of the `serve` with this state directory are followed line by line until they have ended; where
+    none has run yet, the first is waited for. Their logs are stored as ever. Of a job that another `serve` runs, on
+    this machine or elsewhere, the log is printed once it has ended.
 
     \b
     Examples:
@@ -49,7 +57,36 @@ def command(
     run(load(options), lambda app: _print(app, event_id, module, attempt, as_json, follow), reading=True)
 
 
-async def _follow(app: App, event_id: str, module: str | None, *, wait: bool) -> None:
+async def _first(app: App, event_id: str, correlation_id: str | None, module: str | None) -> None:
+    """Wait for the first job: it is followed if it runs here, and else what it has left is printed."""
+    import asyncio
+
+    documents, shows = await app.documents(), asyncio.Event()
+    following = asyncio.create_task(_follow(app, event_id, module, shows=shows))
+    try:
+        while not following.done() and not shows.is_set():
+            await asyncio.wait({following}, timeout=LOOK_EVERY)
+            with suppress(TransientError):  # it is looked for again
+                names = None if module is None else now_and_then(module, app.config.modules)
+                logs = [
+                    log
+                    async for name, log in logs_of(documents, event_id, correlation_id)
+                    if names is None or name in names
+                ]
+                if logs and not following.done() and not shows.is_set():
+                    for log in sorted(logs, key=lambda log: str(log.body.get("finishedAt", ""))):
+                        _print_log(log.body, app.state.path / "failed")
+                    return
+        await following
+    finally:
+        following.cancel()
+        await asyncio.wait({following})
+
+
+async def _follow(
+    app: App, event_id: str, module: str | None, *, wait: bool = True, shows: asyncio.Event | None = None
+) -> None:
+    """``shows`` is set once there is a line."""
     from ion_core.live import watch
 
     heard, shown = False, None
@@ -61,6 +98,8 @@ async def _follow(app: App, event_id: str, module: str | None, *, wait: bool) ->
             continue
         if module not in (None, line["module"]):
             continue
+        if shows is not None:
+            shows.set()
         if shown != (shown := (line["module"], line["attempt"])):
             out(plain(f"== {line['module']}, attempt {line['attempt']}: running"))
         out(plain(line["text"]))
@@ -103,7 +142,10 @@ async def _print(app: App, event_id: str, module: str | None, attempt: int | Non
     if as_json:
         array.end()
     elif follow:
-        await _follow(app, event_id, module, wait=not found)
+        if found:
+            await _follow(app, event_id, module, wait=False)
+        else:
+            await _first(app, event_id, correlation_id, module)
     else:
         lost = 0
         async for name, commit in _lost(documents, event_id, correlation_id, tokens):
