@@ -141,6 +141,7 @@ def _origin(event: EventTold) -> Iterator[str]:
 def _job_lines(job: JobTold, now: datetime) -> Iterator[str]:
     from ion_core.why import JobState
 
+    decided = (JobState.DEAD, JobState.REMOVED, JobState.RETRIED, JobState.POSTPONED, JobState.OWING)
     red = job.state in (JobState.DEAD, JobState.REMOVED, JobState.ABSENT)
     yellow = job.state in (JobState.RETRIED, JobState.POSTPONED, JobState.OWING)
     title = f"{job.module}: {_state(job, now)}"
@@ -150,7 +151,8 @@ def _job_lines(job: JobTold, now: datetime) -> Iterator[str]:
     if job.rule is not None:
         rule, arrow = job.rule, mark("→", "->")
         counts = {"yes": " (counted)", "no": " (not counted)"}.get(rule.counted, "")
-        yield f"  by the rule {rule.name}: {rule.what} {arrow} {rule.settled}{counts}"
+        when = "by" if job.state in decided else "last time by"
+        yield f"  {when} the rule {rule.name}: {rule.what} {arrow} {rule.settled}{counts}"
     elif job.state is JobState.DEAD:
         yield "  by which rule, nothing says: its log is gone, or of a version that kept none"
     is_told = any(it.reason == job.reason for it in job.attempts[-SHOWN:])
