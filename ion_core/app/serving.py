@@ -25,6 +25,7 @@ from ion_core.dispatcher.engine import Engine
 from ion_core.errors import ConfigError, IonError, TransientError
 from ion_core.jobs import Verdict
 from ion_core.live import telling
+from ion_core.notifying import Supervisor
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +67,16 @@ async def serve(
             stop, hurry = asyncio.Event(), asyncio.Event()
             with _signals(stop, hurry, app.config.drain_timeout.total_seconds()) as received:
                 async with telling(app.state.path, partial(_follow, dispatcher), partial(_running, dispatcher)):
-                    await _run(app, dispatcher, stop, hurry, reloading, until_idle=until_idle, watch=watch)
+                    await _run(
+                        app,
+                        dispatcher,
+                        stop,
+                        hurry,
+                        reloading,
+                        until_idle=until_idle,
+                        watch=watch,
+                        supervisor=Supervisor.of(environ),
+                    )
         ending.within(ending.CLOSE_WITHIN)
     if received:
         return 128 + received[0]
@@ -130,6 +140,7 @@ async def _run(
     *,
     until_idle: bool,
     watch: Watch | None,
+    supervisor: Supervisor | None,
 ) -> None:
     """Services, dispatcher and whoever watches, each an owned task; an IonError comes out as itself.
 
@@ -144,6 +155,8 @@ async def _run(
             beside = [tasks.create_task(_stop_when_idle(dispatcher, stop))] if until_idle else []
             if reloading is not None:
                 beside.append(tasks.create_task(reloading.run(services)))
+            if supervisor is not None:
+                beside.append(tasks.create_task(supervisor.keep_told(stop, partial(_status, app, dispatcher))))
             if watch is not None:
                 beside.append(tasks.create_task(_watched(watch, dispatcher)))
             with _kept_aside():
@@ -158,6 +171,12 @@ async def _run(
             raise
         raise _first(ours) from group
     services.raise_failure()
+
+
+def _status(app: App, dispatcher: Dispatcher) -> str:
+    """How it stands, in a line."""
+    problems = " ".join("; ".join(dispatcher.health.problems()).split())
+    return app.config.hidden.masked(f"not ready: {problems}")[:400] if problems else "ready"
 
 
 @contextmanager
