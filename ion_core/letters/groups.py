@@ -11,10 +11,12 @@ from enum import Enum
 from ion_core.contracts.messaging import DeadLetter
 from ion_core.errors import InvalidEvent
 from ion_core.events import Event, parse_event
-from ion_core.jobs import job_id
 
 ANY = "…"
 """Stands in a cause for what is another thing in each reason."""
+
+LONG = 8
+"""Characters that an id has which stands in no other word by chance. To look for words takes far longer."""
 
 _LAST = re.compile(r" \(attempt [0-9]+, the last\)$")
 _IDS = re.compile(
@@ -52,9 +54,9 @@ def cause_of(letter: DeadLetter) -> str:
     reason = _LAST.sub("", letter.reason)
     event = _event(letter)
     if event is not None:
-        own = (event.context.event_id, event.context.correlation_id, job_id(event.context.event_id, letter.queue))
-        for id in sorted(filter(None, own), key=len, reverse=True):
-            reason = re.sub(rf"(?<!\w){re.escape(id)}(?!\w)", ANY, reason)
+        for id in sorted({event.context.event_id, event.context.correlation_id}, key=len, reverse=True):
+            if id and id in reason:
+                reason = reason.replace(id, ANY) if len(id) >= LONG else _without_word(reason, id)
     return _IDS.sub(ANY, reason)
 
 
@@ -90,6 +92,11 @@ def grouped(letters: Iterable[DeadLetter], by: By) -> list[Group]:
             )
         )
     return sorted(groups, key=lambda it: (-it.count, it.key or ""))
+
+
+def _without_word(text: str, word: str) -> str:
+    """What is short may be part of another word."""
+    return re.sub(rf"(?<!\w){re.escape(word)}(?!\w)", ANY, text)
 
 
 def _event(letter: DeadLetter) -> Event | None:

@@ -31,6 +31,7 @@ from ion_core.errors import (
 )
 from ion_core.events import FAILURE, MAX_HOPS, encode_event
 from ion_core.jobs import Job, Verdict
+from ion_core.rules import RULES
 from tests.support.worlds import (
     Clock,
     Scene,
@@ -434,6 +435,7 @@ async def test_the_class_of_an_error_decides(
     with no_back_off(monkeypatch):
         await world.run()
     assert world.observed.verdicts[0] is verdict
+    assert world.observed.finished[0][1].rule in RULES, "and which rule that was is told"
     assert world.left_behind() == []
 
 
