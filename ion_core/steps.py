@@ -9,19 +9,19 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager
 from functools import cached_property
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from ion_core import strict_json
 from ion_core.contracts import CONTRACT_VERSION
-from ion_core.contracts.provider import Kind, PlainOpening, Provider, Section
+from ion_core.contracts.provider import Kind, Provider, Section
 from ion_core.errors import ConfigError, InvalidEvent, PluginFailed
 from ion_core.opening import Chosen, opened
 from ion_core.regular import read_regular
 from ion_core.stores import Stores
 
 if TYPE_CHECKING:
+    from ion_core.contracts.provider import PlainOpening
     from ion_core.modules import Module
     from ion_core.registry import Registry
 
@@ -107,6 +107,8 @@ class StepSettings:
 
     def _plainly(self, name: str, said: Mapping[str, Any], section: Section) -> Chosen | None:
         """The store by what its plugin has for steps: see ``PlainOpening``. None where the registry is to find it."""
+        from importlib import import_module  # of use to plugins alone
+
         module, _, function = self.said.get("plain", {}).get(name, "").partition(":")
         try:
             opening: PlainOpening | None = getattr(import_module(module), function, None) if module else None

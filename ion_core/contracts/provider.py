@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
-from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -124,15 +124,13 @@ class Provider(Generic[P]):
     plain: str = ""
 
 
-class PlainOpening(Protocol):
-    """A store for a step of a job elsewhere, which is started for each job: without its model, which takes long."""
+PlainOpening = Callable[
+    [Section, Mapping[str, Any]], tuple[Any, Callable[[Any], AbstractAsyncContextManager[Any]]] | None
+]
+"""Opens a store for a step of a job elsewhere, which is started for each job: without its model, which takes long.
 
-    def __call__(
-        self, section: Section, values: Mapping[str, Any]
-    ) -> tuple[Any, Callable[[Any], AbstractAsyncContextManager[Any]]] | None:
-        """Settings, and how to open them; None where it cannot tell: the step then does it by the model, as ever.
-
-        ``values`` are those that the model took of what was set, as JSON; the store was open with them, in ``serve``,
-        when the job began, so it need not be tried out again. The settings know their ``section``, and tell the same
-        ``location`` as the model's. Opening raises what ``Provider.open`` may. Raises nothing itself.
-        """
+Given the section and the values that the model took of what was set, as JSON, it returns settings, and how to open
+them; None where it cannot tell: the step then does it by the model, as ever. The store was open with these values, in
+``serve``, when the job began, so it need not be tried out again. The settings know their ``section``, and tell the same
+``location`` as the model's. Opening raises what ``Provider.open`` may; the function itself raises nothing.
+"""
