@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 
 from ion_core.app.looking import Looking
 from ion_core.app.opening import App
+from ion_core.app.working import Process, Working
 from ion_core.contracts.service import FlowOutcome
 from ion_core.contracts.storage import BlobInfo
 from ion_core.dataplane import DataPlane
@@ -32,15 +33,13 @@ LOOK_FIRST, LOOK_LAST = 0.05, 2.0
 so that nothing tells us when it is over."""
 
 
-class Host(Looking):
+class Host(Looking, Working):
     """For the service called ``name`` in the configuration."""
 
-    def __init__(
-        self, name: str, app: App, intake: Intake, dataplane: DataPlane, problems: Callable[[], Sequence[str]]
-    ) -> None:
-        super().__init__(name, app, dataplane)
+    def __init__(self, name: str, app: App, intake: Intake, dataplane: DataPlane, process: Process) -> None:
+        Looking.__init__(self, name, app, dataplane)
+        Working.__init__(self, app, dataplane, process)
         self._intake = intake
-        self._problems = problems
 
     @cached_property
     def work(self) -> Path:
@@ -133,7 +132,7 @@ class Host(Looking):
         return self._intake.event_types()
 
     def problems(self) -> Sequence[str]:
-        return self._problems()
+        return self._process.health.problems()
 
     def _fault(self, error: Exception) -> PluginFailed:
         """Of a provider: which of them it was, its traceback says."""

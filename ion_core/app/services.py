@@ -46,7 +46,7 @@ class Services:
             return
         intake, dataplane = await self._app.intake(), await self._app.dataplane()
         for name, it in chosen.items():
-            host = Host(name, self._app, intake, dataplane, self._dispatcher.health.problems)
+            host = Host(name, self._app, intake, dataplane, self._dispatcher)
             kept = self._kept[name] = _Kept(name, it, host, self._stop, self._dispatcher)
             tasks.create_task(self._watch(kept), name=f"service {name}")
             await kept.started

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Generic, Literal, TypeVar
+from typing import Generic, Literal, NamedTuple, TypeVar
 
-from ion_core.events import Pairs, StoredFile
+from ion_core.contracts.messaging import DeadLetter, QueueStats
+from ion_core.events import Event, Pairs, StoredFile
 
 T = TypeVar("T", covariant=True)
 
@@ -189,3 +190,82 @@ class Pipeline:
 
     modules: Sequence[ModuleView]
     links: Sequence[Link]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogLine:
+    """A line that a module which runs now has printed."""
+
+    module: str
+    attempt: int
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunningView:
+    """An attempt whose module runs in this process, or with an engine that this process asks, ``since`` then."""
+
+    event_id: str
+    correlation_id: str
+    type: str
+    module: str
+    attempt: int
+    token: str
+    since: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueueView:
+    """A queue of the broker. ``taken`` says that a module of the configuration takes it, which has its name.
+
+    ``oldest`` is when the event that is next in it was first stored; None where nothing is ready, or that is not known.
+    """
+
+    name: str
+    topics: Sequence[str]
+    taken: bool
+    stats: QueueStats
+    oldest: datetime | None = None
+
+
+class LetterId(NamedTuple):
+    """Which dead letter: ids are unlike each other within a queue."""
+
+    queue: str
+    id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class LetterFilter:
+    """Which dead letters: all that meet every condition given. ``containing`` is part of the reason, in any case."""
+
+    module: str | None = None
+    type: str | None = None
+    reason: str | None = None
+    containing: str | None = None
+
+
+EVERY_LETTER = LetterFilter()
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeadLetterView:
+    """A dead letter, and the event that it is: None where it is ``unreadable``, which says why.
+
+    ``taken`` says that a module of the configuration takes its queue.
+    """
+
+    letter: DeadLetter
+    event: Event | None
+    unreadable: str = ""
+    taken: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class LetterGroup:
+    """Dead letters that have ``key`` in common, what they are grouped by; '' for the type of what is no event."""
+
+    key: str
+    count: int
+    oldest: datetime
+    newest: datetime

@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
-from ion_core.contracts.looking import FileContent, FileView, FlowState, FlowSummary, FlowView, LogView, Page, Pipeline
+from ion_core.contracts.looking import (
+    EVERY_LETTER,
+    DeadLetterView,
+    FileContent,
+    FileView,
+    FlowState,
+    FlowSummary,
+    FlowView,
+    LetterFilter,
+    LetterGroup,
+    LetterId,
+    LogLine,
+    LogView,
+    Page,
+    Pipeline,
+    QueueView,
+    RunningView,
+)
 from ion_core.contracts.looking import FlowOutcome as FlowOutcome
 from ion_core.contracts.storage import BlobInfo, Document
 from ion_core.events import Event
@@ -157,6 +174,59 @@ class ServiceHost(Protocol):
 
         ``correlation_id`` may be left out for an event that has a document; without one there are none.
         """
+
+    def follow(self, event_id: str, *, wait: bool = False) -> AsyncIterator[LogLine]:
+        """What the modules print that this process runs for that event, from their start, until none runs any more.
+
+        With ``wait``, if none runs now, the first to come is waited for, however long. What came from outside of the
+        configuration and must not be shown is masked. Logs of attempts that have ended, and of those that other
+        processes run, are in ``logs`` once they have.
+        """
+
+    def running(self) -> Sequence[RunningView]:
+        """The attempts whose modules run at this moment by this process, the longest first."""
+
+    async def queues(self) -> Sequence[QueueView]:
+        """Every queue of the broker with its counts, by name; those of modules that have none yet are not among them.
+
+        Ends within half a minute.
+        """
+
+    async def dead_letters(
+        self,
+        which: LetterFilter = EVERY_LETTER,
+        *,
+        newest_first: bool = True,
+        after: str | None = None,
+        limit: int = 50,
+    ) -> Page[DeadLetterView]:
+        """Dead letters by page, also in queues that no module takes; by when they died.
+
+        ``after`` is the cursor of a page, good in either order though its dead letter be gone. A broker gives all of a
+        queue at once: what is read does not grow less by page.
+        """
+
+    async def dead_letter_groups(self, by: Literal["reason", "module", "type"]) -> Sequence[LetterGroup]:
+        """How many there are of each reason, module or type, the most first. The key can be given to a LetterFilter."""
+
+    async def redrive(self, ids: Sequence[LetterId]) -> int:
+        """Put these dead letters back into their queues, attempts starting again at 1; how many that were.
+
+        Raises DeadLetterNotFound, naming them, if any is not there. Each queue's move together or not at all.
+        """
+
+    async def redrive_all(self, which: LetterFilter) -> int:
+        """The same with all that are meant; how many that were. Of those that come or go meanwhile it takes some.
+
+        Those in queues that no module of the configuration takes only where ``which.module`` names the queue: they may
+        be another configuration's. After an error some may have moved: the same again moves the others.
+        """
+
+    async def purge(self, ids: Sequence[LetterId]) -> int:
+        """Delete these dead letters for good. Returns and raises as ``redrive``."""
+
+    async def purge_all(self, which: LetterFilter) -> int:
+        """The same with all that are meant, as ``redrive_all``."""
 
     def event_types(self) -> Sequence[str]:
         """The event types that some module takes, sorted."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -78,7 +78,11 @@ class RunningAttempts:
         ]
         return sorted(found, key=lambda it: it.since)
 
-    async def follow(self, event_id: str, *, wait: bool) -> AsyncIterator[LiveLine]:
+    def now(self) -> Sequence[tuple[Attempt, datetime]]:
+        """Those that run, and since when; the longest first."""
+        return [(it.attempt, it.since) for it in sorted(self._running, key=lambda it: it.since)]
+
+    async def follow(self, event_id: str, *, wait: bool) -> AsyncGenerator[LiveLine, None]:
         """What the attempts for this event print, from their start, until none of them runs any more.
 
         With ``wait``, if none runs now, the first to come is waited for.

@@ -3,6 +3,7 @@
 from ion_core.letters.exchange import FORMAT, VERSION, Exported, Imported, add, export, read_export
 from ion_core.letters.groups import By, Group, cause_of, event_type, grouped, says
 from ion_core.letters.redriving import Redrive
+from ion_core.letters.shown import Letters
 
 __all__ = [
     "FORMAT",
@@ -11,6 +12,7 @@ __all__ = [
     "Exported",
     "Group",
     "Imported",
+    "Letters",
     "Redrive",
     "add",
     "cause_of",

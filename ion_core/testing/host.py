@@ -10,17 +10,25 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ion_core.contracts.looking import (
+    EVERY_LETTER,
+    DeadLetterView,
     FileContent,
     FileView,
     FlowOutcome,
     FlowSummary,
     FlowView,
+    LetterFilter,
+    LetterGroup,
+    LetterId,
+    LogLine,
     LogView,
     Page,
     Pipeline,
+    QueueView,
+    RunningView,
 )
 from ion_core.contracts.storage import BlobInfo, Document
-from ion_core.errors import BlobNotFound, IonError
+from ion_core.errors import BlobNotFound, DeadLetterNotFound, IonError
 from ion_core.events import Context, Event
 from ion_core.testing.kit import Conformance
 
@@ -111,6 +119,36 @@ class Host:
 
     async def logs(self, event_id: str, *, correlation_id: str | None = None) -> Sequence[LogView]:
         return self._told("logs", [])
+
+    async def follow(self, event_id: str, *, wait: bool = False) -> AsyncIterator[LogLine]:
+        for line in self._told("follow", list[LogLine]()):
+            yield line
+
+    def running(self) -> Sequence[RunningView]:
+        return []
+
+    async def queues(self) -> Sequence[QueueView]:
+        return self._told("queues", [])
+
+    async def dead_letters(self, which: LetterFilter = EVERY_LETTER, **asked: Any) -> Page[DeadLetterView]:
+        return self._told("dead_letters", Page(items=[]))
+
+    async def dead_letter_groups(self, by: str) -> Sequence[LetterGroup]:
+        return self._told("dead_letter_groups", [])
+
+    async def redrive(self, ids: Sequence[LetterId]) -> int:
+        if ids:
+            raise self._told("redrive", DeadLetterNotFound(f"no dead letter {ids[0].id!r}. There are none."))
+        return self._told("redrive", 0)
+
+    async def redrive_all(self, which: LetterFilter) -> int:
+        return self._told("redrive_all", 0)
+
+    async def purge(self, ids: Sequence[LetterId]) -> int:
+        return await self.redrive(ids)
+
+    async def purge_all(self, which: LetterFilter) -> int:
+        return await self.redrive_all(which)
 
     def _told(self, what: str, answer: T) -> T:
         self.looked_at.put_nowait(what)

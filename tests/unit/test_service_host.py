@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -19,6 +19,8 @@ from ion_core.contracts.provider import Provider
 from ion_core.contracts.service import FlowOutcome, ServiceHost
 from ion_core.contracts.settings import Settings
 from ion_core.contracts.storage import BlobInfo
+from ion_core.dispatcher.health import Health
+from ion_core.dispatcher.running import RunningAttempts
 from ion_core.errors import (
     ConfigError,
     IdTaken,
@@ -79,12 +81,19 @@ class Gate:
         await stop.wait()
 
 
-def configured(tmp_path: Path, does: Callable[[ServiceHost], Any], more: str = "") -> tuple[Config, Gate]:
-    (tmp_path / "ion.yaml").write_text(f"services:\n  front: {{provider: gate{more}}}\n{MODULES}")
+def configured(
+    tmp_path: Path,
+    does: Callable[[ServiceHost], Any],
+    more: str = "",
+    *,
+    modules: str = "",
+    environ: Mapping[str, str] | None = None,
+) -> tuple[Config, Gate]:
+    (tmp_path / "ion.yaml").write_text(f"services:\n  front: {{provider: gate{more}}}\n{MODULES}{modules}")
     (tmp_path / "emit.sh").write_text(EMIT)
     gate = Gate(does)
     registry = load_plugins(extra=[gate], entry_points=False)
-    return load_config(str(tmp_path / "ion.yaml"), registry=registry, environ={}), gate
+    return load_config(str(tmp_path / "ion.yaml"), registry=registry, environ=environ or {}), gate
 
 
 async def nothing(host: ServiceHost) -> None:
@@ -98,15 +107,24 @@ async def app(tmp_path: Path) -> AsyncIterator[App]:
         yield app
 
 
+class Idle:
+    """A process that runs nothing, and is not ready."""
+
+    def __init__(self) -> None:
+        self.attempts = RunningAttempts()
+        self.health = Health(lambda: None)
+        self.health.red("storage", "no room")
+
+
 async def host_of(app: App) -> host.Host:
-    made = host.Host("front", app, await app.intake(), await app.dataplane(), lambda: ["no room"])
+    made = host.Host("front", app, await app.intake(), await app.dataplane(), Idle())
     await made.empty_work()
     return made
 
 
-async def served(tmp_path: Path, does: Callable[[ServiceHost], Any]) -> Any:
+async def served(tmp_path: Path, does: Callable[[ServiceHost], Any], **more: Any) -> Any:
     """What ``does`` returned, of a service that ran beside a real dispatcher."""
-    config, gate = configured(tmp_path, does)
+    config, gate = configured(tmp_path, does, **more)
     async with asyncio.timeout(60):
         serving = asyncio.create_task(serve(config, environ={}))
         while not gate.seen and not serving.done():  # noqa: ASYNC110 - nothing tells us
@@ -170,7 +188,7 @@ async def test_what_a_broker_does_not_tell_is_not_known(app: App, monkeypatch: p
 async def test_the_types_that_are_taken_and_why_it_is_not_ready_are_told(app: App) -> None:
     host = await host_of(app)
     assert host.event_types() == ["photo.broken", "photo.received", "photo.seen"]
-    assert host.problems() == ["no room"]
+    assert host.problems() == ["storage: no room"]
 
 
 def _raising(error: BaseException) -> Callable[..., Any]:

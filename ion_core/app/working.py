@@ -1,0 +1,143 @@
+"""What a service is shown of the work under way, and the dead letters that it may mend."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
+from datetime import datetime
+from typing import Literal, Protocol
+
+from ion_core.app.opening import App
+from ion_core.contracts.looking import (
+    EVERY_LETTER,
+    DeadLetterView,
+    LetterFilter,
+    LetterGroup,
+    LetterId,
+    LogLine,
+    Page,
+    QueueView,
+    RunningView,
+)
+from ion_core.contracts.messaging import DeclaredQueue
+from ion_core.dataplane import DataPlane
+from ion_core.dispatcher.health import Health
+from ion_core.dispatcher.running import RunningAttempts
+from ion_core.errors import DocumentNotFound, DocumentsDamaged, InvalidEvent, QueueNotDeclared, TransientError
+from ion_core.events import EVENT_META, parse_event
+from ion_core.letters import Letters
+
+QUEUES_WITHIN = 30.0
+"""Seconds for all queues to be counted."""
+
+LONGEST_PAGE = 1_000
+
+
+class Process(Protocol):
+    """The process that serves, as its host shows it; a dispatcher is one."""
+
+    @property
+    def attempts(self) -> RunningAttempts: ...
+
+    @property
+    def health(self) -> Health: ...
+
+
+class Working:
+    """Queues, running attempts and dead letters."""
+
+    def __init__(self, app: App, dataplane: DataPlane, process: Process) -> None:
+        self._app = app
+        self._dataplane = dataplane
+        self._process = process
+
+    @property
+    def _letters(self) -> Letters:
+        return Letters(self._dataplane.broker, self._dataplane.documents, self._app.config.modules)
+
+    async def follow(self, event_id: str, *, wait: bool = False) -> AsyncIterator[LogLine]:
+        masked = self._app.config.hidden.masked
+        async with aclosing(self._process.attempts.follow(event_id, wait=wait)) as lines:
+            async for line in lines:
+                yield LogLine(module=line.module, attempt=line.attempt, text=masked(line.text))
+
+    def running(self) -> Sequence[RunningView]:
+        return [
+            RunningView(
+                event_id=attempt.job.event.context.event_id,
+                correlation_id=attempt.job.event.context.correlation_id,
+                type=attempt.job.event.type,
+                module=attempt.job.module,
+                attempt=attempt.number,
+                token=attempt.token,
+                since=since,
+            )
+            for attempt, since in self._process.attempts.now()
+        ]
+
+    async def queues(self) -> Sequence[QueueView]:
+        try:
+            async with asyncio.timeout(QUEUES_WITHIN) as bound:
+                views = [await self._queue(queue) for queue in await self._dataplane.broker.queues()]
+        except TimeoutError as error:
+            if not bound.expired():
+                raise
+            message = f"the queues were not counted within {QUEUES_WITHIN:.0f} s. Ask again later."
+            raise TransientError(message) from error
+        return [view for view in views if view is not None]
+
+    async def dead_letters(
+        self,
+        which: LetterFilter = EVERY_LETTER,
+        *,
+        newest_first: bool = True,
+        after: str | None = None,
+        limit: int = 50,
+    ) -> Page[DeadLetterView]:
+        most = max(1, min(limit, LONGEST_PAGE))
+        return await self._letters.page(which, newest_first=newest_first, after=after, limit=most)
+
+    async def dead_letter_groups(self, by: Literal["reason", "module", "type"]) -> Sequence[LetterGroup]:
+        times: dict[str, list[datetime]] = {}
+        for view in await self._letters.found(EVERY_LETTER, strays=True):
+            key = {
+                "reason": view.letter.reason,
+                "module": view.letter.queue,
+                "type": "" if view.event is None else view.event.type,
+            }[by]
+            times.setdefault(key, []).append(view.letter.died_at)
+        groups = [LetterGroup(key=key, count=len(it), oldest=min(it), newest=max(it)) for key, it in times.items()]
+        return sorted(groups, key=lambda it: (-it.count, it.key))
+
+    async def redrive(self, ids: Sequence[LetterId]) -> int:
+        return await self._letters.redrive(ids)
+
+    async def redrive_all(self, which: LetterFilter) -> int:
+        return await self._letters.redrive_all(which)
+
+    async def purge(self, ids: Sequence[LetterId]) -> int:
+        return await self._letters.purge(ids)
+
+    async def purge_all(self, which: LetterFilter) -> int:
+        return await self._letters.purge_all(which)
+
+    async def _queue(self, queue: DeclaredQueue) -> QueueView | None:
+        """None where it was dropped meanwhile."""
+        try:
+            stats = await self._dataplane.broker.stats(queue.name)
+            oldest = await self._oldest(queue.name) if stats.ready else None
+        except QueueNotDeclared:
+            return None
+        taken = queue.name in self._app.config.modules
+        return QueueView(name=queue.name, topics=sorted(queue.topics), taken=taken, stats=stats, oldest=oldest)
+
+    async def _oldest(self, queue: str) -> datetime | None:
+        """When the event that is next was first stored; None where that is not known."""
+        for message in await self._dataplane.broker.peek(queue, limit=1):
+            try:
+                event = parse_event(message.body)
+                return (await self._dataplane.documents.get(EVENT_META, event.context.event_id)).stored_at
+            except (InvalidEvent, DocumentNotFound, DocumentsDamaged):
+                return None
+        return None
