@@ -10,7 +10,8 @@ from pathlib import Path
 
 from ion_core.app.looking import Looking
 from ion_core.app.opening import App
-from ion_core.app.working import Process, Working
+from ion_core.app.process import Process
+from ion_core.app.working import Working
 from ion_core.contracts.service import FlowOutcome
 from ion_core.contracts.storage import BlobInfo
 from ion_core.dataplane import DataPlane

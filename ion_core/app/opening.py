@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from ion_core.app.changes import Changes
 from ion_core.config import Config
 from ion_core.contracts.executor import Executor
 from ion_core.contracts.messaging import MessageBroker
@@ -35,6 +36,8 @@ class App:
         self.config = config
         self.state = state
         self.observers = Observers(config.registry.observing)
+        self.changes = Changes(self.observers, hide=config.hidden.masked)
+        """What the work is to tell of: it hands on to ``observers``."""
         stack.push_async_callback(asyncio.to_thread, self.observers.close)
         self._stack = stack
         self._opened: dict[str, Any] = {}
@@ -121,7 +124,7 @@ class App:
             await self.blobs(),
             await self.documents(),
             await self.broker(),
-            self.observers,
+            self.changes,
             documents_at=self.config.documents.named("storage.documents"),
         )
 

@@ -10,6 +10,7 @@ from datetime import timedelta
 
 from ion_core.app.host import Host
 from ion_core.app.opening import App
+from ion_core.app.process import Process
 from ion_core.contracts.messaging import RetryPolicy
 from ion_core.contracts.service import Service
 from ion_core.dispatcher import Dispatcher
@@ -45,8 +46,15 @@ class Services:
         if not chosen:
             return
         intake, dataplane = await self._app.intake(), await self._app.dataplane()
+        process = Process(
+            attempts=self._dispatcher.attempts,
+            health=self._dispatcher.health,
+            changes=self._app.changes,
+            draining=self._draining,
+        )
+        tasks.create_task(self._beat(process), name="pulse")
         for name, it in chosen.items():
-            host = Host(name, self._app, intake, dataplane, self._dispatcher)
+            host = Host(name, self._app, intake, dataplane, process)
             kept = self._kept[name] = _Kept(name, it, host, self._stop, self._dispatcher)
             tasks.create_task(self._watch(kept), name=f"service {name}")
             await kept.started
@@ -76,6 +84,15 @@ class Services:
         """Raise what the first of them failed with, if one did."""
         if self._failure is not None:
             raise self._failure
+
+    async def _beat(self, process: Process) -> None:
+        """Keep its pulse, until all services are told to end."""
+        keeping = asyncio.create_task(process.pulse.keep())
+        try:
+            await self._stop.wait()
+        finally:
+            keeping.cancel()
+            await asyncio.wait({keeping})
 
     async def _watch(self, kept: _Kept) -> None:
         failure = await kept.run()

@@ -118,7 +118,7 @@ async def _dispatcher(app: App, fit: str) -> Dispatcher:
         broker=broker,
         runtimes=runtimes,
         dataplane=await app.dataplane(),
-        observer=app.observers,
+        observer=app.changes,
         work=app.state.work,
         state_id=app.state.id(),
         drain_timeout=app.config.drain_timeout,

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing
+from contextlib import AbstractAsyncContextManager, aclosing
 from datetime import datetime
-from typing import Literal, Protocol
+from typing import Literal
 
 from ion_core.app.opening import App
+from ion_core.app.process import Process
 from ion_core.contracts.looking import (
     EVERY_LETTER,
+    Change,
     DeadLetterView,
+    HealthView,
     LetterFilter,
     LetterGroup,
     LetterId,
@@ -22,8 +25,6 @@ from ion_core.contracts.looking import (
 )
 from ion_core.contracts.messaging import DeclaredQueue
 from ion_core.dataplane import DataPlane
-from ion_core.dispatcher.health import Health
-from ion_core.dispatcher.running import RunningAttempts
 from ion_core.errors import DocumentNotFound, DocumentsDamaged, InvalidEvent, QueueNotDeclared, TransientError
 from ion_core.events import EVENT_META, parse_event
 from ion_core.letters import Letters
@@ -34,18 +35,8 @@ QUEUES_WITHIN = 30.0
 LONGEST_PAGE = 1_000
 
 
-class Process(Protocol):
-    """The process that serves, as its host shows it; a dispatcher is one."""
-
-    @property
-    def attempts(self) -> RunningAttempts: ...
-
-    @property
-    def health(self) -> Health: ...
-
-
 class Working:
-    """Queues, running attempts and dead letters."""
+    """Queues, running attempts, dead letters, changes, and how the process is."""
 
     def __init__(self, app: App, dataplane: DataPlane, process: Process) -> None:
         self._app = app
@@ -121,6 +112,12 @@ class Working:
 
     async def purge_all(self, which: LetterFilter) -> int:
         return await self._letters.purge_all(which)
+
+    def changes(self) -> AbstractAsyncContextManager[AsyncIterator[Change]]:
+        return self._process.changes.listening()
+
+    def health(self) -> HealthView:
+        return self._process.view()
 
     async def _queue(self, queue: DeclaredQueue) -> QueueView | None:
         """None where it was dropped meanwhile."""

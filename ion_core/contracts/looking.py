@@ -17,6 +17,8 @@ FlowState = Literal["dead", "failed", "running", "done"]
 JobState = Literal["committed", "pending", "retried", "dead-lettered", "gone"]
 """``gone``: it would be pending or retried if the configuration still had the module."""
 
+ChangeKind = Literal["published", "started", "finished", "missed"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Page(Generic[T]):
@@ -269,3 +271,48 @@ class LetterGroup:
     count: int
     oldest: datetime
     newest: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """Something that happened in this process.
+
+    ``published``: the broker has the event. ``started`` and ``finished``: an attempt of ``module`` for the event,
+    ``attempt`` is its number; once it has finished there is an ``outcome``, and a ``reason`` unless it has committed.
+    ``missed``: more happened than could be held, which was dropped; look anew at what there is.
+    """
+
+    kind: ChangeKind
+    at: datetime
+    correlation_id: str = ""
+    event_id: str = ""
+    type: str = ""
+    module: str = ""
+    attempt: int = 0
+    outcome: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """Why this process is not ready: where and what it is, since when, and what would do ('' if that is not known)."""
+
+    where: str
+    what: str
+    would_do: str
+    since: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class HealthView:
+    """How the process is.
+
+    ``live``      its event loop turns. Where it is not, nothing but a restart helps.
+    ``ready``     it takes events: it is live, has no problems and does not drain.
+    ``draining``  it has been told to end: it takes nothing new, and finishes what runs.
+    """
+
+    live: bool
+    ready: bool
+    draining: bool
+    problems: Sequence[Problem] = ()

@@ -11,12 +11,14 @@ from typing import Any, Literal, Protocol
 
 from ion_core.contracts.looking import (
     EVERY_LETTER,
+    Change,
     DeadLetterView,
     FileContent,
     FileView,
     FlowState,
     FlowSummary,
     FlowView,
+    HealthView,
     LetterFilter,
     LetterGroup,
     LetterId,
@@ -228,11 +230,21 @@ class ServiceHost(Protocol):
     async def purge_all(self, which: LetterFilter) -> int:
         """The same with all that are meant, as ``redrive_all``."""
 
+    def changes(self) -> AbstractAsyncContextManager[AsyncIterator[Change]]:
+        """What happens in this process from the moment on that the context is entered, until it is left.
+
+        So nothing is missed by who enters it, looks at what there is, and iterates then. The iteration has no end. Who
+        is slower than a thousand changes is told that some were ``missed``. What other processes do is not in it.
+        """
+
+    def health(self) -> HealthView:
+        """How this process is. May be called from any thread, at any time, also when the event loop does not turn."""
+
     def event_types(self) -> Sequence[str]:
         """The event types that some module takes, sorted."""
 
     def problems(self) -> Sequence[str]:
-        """Why this process is not ready, a sentence each; empty when it is."""
+        """Why this process is not ready, a sentence each; empty when it is, or drains. ``health`` tells more."""
 
 
 class Service(Protocol):

@@ -7,6 +7,8 @@ import logging
 import os
 import secrets
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from ion_core.errors import storage_error
@@ -14,6 +16,15 @@ from ion_core.errors import storage_error
 log = logging.getLogger(__name__)
 
 PROBE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Red:
+    """A part that has a problem, and since when it has had one without a pause."""
+
+    part: str
+    problem: str
+    since: datetime
 
 
 class Health:
@@ -24,16 +35,18 @@ class Health:
 
     def __init__(self, probe: Callable[[], None]) -> None:
         self._probe = probe
-        self._problems: dict[str, str] = {}
+        self._problems: dict[str, Red] = {}
         self.room = asyncio.Event()
         self.room.set()
         self.full = asyncio.Event()
 
     def red(self, part: str, problem: str) -> None:
         """``part`` has this problem. Logged when it is new."""
-        if self._problems.get(part) != problem:
+        before = self._problems.get(part)
+        if before is None or before.problem != problem:
             log.warning("not ready: %s: %s", part, problem)
-        self._problems[part] = problem
+        since = datetime.now(UTC) if before is None else before.since
+        self._problems[part] = Red(part=part, problem=problem, since=since)
 
     def green(self, part: str) -> None:
         """``part`` is well again."""
@@ -41,7 +54,11 @@ class Health:
             log.info("ready again: %s", part)
 
     def problems(self) -> Sequence[str]:
-        return [f"{part}: {problem}" for part, problem in sorted(self._problems.items())]
+        return [f"{red.part}: {red.problem}" for red in self.reds()]
+
+    def reds(self) -> Sequence[Red]:
+        """The problems by part. May be called from any thread."""
+        return sorted(self._problems.copy().values(), key=lambda red: red.part)
 
     def storage_full(self, problem: str) -> None:
         """Take no more deliveries until there is space again."""

@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ion_core.contracts.looking import (
     EVERY_LETTER,
+    Change,
     DeadLetterView,
     FileContent,
     FileView,
     FlowOutcome,
     FlowSummary,
     FlowView,
+    HealthView,
     LetterFilter,
     LetterGroup,
     LetterId,
@@ -150,8 +152,21 @@ class Host:
     async def purge_all(self, which: LetterFilter) -> int:
         return await self.redrive_all(which)
 
+    @asynccontextmanager
+    async def changes(self) -> AsyncIterator[AsyncIterator[Change]]:
+        yield self._told("changes", _nothing())
+
+    def health(self) -> HealthView:
+        return HealthView(live=True, ready=True, draining=False)
+
     def _told(self, what: str, answer: T) -> T:
         self.looked_at.put_nowait(what)
         if self.unanswering is not None:
             raise self.unanswering
         return answer
+
+
+async def _nothing() -> AsyncIterator[Change]:
+    """Nothing ever happens."""
+    await asyncio.Event().wait()
+    yield Change(kind="missed", at=datetime.now(UTC))

@@ -19,7 +19,7 @@ from ion_core.intake import Intake
 from ion_core.jobs import Verdict
 from tests.acceptance.pipeline import Pipeline
 from tests.support.worlds import World, does, messages
-from tests.unit.test_service_host import Idle
+from tests.unit.test_service_host import idle
 
 KNOWN: Mapping[str, Any] = {
     "event_id": "e",
@@ -104,7 +104,7 @@ async def test_a_file_that_is_executable_now_or_no_longer_is_another(world: Worl
 
 async def test_a_service_is_refused_it_too(world: World) -> None:
     app: Any = None  # what is asked of it here needs none
-    host = Host("gateway", app, Intake(world.dataplane, world.modules), world.dataplane, Idle())
+    host = Host("gateway", app, Intake(world.dataplane, world.modules), world.dataplane, idle())
     await world.publish(event_id="e", data=[("a", "1")])
     with pytest.raises(InvalidEvent, match="data 'a' has another value"):
         await host.publish("in", event_id="e", data=[("a", "2")])

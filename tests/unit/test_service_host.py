@@ -14,6 +14,8 @@ import pytest
 import pytest_asyncio
 
 from ion_core.app import App, host, serve
+from ion_core.app.changes import Changes
+from ion_core.app.process import Process
 from ion_core.config import Config, load_config
 from ion_core.contracts.provider import Provider
 from ion_core.contracts.service import FlowOutcome, ServiceHost
@@ -35,7 +37,7 @@ from ion_core.errors import (
     Unroutable,
 )
 from ion_core.hookspecs import hookimpl
-from ion_core.registry import load_plugins
+from ion_core.registry import Observers, load_plugins
 
 MODULES = """
 modules:
@@ -107,17 +109,19 @@ async def app(tmp_path: Path) -> AsyncIterator[App]:
         yield app
 
 
-class Idle:
+def idle() -> Process:
     """A process that runs nothing, and is not ready."""
+    process = Process(
+        attempts=RunningAttempts(),
+        health=Health(lambda: None),
+        changes=Changes(Observers({}), hide=str),
+    )
+    process.health.red("storage", "no room. Make some.")
+    return process
 
-    def __init__(self) -> None:
-        self.attempts = RunningAttempts()
-        self.health = Health(lambda: None)
-        self.health.red("storage", "no room")
 
-
-async def host_of(app: App) -> host.Host:
-    made = host.Host("front", app, await app.intake(), await app.dataplane(), Idle())
+async def host_of(app: App, process: Process | None = None) -> host.Host:
+    made = host.Host("front", app, await app.intake(), await app.dataplane(), process or idle())
     await made.empty_work()
     return made
 
@@ -188,7 +192,7 @@ async def test_what_a_broker_does_not_tell_is_not_known(app: App, monkeypatch: p
 async def test_the_types_that_are_taken_and_why_it_is_not_ready_are_told(app: App) -> None:
     host = await host_of(app)
     assert host.event_types() == ["photo.broken", "photo.received", "photo.seen"]
-    assert host.problems() == ["storage: no room"]
+    assert host.problems() == ["storage: no room. Make some."]
 
 
 def _raising(error: BaseException) -> Callable[..., Any]:
