@@ -61,6 +61,8 @@ async def _first(app: App, event_id: str, correlation_id: str | None, module: st
     """Wait for the first job: it is followed if it runs here, and else what it has left is printed."""
     import asyncio
 
+    from ion_core.flows import logs_of
+
     documents, shows = await app.documents(), asyncio.Event()
     following = asyncio.create_task(_follow(app, event_id, module, shows=shows))
     try:
