@@ -15,6 +15,8 @@ PODMAN_SUITE ?= trixie
 PYTEST_ARGS ?=
 
 export PYTHON
+# The tests start thousands of processes: without what Python compiled once, each would compile Ion anew.
+unexport PYTHONDONTWRITEBYTECODE
 BIN := .venv/bin
 # What the set-up depends on: a change in one of these installs anew, nothing else does.
 RECIPES := scripts/setup pyproject.toml $(wildcard plugins/*/pyproject.toml) examples/faces/requirements.txt
