@@ -89,6 +89,29 @@ def test_three_jobs_outlive_a_killed_serve_and_commit_once(waiting: Pipeline) ->
     assert list((waiting.state / "jobs").iterdir()) == []
 
 
+def test_jobs_go_on_as_they_were_started_whatever_the_configuration_says_now(waiting: Pipeline) -> None:
+    """Another command, environment and timeout, and room for fewer than run: what comes next has those."""
+    for _ in range(3):
+        waiting.publish()
+    with waiting.serving("--until-idle") as first:
+        until_they_run(waiting, 3)
+        first.send(signal.SIGKILL)
+        first.ended()
+    file = waiting.home / "ion.yaml"
+    changed = file.read_text().replace("concurrency: 3", "concurrency: 1\n    timeout: 1ms\n    retries: 0")
+    file.write_text(changed.replace("[sh, split.sh]", "[sh, -c, exit 9]").replace("RUNS:", "OTHER:"))
+    with waiting.serving("--until-idle") as second:
+        second.until("its job is with the engine already")
+        let_them_go_on(waiting)
+        assert second.ended() == 0, second.log
+    assert_invariants(waiting, events=3, committed={"split": 3})
+    assert waiting.runs()["split"] == 3
+    assert list((waiting.state / "jobs").iterdir()) == []
+    waiting.publish()
+    waiting.ion("serve", "--until-idle", code=1)
+    assert len(waiting.dead_letters()) == 1, "the next job is as the configuration says"
+
+
 def test_jobs_that_end_while_nobody_serves_are_fetched_by_the_next(waiting: Pipeline) -> None:
     waiting.publish()
     with waiting.serving("--until-idle") as first:

@@ -137,6 +137,27 @@ async def test_kill_9_with_three_pods_in_flight_and_each_commits_once(waiting: C
     assert (runs(waiting.shared), waiting.pods.lived) == ({"split": 3}, 3), "nothing ran twice"
 
 
+async def test_pods_go_on_as_they_were_made_whatever_the_configuration_says_now(waiting: ClusterPipeline) -> None:
+    """Another image, command, environment and timeout, and room for fewer than run."""
+    for _ in range(3):
+        await waiting.publish()
+    async with waiting.serving() as served:
+        await until_they_run(waiting, 3)
+        served.send(signal.SIGKILL)
+        await asyncio.to_thread(served.ended)
+    file = waiting.pipeline.home / "ion.yaml"
+    config = json.loads(file.read_text())
+    changed = {"concurrency": 1, "timeout": "1ms", "command": ["false"], "image": "registry.example/other:2", "env": {}}
+    config["modules"]["split"] |= changed
+    file.write_text(json.dumps(config))
+    async with waiting.serving("--until-idle") as again:
+        await asyncio.to_thread(again.until, "its job is with the engine already")
+        open_gate(waiting)
+        assert await asyncio.to_thread(again.ended) == 0, again.log
+    await assert_each_committed_once(waiting, 3)
+    assert (runs(waiting.shared), waiting.pods.lived) == ({"split": 3}, 3), "nothing ran twice"
+
+
 async def test_a_drain_leaves_the_pod_which_commits_alone_and_is_fetched(waiting: ClusterPipeline) -> None:
     await waiting.publish()
     async with waiting.serving() as served:
