@@ -5,8 +5,8 @@ hashed, stored and confirmed, record created exclusively, event stored and publi
 
 Theirs: s3fs ``put`` of the same files to as many names, with its own concurrency. It hashes and records nothing.
 
-Both against one moto server on this machine, which takes most of either time, with the same options. Each side has a
-filesystem of its own, connected before; making and removing files is outside the timing.
+Both against one moto server on this machine, which takes most of either time, with the same options, by which ours gets
+obstore. Each side is connected before; making and removing files is outside the timing.
 """
 
 from __future__ import annotations

@@ -6,15 +6,17 @@ import difflib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fsspec.dircache import DirCache
 
-from ion_core.contracts.settings import Section
+from ion_core.contracts.provider import Section
 from ion_core.errors import ConfigError, IonError
 from ion_fsspec_storage.connections import Filesystems, Pooled, Shared
 from ion_fsspec_storage.protocols import missing_driver
-from ion_fsspec_storage.settings import Place
+
+if TYPE_CHECKING:
+    from ion_fsspec_storage.settings import Place
 
 PART = 8 << 20
 """Bytes that are sent at a time of a large file."""

@@ -1,4 +1,4 @@
-"""Stores in S3 from plain values, for steps that are started for each job: neither pydantic nor s3fs is imported.
+"""Stores in object stores from plain values, for steps that are started for each job: no model is imported.
 
 What is read here was taken by the models in ``settings.py`` when it was written, and the stores were open with it.
 """
@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import Any, cast
 
 from ion_core.contracts.provider import Location, Reach, Section
-from ion_fsspec_storage.s3 import direct
+from ion_fsspec_storage.protocols import OBJECT_STORES
 
 Opening = tuple[Any, Callable[[Any], AbstractAsyncContextManager[Any]]]
 
@@ -44,7 +44,7 @@ _TYPES = {"url": str, "options": dict, "driver": str, "parallel": int}
 
 
 def blobs(section: Section, values: Mapping[str, Any]) -> Opening | None:
-    """The blob store, where obstore is its driver. See ``ion_core.contracts.provider.PlainOpening``."""
+    """The blob store, where it is in an object store. See ``ion_core.contracts.provider.PlainOpening``."""
     rest = dict(values)
     seconds = str(rest.pop("sign_for", "3600s"))
     if not seconds.endswith("s") or not seconds[:-1].replace(".", "", 1).isdecimal():
@@ -63,7 +63,7 @@ def _place(section: Section, values: Mapping[str, Any], **more: Any) -> PlainPla
     if "url" not in values or not all(isinstance(it, _TYPES.get(key, ())) for key, it in values.items()):
         return None
     place = PlainPlace(section=section, **more, **{**values, "url": values["url"].rstrip("/")})
-    return None if direct(place) is None else place
+    return place if place.protocol in OBJECT_STORES else None
 
 
 def _open_blobs(place: PlainPlace) -> AbstractAsyncContextManager[Any]:

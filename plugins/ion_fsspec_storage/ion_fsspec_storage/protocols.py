@@ -6,7 +6,8 @@ import difflib
 
 from ion_core.contracts.provider import Section
 
-EXCLUSIVE = ("file", "local", "memory", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss")
+OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss")
+EXCLUSIVE = ("file", "local", "memory", *OBJECT_STORES)
 """Whose backends create exclusively, or can."""
 _DIRECTORIES = ("sftp", "ssh", "webdav", "dav", "smb")
 SHARED = (*EXCLUSIVE, "webdav", "dav")
