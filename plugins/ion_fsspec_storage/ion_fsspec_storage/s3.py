@@ -146,9 +146,8 @@ def elsewhere(options: Mapping[str, Any], environ: Mapping[str, str]) -> str:
         return f"{found} is set, which only obstore reads"
     if environ.get("AWS_CA_BUNDLE") and not _endpoint(options, environ).startswith("http://"):
         return "AWS_CA_BUNDLE is set"
-    home = environ.get("HOME", "")
-    files = [environ.get(name) or place.replace("~", home, 1) for name, place in _FILES.items()]
-    if found := next((it for it in (*files, f"{home}/.config/fsspec") if Path(it).exists()), ""):
+    files = [environ.get(name) or place for name, place in _FILES.items()]
+    if found := next((it for it in (*files, "~/.config/fsspec") if _is_there(it, environ)), ""):
         return f"{found} is there"
     if not (options.get("anon") or options.get("key") or _keys_of(environ)):
         return "no keys are given"
@@ -156,6 +155,16 @@ def elsewhere(options: Mapping[str, Any], environ: Mapping[str, str]) -> str:
     if not _endpoint(options, environ) and not (client.get("region_name") or environ.get("AWS_DEFAULT_REGION")):
         return "no region is given"
     return ""
+
+
+def _is_there(place: str, environ: Mapping[str, str]) -> bool:
+    """As botocore sees it: what may not be looked at is not there."""
+    home = environ.get("HOME")
+    try:
+        path = Path(place.replace("~", home, 1)) if home and place.startswith("~/") else Path(place).expanduser()
+        return path.exists()
+    except (OSError, RuntimeError):
+        return False
 
 
 def direct(settings: Wanted, environ: Mapping[str, str] | None = None) -> Direct | None:

@@ -26,7 +26,8 @@ class FaultyProxy:
     ``busy`` are answered 503 · ``cut`` answers end in the middle · ``silent`` are never answered · ``refusing``: every
     connection is closed at once · a GET of a path that ends with ``forbidden``, or any if that is ``*``, is answered
     403, and so is a DELETE of one that ends with ``locked`` · ``says``: statuses and codes to answer the next writes
-    with · the answers to so many conditional writes are ``lost`` · answers come without the header ``without``.
+    with · the answers to so many conditional writes are ``lost`` · answers come without the header ``without`` ·
+    what a GET brings has its last byte changed where ``flips``.
     ``requests`` counts what came in, ``heads`` keeps their heads.
     """
 
@@ -41,6 +42,7 @@ class FaultyProxy:
     says: list[tuple[int, str]] = field(default_factory=list)
     without: bytes = b""
     lost: int = 0
+    flips: bool = False
     heads: list[bytes] = field(default_factory=list)
     requests: int = 0
     _came_in: asyncio.Event = field(default_factory=asyncio.Event)
@@ -94,6 +96,8 @@ class FaultyProxy:
             if self.lost and b"if-none-match" in head.lower():
                 self.lost -= 1
                 return
+            if self.flips and head.startswith(b"GET"):
+                answer = answer[:-1] + bytes([answer[-1] ^ 1])
             if self.without:
                 answer = re.sub(rb"(?i)\r\n" + self.without + rb": [^\r]*", b"", answer)
             writer.write(answer)

@@ -19,7 +19,7 @@ from stored_files import MIB, file, info
 
 from ion_core.contracts.provider import Section
 from ion_core.contracts.storage import Document
-from ion_core.errors import ConfigError, DocumentExists, TransientError
+from ion_core.errors import BlobCorrupt, ConfigError, DocumentExists, StorageFull, TransientError
 from ion_fsspec_storage import plain, plugin
 from ion_fsspec_storage import s3 as s3_words
 from ion_fsspec_storage.blobs import FsspecBlobs, open_fsspec_blobs
@@ -133,6 +133,14 @@ def test_files_that_only_s3fs_reads_leave_it_the_driver(name: str, tmp_path: Pat
     assert chosen("s3://bucket/x", HERE, HOME=str(tmp_path)) is not None
     (tmp_path / name).mkdir(parents=True)
     assert chosen("s3://bucket/x", HERE, HOME=str(tmp_path)) is None
+
+
+def test_a_home_that_may_not_be_looked_at_has_no_such_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "exists", denied)
+    assert chosen("s3://bucket/x", HERE) is not None
 
 
 async def test_nothing_of_the_environment_replaces_what_the_settings_say(
@@ -276,6 +284,24 @@ async def test_a_slow_down_is_waited_for_and_said_in_the_end(proxy: FaultyProxy,
         with pytest.raises(TransientError, match=r"blobs/key: the backend did not do it .*SlowDown: as told, HTTP 503"):
             await blobs.put("key", file(tmp_path, b"other"))
         await blobs.get("key", tmp_path / "target", expect=info(b"content"))
+
+
+async def test_a_store_that_is_full_says_so_at_once(proxy: FaultyProxy, tmp_path: Path) -> None:
+    async with open_fsspec_blobs(FsspecBlobsSettings(**s3_at(proxy.port).settings(driver="obstore"))) as blobs:
+        before = proxy.requests
+        proxy.says = [(507, "XMinioStorageFull")]
+        with pytest.raises(StorageFull, match="blobs/key: no space left"):
+            await blobs.put("key", file(tmp_path, b"content"))
+        assert proxy.requests == before + 1
+
+
+async def test_a_damaged_answer_is_no_content(proxy: FaultyProxy, tmp_path: Path) -> None:
+    async with open_fsspec_blobs(FsspecBlobsSettings(**s3_at(proxy.port).settings(driver="obstore"))) as blobs:
+        await blobs.put("key", file(tmp_path, b"content"))
+        proxy.flips = True
+        with pytest.raises(BlobCorrupt, match="blob key: was stored with 7 bytes"):
+            await blobs.get("key", tmp_path / "target", expect=info(b"content"))
+        assert not (tmp_path / "target").exists()
 
 
 async def test_the_parts_of_an_upload_that_failed_are_not_left(
