@@ -19,7 +19,7 @@ FLAGS = {"state": "--state-dir"}
 _WORD = re.compile(r"[a-z]+(-[a-z]+)*")
 """What may be the name of a provider or a choice, such as ``bubblewrap``: it is no secret in other texts."""
 
-SECTIONS = tuple(name for name in FileSettings.model_fields if name not in ("version", "plugins", "hidden"))
+SECTIONS = tuple(name for name in FileSettings.model_fields if name not in ("version", "plugins", "hidden", "plain"))
 
 
 def override(root: Node, *, environ: Mapping[str, str], flags: Mapping[str, str], problems: Problems) -> None:

@@ -110,7 +110,7 @@ def test_duplicate_keys_tags_and_odd_keys_are_reported_with_everything_else(prob
         "ion.yaml:5:1: state: is there twice, first in line 1. Remove one.",
         "ion.yaml:6:1: a key must be text, not a list or a mapping",
         "ion.yaml:7:1: bogus: unknown key. Known: version, messaging, runtimes, storage, services, modules, state, "
-        "drain_timeout, hidden, plugins.",
+        "drain_timeout, hidden, plain, plugins.",
         'ion.yaml:7:8: bogus: the tag "!mine" is not allowed. Remove it.',
     ]
 

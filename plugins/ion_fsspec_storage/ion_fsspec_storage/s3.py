@@ -6,6 +6,7 @@ is not certain, this says why, and the driver is s3fs.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Mapping
@@ -17,6 +18,8 @@ from typing import Any, Protocol
 
 from ion_core.contracts.provider import Section
 from ion_core.errors import ConfigError
+
+log = logging.getLogger(__name__)
 
 PROTOCOLS = ("s3", "s3a")
 
@@ -36,6 +39,7 @@ _MEANS_NOTHING = {
 """Options of how s3fs caches and buffers, which nothing here makes use of."""
 _OF_CLIENT = {"endpoint_url", "region_name", "use_ssl", "verify"}
 _OF_CONFIG = {"connect_timeout", "max_pool_connections", "read_timeout", "s3", "signature_version"}
+_SWITCHES = ("anon", "use_ssl")
 _TEXTS = ("key", "secret", "token", "endpoint_url")
 
 _BUCKET = re.compile(r"[A-Za-z0-9._-]{3,255}")
@@ -111,6 +115,9 @@ def misfit(url: str, options: Mapping[str, Any]) -> tuple[str, str] | None:
     for key in _TEXTS:
         if not isinstance(options.get(key), str | None):
             return f"options.{key}", "must be text"
+    for key in _SWITCHES:
+        if not isinstance(options.get(key), bool | None):
+            return f"options.{key}", "must be true or false"
     if bool(options.get("key")) != bool(options.get("secret")):
         return "options", "obstore takes key and secret together"
     return _misfit_below(options.get("client_kwargs") or {}, options.get("config_kwargs") or {})
@@ -181,14 +188,16 @@ def direct(settings: Wanted, environ: Mapping[str, str] | None = None) -> Direct
         raise ConfigError(
             f"{settings.section.where('driver')}: obstore is not installed. pip install 'ion-fsspec-storage[s3]'"
         )
-    if settings.driver == "auto" and (
-        misfit(settings.url, settings.options) is not None or elsewhere(settings.options, environ)
-    ):
-        return None
+    if settings.driver == "auto":
+        found = misfit(settings.url, settings.options)
+        if why := ": ".join(found) if found is not None else elsewhere(settings.options, environ):
+            log.debug("s3fs makes the requests, not obstore: %s", why)
+            return None
     made = _direct(settings, environ)
     if not (why := _garbled(made)):
         return made
     if settings.driver == "auto":
+        log.debug("s3fs makes the requests, not obstore: %s", why)
         return None
     raise ConfigError(f"{settings.section.where('options')}: with what the environment says, {why}")
 

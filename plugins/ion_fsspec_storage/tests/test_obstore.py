@@ -81,6 +81,7 @@ def test_obstore_is_the_driver_where_settings_mean_the_same_to_it(
         ({**HERE, "config_kwargs": {"s3": {"use_accelerate_endpoint": True}}}, "options.config_kwargs.s3"),
         ({**HERE, "config_kwargs": {"read_timeout": None}}, "options.config_kwargs.read_timeout"),
         ({**HERE, "client_kwargs": "x"}, "options.client_kwargs"),
+        ({**HERE, "use_ssl": "no"}, "options.use_ssl"),
         ({"key": "k"}, "options"),
     ],
 )
