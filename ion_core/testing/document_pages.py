@@ -55,7 +55,7 @@ class PageRules(DocumentKit):
         await self._fill(documents)
         for asked, newest_first in itertools.product(CONDITIONS, (False, True)):
             whole = await self.found(documents, newest_first=newest_first, **asked)
-            for limit in (1, 2, len(whole), len(whole) + 1, 1000):
+            for limit in (1, len(whole), len(whole) + 1):
                 page = await self.page(documents, limit=limit, newest_first=newest_first, **asked)
                 assert [it.id for it in page] == whole[:limit], f"find({asked}, limit={limit})"
 
@@ -63,7 +63,7 @@ class PageRules(DocumentKit):
         await self._fill(documents)
         for asked, newest_first in itertools.product(CONDITIONS, (False, True)):
             whole = await self.found(documents, newest_first=newest_first, **asked)
-            for limit in (1, 3, 1000):
+            for limit in (3, 1000):
                 found = await self.turned(documents, limit, newest_first=newest_first, **asked)
                 assert found == whole, f"pages of {limit}, {asked}, newest first: {newest_first}"
 
@@ -73,7 +73,7 @@ class PageRules(DocumentKit):
         ids = [it.id for it in whole]
         for asked in CONDITIONS:
             matching = await self.found(documents, **asked)
-            for n, it in enumerate(whole):
+            for n, it in list(enumerate(whole))[::5]:
                 later = await self.page(documents, after=it.cursor, **asked)
                 earlier = await self.page(documents, after=it.cursor, newest_first=True, **asked)
                 assert [it.id for it in later] == [id for id in ids[n + 1 :] if id in matching]
@@ -170,7 +170,7 @@ class PageRules(DocumentKit):
     @needs("reads")
     async def test_a_page_reads_no_other(self, documents: DocumentStore) -> None:
         assert self.reads is not None
-        small, count = 5, 60
+        small, count = 5, 30
         asked: list[dict[str, Any]] = [{}, {"kind": "insight"}, {"correlation_id": "flow"}]
         alone = []
         for n in range(count):
@@ -248,8 +248,9 @@ class PageRules(DocumentKit):
         await self._fill(documents)
         whole = await self.page(documents)
         times = [self._stored_at(it) for it in whole]
-        some: list[datetime | None] = [None, times[0] - timedelta(days=1), *times[::5], times[-1] + timedelta(days=1)]
-        for since, until, newest_first in itertools.product(some, some, (False, True)):
+        some: list[datetime | None] = [None, times[0] - timedelta(days=1), *times[::9], times[-1] + timedelta(days=1)]
+        for n, (since, until) in enumerate(itertools.product(some, some)):
+            newest_first = n % 2 == 1
             expected = [
                 it.id
                 for it in whole
@@ -261,7 +262,7 @@ class PageRules(DocumentKit):
             late = await self.found(documents, since=times[10], **asked)
             matching = set(await self.found(documents, **asked))
             assert late == [it.id for it in whole if it.id in matching and self._stored_at(it) >= times[10]]
-            assert await self.turned(documents, 2, since=times[10], **asked) == late
+        assert await self.turned(documents, 2, since=times[10]) == await self.found(documents, since=times[10])
 
     @staticmethod
     def _stored_at(found: Document) -> datetime:
