@@ -1,4 +1,4 @@
-"""How numbers of things are said."""
+"""How numbers are said."""
 
 from __future__ import annotations
 
@@ -13,3 +13,8 @@ def plural(what: str) -> str:
     if what.endswith(("s", "x", "ch", "sh")):
         return what + "es"
     return what[:-1] + "ies" if what.endswith("y") and what[-2:-1] not in "aeiou" else what + "s"
+
+
+def in_seconds(value: float) -> str:
+    """A time in seconds, without the unit, with three digits: ``0.016``, ``1.25``, ``1,204``."""
+    return f"{value:.3f}" if value < 1 else f"{value:.2f}" if value < 10 else f"{value:,.0f}"

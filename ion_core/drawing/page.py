@@ -16,11 +16,11 @@ from xml.etree.ElementTree import Element, SubElement, tostring
 
 from ion_core.drawing.collecting import Collected
 from ion_core.drawing.graph import draw
-from ion_core.drawing.said import MARKS, STATES, STEPS, seconds, size, took
+from ion_core.drawing.said import MARKS, STATES, STEPS, size, took
 from ion_core.drawing.tree import TROUBLE
 from ion_core.events import StoredFile
-from ion_core.flows import AttemptSeen, EventSeen, JobSeen
-from ion_core.words import counted
+from ion_core.flows import AttemptSeen, EventSeen, Flow, JobSeen
+from ion_core.words import counted, in_seconds
 
 LOGS = 1024 * 1024
 """Characters of logs on one page, those of trouble first."""
@@ -97,9 +97,7 @@ class _Report:
         trouble = any(states[it] for it in TROUBLE)
         said = [counted(len(self._events), "event"), counted(states.total(), "job")]
         said += [f"{states[state]:,} {words}" for state, words in STATES.items() if states[state]]
-        SubElement(header, "p", {"class": "bad-text"} if trouble else {}).text = " · ".join(
-            [*said, *_span(flow.jobs())]
-        )
+        SubElement(header, "p", {"class": "bad-text"} if trouble else {}).text = " · ".join([*said, *_span(flow)])
         line = SubElement(header, "p", {"class": "dim"})
         line.text = "flow "
         SubElement(line, "code").text = self._shown(flow.correlation_id)
@@ -164,7 +162,7 @@ class _Report:
             SubElement(SubElement(row, "td"), "time").text = self._shown(attempt.started_at)
             for step in STEPS:
                 value = attempt.seconds.get(step)
-                SubElement(row, "td", {"class": "number"}).text = "" if value is None else seconds(value)
+                SubElement(row, "td", {"class": "number"}).text = "" if value is None else in_seconds(value)
             reason = f": {attempt.reason}" if attempt.reason else ""
             SubElement(row, "td").text = self._shown(attempt.outcome + reason)
 
@@ -228,15 +226,9 @@ def _title(roots: Sequence[EventSeen]) -> str:
     return f"{first.type}: {brings[0]}{more}" if brings else first.type
 
 
-def _span(jobs: Iterable[JobSeen]) -> list[str]:
-    attempts = [attempt for job in jobs for attempt in job.attempts]
-    try:
-        begun = min(datetime.fromisoformat(it.started_at) for it in attempts)
-        ended = max(datetime.fromisoformat(it.finished_at) for it in attempts)
-        whole = (ended - begun).total_seconds()
-    except (ValueError, TypeError):  # no attempt, or times of another making
-        return []
-    return [f"began {begun:%Y-%m-%d %H:%M:%S %Z}".rstrip(), f"{seconds(whole)} s"]
+def _span(flow: Flow) -> list[str]:
+    span = flow.span()
+    return [] if span is None else [f"began {span[0]:%Y-%m-%d %H:%M:%S %Z}".rstrip(), f"{in_seconds(span[1])} s"]
 
 
 def _fact(facts: Element, name: str) -> Element:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import unicodedata
 
 from ion_core.flows import COMMITTED, DEAD_LETTERED, GONE, PENDING, RETRIED, AttemptSeen, JobSeen
+from ion_core.words import in_seconds
 
 MARKS = {COMMITTED: "ok", DEAD_LETTERED: "bad", RETRIED: "wait", PENDING: "wait", GONE: "bad"}
 """A state's class in the page's style: a shape and a colour."""
@@ -40,12 +41,7 @@ def _cause(attempt: AttemptSeen) -> str:
 
 def took(attempt: AttemptSeen) -> str:
     """How long all of it took; empty where that is not known."""
-    return f"{seconds(attempt.seconds['all'])} s" if "all" in attempt.seconds else ""
-
-
-def seconds(value: float) -> str:
-    """With three digits."""
-    return f"{value:.3f}" if value < 1 else f"{value:.2f}" if value < 10 else f"{value:,.0f}"
+    return f"{in_seconds(attempt.seconds['all'])} s" if "all" in attempt.seconds else ""
 
 
 def size(count: int) -> str:

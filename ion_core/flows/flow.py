@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any
 
 from ion_core.contracts.storage import Document, DocumentStore
@@ -140,6 +141,16 @@ class Flow:
     def jobs(self) -> Iterator[JobSeen]:
         for event in self.events():
             yield from event.jobs.values()
+
+    def span(self) -> tuple[datetime, float] | None:
+        """When its first attempt began, and the seconds until its last one ended; None where that is not known."""
+        attempts = [attempt for job in self.jobs() for attempt in job.attempts]
+        try:
+            begun = min(datetime.fromisoformat(it.started_at) for it in attempts)
+            ended = max(datetime.fromisoformat(it.finished_at) for it in attempts)
+            return begun, (ended - begun).total_seconds()
+        except (ValueError, TypeError):  # no attempt, or times of another making
+            return None
 
     def tells(self) -> Callable[[Document], bool]:
         """Whether a document is that of an event or a job in here."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 
 from ion_core.cli.output import RED, YELLOW, coloured, mark, short_ids, shortened
 from ion_core.flows import (
@@ -19,7 +18,7 @@ from ion_core.flows import (
     Flow,
     JobSeen,
 )
-from ion_core.words import counted
+from ion_core.words import counted, in_seconds
 
 MAX_INDENT = 40
 """Branches that are indented; what is deeper is not drawn further to the right, so a line stays a line."""
@@ -132,12 +131,8 @@ def _job_title(job: JobSeen) -> str:
 def _took(attempt: AttemptSeen) -> str:
     if "all" not in attempt.seconds:
         return ""
-    steps = ", ".join(f"{step} {_seconds(attempt.seconds[step])}" for step in STEPS if step in attempt.seconds)
-    return f" in {_seconds(attempt.seconds['all'])} s{f' ({steps})' if steps else ''}"
-
-
-def _seconds(value: float) -> str:
-    return f"{value:.3f}" if value < 1 else f"{value:.2f}" if value < 10 else f"{value:,.0f}"
+    steps = ", ".join(f"{step} {in_seconds(attempt.seconds[step])}" for step in STEPS if step in attempt.seconds)
+    return f" in {in_seconds(attempt.seconds['all'])} s{f' ({steps})' if steps else ''}"
 
 
 def pairs_text(pairs: Sequence[tuple[str, str]]) -> str:
@@ -158,11 +153,5 @@ def _summary(flow: Flow) -> str:
 
 def _span(flow: Flow) -> list[str]:
     """When the first attempt began, and how long it was until the last one ended."""
-    attempts = [attempt for job in flow.jobs() for attempt in job.attempts]
-    try:
-        begun = min(datetime.fromisoformat(it.started_at) for it in attempts)
-        ended = max(datetime.fromisoformat(it.finished_at) for it in attempts)
-        seconds = (ended - begun).total_seconds()
-    except (ValueError, TypeError):  # no attempt, or times of another making
-        return []
-    return [f"began {begun:%Y-%m-%d %H:%M:%S}", f"{_seconds(seconds)} s"]
+    span = flow.span()
+    return [] if span is None else [f"began {span[0]:%Y-%m-%d %H:%M:%S}", f"{in_seconds(span[1])} s"]
