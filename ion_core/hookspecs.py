@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import pluggy
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     import click
 
     from ion_core.contracts.executor import Executor
@@ -64,15 +66,19 @@ def ion_commands() -> Iterable[click.Command]:  # type: ignore[empty-body]
 
 
 @hookspec
-def ion_job_started(attempt: Attempt) -> None:
-    """Observe that an attempt is about to run. Called on a thread of its own; what it raises is logged, no more."""
+def ion_job_started(attempt: Attempt, at: datetime) -> None:
+    """Observe that an attempt is about to run. Called on a thread of its own; what it raises is logged, no more.
+
+    ``at`` is when that was, in UTC: an observer is told in order, and perhaps late. As of all hooks, an implementation
+    names those arguments that it wants.
+    """
 
 
 @hookspec
-def ion_job_finished(attempt: Attempt, outcome: Outcome) -> None:
-    """Observe how an attempt ended. As ``ion_job_started``."""
+def ion_job_finished(attempt: Attempt, outcome: Outcome, at: datetime) -> None:
+    """Observe how an attempt ended, ``at`` its end; when its steps ran says ``outcome``. As ``ion_job_started``."""
 
 
 @hookspec
-def ion_event_published(event: Event) -> None:
+def ion_event_published(event: Event, at: datetime) -> None:
     """Observe that an event was published, at least once. As ``ion_job_started``."""

@@ -67,12 +67,24 @@ class Verdict(Enum):
 
 
 @dataclass(frozen=True, kw_only=True)
+class StepTime:
+    """When a step ran: ``prepare``, ``module`` or ``commit``, from ``begun``, in seconds after the attempt began, for
+    ``seconds``. Of a module that calls the handler, its own step has the others within it.
+    """
+
+    name: str
+    begun: float
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Outcome:
     """How an attempt ended: ``reason`` is empty for a commit; ``seconds`` from its delivery to here.
 
     ``rule`` is the name of the rule that decided (``ion_core.rules``), empty for a commit. ``delay``: of one that is
     tried again or put behind the others, for how long; None of a released one that is given back as it was, and of a
-    duplicate that is done.
+    duplicate that is done. ``steps`` are those that ran, in the order of their beginning; at an engine only those
+    whose times it tells.
     """
 
     verdict: Verdict
@@ -81,3 +93,4 @@ class Outcome:
     seconds: float = 0.0
     children: int = 0
     delay: timedelta | None = None
+    steps: tuple[StepTime, ...] = ()

@@ -341,7 +341,7 @@ class AtEngine:
         for n, (step, begun) in enumerate(times):
             until = times[n + 1][1] if n + 1 < len(times) else end.ended_at
             if until is not None and step is not Step.QUEUED:
-                record.seconds[step.value] = round(max(0.0, until - begun), 6)
+                record.ran(step.value, until - begun, ago=0.0 if end.ended_at is None else end.ended_at - until)
 
     def _failure(self, end: JobEnd) -> IonError:
         """What an end without a commit means for the attempt."""

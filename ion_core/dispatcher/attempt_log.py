@@ -15,7 +15,7 @@ from ion_core.contracts.storage import Document, DocumentStore
 from ion_core.dispatcher.trouble import Progress
 from ion_core.errors import DocumentNotFound, ProviderError
 from ion_core.events import FAILURE, MODULE_LOGS
-from ion_core.jobs import Attempt, Outcome, Verdict
+from ion_core.jobs import Attempt, Outcome, StepTime, Verdict
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +42,7 @@ class AttemptLog:
         self.worker: list[str] = []
         self.committer: list[str] = []
         self.seconds: dict[str, float] = {}
+        self._step_begun: dict[str, float] = {}
         self.progress = Progress()
         context = attempt.job.event.context
         self.fields: Mapping[str, Any] = {
@@ -59,7 +60,20 @@ class AttemptLog:
         try:
             yield
         finally:
-            self.seconds[name] = round(time.monotonic() - begun, 6)
+            self.ran(name, time.monotonic() - begun, ago=0.0)
+
+    def ran(self, name: str, seconds: float, *, ago: float) -> None:
+        """A step took so many seconds, and ended so many seconds ago."""
+        self.seconds[name] = round(max(0.0, seconds), 6)
+        self._step_begun[name] = time.monotonic() - ago - seconds
+
+    def steps(self) -> tuple[StepTime, ...]:
+        """Those that ran, in the order of their beginning."""
+        begun = sorted(self._step_begun.items(), key=lambda it: it[1])
+        return tuple(
+            StepTime(name=name, begun=round(max(0.0, at - self._begun), 6), seconds=self.seconds[name])
+            for name, at in begun
+        )
 
     @contextmanager
     def hearing(self) -> Iterator[None]:

@@ -410,7 +410,7 @@ class JobRunner:
         verdict = outcome.verdict if settled else Verdict.LOST
         if hold.lost and not settled and outcome.verdict not in COMMITS:
             self.lost.add(attempt.job)
-        outcome = replace(outcome, verdict=verdict, seconds=record.elapsed(), delay=None)
+        outcome = replace(outcome, verdict=verdict, seconds=record.elapsed(), delay=None, steps=record.steps())
         self.counts[verdict] += 1
         log.log(
             LEVELS.get(verdict, logging.INFO),

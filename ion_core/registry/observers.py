@@ -7,6 +7,7 @@ import queue
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pluggy
@@ -43,16 +44,13 @@ class Observers:
             threading.Thread(target=self._watch, name="observers", daemon=True).start()
 
     def job_started(self, attempt: Attempt) -> None:
-        for observer in self._threads:
-            observer.put("ion_job_started", {"attempt": attempt})
+        self._tell("ion_job_started", attempt=attempt)
 
     def job_finished(self, attempt: Attempt, outcome: Outcome) -> None:
-        for observer in self._threads:
-            observer.put("ion_job_finished", {"attempt": attempt, "outcome": outcome})
+        self._tell("ion_job_finished", attempt=attempt, outcome=outcome)
 
     def event_published(self, event: Event) -> None:
-        for observer in self._threads:
-            observer.put("ion_event_published", {"event": event})
+        self._tell("ion_event_published", event=event)
 
     @property
     def dropped(self) -> Mapping[str, int]:
@@ -70,6 +68,13 @@ class Observers:
             if observer.is_alive():
                 logger.warning("observer did not end in time", extra={"plugin": observer.plugin})
         self._closing.set()
+
+    def _tell(self, hook: str, **arguments: Any) -> None:
+        if not self._threads:
+            return
+        at = datetime.now(UTC)  # here: a plugin may be told late
+        for observer in self._threads:
+            observer.put(hook, {**arguments, "at": at})
 
     def _watch(self) -> None:
         """Notice hooks that hang, also when nothing further happens."""

@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -456,7 +457,11 @@ async def test_a_job_that_is_fetched_has_taken_as_long_as_since_its_start(
     assert log["startedAt"] == job.ticket.started_at
     assert least <= log["seconds"]["all"] < least + 1800
     assert log["seconds"].keys() >= {it.value for it in began}
-    assert least <= world.observed.finished[1][1].seconds < least + 1800
+    outcome = world.observed.finished[1][1]
+    assert least <= outcome.seconds < least + 1800
+    ran = [*began.items(), (None, 4600.0)] if began else []
+    expected = [(step.value, at - 1000, until - at) for (step, at), (_, until) in pairwise(ran) if step is not None]
+    assert [(it.name, round(it.begun, 1), it.seconds) for it in outcome.steps] == expected
 
 
 async def test_the_second_signal_stops_what_runs(world: EngineWorld) -> None:

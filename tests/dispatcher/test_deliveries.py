@@ -18,7 +18,18 @@ from ion_core.embedded.memory.broker import MemoryBroker, MemoryDelivery
 from ion_core.embedded.memory.runtime import MemoryRuntime
 from ion_core.errors import AlreadySettled, DeliveryLost, PermanentError, StorageFull, TransientError
 from ion_core.jobs import Verdict
-from tests.support.worlds import PATIENCE, Clock, Scene, World, emit, eventually, exits, messages, no_back_off
+from tests.support.worlds import (
+    PATIENCE,
+    Clock,
+    Scene,
+    World,
+    emit,
+    eventually,
+    exits,
+    fails_first,
+    messages,
+    no_back_off,
+)
 
 
 @pytest.fixture
@@ -670,3 +681,27 @@ async def test_a_broker_without_room_to_settle_closes_the_gate(world: World, mon
             await world.broker.idle()
     assert closed == ["broker: no space left"]
     assert world.observed.verdicts == [Verdict.COMMITTED]
+
+
+async def test_observers_are_told_when_each_step_ran_and_which_did_not(world: World) -> None:
+    world.add(fails_first(1, exits(0)))
+    await world.publish()
+    await world.run()
+    (_, failed), (_, committed) = world.observed.finished
+    assert [step.name for step in failed.steps] == ["prepare", "module"]
+    assert [step.name for step in committed.steps] == ["prepare", "module", "commit"]
+    for outcome in (failed, committed):
+        ends = [0.0, *(step.begun + step.seconds for step in outcome.steps)]
+        begins = [*(step.begun for step in outcome.steps), outcome.seconds]
+        assert all(
+            end <= begin + 1e-5 for end, begin in zip(ends, begins, strict=True)
+        )  # none before the last one's end
+
+
+async def test_an_attempt_that_ran_nothing_has_no_steps(world: World) -> None:
+    world.add(exits(0))
+    for _ in range(2):
+        await world.publish(event_id="e", correlation_id="c")
+        await world.run()
+    assert [outcome.verdict for _, outcome in world.observed.finished][1] is Verdict.ALREADY_COMMITTED
+    assert world.observed.finished[1][1].steps == ()

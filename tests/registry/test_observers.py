@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pluggy
@@ -92,6 +93,44 @@ def test_each_plugin_is_told_in_order_on_a_thread_of_its_own() -> None:
     assert one.seen == [("started", ATTEMPT), ("published", EVENT), ("finished", ATTEMPT, OUTCOME)]
     assert two.seen == one.seen
     assert (one.threads, two.threads) == ({"observer-one"}, {"observer-two"})
+
+
+class Late:
+    """Names when things happened, and no more; is told late."""
+
+    def __init__(self) -> None:
+        self.entered = threading.Event()
+        self.release = threading.Event()
+        self.seen: list[datetime] = []
+
+    @hookimpl
+    def ion_job_started(self, at: datetime) -> None:
+        self.entered.set()
+        self.release.wait(60)
+        self.seen.append(at)
+
+    @hookimpl
+    def ion_job_finished(self, outcome: Outcome, at: datetime) -> None:
+        self.seen.append(at)
+
+    @hookimpl
+    def ion_event_published(self, at: datetime) -> None:
+        self.seen.append(at)
+
+
+def test_when_it_happened_is_told_also_to_who_is_told_late() -> None:
+    late = Late()
+    observers = Observers({"late": manager(late)})
+    before = datetime.now(UTC)
+    observers.job_started(ATTEMPT)
+    observers.job_finished(ATTEMPT, OUTCOME)
+    observers.event_published(EVENT)
+    after = datetime.now(UTC)
+    assert late.entered.wait(20)
+    late.release.set()
+    observers.close()
+    assert len(late.seen) == 3
+    assert before <= late.seen[0] <= late.seen[1] <= late.seen[2] <= after
 
 
 def test_without_observers_there_are_no_threads() -> None:
