@@ -148,6 +148,11 @@ A_NEW_FILE = [
     ("plugins/ion-kafka/ion_kafka/plugin.py", "", "plugins/ion-kafka/ion_kafka/plugin.py: belongs into"),
     ("plugins/ion_kafka/ion_kafka/plugin.py", "", "plugins/ion_kafka/ion_kafka: has no settings.py"),
     (
+        "plugins/ion_kafka/ion_kafka/plugin.py",
+        "from ion_core.contracts.provider import Provider\ndef ion_job_started(): ...",
+        "plugins/ion_kafka/ion_kafka: has no settings.py",
+    ),
+    (
         "ion_core/cli/event/foo.py",
         "@click.command('foo')\ndef command(): ...",
         "ion_core/cli/event/foo.py: has a command that",

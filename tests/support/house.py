@@ -26,6 +26,11 @@ OPENS_EMBEDDED = ("ion_core/embedded/plugin.py", "ion_core/embedded/plain.py")
 """What may enter the packages of embedded providers."""
 
 
+def _observes_only(plugin: str) -> bool:
+    """Whether that is the ``plugin.py`` of one that provides nothing, and so has neither settings nor a provider."""
+    return re.search(r"^def ion_(job|event)_", plugin, re.MULTILINE) is not None and "Provider" not in plugin
+
+
 @dataclass(frozen=True)
 class House:
     """``sources`` by path from the root, ``page`` the text of the page about them."""
@@ -135,6 +140,7 @@ class House:
                     packages.add(found[1])
                 else:
                     yield f"{path}: belongs into plugins/<distribution>/<package of that name>/, or its tests/"
+        packages -= {it for it in packages if _observes_only(self.sources.get(f"{it}/plugin.py", ""))}
         for package in sorted(packages | {"ion_core/embedded"}):
             for needed in ("plugin", "settings"):
                 if f"{package}/{needed}.py" not in self.sources:

@@ -1,0 +1,1 @@
+"""Flows of Ion as traces of OpenTelemetry."""
