@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ion_core.contracts.storage import Document
 from ion_core.events import (
@@ -48,7 +49,7 @@ class Commit:
         return bool(self.events or self.insights)
 
     def to_document(self) -> Document:
-        body = {
+        body: dict[str, Any] = {
             "id": self.job_id,
             "context": self.context.to_json(),
             "attempt": self.attempt,
@@ -69,6 +70,8 @@ class Commit:
                 for event in self.events
             ],
         }
+        if found := next((event.traceparent for event in self.events if event.traceparent), ""):
+            body["traceparent"] = found
         return Document(
             kind=COMMIT, id=self.job_id, correlation_id=self.context.correlation_id, body=body, pending=self.owes
         )
@@ -101,6 +104,7 @@ class Commit:
                     data=_pairs(item["data"]),
                     files=tuple(item["files"]),
                     hops=item["hops"],
+                    traceparent=body.get("traceparent", ""),
                 )
                 for item in body["events"]
             ),
@@ -135,7 +139,9 @@ def child_event(attempt: Attempt, file: str, *, event_type: str, data: Pairs, fi
         correlation_id=cause.context.correlation_id,
         parent_event_id=cause.context.event_id,
     )
-    return Event(context=context, type=event_type, data=data, files=files, hops=cause.hops + 1)
+    return Event(
+        context=context, type=event_type, data=data, files=files, hops=cause.hops + 1, traceparent=cause.traceparent
+    )
 
 
 def _child_context(job: Context, event_id: str) -> Context:

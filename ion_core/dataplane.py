@@ -46,6 +46,8 @@ log = logging.getLogger(__name__)
 _SPARE = 1_000
 """How many messages more than were counted are looked at: others arrive meanwhile."""
 
+TRACEPARENT_HEADER = "traceparent"
+"""As W3C Trace Context calls it: the trace that the flow came with, if any."""
 HOPS_HEADER = "ion-hops"
 
 DOCUMENT_HEADER, DOCUMENT_STORED = "ion-document", "stored"
@@ -175,6 +177,8 @@ class DataPlane(Stores):
             DOCUMENT_HEADER: DOCUMENT_STORED,
             MESSAGE_HEADER: uuid.uuid4().hex,
         }
+        if event.traceparent:
+            headers[TRACEPARENT_HEADER] = event.traceparent
         await self.broker.publish(topic or event.type, encoded or encode_event(event), headers=headers)
         self.observer.event_published(event)
 

@@ -23,6 +23,7 @@ MAX_ID_LENGTH = 1024
 MAX_HOPS = 64
 """An event that is this many modules away from the one that started its flow starts no further."""
 
+_TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2})(-.*)?")
 _TYPE = r"[a-z0-9]+([._-][a-z0-9]+)*"
 
 EVENT_META = "eventMeta"
@@ -48,6 +49,18 @@ def type_problem(event_type: str) -> str | None:
             '".", "_" or "-", such as photo.received'
         )
     return None
+
+
+def checked_traceparent(said: str) -> str:
+    """A ``traceparent`` as W3C Trace Context has it, in the form of its version 00; '' for what is none.
+
+    Of a later version what is as in that one is taken, as the standard says.
+    """
+    found = _TRACEPARENT.fullmatch(said.strip(" \t"))
+    if found is None or found[1] == "ff" or (found[1] == "00" and found[3]):
+        return ""
+    trace_id, span_id, _ = found[2].split("-")
+    return f"00-{found[2]}" if trace_id.strip("0") and span_id.strip("0") else ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +89,8 @@ class Event:
 
     ``hops`` counts the modules between the first event of the flow and this one. ``documented`` says that its document
     was stored before it was published; it says nothing of the event itself, so that equal events may differ in it.
+    Nor does ``traceparent``: the trace that the flow came with from outside, as ``checked_traceparent`` has it, '' if
+    none. All events of the flow have that one, with the span which caused the first.
     """
 
     context: Context
@@ -84,6 +99,7 @@ class Event:
     files: tuple[str, ...] = field(default=())
     hops: int = 0
     documented: bool = field(default=False, compare=False)
+    traceparent: str = field(default="", compare=False)
 
     def to_wire(self) -> dict[str, Any]:
         """The event as it travels: what happened and, of its data, what fits a message."""
@@ -174,10 +190,12 @@ def parse_context(value: Mapping[str, Any], *, what: str, problems: list[str]) -
     return Context(**found)
 
 
-def parse_event(raw: bytes, *, what: str = "event", hops: int = 0, documented: bool = False) -> Event:
+def parse_event(
+    raw: bytes, *, what: str = "event", hops: int = 0, documented: bool = False, traceparent: str = ""
+) -> Event:
     """An event from the wire. Raises InvalidEvent with every problem and its path in the document.
 
-    ``hops`` and ``documented`` are what its headers say: they travel beside it.
+    ``hops``, ``documented`` and ``traceparent`` are what its headers say: they travel beside it.
     """
     value = strict_json.loads(raw, what=what, limit=MAX_MESSAGE_BYTES)
     if not isinstance(value, dict):
@@ -197,7 +215,7 @@ def parse_event(raw: bytes, *, what: str = "event", hops: int = 0, documented: b
         data = parse_pairs(value["data"], what=f"{what}.data", problems=problems)
     if problems:
         raise InvalidEvent(problems)
-    return Event(context=context, type=event_type, data=data, hops=hops, documented=documented)
+    return Event(context=context, type=event_type, data=data, hops=hops, documented=documented, traceparent=traceparent)
 
 
 def differences(stored: Event, other: Event) -> list[str]:
@@ -270,7 +288,7 @@ class StoredFile:
 
 def event_meta(event: Event, blobs: Iterable[StoredFile]) -> dict[str, Any]:
     """The ``eventMeta`` document of an event; ``blobs`` says where each of its files lies."""
-    return {
+    meta = {
         "id": event.context.event_id,
         "context": event.context.to_json(),
         "type": event.type,
@@ -278,6 +296,7 @@ def event_meta(event: Event, blobs: Iterable[StoredFile]) -> dict[str, Any]:
         "data": pairs_to_json(event.data),
         "blobs": [blob.to_json() for blob in blobs],
     }
+    return meta | {"traceparent": event.traceparent} if event.traceparent else meta
 
 
 def _kind(value: Any) -> str:

@@ -10,6 +10,7 @@ import secrets
 import stat
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ion_core.contracts.storage import BlobInfo, check_key
@@ -25,7 +26,16 @@ from ion_core.errors import (
     Unroutable,
     shortened,
 )
-from ion_core.events import MAX_ID_LENGTH, Context, Event, StoredFile, differences, encode_event, type_problem
+from ion_core.events import (
+    MAX_ID_LENGTH,
+    Context,
+    Event,
+    StoredFile,
+    checked_traceparent,
+    differences,
+    encode_event,
+    type_problem,
+)
 from ion_core.modules import Module
 from ion_core.stores import MAX_NAME_BYTES
 from ion_core.words import counted
@@ -62,6 +72,7 @@ class Intake:
         event_id: str | None = None,
         correlation_id: str | None = None,
         parent_event_id: str = "",
+        traceparent: str = "",
         consume: bool = False,
         told: Mapping[str, BlobInfo] | None = None,
     ) -> Event:
@@ -71,8 +82,9 @@ class Intake:
         from where they lie, and be gone afterwards, also after an error. ``told`` is what files of these names hold, as
         ``BlobStore.put`` has it. An ``event_id`` that was taken in before with
         the same type, data and files is that event: it is published once more, and nothing is stored. With anything
-        else it is refused. Raises InvalidEvent with everything that is wrong, IdTaken with what differs, Unroutable
-        when no module takes the type, and what the providers raise.
+        else it is refused. ``traceparent`` is that of a trace outside, which the flow becomes part of; what is none is
+        ignored, as W3C Trace Context says. Raises InvalidEvent with everything that is wrong, IdTaken with what
+        differs, Unroutable when no module takes the type, and what the providers raise.
         """
         files = files or {}
         event = self.checked(
@@ -84,6 +96,7 @@ class Intake:
             correlation_id=correlation_id,
             parent_event_id=parent_event_id,
         )
+        event = replace(event, traceparent=checked_traceparent(traceparent))
         encoded = encode_event(event)  # too large ones are refused before anything is stored
         known = None
         if event_id is not None and files:  # before any is stored; without files the document alone tells

@@ -218,7 +218,15 @@ def _told(document: Document) -> tuple[Event, tuple[StoredFile, ...]]:
     if nowhere := sorted(set(body.get("files") or ()) - set(names)):
         named = ", ".join(repr(name[:80]) for name in nowhere[:5])
         raise PermanentError(f"document {document.id[:80]!r}: says nowhere where its files lie: {named}.")
-    return Event(context=context, type=body.get("type", ""), data=data, files=names, documented=True), files
+    event = Event(
+        context=context,
+        type=body.get("type", ""),
+        data=data,
+        files=names,
+        documented=True,
+        traceparent=body.get("traceparent", ""),
+    )
+    return event, files
 
 
 def contradictions(stored: Event, event: Event) -> str:

@@ -61,6 +61,7 @@ class Host(Looking, Working):
         correlation_id: str | None = None,
         name: str | None = None,
         parent_event_id: str = "",
+        traceparent: str = "",
         consume: bool = False,
         told: Mapping[str, BlobInfo] | None = None,
     ) -> Event:
@@ -75,6 +76,7 @@ class Host(Looking, Working):
                     event_id=event_id,
                     correlation_id=correlation_id,
                     parent_event_id=parent_event_id,
+                    traceparent=traceparent,
                     consume=consume,
                     told=told,
                 )

@@ -70,6 +70,7 @@ class ServiceHost(Protocol):
         correlation_id: str | None = None,
         name: str | None = None,
         parent_event_id: str = "",
+        traceparent: str = "",
         consume: bool = False,
         told: Mapping[str, BlobInfo] | None = None,
     ) -> Event:
@@ -77,7 +78,8 @@ class ServiceHost(Protocol):
 
         Its context has the name that the service has in the configuration, and no parent: an event from outside starts
         a flow. ``name`` and ``parent_event_id``, of up to 1,024 characters, are for a context that others rely on; the
-        parent need not be an event that there is.
+        parent need not be an event that there is. ``traceparent`` is what W3C Trace Context calls so, of whoever sent
+        it: the flow belongs to that trace. What is none is ignored, and of an event taken before, the first counts.
 
         ``files`` maps the name the next module sees in ``in/data`` to a local file. They are read until this has
         returned or raised, and may go then; they must not change before. With ``consume`` they are given away, which

@@ -23,7 +23,7 @@ from typing import Protocol
 from ion_core import crash
 from ion_core.commits import Commit
 from ion_core.contracts.messaging import MESSAGE_HEADER, Delivery
-from ion_core.dataplane import DOCUMENT_HEADER, DOCUMENT_STORED, HOPS_HEADER
+from ion_core.dataplane import DOCUMENT_HEADER, DOCUMENT_STORED, HOPS_HEADER, TRACEPARENT_HEADER
 from ion_core.dispatcher.attempt_log import STORE_WITHIN, AttemptLog
 from ion_core.dispatcher.bounded import together, uninterrupted, wait_for_any
 from ion_core.dispatcher.doubles import Doubles
@@ -42,7 +42,7 @@ from ion_core.errors import (
     TooManyAttempts,
     TransientError,
 )
-from ion_core.events import MAX_HOPS, parse_event
+from ion_core.events import MAX_HOPS, checked_traceparent, parse_event
 from ion_core.handler import Committed
 from ion_core.jobs import Attempt, Job, Outcome, Verdict
 from ion_core.modules import Module
@@ -165,6 +165,7 @@ class JobRunner:
             delivery.body,
             hops=int(hops) if hops.isdecimal() and len(hops) < 9 else 0,
             documented=headers.get(DOCUMENT_HEADER) == DOCUMENT_STORED,
+            traceparent=checked_traceparent(headers.get(TRACEPARENT_HEADER, "")),
         )
         if event.hops >= MAX_HOPS:
             raise EventRefused(

@@ -31,7 +31,7 @@ from ion_core.contracts.looking import (
 )
 from ion_core.contracts.storage import BlobInfo, Document
 from ion_core.errors import BlobNotFound, DeadLetterNotFound, IonError
-from ion_core.events import Context, Event
+from ion_core.events import Context, Event, checked_traceparent
 from ion_core.testing.kit import Conformance
 
 T = TypeVar("T")
@@ -69,6 +69,7 @@ class Host:
         correlation_id: str | None = None,
         name: str | None = None,
         parent_event_id: str = "",
+        traceparent: str = "",
         consume: bool = False,
         told: Mapping[str, BlobInfo] | None = None,
     ) -> Event:
@@ -85,7 +86,10 @@ class Host:
             correlation_id=correlation_id or event_id,
             parent_event_id=parent_event_id,
         )
-        return Event(context=context, type=event_type, data=tuple(data), files=tuple(files or ()))
+        traceparent = checked_traceparent(traceparent)
+        return Event(
+            context=context, type=event_type, data=tuple(data), files=tuple(files or ()), traceparent=traceparent
+        )
 
     async def pending(self, event_type: str) -> int | None:
         return 0

@@ -705,3 +705,50 @@ async def test_an_attempt_that_ran_nothing_has_no_steps(world: World) -> None:
         await world.run()
     assert [outcome.verdict for _, outcome in world.observed.finished][1] is Verdict.ALREADY_COMMITTED
     assert world.observed.finished[1][1].steps == ()
+
+
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+async def test_the_trace_that_a_flow_came_with_is_that_of_all_its_events(world: World) -> None:
+    """In messages, commit records and documents: whoever publishes one of them again, later, has it from there."""
+
+    async def emits(workspace: Path, env: Mapping[str, str]) -> int:
+        emit(workspace, "out")
+        return 0
+
+    world.add(emits)
+    world.add(exits(0), "next", takes="out")
+    event = await world.publish(event_id="e", traceparent=TRACE)
+    await world.run()
+    assert [it.traceparent for it in world.observed.published] == [TRACE, TRACE]
+    assert [attempt.job.event.traceparent for attempt, _ in world.observed.finished] == [TRACE, TRACE]
+    [commit] = [it for it in world.commits if it.events]
+    assert [it.traceparent for it in commit.events] == [TRACE]
+    for event_id in (event.context.event_id, commit.events[0].context.event_id):
+        found = await world.dataplane.accepted(event_id)
+        assert found is not None
+        assert found.traceparent == TRACE
+    again = await world.publish(event_id="e", traceparent=TRACE.replace("b7ad", "0000"))
+    assert again.traceparent == TRACE  # it is that event, whoever sends it again
+
+
+@pytest.mark.parametrize("said", ["", "none", "00-0-0-01"])
+async def test_what_is_no_trace_leaves_nothing_behind(world: World, said: str) -> None:
+    world.add(exits(0))
+    await world.publish(traceparent=said)
+    [message] = await world.broker.peek("worker", limit=1)
+    assert "traceparent" not in message.headers
+    assert "traceparent" not in world.documents_of("eventMeta")[0].body
+
+
+async def test_the_trace_of_a_message_from_others_is_that_of_what_follows(world: World) -> None:
+    world.add(exits(0))
+    event = await world.publish()
+    [message] = await world.broker.peek("worker", limit=1)
+    await world.broker.publish("in", message.body, headers={"traceparent": TRACE})
+    await world.broker.publish("in", message.body, headers={"traceparent": "../../etc"})
+    await world.run()
+    found = sorted(attempt.job.event.traceparent for attempt, _ in world.observed.finished)
+    assert found == ["", "", TRACE]
+    assert event.traceparent == ""

@@ -17,6 +17,7 @@ from ion_core.events import (
     Context,
     Event,
     StoredFile,
+    checked_traceparent,
     encode_event,
     event_meta,
     parse_event,
@@ -229,3 +230,28 @@ def test_a_message_too_large_is_not_even_parsed() -> None:
 def test_pairs_of_a_file_name_file_and_path() -> None:
     with pytest.raises(InvalidEvent, match=r"out/insights\.json\[1\]\.value: must be a string \(got null\)"):
         read_pairs(b'[{"key": "a", "value": "b"}, {"key": "c", "value": null}]', what="out/insights.json")
+
+
+TRACE = "0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        (f"00-{TRACE}", f"00-{TRACE}"),
+        (f" 00-{TRACE}\t", f"00-{TRACE}"),
+        (f"cc-{TRACE}", f"00-{TRACE}"),
+        (f"cc-{TRACE}-what-comes-later", f"00-{TRACE}"),
+        (f"00-{TRACE}-what-comes-later", ""),
+        (f"cc-{TRACE}.", ""),
+        (f"ff-{TRACE}", ""),
+        (f"00-{TRACE.upper()}", ""),
+        (f"00-{'0' * 32}-b7ad6b7169203331-01", ""),
+        (f"00-0af7651916cd43dd8448eb211c80319c-{'0' * 16}-01", ""),
+        (f"00-{TRACE}\n", ""),
+        ("", ""),
+        ("x" * 100_000, ""),
+    ],
+)
+def test_a_traceparent_is_taken_as_its_standard_says(said: str, found: str) -> None:
+    assert checked_traceparent(said) == found

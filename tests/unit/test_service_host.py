@@ -348,3 +348,11 @@ async def test_a_work_directory_that_cannot_be_made_is_named_with_what_would_do(
     with pytest.raises(StateError, match=r"services.*: cannot be removed or made anew: .* by hand"):
         await host_of(app)
     assert (app.state.path / "services").read_text() == "in the way"
+
+
+async def test_a_flow_belongs_to_the_trace_that_a_service_was_told(app: App) -> None:
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    host = await host_of(app)
+    assert (await host.publish("photo.received", event_id="e1", traceparent=trace)).traceparent == trace
+    assert (await host.publish("photo.received", event_id="e1")).traceparent == trace
+    assert (await host.publish("photo.received", traceparent="none")).traceparent == ""

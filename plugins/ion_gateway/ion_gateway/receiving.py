@@ -140,7 +140,9 @@ class Receiver:
             with _told_as_such():
                 event_id = str(uuid.uuid4()) if key is None else event_id_of(event_type, key)
                 content = brought()
-                event = await self._publish(event_type, content.pairs, content.files, event_id, told=content.told)
+                event = await self._publish(
+                    event_type, content.pairs, content.files, event_id, told=content.told, traceparent=_trace(request)
+                )
         return await self._taken(request, event)
 
     async def _taken(self, request: web.BaseRequest, event: Event) -> web.StreamResponse:
@@ -190,11 +192,11 @@ class Receiver:
                     )
                 self._check_taken(event_type)
                 await self._check_room(event_type)
-            published = []
+            published, trace = [], _trace(request)
             async with Arrivals(self._host.work) as into:
                 for n, it in enumerate(events):  # what fails midway is sent again as a whole, and is the same then
                     files = {} if it.content is None else {DATA: await keep(it.content, into, str(n))}
-                    published.append(await self._publish(it.type, it.pairs, files, it.event_id))
+                    published.append(await self._publish(it.type, it.pairs, files, it.event_id, traceparent=trace))
         if only is not None:
             return await self._taken(request, published[0])
         return answer(HTTPStatus.ACCEPTED, {"events": [_as_json(it) for it in published]})
@@ -224,7 +226,7 @@ class Receiver:
             event_id = str(uuid.uuid4()) if key is None else event_id_of(route.type, key)
             async with Arrivals(self._host.work) as into:
                 files = {} if route.file is None else {route.file: await keep(raw, into)}
-                event = await self._publish(route.type, it.pairs, files, event_id)
+                event = await self._publish(route.type, it.pairs, files, event_id, traceparent=_trace(request))
         return await self._taken(request, event)
 
     async def _take_link(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -238,7 +240,9 @@ class Receiver:
         with _told_as_such():
             url = read_link(raw, limit=self._settings.max_json)
             event_id = str(uuid.uuid4()) if key is None else event_id_of(NEW_LINK, key)
-            event = await self._publish(NEW_LINK, [("url", url)], {}, event_id, name=NAME, parent_event_id=NAME)
+            event = await self._publish(
+                NEW_LINK, [("url", url)], {}, event_id, name=NAME, parent_event_id=NAME, traceparent=_trace(request)
+            )
         return answer(HTTPStatus.OK, event.to_wire())
 
     async def _publish(
@@ -329,6 +333,12 @@ def _told_as_such() -> Iterator[None]:
         raise Refused(
             HTTPStatus.UNPROCESSABLE_ENTITY, "The event is not as it must be.", problems=error.problems
         ) from error
+
+
+def _trace(request: web.BaseRequest) -> str:
+    """The trace that the request is part of, '' for none. Of several none, as W3C Trace Context says."""
+    said = request.headers.getall("traceparent", [])
+    return said[0] if len(said) == 1 else ""
 
 
 def _as_json(event: Event) -> dict[str, str]:

@@ -53,6 +53,7 @@ class Host:
         correlation_id: str | None = None,
         name: str | None = None,
         parent_event_id: str = "",
+        traceparent: str = "",
         consume: bool = False,
         told: Mapping[str, BlobInfo] | None = None,
     ) -> Event:
@@ -77,6 +78,7 @@ class Host:
             type=event_type,
             data=tuple(data),
             files=tuple(files or ()),
+            traceparent=traceparent,
         )
         self.taken.append((event, brought))
         self.told.append(told or {})

@@ -16,6 +16,7 @@ from typing import Any
 import aiohttp
 import pytest
 import pytest_asyncio
+from multidict import CIMultiDict
 
 from ion_core.contracts.service import FlowOutcome
 from ion_core.contracts.storage import BlobInfo
@@ -869,3 +870,23 @@ async def test_an_address_that_is_not_ours_is_named_with_its_key(listen: str, sa
     made = settings(listen=listen, auth={"bearer": "x" * 16})
     with pytest.raises(IonError, match=rf"services\.gateway\.listen: {listen}: {says}"):
         await Gateway(made).run(None, asyncio.Event(), asyncio.Event())  # type: ignore[arg-type]
+
+
+# Traces
+
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+async def test_the_trace_that_a_request_is_part_of_is_handed_on(it: Running) -> None:
+    assert (await it.post(json={"a": "x"}, headers={"traceparent": TRACE}))[0] == 202
+    cloud_event = {"specversion": "1.0", "id": "1", "source": "/s", "type": "photo.received", "data": {}}
+    kind = {"Content-Type": "application/cloudevents+json", "traceparent": TRACE}
+    assert (await it.post(json=cloud_event, headers=kind))[0] == 202
+    assert (await it.post(json={"a": "y"}))[0] == 202
+    assert [event.traceparent for event, _ in it.host.taken] == [TRACE, TRACE, ""]
+
+
+async def test_a_request_that_is_part_of_several_traces_is_part_of_none(it: Running) -> None:
+    twice = CIMultiDict([("traceparent", TRACE), ("traceparent", TRACE.replace("b7ad", "b7ae"))])
+    assert (await it.post(json={"a": "x"}, headers=twice))[0] == 202
+    assert [event.traceparent for event, _ in it.host.taken] == [""]

@@ -4,12 +4,34 @@ from __future__ import annotations
 
 import hashlib
 
+from ion_core.events import Event
 from ion_core.jobs import Attempt, Verdict, job_id
 
 
-def trace_of(correlation_id: str) -> int:
-    """The id of a flow's trace. A digest also where that is a UUID: samplers take the low 64 bits for random."""
-    return _digest(16, "trace", correlation_id)
+def trace_of(event: Event) -> int:
+    """The id of its flow's trace: that which it came with from outside, else one of the flow's own.
+
+    That is a digest also where the correlation id is a UUID: samplers take the low 64 bits for random.
+    """
+    if event.traceparent:
+        return int(event.traceparent.split("-")[1], 16)
+    return _digest(16, "trace", event.context.correlation_id)
+
+
+def outside(event: Event) -> int:
+    """The span outside that the flow came with; 0 where there is none."""
+    return int(event.traceparent.split("-")[2], 16) if event.traceparent else 0
+
+
+def is_sampled_outside(event: Event) -> bool | None:
+    """Whether the trace that the flow came with is sampled; None where there is none."""
+    return bool(int(event.traceparent.split("-")[3], 16) & 1) if event.traceparent else None
+
+
+def span_that_brought(event: Event) -> int:
+    """What a job for the event is below: its publishing, or where others did that, the span which they name."""
+    from_others = not event.documented and not event.hops
+    return (outside(event) if from_others else 0) or span_of_event(event.context.event_id)
 
 
 def span_of_event(event_id: str) -> int:

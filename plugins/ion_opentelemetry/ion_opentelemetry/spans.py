@@ -86,7 +86,7 @@ class Spans:
     def published(self, event: Event, at: datetime) -> None:
         """An event, at the moment that the broker had it. Where it is published again the span has the same id."""
         context = event.context
-        parent = ids.span_of_job(context.parent_event_id, context.name) if event.hops else 0
+        parent = ids.span_of_job(context.parent_event_id, context.name) if event.hops else ids.outside(event)
         span = self._start(
             f"publish {event.type}",
             event,
@@ -122,7 +122,7 @@ class Spans:
             f"job {job.module}",
             job.event,
             span_id,
-            ids.span_of_event(job.event.context.event_id),
+            ids.span_that_brought(job.event),
             start,
             kind=SpanKind.CONSUMER,
             attributes=attributes,
@@ -153,7 +153,7 @@ class Spans:
         attributes: Mapping[str, AttributeValue] | None = None,
     ) -> trace.Span:
         """A span of the flow of ``event``, with these ids; ``parent`` is 0 for the first of the flow."""
-        trace_id = ids.trace_of(event.context.correlation_id)
+        trace_id = ids.trace_of(event)
         about: dict[str, AttributeValue] = {
             "ion.correlation_id": event.context.correlation_id,
             "ion.event.id": event.context.event_id,
@@ -162,7 +162,10 @@ class Spans:
         }
         context = Context()
         if parent:
-            flags = TraceFlags(TraceFlags.SAMPLED if self._is_sampled(trace_id, name) else TraceFlags.DEFAULT)
+            sampled = ids.is_sampled_outside(event)
+            if sampled is None:
+                sampled = self._is_sampled(trace_id, name)
+            flags = TraceFlags(TraceFlags.SAMPLED if sampled else TraceFlags.DEFAULT)
             known = SpanContext(trace_id, parent, is_remote=True, trace_flags=flags)
             context = trace.set_span_in_context(NonRecordingSpan(known), context)
         with self._lock:

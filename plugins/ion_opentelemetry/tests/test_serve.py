@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
+from ion_core.events import Context, Event
 from ion_opentelemetry import ids
 from plugins.ion_opentelemetry.tests.otlp import Receiver, receiving
 
@@ -77,6 +78,11 @@ def publish(directory: Path, receiver: Receiver) -> str:
     return str(said["context"]["correlationId"])
 
 
+def trace_of(flow: str) -> str:
+    context = Context(name="cli", event_id="any", correlation_id=flow)
+    return f"{ids.trace_of(Event(context=context, type='any')):032x}"
+
+
 def one(receiver: Receiver, name: str) -> Span:
     """That span. What is published twice has it twice, with the same ids."""
     found = [span for _, span in receiver.spans if span.name == name]
@@ -88,7 +94,7 @@ def test_what_serve_does_is_a_trace_at_the_receiver(directory: Path, receiver: R
     flow = publish(directory, receiver)
     ion(directory, receiver, "serve", "--until-idle", code=1)  # there is a dead letter
     assert {service for service, _ in receiver.spans} == {"ion"}
-    assert {span.trace_id.hex() for _, span in receiver.spans} == {f"{ids.trace_of(flow):032x}"}
+    assert {span.trace_id.hex() for _, span in receiver.spans} == {trace_of(flow)}
     photo, face, crop = (one(receiver, it) for it in ("publish photo.received", "publish face.detected", "job crop"))
     failed, committed = sorted(
         (span for _, span in receiver.spans if span.name == "job detect"), key=lambda it: it.start_time_unix_nano
@@ -114,7 +120,7 @@ def test_killed_and_started_again_it_goes_on_with_the_trace(directory: Path, rec
     flow = publish(directory, receiver)
     ion(directory, receiver, "serve", "--until-idle", code=137, ION_TESTING="1", ION_CRASH_AT=step)
     ion(directory, receiver, "serve", "--until-idle", code=1)  # there is a dead letter
-    assert {span.trace_id.hex() for _, span in receiver.spans} == {f"{ids.trace_of(flow):032x}"}
+    assert {span.trace_id.hex() for _, span in receiver.spans} == {trace_of(flow)}
     known = {span.span_id for _, span in receiver.spans}
     orphans = [span.name for _, span in receiver.spans if span.parent_span_id and span.parent_span_id not in known]
     assert orphans == []

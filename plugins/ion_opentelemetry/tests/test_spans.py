@@ -100,7 +100,7 @@ def nanoseconds(seconds: float) -> int:
 
 def test_a_flow_is_one_trace_whose_parents_are_what_caused_each_span(process: Process) -> None:
     faces()
-    assert {span.context.trace_id for span in process.spans if span.context} == {ids.trace_of("flow")}
+    assert {span.context.trace_id for span in process.spans if span.context} == {ids.trace_of(PHOTO)}
     [photo], [face] = process.named("publish photo.received"), process.named("publish face.detected")
     failed, committed = process.named("job detect")
     [crop] = process.named("job crop")
@@ -163,7 +163,7 @@ def test_another_process_goes_on_with_the_same_trace(process: Process, monkeypat
     plugin.ion_job_finished(again, Outcome(verdict=Verdict.ALREADY_COMMITTED, children=1, seconds=0.1), NOON)
     [face], [job] = second.named("publish face.detected"), second.named("job detect")
     assert job.context is not None
-    assert job.context.trace_id == ids.trace_of("flow")
+    assert job.context.trace_id == ids.trace_of(PHOTO)
     assert parent_of(job) == id_of(process.spans[0])
     assert parent_of(face) == id_of(job)
 
@@ -200,6 +200,36 @@ def test_a_sampler_takes_a_flow_whole_or_not_at_all(monkeypatch: pytest.MonkeyPa
     assert 60 < len(traces) < 140
 
 
+OUTSIDE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+def test_a_flow_that_came_with_a_trace_is_part_of_it(process: Process) -> None:
+    photo = replace(PHOTO, traceparent=OUTSIDE, documented=True)
+    job = attempt(photo, "detect")
+    face = replace(child(job, "face.detected"), traceparent=OUTSIDE)
+    plugin.ion_event_published(photo, NOON)
+    plugin.ion_job_finished(job, COMMITTED, NOON)
+    plugin.ion_event_published(face, NOON)
+    assert {f"{span.context.trace_id:032x}" for span in process.spans if span.context} == {OUTSIDE.split("-")[1]}
+    [first], [inner] = process.named("publish photo.received"), process.named("job detect")
+    [last] = process.named("publish face.detected")
+    assert f"{parent_of(first):016x}" == OUTSIDE.split("-")[2]
+    assert (parent_of(inner), parent_of(last)) == (id_of(first), id_of(inner))
+
+
+def test_a_job_of_a_message_from_others_is_below_the_span_that_it_names(process: Process) -> None:
+    plugin.ion_job_finished(attempt(replace(PHOTO, traceparent=OUTSIDE), "detect"), COMMITTED, NOON)
+    [job] = process.named("job detect")
+    assert f"{parent_of(job):016x}" == OUTSIDE.split("-")[2]
+
+
+def test_a_trace_that_is_not_sampled_outside_is_not_here(process: Process) -> None:
+    photo = replace(PHOTO, traceparent=OUTSIDE.removesuffix("1") + "0", documented=True)
+    plugin.ion_event_published(photo, NOON)
+    plugin.ion_job_finished(attempt(photo, "detect"), COMMITTED, NOON)
+    assert process.spans == ()
+
+
 def test_without_an_sdk_nothing_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     from ion_opentelemetry.spans import current
 
@@ -233,7 +263,7 @@ def test_a_provider_whose_tracers_take_no_ids_is_named_once(
 def test_the_ids_are_those_of_every_version() -> None:
     """Dispatchers of two versions may serve one flow."""
     it = Attempt(job=Job(event=PHOTO, module="detect"), number=1, token="token")
-    assert f"{ids.trace_of('flow'):032x}" == "aa1dd2cecdc355da23bd6c186beef827"
+    assert f"{ids.trace_of(PHOTO):032x}" == "aa1dd2cecdc355da23bd6c186beef827"
     assert f"{ids.span_of_event('photo'):016x}" == "0a31daefe516a6c9"
     assert ids.span_of_attempt(it, Verdict.COMMITTED) == ids.span_of_job("photo", "detect")
     assert f"{ids.span_of_job('photo', 'detect'):016x}" == "5e3c701965355340"
