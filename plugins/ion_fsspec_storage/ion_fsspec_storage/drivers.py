@@ -159,25 +159,25 @@ def driver_of(protocol: str) -> Driver:
     return _DRIVERS.get(protocol, Driver())
 
 
-def open_filesystems(settings: Place) -> tuple[Filesystems, str]:
+def open_filesystems(settings: Place, options: Mapping[str, Any]) -> tuple[Filesystems, str]:
     """What to call, and the path of its root. Raises ConfigError; some connect at once, which raises as a call does."""
     driver = driver_of(settings.protocol)
     kind = _class_of(settings.protocol, settings.section)
     root = str(kind._strip_protocol(settings.url)).rstrip("/")
 
     def make() -> Any:
-        return _made(kind, driver, settings)
+        return _made(kind, driver, settings, options)
 
     return Shared(make(), close_filesystem) if driver.shared else Pooled(make, close_filesystem), root
 
 
-def _made(kind: Any, driver: Driver, settings: Place) -> Any:
+def _made(kind: Any, driver: Driver, settings: Place, wanted: Mapping[str, Any]) -> Any:
     """A filesystem. The URL is text from the configuration, the only one that fsspec ever reads as one.
 
     Given are options that were given to us or that the driver is known to take: many hand others on to their client,
     which takes them for a mistake.
     """
-    options = driver.options(dict(settings.options), settings.at_once)
+    options = driver.options(dict(wanted), settings.at_once)
     given = {**kind._get_kwargs_from_urls(settings.url), **options}
     try:
         filesystem = kind(**given, skip_instance_cache=True)

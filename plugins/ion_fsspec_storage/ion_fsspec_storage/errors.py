@@ -21,6 +21,8 @@ _FULL = {errno.ENOSPC, errno.EDQUOT}
 _NEVER = {405, 413, 414, 501}
 """HTTP statuses that the same request will always get."""
 _DENIED = {401, 403}
+_NO_GOOD = {"ExpiredToken", "InvalidToken", "TokenRefreshRequired"}
+"""What S3 says with status 400 of credentials that it does not take, such as those that have expired."""
 _MOVED = 301
 _ARCHIVED = {"InvalidObjectState", "BlobArchived", "BlobBeingRehydrated"}
 _EXISTS = 412
@@ -46,7 +48,10 @@ def is_taken(error: BaseException) -> bool:
 
 
 def is_denied(error: BaseException) -> bool:
-    return any(isinstance(one, PermissionError) for one in _chain(error)) or status_of(error) in _DENIED
+    """Whether the credentials are what is wrong, or what they may do."""
+    if status_of(error) in _DENIED:
+        return True
+    return any(isinstance(one, PermissionError) or _code(one) in _NO_GOOD for one in _chain(error))
 
 
 def is_gone(error: BaseException) -> bool:

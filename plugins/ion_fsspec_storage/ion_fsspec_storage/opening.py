@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ion_core.errors import ConfigError, PermanentError, StorageFull, TransientError
 from ion_fsspec_storage.errors import is_denied, is_elsewhere, is_gone, translated
 from ion_fsspec_storage.objects import Objects
 from ion_fsspec_storage.protocols import INSTEAD, missing_driver
-from ion_fsspec_storage.s3 import Direct, direct
+from ion_fsspec_storage.s3 import Direct, direct, listing_options
 
 if TYPE_CHECKING:
     from ion_fsspec_storage.settings import Place
@@ -60,17 +60,19 @@ def _direct(settings: Place, where: Direct) -> Objects:
 
     if find_spec("s3fs") is None:  # it lists, and is imported only then
         raise ConfigError(missing_driver(settings.protocol, settings.section))
-    return DirectObjects(where, settings.url, lambda: _behind_fsspec(settings))
+    listing = listing_options(where, settings.options, os.environ)
+    return DirectObjects(where, settings.url, lambda: _behind_fsspec(settings, listing))
 
 
-def _behind_fsspec(settings: Place) -> Objects:
+def _behind_fsspec(settings: Place, options: Mapping[str, Any] | None = None) -> Objects:
+    """``options`` in place of the settings'."""
     from ion_fsspec_storage.directories import DirectoryObjects
     from ion_fsspec_storage.drivers import driver_of, open_filesystems
     from ion_fsspec_storage.remote import MemoryObjects, RemoteObjects
 
     driver = driver_of(settings.protocol)
     try:
-        filesystems, root = open_filesystems(settings)
+        filesystems, root = open_filesystems(settings, settings.options if options is None else options)
     except OSError as error:
         raise translated(error, settings.url) from error
     if settings.protocol == "memory":

@@ -60,6 +60,15 @@ _OBSTORES = re.compile(
 )
 """The reverse."""
 
+_AUTHORITIES = (
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+)
+"""Where systems keep the certificates that obstore goes by: Debian, Fedora, older ones of these, SUSE, Alpine."""
+
 
 class Wanted(Protocol):
     """Settings that name a place, as a model or plain. See ``settings.Place``."""
@@ -200,6 +209,24 @@ def direct(settings: Wanted, environ: Mapping[str, str] | None = None) -> Direct
         log.debug("s3fs makes the requests, not obstore: %s", why)
         return None
     raise ConfigError(f"{settings.section.where('options')}: with what the environment says, {why}")
+
+
+def listing_options(where: Direct, options: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
+    """Those for s3fs beside obstore: it trusts the servers that obstore trusts, and not a bundle of its own.
+
+    As far as that is one file: of a directory of certificates (``SSL_CERT_DIR``) s3fs can make nothing.
+    """
+    client = dict(options.get("client_kwargs") or {})
+    file = _authorities(environ)
+    if where.config["endpoint"].startswith("https://") and client.get("verify") is not False and file:
+        client["verify"] = file
+    return {**options, "client_kwargs": client} if client else dict(options)
+
+
+def _authorities(environ: Mapping[str, str]) -> str:
+    if environ.get("SSL_CERT_FILE") or environ.get("SSL_CERT_DIR"):  # then the system's do not count
+        return environ.get("SSL_CERT_FILE", "")
+    return next((it for it in _AUTHORITIES if Path(it).is_file()), "")
 
 
 def _garbled(made: Direct) -> str:

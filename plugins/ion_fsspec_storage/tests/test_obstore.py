@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import ssl
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -26,11 +27,13 @@ from ion_fsspec_storage.blobs import FsspecBlobs, open_fsspec_blobs
 from ion_fsspec_storage.direct import DirectObjects
 from ion_fsspec_storage.documents import FsspecDocuments, open_fsspec_documents
 from ion_fsspec_storage.settings import FsspecBlobsSettings, FsspecDocumentsSettings
+from tests.support.certificates import Authority
 from tests.support.object_stores import ObjectStore, client, free_port, s3_at
 
 KEYS = {"key": "k", "secret": "canary-secret"}
 REGION = {"client_kwargs": {"region_name": "eu-west-1"}}
 HERE = {**KEYS, "endpoint_url": "http://localhost:9000"}
+SECURE = {**KEYS, "endpoint_url": "https://s3.example.org"}
 COMMIT = Document(kind="commit", id="job", correlation_id="flow", body={"n": 1})
 
 
@@ -201,6 +204,7 @@ async def test_a_lost_answer_to_a_create_is_no_lost_race(proxy: FaultyProxy) -> 
         ((301, "PermanentRedirect"), "options.client_kwargs.region_name: the bucket is in another region"),
         ((400, "AuthorizationHeaderMalformed"), "options.client_kwargs.region_name: the bucket is in another region"),
         ((403, "SignatureDoesNotMatch"), "access is denied (S3Error: SignatureDoesNotMatch"),
+        ((400, "ExpiredToken"), "access is denied (S3Error: ExpiredToken"),
         ((404, "NoSuchBucket"), "does not exist. Make the bucket or container first."),
         ((501, "NotImplemented"), "is refused by the backend"),
     ],
@@ -273,6 +277,69 @@ async def test_a_server_without_etags_is_told_to_be_one_for_s3fs(
     with pytest.raises(TransientError, match="obstore needs one, set driver: fsspec"):
         async with open_fsspec_blobs(FsspecBlobsSettings(**s3_at(proxy.port).settings(driver="obstore"))):
             pass
+
+
+@pytest.mark.parametrize("code", ["ExpiredToken", "InvalidToken", "TokenRefreshRequired"])
+@pytest.mark.parametrize("driver", ["obstore", "fsspec"])
+async def test_credentials_that_have_expired_are_denied_access_and_not_asked_again(
+    driver: str, code: str, proxy: FaultyProxy, tmp_path: Path
+) -> None:
+    """S3 answers 400 then, as it does to what is wrong with a request."""
+    async with open_fsspec_blobs(FsspecBlobsSettings(**s3_at(proxy.port).settings(driver=driver))) as blobs:
+        proxy.says = [(400, code)]
+        with pytest.raises(TransientError, match=rf"access is denied .*{code}|access is denied .*as told"):
+            await blobs.put("key", file(tmp_path, b"content"))
+        await blobs.put("key", file(tmp_path, b"content"))
+
+
+async def test_listings_trust_the_servers_that_all_else_trusts(
+    s3: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """obstore goes by the certificates of the system, or by those of a variable; botocore would by its own."""
+    for name in ("AWS_CA_BUNDLE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE"):
+        monkeypatch.delenv(name, raising=False)
+    authority = Authority(tmp_path / "ca", "own")
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority.certificate))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*authority.issue("localhost", names="DNS:localhost,IP:127.0.0.1"))
+    proxy = FaultyProxy(s3.port)
+    server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0, limit=1 << 20, ssl=context)
+    options = {**s3.options, "endpoint_url": f"https://localhost:{server.sockets[0].getsockname()[1]}"}
+    assert chosen(s3.root, options) is not None
+    try:
+        async with open_fsspec_documents(FsspecDocumentsSettings(url=s3.place(), options=options)) as documents:
+            await documents.create(COMMIT)
+            assert [it.id async for it in documents.find("commit", correlation_id="flow")] == ["job"]
+    finally:
+        await proxy.end()
+        server.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "environ", "told"),
+    [
+        ({**KEYS, **REGION}, {}, "a.pem"),
+        (SECURE, {}, "a.pem"),
+        (SECURE, {"SSL_CERT_FILE": "b.pem"}, "b.pem"),
+        (SECURE, {"SSL_CERT_FILE": "b.pem", "SSL_CERT_DIR": "certs"}, "b.pem"),
+        (SECURE, {"SSL_CERT_DIR": "certs"}, None),
+        ({**SECURE, "client_kwargs": {"verify": False}}, {"SSL_CERT_FILE": "b.pem"}, False),
+        (HERE, {"SSL_CERT_FILE": "b.pem"}, None),
+    ],
+)
+def test_which_certificates_listings_are_told_to_go_by(
+    options: dict[str, Any], environ: dict[str, str], told: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.pem").touch()
+    monkeypatch.setattr(s3_words, "_AUTHORITIES", ("none.pem", "a.pem"))
+    where = chosen("s3://bucket/x", options, **environ)
+    assert where is not None
+    listing = s3_words.listing_options(where, options, environ)
+    assert listing.get("client_kwargs", {}).get("verify") == told
+    assert {**listing, "client_kwargs": None} == {**options, "client_kwargs": None}
+    given = options.get("client_kwargs", {})
+    assert {key: listing["client_kwargs"][key] for key in given} == given
 
 
 async def test_a_slow_down_is_waited_for_and_said_in_the_end(proxy: FaultyProxy, tmp_path: Path) -> None:

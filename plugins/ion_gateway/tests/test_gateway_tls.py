@@ -17,7 +17,7 @@ from ion_gateway import handshakes, listening, tls
 from ion_gateway.gateway import Gateway
 from plugins.ion_gateway.tests.gateways import running, settings, until
 from plugins.ion_gateway.tests.test_gateway_serve import ENVIRONMENT
-from plugins.ion_rabbitmq.tests.certificates import Authority
+from tests.support.certificates import Authority
 
 
 def made(home: Path, name: str, *more: str) -> tuple[Path, Path]:

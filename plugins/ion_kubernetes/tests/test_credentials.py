@@ -23,7 +23,7 @@ from ion_kubernetes.credentials import LoadedCredentials, open_credentials
 from ion_kubernetes.refusals import ApiUnavailable
 from ion_kubernetes.settings import KubernetesSettings
 from plugins.ion_kubernetes.tests.fake.server import FakeKubernetes, fake_kubernetes
-from plugins.ion_rabbitmq.tests.certificates import Authority
+from tests.support.certificates import Authority
 
 # Of the official client's loader, since Python 3.12.
 pytestmark = pytest.mark.filterwarnings("ignore:.*utcnow:DeprecationWarning")

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from certificates import Authority, encrypted
 from on_rabbit import RETRY, settings, take
 from pydantic import ValidationError
 
@@ -17,6 +16,7 @@ from ion_rabbitmq.broker import open_rabbit_broker
 from ion_rabbitmq.settings import RabbitSettings
 from ion_rabbitmq.testing import RabbitServer, ServerTls
 from tests.acceptance.pipeline import Pipeline
+from tests.support.certificates import Authority, encrypted
 
 PASSWORD = "canary-4c1e"
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
-from certificates import Authority
 from on_rabbit import settings
 
 from ion_core.errors import ConfigError
 from ion_rabbitmq.tls import refusal
+from tests.support.certificates import Authority
 
 README = Path(__file__).parent.parent / "README.md"
 Files = tuple[Path, Path]
