@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
+from unittest.mock import patch
 
 import pytest
 
@@ -160,6 +161,20 @@ def test_a_fork_that_is_refused_is_told(monkeypatch: pytest.MonkeyPatch) -> None
             os.close(write)
             assert os.read(read, 1) == b"", "it keeps what it was given"
             os.close(read)
+
+
+def test_it_ends_in_silence_however_its_starter_goes() -> None:
+    """Also with an answer that nobody has read, or with half a question, which is another error than an end."""
+    for asked in (b"", b'["/a', b'["/a/job", "a mark"]\n'):
+        ours, its = socket.socketpair()
+        null = os.open(os.devnull, os.O_WRONLY)
+        if asked:
+            socket.send_fds(ours, [asked], [null, null])
+        os.close(null)
+        its.send(b"an answer")
+        ours.close()
+        with its, patch.object(os, "fork", side_effect=OSError(errno.EAGAIN, "no more processes")):
+            fork_server.serve(its)
 
 
 async def test_a_job_that_cannot_be_forked_can_be_started_later(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

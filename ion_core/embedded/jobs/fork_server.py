@@ -57,10 +57,13 @@ def serve(ours: socket.socket) -> None:
 
 def _request(ours: socket.socket) -> _Request | None:
     """None where there is nobody any more to ask."""
-    said, fds, _, _ = socket.recv_fds(ours, _MOST, 2)
-    while said and not said.endswith(b"\n"):
-        more = ours.recv(_MOST)
-        said = said + more if more else b""
+    try:
+        said, fds, _, _ = socket.recv_fds(ours, _MOST, 2)
+        while said and not said.endswith(b"\n"):
+            more = ours.recv(_MOST)
+            said = said + more if more else b""
+    except ConnectionResetError:  # who asked has died before it read our answer
+        return None
     if not said:
         return None
     directory, mark = json.loads(said)
