@@ -46,6 +46,7 @@ _BUCKET = re.compile(r"[A-Za-z0-9._-]{3,255}")
 _SEGMENT = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._=-]+")
 _ENDPOINT = re.compile(r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:(?P<port>\d{1,5}))?(/[A-Za-z0-9._~/-]*)?")
 _LAST_PORT = 65_535
+_NO_ADDRESS = "must be an address such as https://s3.example.org"
 _KEY = re.compile(r"[\x21-\x7e]+")
 _REGION = re.compile(r"(?!cn-|us-iso)[a-z0-9-]{1,32}")
 """Whose address is made of its name alone."""
@@ -124,6 +125,8 @@ def misfit(url: str, options: Mapping[str, Any]) -> tuple[str, str] | None:
     for key in _TEXTS:
         if not isinstance(options.get(key), str | None):
             return f"options.{key}", "must be text"
+    if (given := options.get("endpoint_url")) and not _is_address(given):
+        return "options.endpoint_url", _NO_ADDRESS
     for key in _SWITCHES:
         if not isinstance(options.get(key), bool | None):
             return f"options.{key}", "must be true or false"
@@ -135,6 +138,8 @@ def misfit(url: str, options: Mapping[str, Any]) -> tuple[str, str] | None:
 def _misfit_below(client: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[str, str] | None:
     if not isinstance(client.get("verify"), bool | None):
         return "options.client_kwargs.verify", "obstore adds certificates to those of the system, and replaces none"
+    if (given := client.get("endpoint_url")) and not _is_address(given):
+        return "options.client_kwargs.endpoint_url", _NO_ADDRESS
     region = client.get("region_name")
     if region is not None and not (isinstance(region, str) and _REGION.fullmatch(region)):
         return "options.client_kwargs.region_name", "obstore knows no address for such a region"
@@ -233,12 +238,16 @@ def _garbled(made: Direct) -> str:
     """What obstore would fall over instead of refusing it; '' if nothing."""
     if not _REGION.fullmatch(made.config["region"]):
         return "the region is no name of one. It must be one such as eu-west-1"
-    address = _ENDPOINT.fullmatch(made.config["endpoint"])
-    if address is None or int(address["port"] or 0) > _LAST_PORT:
+    if not _is_address(made.config["endpoint"]):
         return "the endpoint is no address. It must be one such as https://s3.example.org"
     if not all(_KEY.fullmatch(it) for it in (made.keys or {}).values() if it is not None):
         return "a key has other letters than keys have, perhaps a line end. Give it without"
     return ""
+
+
+def _is_address(endpoint: object) -> bool:
+    address = _ENDPOINT.fullmatch(endpoint) if isinstance(endpoint, str) else None
+    return address is not None and int(address["port"] or 0) <= _LAST_PORT
 
 
 def _direct(settings: Wanted, environ: Mapping[str, str]) -> Direct:

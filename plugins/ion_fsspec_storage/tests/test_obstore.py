@@ -85,6 +85,8 @@ def test_obstore_is_the_driver_where_settings_mean_the_same_to_it(
         ({**HERE, "config_kwargs": {"read_timeout": None}}, "options.config_kwargs.read_timeout"),
         ({**HERE, "client_kwargs": "x"}, "options.client_kwargs"),
         ({**HERE, "use_ssl": "no"}, "options.use_ssl"),
+        ({**KEYS, "endpoint_url": "localhost:9000"}, "options.endpoint_url"),
+        ({**KEYS, "client_kwargs": {"endpoint_url": "http://localhost:99999"}}, "options.client_kwargs.endpoint_url"),
         ({"key": "k"}, "options"),
     ],
 )
@@ -224,8 +226,7 @@ async def test_what_stays_wrong_is_refused_at_the_start(
 @pytest.mark.parametrize(
     ("options", "environ", "said"),
     [
-        ({**KEYS, "endpoint_url": "localhost:9000"}, {}, "the endpoint is no address"),
-        ({**KEYS, "client_kwargs": {"endpoint_url": "http://localhost:99999"}}, {}, "the endpoint is no address"),
+        (KEYS, {"AWS_ENDPOINT_URL": "http://localhost:99999"}, "the endpoint is no address"),
         (KEYS, {"AWS_ENDPOINT_URL": "no address", "AWS_DEFAULT_REGION": "eu-west-1"}, "the endpoint is no address"),
         (KEYS, {"AWS_DEFAULT_REGION": "eu-west-1\n"}, "the region is no name of one"),
         ({**HERE, "secret": "canary\n"}, {}, "a key has other letters than keys have"),
@@ -244,9 +245,9 @@ def test_what_obstore_would_fall_over_never_gets_there(
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 async def test_a_panic_of_obstore_is_an_error_like_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(s3_words, "_garbled", lambda made: "")
-    options = {**KEYS, "endpoint_url": "http://localhost:99999"}
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://localhost:99999")
     with pytest.raises(ConfigError, match="obstore fell over it"):
-        async with open_fsspec_blobs(FsspecBlobsSettings(url="s3://bucket/x", options=options, driver="obstore")):
+        async with open_fsspec_blobs(FsspecBlobsSettings(url="s3://bucket/x", options=KEYS, driver="obstore")):
             pass
 
 
