@@ -54,6 +54,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         reuse.benchmark(),
         gateway_rate.benchmark(),
         gateway_upload.benchmark(),
+        gateway_upload.body(),
         gateway_upload.memory(),
         watch.benchmark(),
         watch.beside_bare(),

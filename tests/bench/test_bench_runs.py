@@ -63,7 +63,9 @@ async def test_the_wait_for_jobs_elsewhere_is_measured(benchmark: Benchmark, tmp
     check((await measure(benchmark, tmp_path, pairs=1)).to_json(), benchmark.name, 1)
 
 
-@pytest.mark.parametrize("benchmark", [gateway_upload.benchmark(10_000), gateway_upload.memory(10_000)])
+@pytest.mark.parametrize(
+    "benchmark", [gateway_upload.benchmark(10_000), gateway_upload.body(10_000), gateway_upload.memory(10_000)]
+)
 async def test_an_upload_is_measured_through_a_gateway_that_serves(benchmark: Benchmark, tmp_path: Path) -> None:
     check((await measure(benchmark, tmp_path, pairs=1)).to_json(), benchmark.name, 1)
 
