@@ -14,14 +14,15 @@ from time import time
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from ion_core.listening.tokens import Tokens
 from ion_gateway.answers import Refused
 from ion_gateway.gateway_settings import ANY
 
 if TYPE_CHECKING:
     from aiohttp import web
 
+    from ion_core.listening.proxies import Proxies
     from ion_gateway.gateway_settings import Auth
-    from ion_gateway.proxies import Proxies
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ class Guard:
 
     def __init__(self, auth: Auth, proxies: Proxies, *, alone: bool) -> None:
         self._proxies = proxies
-        self._tokens = [_digest(it.get_secret_value().encode("ascii")) for it in auth.bearer]
+        self._tokens = Tokens(auth.bearer)
         self._secrets = [it.get_secret_value().encode("utf-8") for it in auth.github]
         self._webhooks = [it.get_secret_value() for it in auth.standard_webhooks]
         self._stripe = [it.get_secret_value().encode("utf-8") for it in auth.stripe]
@@ -87,10 +88,7 @@ class Guard:
         return None
 
     def _bearer(self, request: web.BaseRequest) -> None:
-        scheme, _, token = _only(request, "Authorization").partition(" ")
-        given = _digest(token.strip().encode("utf-8", "surrogateescape"))
-        found = [hmac.compare_digest(given, it) for it in self._tokens]  # all of them, whichever it is
-        if scheme.lower() != "bearer" or not any(found):
+        if not self._tokens.has(_only(request, "Authorization")):
             raise _denied("Bearer")
 
     def _certificate(self, request: web.BaseRequest) -> None:
@@ -187,11 +185,6 @@ class _StandardWebhook(Signed):
             found = True
         if not found:
             raise _denied("Standard-Webhooks")
-
-
-def _digest(token: bytes) -> bytes:
-    """Of one length, so that comparing tells nothing of that either."""
-    return hashlib.sha256(token).digest()
 
 
 def _only(request: web.BaseRequest, name: str) -> str:

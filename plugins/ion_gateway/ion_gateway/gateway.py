@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
@@ -13,15 +12,16 @@ from typing import Any
 from aiohttp import web
 
 from ion_core.contracts.service import ServiceHost
-from ion_core.errors import ConfigError, IonError, PluginFailed, TransientError
-from ion_gateway import tls
+from ion_core.errors import IonError, PluginFailed
+from ion_core.listening import tls
+from ion_core.listening.settings import is_loopback
+from ion_core.listening.sockets import Open, cannot_listen, listen, most_connections, url_of
+from ion_core.listening.tls import Certificate
 from ion_gateway.answers import Refused, later
 from ion_gateway.bodies import Gone
-from ion_gateway.gateway_settings import GatewaySettings, is_loopback, taken_over
-from ion_gateway.listening import Open, listen, most_connections
+from ion_gateway.gateway_settings import GatewaySettings, taken_over
 from ion_gateway.receiving import Receiver
 from ion_gateway.system import keep_freed_memory
-from ion_gateway.tls import Certificate
 
 log = logging.getLogger(__name__)
 
@@ -105,14 +105,8 @@ class Gateway:
             for it in await listen(name, port, Open(most_connections(self._settings.max_requests))):
                 await web.SockSite(runner, it, ssl_context=None if certificate is None else certificate.context).start()
         except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                raise TransientError(
-                    f"{where}: is taken. End what listens there (`ss -tlnp`), or choose another port."
-                ) from error
-            raise ConfigError(f"{where}: cannot be listened on: {error.strerror or error}.") from error
-        address = runner.addresses[0]
-        shown = f"[{address[0]}]" if ":" in address[0] else address[0]
-        self.url = f"{'http' if certificate is None else 'https'}://{shown}:{address[1]}"
+            raise cannot_listen(where, error) from error
+        self.url = url_of(runner.addresses[0], tls=certificate is not None)
         if certificate is None and not is_loopback(self._settings.listen) and not self._settings.exposed:
             log.warning(
                 "%s: others reach it and HTTP is plain: tokens and files can be read on their way. Give cert_file, or "

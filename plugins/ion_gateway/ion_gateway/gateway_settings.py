@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import ipaddress
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,9 +16,8 @@ from ion_core.contracts.provider import Finding
 from ion_core.contracts.settings import ByteSize, ConfigPath, Secret, Settings, Unfit
 from ion_core.contracts.storage import check_key
 from ion_core.errors import InvalidKey
+from ion_core.listening.settings import LEAST_TOKEN, Address, Network, Token, as_list, is_loopback, parts
 from ion_gateway.settings import checked_name, checked_type
-
-_LISTEN = re.compile(r"(?:\[(?P<six>[0-9a-fA-F:.]+)\]|(?P<host>[^\[\]:/\s]+)):(?P<port>[0-9]{1,5})")
 
 _PATH = re.compile(r"(?:/[A-Za-z0-9._-]+)+")
 _HEADER = re.compile(r"[A-Za-z0-9-]+")
@@ -28,21 +26,6 @@ NEW_LINK = "frontapi.new_link"
 """The type of what comes in by the front API."""
 DOCUMENT = "/openapi.json"
 """Where the gateway says what it answers."""
-LEAST_TOKEN = 16
-"""Characters that a token, or a secret of signatures, must have."""
-
-
-def _as_list(value: Any) -> Any:
-    return value if isinstance(value, list) else [value]
-
-
-def _token(value: SecretStr) -> SecretStr:
-    text = value.get_secret_value()
-    if len(text) < LEAST_TOKEN:
-        raise Unfit(f"must have at least {LEAST_TOKEN} characters, such as `openssl rand -hex 32` prints")
-    if not all("!" <= character <= "~" for character in text):
-        raise Unfit("must be ASCII without blanks: no header carries anything else")
-    return value
 
 
 def _secret(value: SecretStr) -> SecretStr:
@@ -66,7 +49,6 @@ def _webhook_secret(value: SecretStr) -> SecretStr:
     return value
 
 
-Token = Annotated[Secret, AfterValidator(_token)]
 SharedSecret = Annotated[Secret, AfterValidator(_secret)]
 
 
@@ -97,20 +79,20 @@ class Auth(Settings):
     Of several secrets each is taken, as is needed while one replaces another.
     """
 
-    bearer: Annotated[list[Token], BeforeValidator(_as_list)] = Field(
+    bearer: Annotated[list[Token], BeforeValidator(as_list)] = Field(
         [], description="Tokens: Authorization: Bearer TOKEN."
     )
-    github: Annotated[list[SharedSecret], BeforeValidator(_as_list)] = Field(
+    github: Annotated[list[SharedSecret], BeforeValidator(as_list)] = Field(
         [], description="Secrets of signatures as GitHub makes them: X-Hub-Signature-256, an HMAC-SHA256 of the body."
     )
-    standard_webhooks: Annotated[list[WebhookSecret], BeforeValidator(_as_list)] = Field(
+    standard_webhooks: Annotated[list[WebhookSecret], BeforeValidator(as_list)] = Field(
         [], description="Secrets of Standard Webhooks, whsec_…: webhook-id, webhook-timestamp, webhook-signature."
     )
 
-    stripe: Annotated[list[StripeSecret], BeforeValidator(_as_list)] = Field(
+    stripe: Annotated[list[StripeSecret], BeforeValidator(as_list)] = Field(
         [], description="Secrets of signatures as Stripe makes them, whsec_…: Stripe-Signature."
     )
-    certificate: Annotated[list[Holder], BeforeValidator(_as_list)] = Field(
+    certificate: Annotated[list[Holder], BeforeValidator(as_list)] = Field(
         [], description="Names in client certificates of client_ca_file: DNS, URI, e-mail, or common name; or any."
     )
 
@@ -157,13 +139,6 @@ def _one_of_them(value: Auth) -> Auth:
 Who = Annotated[Auth, BeforeValidator(_who), AfterValidator(_one_of_them)]
 
 
-def _network(value: str) -> str:
-    try:
-        return str(ipaddress.ip_network(value))
-    except ValueError:
-        raise Unfit(f'must be an address or a network, such as 10.0.0.0/8 (got "{value}")') from None
-
-
 def _source(value: str) -> str:
     """Where in a request something is: a JSON Pointer into its body, or a header."""
     if value.startswith("/") or not value:
@@ -180,7 +155,6 @@ def _source(value: str) -> str:
 
 Source = Annotated[str, AfterValidator(_source)]
 Name = Annotated[str, AfterValidator(checked_name)]
-Network = Annotated[str, AfterValidator(_network)]
 
 
 class Route(Settings):
@@ -196,7 +170,7 @@ class Route(Settings):
     id: Source | None = Field(
         None, description="What says which event it is: a JSON Pointer into the body, or the name of a header."
     )
-    when: dict[Source, Annotated[list[str], BeforeValidator(_as_list)]] = Field(
+    when: dict[Source, Annotated[list[str], BeforeValidator(as_list)]] = Field(
         default={}, description="Only what has one of these texts there is published; the rest is passed over."
     )
     pairs: dict[str, Source] | None = Field(
@@ -227,7 +201,7 @@ class Route(Settings):
 class GatewaySettings(Settings):
     """Events that come in by HTTP."""
 
-    listen: str = Field("127.0.0.1:8080", description="Address and port: 127.0.0.1:8080, or [::1]:8080.")
+    listen: Address = Field("127.0.0.1:8080", description="Address and port: 127.0.0.1:8080, or [::1]:8080.")
     cert_file: ConfigPath | None = Field(None, description="Certificate for TLS, in PEM; without it HTTP is plain.")
     key_file: ConfigPath | None = Field(None, description="Its key, where cert_file does not hold it, too.")
     client_ca_file: ConfigPath | None = Field(
@@ -249,19 +223,6 @@ class GatewaySettings(Settings):
     max_pending: int = Field(
         10_000, description="Messages that may wait for the modules that take a type; above them 429.", ge=1
     )
-
-    @field_validator("listen")
-    @classmethod
-    def _an_address(cls, value: str) -> str:
-        found = _LISTEN.fullmatch(value)
-        if found is None or int(found["port"]) > 65535:
-            raise Unfit(f'must be an address and a port, such as 127.0.0.1:8080 or [::1]:8080 (got "{value}")')
-        if found["six"] is not None:
-            try:
-                ipaddress.IPv6Address(found["six"])
-            except ValueError:
-                raise Unfit(f'must have an IPv6 address in its brackets (got "{value}")') from None
-        return value
 
     @field_validator("key_file")
     @classmethod
@@ -300,15 +261,14 @@ class GatewaySettings(Settings):
         return {f"routes.{name}.type": route.type for name, route in self.routes.items()} | links
 
     def findings(self) -> Iterable[Finding]:
-        from ion_gateway import tls
+        from ion_core.listening import tls
+        from ion_gateway.validity import not_valid_today
 
-        return tls.findings(self)
+        return tls.findings(self, not_valid_today)
 
     @property
     def address(self) -> tuple[str, int]:
-        found = _LISTEN.fullmatch(self.listen)
-        assert found is not None
-        return found["six"] or found["host"], int(found["port"])
+        return parts(self.listen)
 
 
 _AROUND = ("listen", "exposed", "trusted_proxies", "client_ca_file")
@@ -347,13 +307,3 @@ def _check_who(auth: Auth, info: ValidationInfo) -> None:
             f"none lets anybody publish who reaches {listen}. Give one of {WAYS}; listen on 127.0.0.1; or set "
             "exposed: true, if something before it says who may"
         )
-
-
-def is_loopback(listen: str) -> bool:
-    """Whether only this machine reaches it. Of a name other than localhost nobody knows."""
-    found = _LISTEN.fullmatch(listen)
-    host = "" if found is None else found["six"] or found["host"]
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -6,11 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ion_core.events import MAX_TYPE_LENGTH
+from ion_core.listening.settings import is_loopback
 from ion_core.words import counted
 from ion_gateway.cloud_events import BATCH, MOST, STRUCTURED
 from ion_gateway.contents import FORM, JSON
 from ion_gateway.front_api import NAME
-from ion_gateway.gateway_settings import ANY, DOCUMENT, NEW_LINK, Auth, GatewaySettings, Route, is_loopback
+from ion_gateway.gateway_settings import ANY, DOCUMENT, NEW_LINK, Auth, GatewaySettings, Route
 
 Json = dict[str, Any]
 

@@ -19,6 +19,8 @@ from urllib.parse import quote
 from ion_core.contracts.storage import BlobInfo
 from ion_core.errors import IdTaken, InvalidEvent, IonError, MessageRefused, TransientError, Unroutable
 from ion_core.events import MAX_TYPE_LENGTH, Event
+from ion_core.listening.proxies import Proxies
+from ion_core.listening.settings import is_loopback
 from ion_core.words import counted
 from ion_gateway.answers import Refused, answer, later
 from ion_gateway.auth import Guard
@@ -26,10 +28,9 @@ from ion_gateway.bodies import Arrivals, check_framing, keep
 from ion_gateway.cloud_events import DATA, is_batch, is_cloud_event, read_cloud_events, which
 from ion_gateway.contents import read_content, read_json_of_any_kind
 from ion_gateway.front_api import NAME, read_link
-from ion_gateway.gateway_settings import DOCUMENT, NEW_LINK, Auth, GatewaySettings, Route, is_loopback
+from ion_gateway.gateway_settings import DOCUMENT, NEW_LINK, Auth, GatewaySettings, Route
 from ion_gateway.openapi import document
 from ion_gateway.preferring import wait
-from ion_gateway.proxies import Proxies
 from ion_gateway.routes import found
 from ion_gateway.waiting import Waiting
 

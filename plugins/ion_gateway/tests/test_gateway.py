@@ -32,8 +32,9 @@ from ion_core.errors import (
     TransientError,
     Unroutable,
 )
+from ion_core.listening import sockets
 from ion_core.testing import ServiceConformance
-from ion_gateway import bodies, gateway, listening, waiting
+from ion_gateway import bodies, gateway, waiting
 from ion_gateway.gateway import Gateway
 from ion_gateway.gateway_settings import GatewaySettings
 from ion_gateway.receiving import event_id_of
@@ -510,7 +511,7 @@ async def test_more_requests_than_may_be_are_sent_away(tmp_path: Path) -> None:
 async def test_more_connections_than_may_be_are_closed_as_they_come(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(listening, "CONNECTIONS", 3)
+    monkeypatch.setattr(sockets, "CONNECTIONS", 3)
     async with running(tmp_path / "work", max_requests=1) as it:
         kept = [await asyncio.open_connection(*it.address) for _ in range(3)]
         for _ in range(5):
@@ -535,7 +536,7 @@ async def test_more_connections_than_may_be_are_closed_as_they_come(
 @pytest.mark.parametrize(("files", "most"), [(100, 50), (1_000_000, 400), (resource.RLIM_INFINITY, 400), (1, 1)])
 def test_connections_leave_half_of_the_files_to_others(monkeypatch: pytest.MonkeyPatch, files: int, most: int) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (files, files))
-    assert listening.most_connections(100) == most
+    assert sockets.most_connections(100) == most
 
 
 # Clients that leave, or are slow, or are none

@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 
 from ion_core.errors import ConfigError
-from ion_gateway import handshakes, listening, tls
+from ion_core.listening import handshakes, sockets, tls
 from ion_gateway.gateway import Gateway
 from plugins.ion_gateway.tests.gateways import running, settings, until
 from plugins.ion_gateway.tests.test_gateway_serve import ENVIRONMENT
@@ -49,7 +49,7 @@ async def test_events_come_in_over_tls(tmp_path: Path) -> None:
 async def test_connections_that_never_speak_tls_count_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(listening, "CONNECTIONS", 3)
+    monkeypatch.setattr(sockets, "CONNECTIONS", 3)
     certificate, key = made(tmp_path, "first")
     async with running(tmp_path / "work", cert_file=certificate, key_file=key, max_requests=1) as it:
         silent = [await asyncio.open_connection(*it.address) for _ in range(3)]

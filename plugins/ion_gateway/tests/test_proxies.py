@@ -8,7 +8,7 @@ import pytest
 from aiohttp.test_utils import make_mocked_request
 from multidict import CIMultiDict
 
-from ion_gateway.proxies import Proxies
+from ion_core.listening.proxies import Proxies
 from plugins.ion_gateway.tests.gateways import running
 
 OURS = ["10.0.0.0/8", "192.0.2.7", "2001:db8::/32"]

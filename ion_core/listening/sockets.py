@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import resource
 import socket
 from typing import Any
 from weakref import WeakSet
 
+from ion_core.errors import ConfigError, IonError, TransientError
+from ion_core.listening.handshakes import peer
 from ion_core.words import counted
-from ion_gateway.handshakes import peer
 
 log = logging.getLogger(__name__)
 
@@ -70,3 +72,16 @@ def most_connections(max_requests: int) -> int:
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = CONNECTIONS * max_requests
     return wanted if files == resource.RLIM_INFINITY else min(wanted, max(files // 2, 1))
+
+
+def cannot_listen(where: str, error: OSError) -> IonError:
+    """What is to be raised instead, naming the key and what it says: ``where``."""
+    if error.errno == errno.EADDRINUSE:
+        return TransientError(f"{where}: is taken. End what listens there (`ss -tlnp`), or choose another port.")
+    return ConfigError(f"{where}: cannot be listened on: {error.strerror or error}.")
+
+
+def url_of(address: tuple[Any, ...], *, tls: bool) -> str:
+    """Of a socket's address."""
+    shown = f"[{address[0]}]" if ":" in address[0] else address[0]
+    return f"{'https' if tls else 'http'}://{shown}:{address[1]}"

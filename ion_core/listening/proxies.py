@@ -1,15 +1,28 @@
-"""What proxies before the gateway say of whom they forward for: believed of those that are named, and of no others."""
+"""What proxies before a service say of whom they forward for: believed of those that are named, and of no others."""
 
 from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from aiohttp import web
+from typing import Protocol
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+class Headers(Protocol):
+    """By name, in whatever case; there may be several of one name."""
+
+    def get(self, key: str, default: str) -> str: ...
+    def getall(self, key: str, default: list[str]) -> list[str]: ...
+
+
+class Request(Protocol):
+    """What is asked of a request, whichever library has read it. ``remote`` is who connected."""
+
+    @property
+    def remote(self) -> str | None: ...
+    @property
+    def headers(self) -> Headers: ...
 
 
 class Proxies:
@@ -18,14 +31,14 @@ class Proxies:
     def __init__(self, networks: Iterable[str]) -> None:
         self._networks = [ipaddress.ip_network(it) for it in networks]
 
-    def client(self, request: web.BaseRequest) -> str:
+    def client(self, request: Request) -> str:
         """Who asked: whoever connected or, where that is one of ours, whom the last of ours in the row was asked by."""
         shown, hops = _address(request.remote or ""), _listed(request, "X-Forwarded-For")
         while self._trusts(shown) and hops and (hop := _address(hops.pop())) is not None:
             shown = hop
         return str(shown or request.remote or "")
 
-    def hosts(self, request: web.BaseRequest) -> list[str]:
+    def hosts(self, request: Request) -> list[str]:
         """For which host it was meant, as the request and each proxy of ours say."""
         trusted = bool(self._networks) and self._trusts(_address(request.remote or ""))
         return [request.headers.get("Host", ""), *(_listed(request, "X-Forwarded-Host") if trusted else ())]
@@ -34,7 +47,7 @@ class Proxies:
         return address is not None and any(address in network for network in self._networks)
 
 
-def _listed(request: web.BaseRequest, name: str) -> list[str]:
+def _listed(request: Request, name: str) -> list[str]:
     lines: Sequence[str] = request.headers.getall(name, [])
     return [it.strip() for line in lines for it in line.split(",")]
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 import ssl
-from collections.abc import Iterator
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ion_core.contracts.provider import Finding
 from ion_core.errors import ConfigError
-from ion_gateway.handshakes import Failures, Handshakes
+from ion_core.listening.handshakes import Failures, Handshakes
 
 if TYPE_CHECKING:
     from ion_core.contracts.settings import Section
@@ -156,8 +155,8 @@ class Certificate:
             raise Unusable(self._settings, place, text) from error
 
 
-def findings(settings: Files) -> Iterator[Finding]:
-    """What is wrong with the files, and which certificates in them are not valid today."""
+def findings(settings: Files, not_valid_today: Callable[[bytes], Iterable[str]]) -> Iterator[Finding]:
+    """What is wrong with the files, and which certificates in them are not valid today, by what is said of some PEM."""
     if settings.cert_file is None:
         return
     try:
@@ -166,25 +165,8 @@ def findings(settings: Files) -> Iterator[Finding]:
         yield Finding(severity="error", where=settings.section.where(error.key), text=error.text)
         return
     for key, path in (("cert_file", settings.cert_file), ("client_ca_file", settings.client_ca_file)):
-        for text in () if path is None else _not_valid_today(path.read_bytes()):
+        for text in () if path is None else not_valid_today(path.read_bytes()):
             yield Finding(severity="warning", where=settings.section.where(key), text=text)
-
-
-def _not_valid_today(pem: bytes) -> Iterator[str]:
-    from cryptography.x509 import load_pem_x509_certificates
-
-    now = datetime.now(UTC)
-    try:
-        certificates = load_pem_x509_certificates(pem)
-    except ValueError as error:  # stricter than OpenSSL, which has taken it
-        yield f"whether it is valid today cannot be told: {error}"
-        return
-    for it in certificates:
-        named = f"the certificate of {it.subject.rfc4514_string()}"
-        if it.not_valid_after_utc < now:
-            yield f"{named} has expired, on {it.not_valid_after_utc:%Y-%m-%d}, and is refused. Renew it."
-        elif it.not_valid_before_utc > now:
-            yield f"{named} is not valid before {it.not_valid_before_utc:%Y-%m-%d}. Is the clock right?"
 
 
 def _trial(certificate: Path, key: Path, password: object) -> None:

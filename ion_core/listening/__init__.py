@@ -1,0 +1,1 @@
+"""What services that listen share: sockets, TLS, tokens, proxies. Of the standard library, whatever speaks HTTP."""
