@@ -37,8 +37,13 @@ class Changes:
     def job_finished(self, attempt: Attempt, outcome: Outcome) -> None:
         self._observer.job_finished(attempt, outcome)
         if self._listeners:
-            reason = self._hide(outcome.reason)
-            self._tell(_of_job("finished", attempt, outcome=outcome.verdict.value, reason=reason))
+            change = replace(
+                _of_job("finished", attempt),
+                outcome=outcome.verdict.value,
+                reason=self._hide(outcome.reason),
+                seconds={it.name: it.seconds for it in outcome.steps} | {"all": outcome.seconds},
+            )
+            self._tell(change)
 
     def event_published(self, event: Event) -> None:
         self._observer.event_published(event)
@@ -99,6 +104,6 @@ def _of_event(kind: ChangeKind, event: Event) -> Change:
     )
 
 
-def _of_job(kind: ChangeKind, attempt: Attempt, *, outcome: str = "", reason: str = "") -> Change:
+def _of_job(kind: ChangeKind, attempt: Attempt) -> Change:
     about = _of_event(kind, attempt.job.event)
-    return replace(about, module=attempt.job.module, attempt=attempt.number, outcome=outcome, reason=reason)
+    return replace(about, module=attempt.job.module, attempt=attempt.number)

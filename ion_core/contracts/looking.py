@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Generic, Literal, NamedTuple, TypeVar
 
@@ -278,8 +278,9 @@ class Change:
     """Something that happened in this process.
 
     ``published``: the broker has the event. ``started`` and ``finished``: an attempt of ``module`` for the event,
-    ``attempt`` is its number; once it has finished there is an ``outcome``, and a ``reason`` unless it has committed.
-    ``missed``: more happened than could be held, which was dropped; look anew at what there is.
+    ``attempt`` is its number; once it has finished there is an ``outcome``, ``seconds`` as an ``AttemptView`` has them,
+    and a ``reason`` unless it has committed. ``missed``: more happened than could be held, which was dropped; look anew
+    at what there is.
     """
 
     kind: ChangeKind
@@ -291,6 +292,7 @@ class Change:
     attempt: int = 0
     outcome: str = ""
     reason: str = ""
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

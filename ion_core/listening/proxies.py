@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Protocol
+from urllib.parse import urlsplit
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -43,6 +45,12 @@ class Proxies:
         trusted = bool(self._networks) and self._trusts(_address(request.remote or ""))
         return [request.headers.get("Host", ""), *(_listed(request, "X-Forwarded-Host") if trusted else ())]
 
+    def is_page_of_another_host(self, request: Request) -> bool:
+        """Whether a web page sent it that is not of this machine, or one under a name of its own."""
+        origin = request.headers.get("Origin", "")
+        urls = [f"//{host}" for host in self.hosts(request)] + ([origin] if origin else [])
+        return not all(_is_this_machine(url) for url in urls)
+
     def _trusts(self, address: Address | None) -> bool:
         return address is not None and any(address in network for network in self._networks)
 
@@ -63,3 +71,12 @@ def _address(text: str) -> Address | None:
     except ValueError:
         return None
     return getattr(found, "ipv4_mapped", None) or found
+
+
+@lru_cache(maxsize=64)
+def _is_this_machine(url: str) -> bool:
+    try:
+        host = urlsplit(url).hostname or ""
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -53,6 +53,8 @@ async def test_what_happens_to_a_flow_is_told_as_it_happens(tmp_path: Path) -> N
     [dead] = [it for it in told if it.outcome == "dead-lettered"]
     assert (dead.correlation_id, dead.type, dead.attempt) == (broken, "photo.broken", 1)
     assert told == sorted(told, key=lambda it: it.at)
+    steps = [{*it.seconds} for it in told if it.outcome == "committed"]
+    assert steps == [{"prepare", "module", "commit", "all"}] * 3
 
 
 async def test_a_listener_hears_what_happens_while_it_looks_elsewhere_and_nothing_from_before() -> None:

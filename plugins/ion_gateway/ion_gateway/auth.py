@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import ipaddress
 import logging
 import re
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from http import HTTPStatus
 from time import time
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from ion_core.listening.tokens import Tokens
 from ion_gateway.answers import Refused
@@ -108,9 +105,7 @@ class Guard:
 
         Raises Refused.
         """
-        origin = request.headers.get("Origin")
-        urls = [f"//{host}" for host in self._proxies.hosts(request)] + ([origin] if origin else [])
-        if not all(_is_this_machine(url) for url in urls):
+        if self._proxies.is_page_of_another_host(request):
             raise Refused(
                 HTTPStatus.FORBIDDEN, "Pages of other hosts may not publish here. Ask for localhost, without an Origin."
             )
@@ -201,12 +196,3 @@ def _denied(challenge: str) -> Refused:
         "Who sent this may not publish here, as far as the request shows.",
         headers={"WWW-Authenticate": challenge},
     )
-
-
-@lru_cache(maxsize=64)
-def _is_this_machine(url: str) -> bool:
-    try:
-        host = urlsplit(url).hostname or ""
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
