@@ -19,7 +19,7 @@ FACE = "face"
 
 PLUGINS_MAY_ENTER = {"contracts", "errors", "events", "hookspecs", "jobs", "listening", "strict_json", "words"}
 THEIR_TESTS_MAY_ENTER = PLUGINS_MAY_ENTER | {"testing", "registry"}
-PROVIDERS = {"broker", "runtime", "executor", "blobs", "documents", "schedule"}
+PROVIDERS = {"broker", "runtime", "executor", "blobs", "documents", "schedule", "console"}
 """Files of which a provider's package has at least one."""
 
 OPENS_EMBEDDED = ("ion_core/embedded/plugin.py", "ion_core/embedded/plain.py")

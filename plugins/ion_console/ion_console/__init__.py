@@ -1,0 +1,1 @@
+"""The console of Ion: health, metrics and an API."""

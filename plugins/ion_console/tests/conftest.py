@@ -1,0 +1,1 @@
+"""What tests of this plugin share lies beside them."""
