@@ -95,6 +95,13 @@ class Api:
     async def _openapi(self, request: web.BaseRequest, asked: Mapping[str, Any]) -> web.Response:
         return answer(document(guarded=self.guarded))
 
+    def _still_may(self, request: web.BaseRequest) -> bool:
+        """Whether a stream goes on: tokens may have been replaced meanwhile."""
+        try:
+            return self.guard.may(request, "look")
+        except Refused:
+            return False
+
     # Flows
 
     async def _flows(self, request: web.BaseRequest, asked: Mapping[str, Any]) -> web.Response:
@@ -154,7 +161,7 @@ class Api:
 
         with self._streams.one():
             async with aclosing(lines()) as source:
-                return await self._streams.send(request, source)
+                return await self._streams.send(request, source, may=lambda: self._still_may(request))
 
     # Work
 
@@ -176,7 +183,7 @@ class Api:
                         yield Told(REFRESH, {}) if it.kind == "missed" else Told(it.kind, change(it))
 
                 async with aclosing(changes()) as source:
-                    return await self._streams.send(request, source)
+                    return await self._streams.send(request, source, may=lambda: self._still_may(request))
 
     # Dead letters
 

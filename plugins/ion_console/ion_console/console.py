@@ -79,7 +79,7 @@ class Console:
             await asyncio.wait(beside)
 
     def reload(self, settings: ConsoleSettings) -> Collection[str]:
-        """Take over who may look and mend; the certificate is read again. Streams that are open go on."""
+        """Take over who may look and mend; the certificate is read again. Streams of who may not any more end."""
         if self._certificate is not None:
             _look(self._certificate, again=True)
         self._settings, left = taken_over(self._settings, settings)
@@ -94,6 +94,8 @@ class Console:
             await metrics.count(counting)
         except IonError as error:
             log.error("what happens is not counted: %s", error)
+        except Exception as error:
+            log.exception("what happens is not counted", exc_info=error)
         finally:
             counting.set()
 
@@ -125,16 +127,17 @@ class Console:
         assert api is not None
         assert self._streams is not None
         about = {"remote": self._proxies.client(request)}
+        refused = Refused(HTTPStatus.INTERNAL_SERVER_ERROR, "It failed here. The log of the console says why.")
         self._under_way += 1
         try:
             if self._under_way - self._streams.open > self._settings.max_requests:
                 raise later(HTTPStatus.SERVICE_UNAVAILABLE, "There are too many requests at this moment.")
             return await api.answer(request)
-        except Refused as refused:
-            return refused.answer()
+        except Refused as error:
+            refused = error
         except TransientError as error:
             log.warning("a request could not be answered now: %s", error, extra=about)
-            return later(HTTPStatus.SERVICE_UNAVAILABLE, "A store or the broker is away. The log says which.").answer()
+            refused = later(HTTPStatus.SERVICE_UNAVAILABLE, "A store or the broker is away. The log says which.")
         except IonError as error:
             fault = error if isinstance(error, PluginFailed) else None
             log.error("a request could not be answered: %s", error, extra=about, exc_info=fault)
@@ -144,7 +147,9 @@ class Console:
             log.exception("a request failed", extra=about, exc_info=error)
         finally:
             self._under_way -= 1
-        return Refused(HTTPStatus.INTERNAL_SERVER_ERROR, "It failed here. The log of the console says why.").answer()
+        if request.writer.output_size > 0:
+            raise ConnectionError("the answer has begun")  # and ends here: the client sees that it is not whole
+        return refused.answer()
 
 
 def _look(certificate: Certificate, *, again: bool = False) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Any, NamedTuple
@@ -51,8 +51,13 @@ class Streams:
         finally:
             self.open -= 1
 
-    async def send(self, request: web.BaseRequest, source: AsyncIterator[Told]) -> web.StreamResponse:
-        """All that ``source`` has. A client that comes again with ``Last-Event-ID`` is told to look anew."""
+    async def send(
+        self, request: web.BaseRequest, source: AsyncIterator[Told], *, may: Callable[[], bool]
+    ) -> web.StreamResponse:
+        """All that ``source`` has, as long as the client ``may`` have it, which is asked before anything is sent.
+
+        A client that comes again with ``Last-Event-ID`` is told to look anew.
+        """
         response = web.StreamResponse(headers={**HEADERS, "Content-Type": "text/event-stream; charset=utf-8"})
         await response.prepare(request)
         number = 0
@@ -65,6 +70,8 @@ class Streams:
         try:
             while not stopping.done():
                 await asyncio.wait({stopping, coming}, timeout=HEARTBEAT, return_when=asyncio.FIRST_COMPLETED)
+                if not may():
+                    break
                 if not coming.done():
                     await _write(response, b": alive\n\n")
                     continue

@@ -51,7 +51,7 @@ class Telling(Host):
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory, taken=("photo.received",))
-        self.told: asyncio.Queue[Change] = asyncio.Queue()
+        self.told: asyncio.Queue[Change | Exception] = asyncio.Queue()
         self.is_ = HealthView(live=True, ready=True, draining=False)
         self.of_queues: list[QueueView] = []
         self.holding: asyncio.Event | None = None
@@ -77,7 +77,10 @@ class Telling(Host):
 
     async def _changes(self) -> AsyncIterator[Change]:
         while True:
-            yield await self.told.get()
+            told = await self.told.get()
+            if isinstance(told, Exception):
+                raise told
+            yield told
 
     async def queues(self) -> list[QueueView]:
         await super().queues()
@@ -276,6 +279,29 @@ async def test_a_stream_shows_that_it_lives_and_who_comes_again_is_told_to_look_
     again = bearer(LOOK) | {"Last-Event-ID": "7"}
     async with it.client.get(f"{it.console.url}/api/changes", headers=again) as answer:
         assert await answer.content.readuntil(b"\n\n") == b"id: 1\nevent: refresh\ndata: {}\n\n"
+
+
+async def test_a_stream_ends_when_its_token_is_gone(it: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "HEARTBEAT", 0.01)
+    async with it.client.get(f"{it.console.url}/api/changes", headers=bearer(LOOK)) as answer:
+        await answer.content.readuntil(b": alive\n\n")
+        it.console.reload(settings(tokens={"look": "another-0123456789"}, max_streams=3))
+        async with asyncio.timeout(20):
+            await answer.content.read()
+
+
+async def test_a_stream_whose_source_fails_is_cut_and_nothing_else_is_said_in_it(
+    it: Running, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with it.client.get(f"{it.console.url}/api/changes", headers=bearer(LOOK)) as answer:
+        await answer.content.readuntil(b": hello\n\n")
+        for _ in range(2):  # one of them is for what counts
+            it.host.told.put_nowait(RuntimeError("a fault"))
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await answer.content.read()
+    assert "a request failed" in caplog.text
+    assert "what happens is not counted" in caplog.text
+    assert (await it.ask("/api/queues", headers=bearer(LOOK)))[0] == 200
 
 
 async def test_streams_end_with_the_service(it: Running) -> None:

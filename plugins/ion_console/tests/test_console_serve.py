@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator, validate
 
 from ion_console.openapi import document
+from ion_console.routing import OPERATIONS
 from plugins.ion_console.tests.consoles import ENVIRONMENT, LOOK, MEND, Served, serving
 
 HOSTILE = "<img src=x onerror=alert(1)>\u202e';--.html"
@@ -25,7 +27,12 @@ modules:
     subscribes: [photo.received]
     publishes: [photo.shouted]
   slow: {command: [sh, -c, 'echo "$1" "<b>"; cat DIRECTORY/go', sh, begun], source: ., subscribes: [photo.slow]}
-  bad: {command: [sh, -c, "echo it is broken; exit 3"], source: ., subscribes: [photo.shouted], retries: 0}
+  bad:
+    command: [sh, -c, 'echo "it is broken: $KEY"; exit 3']
+    env: {KEY: "${file:key}"}
+    source: .
+    subscribes: [photo.shouted]
+    retries: 0
 services:
   console:
     listen: 127.0.0.1:0
@@ -45,6 +52,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     (directory / "ion.yaml").write_text(PIPELINE.replace("DIRECTORY", str(directory)))
     os.mkfifo(directory / "go")
     (directory / "shout.sh").write_text(SHOUT)
+    (directory / "key").write_text("key-canary-0123456789")
     (directory / "look").write_text(LOOK)
     (directory / "mend").write_text(MEND)
     (directory / HOSTILE).write_text("<b>a photo</b>")
@@ -116,7 +124,7 @@ def test_metrics_say_what_happened(served: Served) -> None:
 
 def test_dead_letters_are_grouped_put_back_seen_to_die_again_and_deleted(served: Served) -> None:
     [letter] = served.get("/api/dead-letters?module=bad&containing=EXIT")["items"]
-    assert (letter["queue"], letter["type"], letter["logTail"]) == ("bad", "photo.shouted", ["it is broken"])
+    assert (letter["queue"], letter["type"], letter["logTail"]) == ("bad", "photo.shouted", ["it is broken: ********"])
     [group] = served.get("/api/dead-letters/groups")
     assert group["count"] == 1
     one = {"ids": [{"queue": "bad", "id": letter["id"]}]}
@@ -174,6 +182,37 @@ def test_what_a_module_prints_is_followed_until_it_ends(served: Served) -> None:
             following.kill()
     assert '"text": "over"' in rest
     assert "event: end\n" in rest
+
+
+def test_no_secret_is_in_any_answer(served: Served) -> None:
+    [flow] = served.get("/api/flows?type=photo.shouted&limit=1")["items"]
+    ids = [it["eventId"] for it in served.get(f"/api/flows/{flow['correlationId']}")["events"]]
+    paths = [
+        it.path.format(flow=flow["correlationId"], event=event)
+        for it in OPERATIONS
+        for event in ids
+        if it.method == "GET" and it.kind != "text/event-stream"
+    ]
+    said = {path: served.curl(path)[1] for path in paths}
+    logs = [text for path, text in said.items() if path.endswith("/logs")]
+    assert any("broken: ***" in text for text in logs), "the module has printed it"
+    assert [path for path, text in said.items() if "canary" in text] == []
+
+
+def test_a_token_is_replaced_without_a_restart(served: Served) -> None:
+    new = "new-canary-0123456789"
+    (served.directory / "look").write_text(new)
+    served.process.send_signal(signal.SIGHUP)
+    served.until(lambda: served.curl("/api/queues")[0] == 401)
+    served.token = new
+    try:
+        assert served.curl("/api/queues")[0] == 200
+    finally:
+        (served.directory / "look").write_text(LOOK)
+        served.process.send_signal(signal.SIGHUP)
+        served.until(lambda: served.curl("/api/queues")[0] == 401)
+        served.token = LOOK
+    assert "canary" not in (served.directory / "serve.log").read_text()
 
 
 def test_what_it_answers_is_valid_openapi_without_a_secret(served: Served) -> None:
