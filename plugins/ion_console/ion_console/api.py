@@ -48,7 +48,7 @@ class Api:
         operation, named = self._operation(request)
         if operation.role is not None:
             self.guard.check(request, operation.role)
-        asked = operation.query(request.url) | named
+        asked = operation.query(request.rel_url) | named
         try:
             method = getattr(self, f"_{operation.name}")
             found: web.StreamResponse = await method(request, asked)

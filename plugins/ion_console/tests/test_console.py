@@ -229,6 +229,29 @@ async def test_what_is_no_http_is_answered_in_our_words(it: Running) -> None:
     assert b"nonsense" not in said
 
 
+@pytest.mark.parametrize(
+    ("target", "host", "status"),
+    [
+        (b"/api/queues", b"[::1", 200),
+        (b"/api/queues", b"a b:c:d/../", 200),
+        (b"/api/queues?limit=1%00", b"x", 422),
+        (b"/api/flows/%ff%00", b"x", 404),
+        (b"/api/flows/%", b"x", 404),
+        (b"http://elsewhere.example/api/queues", b"x", 200),
+        (b"*", b"x", 400),
+    ],
+)
+async def test_hostile_targets_and_hosts_are_answered(it: Running, target: bytes, host: bytes, status: int) -> None:
+    address, _, port = it.console.url.partition("://")[2].rpartition(":")
+    reader, writer = await asyncio.open_connection(address, int(port))
+    head = [b"GET " + target + b" HTTP/1.1", b"Host: " + host, f"Authorization: Bearer {LOOK}".encode()]
+    writer.write(b"\r\n".join([*head, b"Connection: close", b"", b""]))
+    async with asyncio.timeout(20):
+        said = await reader.read()
+    writer.close()
+    assert int(said.split()[1]) == status
+
+
 async def test_pages_of_other_hosts_are_refused_where_anybody_may(tmp_path: Path) -> None:
     async with running(tmp_path) as it:
         assert (await it.ask("/api/queues"))[0] == 200
