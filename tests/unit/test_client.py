@@ -168,7 +168,15 @@ def test_what_is_closed_says_so(config: Path) -> None:
     assert not [it for it in threading.enumerate() if it.name == "ion"]
 
 
-def test_ctrl_c_ends_a_wait_and_nothing_else(ion: Ion) -> None:
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """As a program has it that was started from a terminal, however the tests were."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_ends_a_wait_and_nothing_else(ion: Ion, interruptible: None) -> None:
     flow = ion.publish("photo.received")
     timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()

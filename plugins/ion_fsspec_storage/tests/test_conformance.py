@@ -384,6 +384,7 @@ class TestDocumentsProvider(_Provider):
 
 class _ProviderInS3(ProviderConformance):
     unusable = None
+    not_set_up = None
 
     @pytest.fixture(autouse=True)
     def in_s3(self, s3: ObjectStore) -> None:

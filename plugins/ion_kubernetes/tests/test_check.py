@@ -73,7 +73,7 @@ def test_a_writable_root_of_no_module_is_refused_with_the_nearest_name(command: 
     config = {"runtimes": {"cluster": cluster}, "modules": {"shout": MODULE}, "storage": STORES}
     done = ion(*command.split(), home=tmp_path, config=config)
     assert done.returncode == 78
-    where = "ion.yaml:8:5: runtimes.cluster.allow.writable_root[0]"
+    where = "ion.yaml:8:6: runtimes.cluster.allow.writable_root[0]"
     assert f'{where}: there is no module "shuot". Did you mean "shout"?' in done.stderr
 
 
