@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 HOOKS = ("ion_job_started", "ion_job_finished", "ion_event_published")
+TOGETHER = 0.02
+"""Seconds in which what happens is told together: a thread that is woken for each call takes more from the event loop
+than the call does."""
 
 _Call = tuple[str, Mapping[str, Any]]
 
@@ -92,7 +95,9 @@ class _Observer(threading.Thread):
         self.plugin = plugin
         self.dropped = 0
         self._hooks = {hook: caller for hook in HOOKS if (caller := getattr(hooks.hook, hook)).get_hookimpls()}
-        self._calls: queue.Queue[_Call] = queue.Queue(queue_size)
+        self._calls: deque[_Call] = deque()
+        self._most = queue_size
+        self._wake = threading.Event()
         self._ending = threading.Event()
         self._under_way: tuple[str, float] | None = None
         self._hung: tuple[str, float] | None = None
@@ -100,14 +105,14 @@ class _Observer(threading.Thread):
     def put(self, hook: str, arguments: Mapping[str, Any]) -> None:
         if hook not in self._hooks:
             return
-        try:
-            if self._hung is not None:
-                raise queue.Full
-            self._calls.put_nowait((hook, arguments))
-        except queue.Full:
+        if self._hung is not None or len(self._calls) >= self._most:
             self.dropped += 1
             if self.dropped == 1:
                 logger.warning("observer is too slow, calls are dropped", extra={"plugin": self.plugin, "hook": hook})
+            return
+        self._calls.append((hook, arguments))
+        if not self._wake.is_set():
+            self._wake.set()
 
     def check(self, hang_after: float) -> None:
         call = self._under_way
@@ -119,26 +124,25 @@ class _Observer(threading.Thread):
         )
 
     def end(self) -> None:
-        """End once the queue is empty."""
+        """End once nothing waits."""
         self._ending.set()
-        try:
-            self._calls.put_nowait(("", {}))
-        except queue.Full:
-            return  # the thread is not waiting then, and sees that it is to end
+        self._wake.set()
 
     def run(self) -> None:
-        while not (self._ending.is_set() and self._calls.empty()):
-            hook, arguments = self._calls.get()
-            if not hook:
-                continue
-            self._under_way = (hook, time.monotonic())
-            try:
-                self._hooks[hook](**arguments)
-            except BaseException:  # also SystemExit: nothing a plugin raises ends its observing
-                logger.warning("observer failed", extra={"plugin": self.plugin, "hook": hook}, exc_info=True)
-            self._under_way = None
-            if self._hung is not None:
-                self._hung = None
-                logger.warning(
-                    "observer returned", extra={"plugin": self.plugin, "hook": hook, "dropped": self.dropped}
-                )
+        while self._calls or not self._ending.is_set():
+            self._wake.wait()
+            self._wake.clear()  # what comes from here on is seen below, or wakes us again
+            while self._calls:
+                self._tell(*self._calls.popleft())
+            self._ending.wait(TOGETHER)
+
+    def _tell(self, hook: str, arguments: Mapping[str, Any]) -> None:
+        self._under_way = (hook, time.monotonic())
+        try:
+            self._hooks[hook](**arguments)
+        except BaseException:  # also SystemExit: nothing a plugin raises ends its observing
+            logger.warning("observer failed", extra={"plugin": self.plugin, "hook": hook}, exc_info=True)
+        self._under_way = None
+        if self._hung is not None:
+            self._hung = None
+            logger.warning("observer returned", extra={"plugin": self.plugin, "hook": hook, "dropped": self.dropped})
