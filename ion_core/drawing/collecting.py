@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ion_core.contracts.storage import BlobInfo, BlobStore, Document, DocumentStore
-from ion_core.errors import IonError, passing_over_damage
+from ion_core.errors import IonError, PermanentError, passing_over_damage
 from ion_core.events import COMMIT, EVENT_META, MODULE_LOGS, StoredFile, parse_context
-from ion_core.flows import Flow, FlowReader
+from ion_core.flows import Flow, FlowReader, stored_files
 from ion_core.modules import Module, present_names
 from ion_core.words import counted
 
@@ -63,10 +63,10 @@ async def collect(documents: DocumentStore, correlation_id: str, modules: Iterab
             context = parse_context(document.body, what="document", problems=[])
             token = document.body.get("token")
             if document.kind == EVENT_META:
-                brought[document.id] = _stored(document, "blobs", damaged)
+                brought[document.id] = _files(document, damaged)
             elif document.kind == COMMIT:
                 name = now.get(context.name, context.name)
-                made[context.event_id, name] = _stored(document, "outputs", damaged)
+                made[context.event_id, name] = _files(document, damaged)
                 if isinstance(token, str) and isinstance(image := document.body.get("image"), str):
                     images[token] = image
             elif document.kind == MODULE_LOGS and isinstance(token, str):
@@ -74,11 +74,11 @@ async def collect(documents: DocumentStore, correlation_id: str, modules: Iterab
     return Collected(flow=reader.flow(), logs=logs, images=images, made=made, brought=brought, damaged=sorted(damaged))
 
 
-def _stored(document: Document, key: str, damaged: set[str]) -> list[StoredFile]:
+def _files(document: Document, damaged: set[str]) -> list[StoredFile]:
     try:
-        return [StoredFile.from_json(it) for it in document.body.get(key) or ()]
-    except (KeyError, TypeError, AttributeError):
-        damaged.add(f"{document.kind} {document.id[:80]!r}: does not say where its files lie")
+        return stored_files(document)
+    except PermanentError as error:
+        damaged.add(str(error))
         return []
 
 

@@ -1,7 +1,7 @@
 """What became of events: flows, read from the documents that they left."""
 
 from ion_core.flows.fetching import fetch, path_of
-from ion_core.flows.files import FileOfFlow, files_of
+from ion_core.flows.files import FileOfFlow, files_of, stored_files
 from ion_core.flows.flow import (
     ALREADY_COMMITTED,
     COMMITTED,
@@ -57,6 +57,7 @@ __all__ = [
     "parsed",
     "path_of",
     "read_flow",
+    "stored_files",
     "summary_of",
     "view_of",
 ]

@@ -38,10 +38,10 @@ async def files_of(
         async for document in documents.find(correlation_id=correlation_id):
             context = parse_context(document.body, what=document.kind, problems=[])
             if document.kind == COMMIT:
-                for file in _stored(document):
+                for file in stored_files(document):
                     made[file.key] = FileOfFlow(file=file, module=context.name, event_id=context.event_id)
             elif document.kind == EVENT_META:
-                brought += [(document.id, context.name, file) for file in _stored(document)]
+                brought += [(document.id, context.name, file) for file in stored_files(document)]
     found: dict[str, FileOfFlow] = {}
     for id, name, file in brought:
         if event_id in (None, id):
@@ -53,7 +53,8 @@ async def files_of(
     return list(found.values())
 
 
-def _stored(document: Document) -> list[StoredFile]:
+def stored_files(document: Document) -> list[StoredFile]:
+    """What an event's document says that it brings, or a commit that was made. Raises PermanentError."""
     listed = document.body.get("blobs" if document.kind == EVENT_META else "outputs") or ()
     try:
         return [StoredFile.from_json(item) for item in listed]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from ion_core.contracts.messaging import DeadLetter, MessageBroker
 from ion_core.contracts.storage import DocumentStore
@@ -14,6 +14,14 @@ AT_ONCE = 500
 """Letters that are put back by one call to the broker: some need as long for one as for many."""
 FINISH_WITHIN = 30.0
 """Seconds for those that are being put back when we are interrupted."""
+
+
+def by_queue(letters: Iterable[DeadLetter]) -> dict[str, list[DeadLetter]]:
+    """Each queue's, in their order."""
+    found: dict[str, list[DeadLetter]] = {}
+    for letter in letters:
+        found.setdefault(letter.queue, []).append(letter)
+    return found
 
 
 class Redrive:
@@ -68,10 +76,7 @@ class Redrive:
             raise
 
     async def _move(self, batch: Sequence[DeadLetter]) -> None:
-        by_queue: dict[str, list[DeadLetter]] = {}
-        for letter in batch:
-            by_queue.setdefault(letter.queue, []).append(letter)
-        for queue, letters in by_queue.items():
+        for queue, letters in by_queue(batch).items():
             await self._move_in(queue, letters)
 
     async def _move_in(self, queue: str, letters: Sequence[DeadLetter]) -> None:

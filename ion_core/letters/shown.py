@@ -13,6 +13,7 @@ from ion_core.contracts.storage import DocumentStore
 from ion_core.dataplane import forget_rounds
 from ion_core.errors import DeadLetterNotFound, InvalidCursor, InvalidEvent, QueueNotDeclared
 from ion_core.events import parse_event
+from ion_core.letters.redriving import by_queue
 
 _TRIES = 3
 """How often those that are meant are looked for anew where some of them went meanwhile."""
@@ -85,7 +86,7 @@ class Letters:
         tries = 0
         while letters := [it.letter for it in await self.found(which, strays=False)]:
             tries += 1
-            for some in _by_queue(letters).values():
+            for some in by_queue(letters).values():
                 try:
                     moved += await self._each(some, verb)
                 except DeadLetterNotFound:  # somebody else was quicker with some: the others are still meant
@@ -116,7 +117,7 @@ class Letters:
     async def _each(self, letters: Sequence[DeadLetter], verb: _Verb) -> int:
         """``verb``, once nothing says any more that these are dead: their events may run, and be published, anew."""
         await forget_rounds(self._documents, letters)
-        return sum([await verb(queue, [it.id for it in some]) for queue, some in _by_queue(letters).items()])
+        return sum([await verb(queue, [it.id for it in some]) for queue, some in by_queue(letters).items()])
 
     def _view(self, letter: DeadLetter) -> DeadLetterView:
         taken = letter.queue in self._modules
@@ -133,13 +134,6 @@ def _is_meant(view: DeadLetterView, which: LetterFilter) -> bool:
         and (which.containing or "").casefold() in reason.casefold()
         and (which.type is None or (view.event is not None and view.event.type == which.type))
     )
-
-
-def _by_queue(letters: Sequence[DeadLetter]) -> dict[str, list[DeadLetter]]:
-    found: dict[str, list[DeadLetter]] = {}
-    for letter in letters:
-        found.setdefault(letter.queue, []).append(letter)
-    return found
 
 
 def _place(view: DeadLetterView) -> _Place:

@@ -262,7 +262,7 @@ async def _write_page(app: App, correlation_id: str, failed: bool, file: str) ->
 
 
 def _replace(path: Path, content: bytes) -> None:
-    """Raises StorageError naming it; what was there is left then."""
+    """Raises TransientError or StorageFull, naming it; what was there is left then."""
     beside = path.with_name(f".{path.name}.new-{os.getpid()}")
     try:
         beside.write_bytes(content)
