@@ -3,14 +3,19 @@
 # Settings, as in `make test PYTEST_WORKERS=8`
 # the Python that .venv is made with; by default the first one on the PATH that is new enough
 PYTHON ?=
-# how many tests run at the same time
-PYTEST_WORKERS ?= 2
+# how many tests run at the same time: most wait for processes, so three keep two cores busy
+PYTEST_WORKERS ?= 3
 # whose Python test-versions takes: trixie has 3.13, forky 3.14
 SUITE ?= trixie
 # whose RabbitMQ test-rabbitmq takes: trixie has 4.0, forky 4.3 or what is newest by now
 RABBITMQ_SUITE ?= forky
 # whose Podman test-podman takes: trixie has 5.4, forky 5.8 or what is newest by now
 PODMAN_SUITE ?= trixie
+# which combinations `make equivalence` runs: those with a backend of each of these names, as in WITH="podman s3"
+WITH ?=
+# how long `make chaos` has things fail, and the seed of its plan: the same gives the same plan, none a new one
+MINUTES ?= 2
+SEED ?=
 # more for pytest, as in PYTEST_ARGS='-k dispatcher -x'
 PYTEST_ARGS ?=
 
@@ -23,7 +28,7 @@ RECIPES := scripts/setup pyproject.toml $(wildcard plugins/*/pyproject.toml) exa
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo docs test test-user test-versions test-rabbitmq test-cluster test-podman check format bench clean
+.PHONY: help demo docs test equivalence chaos test-user test-versions test-rabbitmq test-cluster test-podman check format bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -33,6 +38,12 @@ demo: .venv/ready-for-demo ## run the example in examples/faces and check what c
 
 test: check ## lint, types and all tests; CI runs test-user and test-versions after it
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) $(PYTEST_ARGS)
+
+equivalence: .venv/ready-for-test ## two pipelines through every combination of backends, as a table; `make test` has each pair
+	$(BIN)/python -m tests.everywhere $(WITH)
+
+chaos: .venv/ready-for-test ## broker, S3, Podman and two dispatchers fail at random for MINUTES, then what came of it is counted; needs root
+	$(BIN)/python -m tests.chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 test-user: .venv/ready-for-test ## the tests for which it matters who runs them, as an ordinary user; root becomes one
 	scripts/test-user -n $(PYTEST_WORKERS) $(PYTEST_ARGS)
@@ -47,7 +58,7 @@ test-rabbitmq: .venv/ready-for-test ## the tests of the plugin on the newest Rab
 test-cluster: .venv/ready-for-test ## a cluster of three nodes of this machine's RabbitMQ, which fail in turn; needs root
 	$(BIN)/python -m pytest -q -m cluster -rP plugins/ion_rabbitmq/tests/test_cluster.py $(PYTEST_ARGS)
 
-test-podman: ## the tests of the plugin on Podman 5 of Debian 13 or of PODMAN_SUITE; needs root
+test-podman: ## the tests of containers on Podman 5 and runc of Debian 13 or of PODMAN_SUITE; needs root
 	PYTEST_WORKERS=$(PYTEST_WORKERS) scripts/test-versions podman $(PODMAN_SUITE)
 
 check: .venv/ready-for-test ## lint, formatting and types

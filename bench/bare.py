@@ -1,4 +1,4 @@
-"""What the rows of ion-gateway run beside ours, each a process: ``python -m bench.bare PROGRAM ARGUMENT …``.
+"""What rows run beside ours, each a process: ``python -m bench.bare PROGRAM ARGUMENT …``.
 
 Each prints a line once it is ready, but ``load``, which prints how many seconds it took.
 """
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 QUEUE = "bare"
 """Of RabbitMQ, for what is published without Ion."""
+PART = 8 << 20
+"""Bytes of each part of a large object, but the last."""
 
 
 async def load(port: str, path: str, connections: str, requests: str) -> None:
@@ -95,6 +97,43 @@ async def form_receiver(directory: str, port: str) -> None:
     await _serve(handle, port)
 
 
+async def objects(port: str) -> None:
+    """As much of S3 as one large object needs, sent in parts of 8 MiB or whole. It is kept in memory, one at a time.
+
+    Parts may come in any order, since all but the last are equally large.
+    """
+    kept = os.memfd_create("object")
+    file = f"/proc/self/fd/{kept}"
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        asked = request.query
+        if request.method in ("GET", "HEAD"):
+            return web.FileResponse(file, headers={"ETag": '"bench"'})
+        if request.method == "POST" and "uploads" in asked:
+            os.ftruncate(kept, 0)
+            return _xml("InitiateMultipartUploadResult", "<UploadId>one</UploadId>")
+        if request.method == "POST":
+            await request.read()
+            return _xml("CompleteMultipartUploadResult", "<ETag>&quot;bench&quot;</ETag>")
+        if request.method == "DELETE":
+            os.ftruncate(kept, 0)
+            return web.Response(status=204)
+        place = (int(asked.get("partNumber", 1)) - 1) * PART
+        if "partNumber" not in asked:
+            os.ftruncate(kept, 0)
+        async for chunk in request.content.iter_any():
+            place += os.pwrite(kept, chunk, place)
+        return web.Response(headers={"ETag": '"bench"'})
+
+    await _serve(handle, port, path="/{object:.*}")
+
+
+def _xml(name: str, inside: str) -> web.Response:
+    return web.Response(
+        text=f"<{name}><Bucket>bench</Bucket><Key>object</Key>{inside}</{name}>", content_type="text/xml"
+    )
+
+
 async def watcher(url: str, inbox: str) -> None:
     """A confirmed message with its path for each file that ``inotifywait`` tells of, one after the other."""
     publish = await _publishing(url)
@@ -147,9 +186,11 @@ async def _publishing(url: str) -> Callable[[bytes], Awaitable[None]]:
     return publish
 
 
-async def _serve(handle: Callable[[web.Request], Awaitable[web.Response]], port: str) -> None:
+async def _serve(
+    handle: Callable[[web.Request], Awaitable[web.StreamResponse]], port: str, *, path: str = "/event"
+) -> None:
     application = web.Application(client_max_size=1 << 40)
-    application.router.add_post("/event", handle)
+    application.router.add_route("*", path, handle)
     runner = web.AppRunner(application, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", int(port)).start()
@@ -158,7 +199,7 @@ async def _serve(handle: Callable[[web.Request], Awaitable[web.Response]], port:
 
 
 PROGRAMS: dict[str, Callable[..., Awaitable[None]]] = {
-    it.__name__: it for it in (load, publisher, receiver, form_receiver, watcher, storing_watcher)
+    it.__name__: it for it in (load, publisher, receiver, form_receiver, objects, watcher, storing_watcher)
 }
 
 

@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,9 @@ from ion_core.contracts.runtime import ContainerRuntime, ContainerSpec
 from ion_core.dataplane import DataPlane
 from ion_core.embedded import plugin as embedded_plugin
 from ion_core.modules import Module
+
+Opening = Callable[[Any], AbstractAsyncContextManager[ContainerRuntime]]
+"""Opens a runtime, given the Podman service that has the images."""
 
 CHILD_TYPE = "bench.child"
 COMMAND = ("sh", "-c", """echo '[{"key":"eventType","value":"bench.child"}]' > /ion/out/events/1.json""")
@@ -62,13 +65,13 @@ async def ion(directory: Path, url: str) -> AsyncIterator[Ion]:
     """RabbitMQ as broker, embedded stores below ``directory``."""
     from ion_rabbitmq.plugin import ion_message_brokers
 
-    documents = _named(embedded_plugin.ion_document_stores(), "sqlite")
-    blobs = _named(embedded_plugin.ion_blob_stores(), "local")
-    brokers = _named(ion_message_brokers(), "rabbitmq")
+    documents = named(embedded_plugin.ion_document_stores(), "sqlite")
+    blobs = named(embedded_plugin.ion_blob_stores(), "local")
+    brokers = named(ion_message_brokers(), "rabbitmq")
     async with (
-        _opening(brokers, url=url) as broker,
-        _opening(documents, path=directory / "documents.sqlite") as document_store,
-        _opening(blobs, path=directory / "blobs") as blob_store,
+        opening(brokers, url=url) as broker,
+        opening(documents, path=directory / "documents.sqlite") as document_store,
+        opening(blobs, path=directory / "blobs") as blob_store,
     ):
         await _sink(broker)
         finished = Finished()
@@ -81,22 +84,22 @@ async def _sink(broker: MessageBroker) -> None:
     await broker.declare("sink", topics=[CHILD_TYPE], retry=RetryPolicy())
 
 
-def _named(providers: Any, name: str) -> Provider[Any]:
+def named(providers: Any, name: str) -> Provider[Any]:
     provider: Provider[Any]
     (provider,) = [provider for provider in providers if provider.name == name]
     return provider
 
 
-def _opening(provider: Provider[Any], **settings: Any) -> Any:
+def opening(provider: Provider[Any], **settings: Any) -> Any:
     return provider.open(provider.settings.model_validate(settings))
 
 
 @asynccontextmanager
-async def podman_runtime(url: str) -> AsyncIterator[ContainerRuntime]:
-    """The podman runtime with its default settings."""
+async def podman_runtime(service: Any) -> AsyncIterator[ContainerRuntime]:
+    """The podman runtime with its default settings, at that service."""
     from ion_podman.plugin import ion_container_runtimes
 
-    async with _opening(_named(ion_container_runtimes(), "podman"), url=url) as runtime:
+    async with opening(named(ion_container_runtimes(), "podman"), url=service.url) as runtime:
         yield runtime
 
 

@@ -13,8 +13,8 @@ from __future__ import annotations
 import logging
 import re
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
@@ -93,7 +93,7 @@ async def owed(dataplane: DataPlane, module: Module, events: Sequence[tuple[date
         ids = (Job(event=event, module=name).id for name in names)
         return any([await dataplane.committed(id) is not None for id in ids])
 
-    has = set(_ids(await bodies_in(dataplane.broker, module.name)))
+    has = {id async for id in _ids(bodies_in(dataplane.broker, module.name))}
     there = [it for it in events if it[1].context.event_id not in has]
     done = await for_each(is_committed, [event for _, event in there])
     left = [it for it, committed in zip(there, done, strict=True) if not committed]
@@ -109,21 +109,32 @@ async def give(
     their type gets them again. After an error some, or none, are there: the same again gives the rest. Of a process
     that is killed that queue is left, and known by ``state_id``, that of its state directory: see ``remove_left``.
     """
-    broker, name = dataplane.broker, f"republish-{state_id}-{secrets.token_hex(6)}"
-    await broker.declare(name, topics=(name,), retry=RetryPolicy(retries=0))
+    async with own_queue(dataplane.broker, state_id) as name:
 
-    async def publish(event: Event) -> None:
-        await dataplane.publish(event, topic=name)
+        async def publish(event: Event) -> None:
+            await dataplane.publish(event, topic=name)
 
-    try:
         events = [event for _, event in owed.events]
         for start in range(0, len(events), _AT_ONCE):
             batch = events[start : start + _AT_ONCE]
             await for_each(publish, batch)
             given(len(batch))
-        await broker.move(name, owed.module.name)
+        await dataplane.broker.move(name, owed.module.name)
+
+
+@asynccontextmanager
+async def own_queue(broker: MessageBroker, state_id: str) -> AsyncIterator[str]:
+    """A queue, and its one topic of that name, that nobody else knows: for what is to go into one queue alone.
+
+    It is there while the body runs, which moves what it published. After an error what is in it goes, since it is still
+    owed; of a process that is killed ``remove_left`` finds it.
+    """
+    name = f"republish-{state_id}-{secrets.token_hex(6)}"
+    await broker.declare(name, topics=(name,), retry=RetryPolicy(retries=0))
+    try:
+        yield name
     except BaseException:
-        with suppress(ProviderError):  # what was published is still owed: it is found so the next time
+        with suppress(ProviderError):
             await broker.drop(name)
         raise
     await broker.drop(name)
@@ -154,8 +165,8 @@ def _hops_in(commit: Document) -> dict[str, int]:
     }
 
 
-def _ids(bodies: Iterable[bytes]) -> Iterable[str]:
-    for body in bodies:
+async def _ids(bodies: AsyncIterator[bytes]) -> AsyncIterator[str]:
+    async for body in bodies:
         with suppress(InvalidEvent):  # what is no event is none of these
             yield parse_event(body).context.event_id
 

@@ -29,7 +29,8 @@ from ion_core.jobs import Attempt
 class Commit:
     """What an attempt leaves behind. ``events`` are complete: ids, types, pairs, names of their ``files``.
 
-    ``context.name`` is the module; its ``event_id`` the event the job was for. Times are ISO 8601 in UTC.
+    ``context.name`` is the module; its ``event_id`` the event the job was for, of type ``cause_type``, '' where that is
+    not told. ``evaluates``: a gatherer may have waited for it. Times are ISO 8601 in UTC.
     """
 
     job_id: str
@@ -42,11 +43,13 @@ class Commit:
     files: tuple[StoredFile, ...] = ()
     insights: Pairs = ()
     events: tuple[Event, ...] = ()
+    cause_type: str = ""
+    evaluates: bool = False
 
     @property
     def owes(self) -> bool:
-        """Whether there is anything to publish after the record is there."""
-        return bool(self.events or self.insights)
+        """Whether there is anything to do after the record is there."""
+        return bool(self.events or self.insights or self.evaluates)
 
     def to_document(self) -> Document:
         body: dict[str, Any] = {
@@ -72,6 +75,8 @@ class Commit:
         }
         if found := next((event.traceparent for event in self.events if event.traceparent), ""):
             body["traceparent"] = found
+        if self.evaluates:
+            body |= {"eventType": self.cause_type, "evaluates": True}
         return Document(
             kind=COMMIT, id=self.job_id, correlation_id=self.context.correlation_id, body=body, pending=self.owes
         )
@@ -108,6 +113,8 @@ class Commit:
                 )
                 for item in body["events"]
             ),
+            cause_type=body.get("eventType", ""),
+            evaluates=body.get("evaluates") is True,
         )
 
     def documents(self) -> list[Document]:

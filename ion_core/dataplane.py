@@ -9,9 +9,8 @@ import secrets
 import shutil
 import stat
 import tempfile
-import uuid
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
@@ -37,14 +36,14 @@ from ion_core.events import (
     encode_event,
     event_meta,
 )
+from ion_core.gathering.evaluating import Evaluations
+from ion_core.gathering.giving_up import forget_given_up
 from ion_core.jobs import Job
+from ion_core.modules import Module
 from ion_core.rounds import Round
 from ion_core.stores import Stores, contradictions, for_each, key_segment
 
 log = logging.getLogger(__name__)
-
-_SPARE = 1_000
-"""How many messages more than were counted are looked at: others arrive meanwhile."""
 
 TRACEPARENT_HEADER = "traceparent"
 """As W3C Trace Context calls it: the trace that the flow came with, if any."""
@@ -58,32 +57,42 @@ PROBE = "probe"
 PROBE_FLOW = "ion-probe"
 
 
-async def bodies_in(broker: MessageBroker, queue: str) -> list[bytes]:
-    """What waits in a queue and is ready, and its dead letters, as far as can be seen. Raises as the broker does."""
-    stats = await broker.stats(queue)
-    waiting = [message.body for message in await broker.peek(queue, limit=stats.ready + _SPARE)]
-    return waiting + [letter.body for letter in await broker.dead_letters(queue)]
+async def bodies_in(broker: MessageBroker, queue: str) -> AsyncIterator[bytes]:
+    """What waits in a queue and is ready, and its dead letters, as far as can be seen; to be read to its end.
+
+    Call nothing about the queue meanwhile. Raises as the broker does.
+    """
+    async with broker.each_message(queue) as messages:
+        async for message in messages:
+            yield message.body
+    async with broker.each_dead_letter(queue) as letters:
+        async for letter in letters:
+            yield letter.body
 
 
 async def forget_rounds(documents: DocumentStore, letters: Sequence[DeadLetter]) -> None:
     """Remove the round records of these dead letters, before they are purged or redriven: others may fail by then.
 
-    Idempotent. A record that another message of the event has taken over stays. Raises as the store does.
+    Gatherers wait for their jobs then, also where such a letter was purged before. Idempotent. A record that another
+    message of the event has taken over stays. Raises as the store does.
     """
+    jobs: list[str] = []
 
     async def forget(letter: DeadLetter) -> None:
         message = letter.headers.get(MESSAGE_HEADER)
-        if not message:
-            return
         try:
             job_id = Job.of_message(letter.body, letter.queue).id
+            jobs.append(job_id)
             document = await documents.get(ROUND, job_id)
         except (InvalidEvent, DocumentNotFound):
+            return
+        if not message:
             return
         if document.body.get("message") == message:
             await documents.delete(ROUND, job_id)
 
     await for_each(forget, letters)
+    await forget_given_up(documents, jobs)
 
 
 async def forget_rounds_of(documents: DocumentStore, module: str) -> None:
@@ -106,6 +115,12 @@ class DataPlane(Stores):
 
     broker: MessageBroker
     observer: Observer
+    gathering: Evaluations | None = field(default=None, kw_only=True)
+    """What gatherers have to do; None where nothing is published in the end."""
+
+    def with_gatherers(self, modules: Iterable[Module]) -> DataPlane:
+        """The same for a configuration with these modules."""
+        return replace(self, gathering=Evaluations(modules, self.documents, self.broker, self.publish))
 
     async def accept(self, event: Event, files: Mapping[str, Path]) -> None:
         """Take in an event from outside: files, then document, then message, each durable before the next.
@@ -175,7 +190,7 @@ class DataPlane(Stores):
         headers = {
             HOPS_HEADER: str(event.hops),
             DOCUMENT_HEADER: DOCUMENT_STORED,
-            MESSAGE_HEADER: uuid.uuid4().hex,
+            MESSAGE_HEADER: secrets.token_hex(16),
         }
         if event.traceparent:
             headers[TRACEPARENT_HEADER] = event.traceparent
@@ -209,12 +224,18 @@ class DataPlane(Stores):
     async def publish_commit(self, commit: Commit) -> None:
         """Publish what the record lists and mark it published. Repeatable: ids and bodies are always the same.
 
-        Documents first, so that whoever takes an event finds its document. An event nobody takes ends here.
+        Documents first, so that whoever takes an event finds its document. An event nobody takes ends here. Gatherers
+        for which it was the last are started.
         """
-        if not commit.owes:
+        gathering = self.gathering
+        if gathering is not None and not gathering.waits_for(commit.context.name):
+            gathering = None
+        if not commit.owes and gathering is None:
             return
         await for_each(self.documents.put, commit.documents())
         await for_each(self._publish_child, commit.events)
+        if gathering is not None:
+            await gathering.committed(commit)
         crash.reached("S10")
         await self.documents.clear_pending(COMMIT, commit.job_id)
 
@@ -223,6 +244,16 @@ class DataPlane(Stores):
             await self.publish(event)
         except Unroutable:
             log.debug("event is taken by no module", extra={"type": event.type, "eventId": event.context.event_id})
+
+    async def blobs_answer(self) -> None:
+        """Look for what is not there. Raises what the store raises if it does not answer; nothing is changed."""
+        async for _ in self.blobs.list(PROBE_FLOW):  # of one that was left behind, too
+            pass
+
+    async def documents_answer(self) -> None:
+        """The same of the other store."""
+        with contextlib.suppress(DocumentNotFound):
+            await self.documents.get(PROBE, PROBE_FLOW)
 
     async def answers(self, *, scratch: Path, name: str) -> None:
         """Have both stores keep and return something of our own, of this name. Raises what they raise if they do not.

@@ -91,6 +91,12 @@ class PluginFailed(IonError):
     exit_code = 70
 
 
+class WorkerEnded(IonError):
+    """A worker of ``serve`` ended before it was ready, and would do so again; or none can be started any more."""
+
+    exit_code = 70
+
+
 class OutOfTurn(IonError):
     """Prepare or commit was asked for when it is not its turn; nothing was changed. ``/ready`` and ``/done``: 400."""
 

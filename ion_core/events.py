@@ -35,6 +35,16 @@ FAILURE = "failure"
 ROUND = "round"
 """Which of the messages of an event has failed, and is tried again or is the dead letter."""
 
+GATHERING = "gathering"
+"""Of a scope and a gatherer: pending until all beneath the scope is done, and the gatherer's events are published."""
+GATHERED = "gathered"
+"""Which events a gatherer is given for a scope: decided once."""
+GIVEN_UP = "givenUp"
+"""Of a job whose dead letter was purged: no gatherer waits for it. Pending while it is being purged."""
+
+GATHERED_TYPE = "ion.gathered."
+"""Beginning of the types of events that start gatherers: Ion makes them, nobody else may."""
+
 Pairs = tuple[tuple[str, str], ...]
 """Key and value, both text, order kept, a key may be there more than once; read as a map the last one wins."""
 

@@ -47,7 +47,8 @@ class Intake:
     def __init__(self, dataplane: DataPlane, modules: Iterable[Module]) -> None:
         self._dataplane = dataplane
         self._modules = list(modules)
-        self._types = sorted({event_type for module in self._modules for event_type in module.subscribes})
+        self._open = [module for module in self._modules if module.gather is None]
+        self._types = sorted({event_type for module in self._open for event_type in module.subscribes})
 
     async def declare(self) -> None:
         """Make every module's queue exist. Idempotent; ``serve`` has done it already where it runs."""
@@ -56,7 +57,7 @@ class Intake:
 
     def takers(self, event_type: str) -> list[str]:
         """The names of the modules that take this type."""
-        return [module.name for module in self._modules if event_type in module.subscribes]
+        return [module.name for module in self._open if event_type in module.subscribes]
 
     def event_types(self) -> list[str]:
         """The types that some module takes, sorted."""
@@ -175,6 +176,10 @@ class Intake:
         if event_type not in taken:
             near = difflib.get_close_matches(event_type, taken, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
+            if gatherers := [it.name for it in self._modules if it.gather and event_type in it.gather.events]:
+                hint = (
+                    f" {', '.join(gatherers)} is given those that jobs emit, and no others: publish what starts these."
+                )
             raise Unroutable(
                 f"no module takes events of type {event_type!r}.{hint} Taken: {', '.join(taken) or 'none'}."
             )

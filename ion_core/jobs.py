@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import uuid
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -17,6 +18,14 @@ ION = uuid.UUID("0d9c27b4-6a0b-5f7e-9a55-2b1f6c1f3e10")
 def job_id(event_id: str, module: str) -> str:
     """The id of the job that ``module`` has for that event."""
     return str(uuid.uuid5(ION, f"{event_id}/{module}"))
+
+
+def log_id(module: str, event_id: str, attempt: str) -> str:
+    """The id of the document that an attempt's log is kept in: ``attempt`` tells it from all others of its job.
+
+    With '' that is how all of them begin.
+    """
+    return f"module:{module}-event:{event_id}-attempt:{attempt}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +59,7 @@ class Attempt:
     job: Job
     number: int
     message: str = ""
-    token: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
+    token: str = field(default_factory=lambda: secrets.token_hex(6))
 
 
 class Verdict(Enum):

@@ -27,6 +27,22 @@ class OutputLimits:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Gather:
+    """What a gatherer has one job for: a scope, which is an event ``within``, once all beneath it is done.
+
+    ``events`` are the types it is given. ``within`` is the type of the scope; None for the first event of a flow. With
+    ``by`` there is a job for each value of that pair. ``missing`` says whether a dead letter holds it back, ``if_none``
+    whether it runs where nothing is gathered.
+    """
+
+    events: tuple[str, ...]
+    within: str | None = None
+    by: str | None = None
+    missing: Literal["wait", "go"] = "wait"
+    if_none: Literal["run", "skip"] = "run"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Module:
     """A container image (or command) with the event types it takes and may emit. ``warm`` slots wait for events.
 
@@ -34,6 +50,8 @@ class Module:
     workspaces of failed attempts are kept, the newest ones. ``oom`` says what becomes of an attempt that ends with exit
     code 0 though one of its processes was killed for memory: it fails, or is committed with a warning. ``formerly`` are
     names that it had before: what was done under them is shown as its own. A job is known by the present name alone.
+    ``gather`` is of a gatherer, which subscribes to a type of its own. ``leads_to`` are the gatherers that wait for
+    its jobs, as the whole configuration has it.
     """
 
     name: str
@@ -58,6 +76,8 @@ class Module:
     env: Mapping[str, str] = field(default_factory=dict)
     limits: OutputLimits = OutputLimits()
     formerly: tuple[str, ...] = ()
+    gather: Gather | None = None
+    leads_to: tuple[str, ...] = ()
 
 
 def present_names(modules: Iterable[Module]) -> dict[str, str]:

@@ -9,7 +9,7 @@ import pwd
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from ion_core.errors import StateBusy, StateError, StorageFull, storage_error
 from ion_core.regular import open_regular, read_regular, write_new
 
 _ID = re.compile(r"[0-9a-f]{16}")
+_WORKER = re.compile(r"work-[1-9][0-9]*")
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,15 @@ class State:
     @property
     def work(self) -> Path:
         """Where workspaces lie."""
-        return self.path / "work"
+        return self.work_of(0)
+
+    def work_of(self, worker: int) -> Path:
+        """Where those of one of several workers lie; 0 for who is alone."""
+        return self.path / (f"work-{worker}" if worker else "work")
+
+    def works_of_workers(self) -> Sequence[Path]:
+        """All such that there are, of workers of whatever number."""
+        return [path for path in sorted(self.path.glob("work-*")) if _WORKER.fullmatch(path.name)]
 
     def emptied(self, *below: str) -> Path:
         """A directory below this one, made anew with nothing in it, closed to others.
@@ -136,7 +145,7 @@ class State:
         """
         would = "Stop that one, or give this one a state directory of its own with --state-dir."
         with self._alone("serve.lock", "ion-core serve", would):
-            self._make_work()
+            self.make_work()
             yield
 
     @contextmanager
@@ -178,15 +187,18 @@ class State:
         finally:
             os.close(descriptor)
 
-    def _make_work(self) -> None:
+    def make_work(self, worker: int = 0) -> Path:
+        """Have a directory for workspaces, of the worker of that number. Raises StateError, StorageFull."""
+        work = self.work_of(worker)
         try:
-            self.work.mkdir(mode=0o700, exist_ok=True)
-            if self.work.is_symlink():
+            work.mkdir(mode=0o700, exist_ok=True)
+            if work.is_symlink():
                 raise NotADirectoryError(errno.ENOTDIR, "is a link")
         except OSError as error:
-            if isinstance(full := storage_error(str(self.work), error), StorageFull):
+            if isinstance(full := storage_error(str(work), error), StorageFull):
                 raise full from error
-            raise StateError(f"{self.work}: cannot be used for workspaces: {error.strerror}. Move it aside.") from error
+            raise StateError(f"{work}: cannot be used for workspaces: {error.strerror}. Move it aside.") from error
+        return work
 
 
 def _refuse_foreign(path: Path) -> None:

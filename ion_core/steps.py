@@ -76,7 +76,8 @@ class StepSettings:
         said = self.said["modules"][name]
         try:
             limits = OutputLimits(**said.get("limits", {}))
-            return Module(name=name, publishes=tuple(said.get("publishes", ())), limits=limits)
+            publishes, leads_to = tuple(said.get("publishes", ())), tuple(self.said.get("leads_to", ()))
+            return Module(name=name, publishes=publishes, limits=limits, leads_to=leads_to)
         except TypeError as error:
             raise ConfigError(f"{self.path}: modules.{name}: is not as it was derived: {error}.") from error
 

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ion_core.contracts.storage import BlobStore, Document, DocumentStore
 from ion_core.errors import DocumentExists, DocumentNotFound, PermanentError, ProviderError, shortened
-from ion_core.events import COMMIT, EVENT_META, Event, StoredFile, differences, parse_context
+from ion_core.events import COMMIT, EVENT_META, GATHERED_TYPE, Event, StoredFile, differences, parse_context
 
 if TYPE_CHECKING:
     from ion_core.commits import Commit
+    from ion_core.gathered import Inputs
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -153,6 +154,34 @@ class Stores:
         """
         return _told(await self._promised(event_id))
 
+    async def gathered(self, event: Event) -> Inputs | None:
+        """What a gatherer is given with an event that starts it; None for any other event.
+
+        Raises PermanentError for one that Ion did not make, and DocumentNotFound where a commit of what was gathered is
+        gone.
+        """
+        if not event.type.startswith(GATHERED_TYPE):
+            return None
+        from ion_core.commits import Commit  # of use to gatherers alone, as this
+        from ion_core.gathered import Given, Inputs
+
+        id = event.context.event_id
+        document = await self._document_of(event)
+        said = None if document is None else document.body.get("gathered")
+        if said is None:
+            raise PermanentError(f"event {id[:80]!r}: starts a gatherer, and Ion has not made it.")
+        given = Given.from_json(said)
+
+        async def events_of(made: tuple[str, tuple[str, ...]]) -> list[tuple[Event, list[StoredFile]]]:
+            job, ids = made
+            commit = Commit.from_document(await self.documents.get(COMMIT, job))
+            events = {it.context.event_id: it for it in commit.events}
+            stored = {file.name: file for file in commit.files}
+            return [(events[id], [stored[name] for name in events[id].files]) for id in ids]
+
+        found = await for_each(events_of, given.share.made)
+        return Inputs.of(given, [it for events in found for it in events])
+
     async def _document_of(self, event: Event) -> Document | None:
         """None for an event without one, of which nobody promised any."""
         if event.documented:
@@ -232,7 +261,10 @@ def _told(document: Document) -> tuple[Event, tuple[StoredFile, ...]]:
 def contradictions(stored: Event, event: Event) -> str:
     """Others may leave the data to the document, and the oldest documents name no type."""
     data = event.data if event.documented or event.data else stored.data
-    return shortened(differences(stored, replace(event, type=event.type if stored.type else "", data=data)))
+    type = event.type if stored.type else ""
+    if type == stored.type and data == stored.data:
+        return ""
+    return shortened(differences(stored, replace(event, type=type, data=data)))
 
 
 def _fields(event: Event) -> dict[str, str]:

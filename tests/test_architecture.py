@@ -10,7 +10,17 @@ import pytest
 from tests.support.house import PAGE, House
 
 HOUSE = House.as_it_stands()
-BACKENDS = {"aio_pika", "aiormq", "podman", "fsspec", "s3fs", "ion_rabbitmq", "ion_podman", "ion_fsspec_storage"}
+BACKENDS = {
+    "aio_pika",
+    "aiormq",
+    "podman",
+    "fsspec",
+    "s3fs",
+    "ion_rabbitmq",
+    "ion_podman",
+    "ion_oci",
+    "ion_fsspec_storage",
+}
 HEAVY = {"pydantic", "ruamel", "sqlite3", "aiohttp", "ion_core.app", "ion_core.config", "ion_core.embedded", *BACKENDS}
 
 
@@ -89,9 +99,9 @@ ADDED_TO_A_FILE = [
         "plugins/ion_rabbitmq/ion_rabbitmq/tls.py: imports ion_podman.spec, which is not its own",
     ),
     (
-        "plugins/ion_podman/tests/running.py",
-        "from plugins.ion_podman.tests import test_images",
-        "a circle: plugins/ion_podman/tests/running.py",
+        "plugins/ion_console/tests/consoles.py",
+        "from plugins.ion_console.tests import test_compose",
+        "a circle: plugins/ion_console/tests/consoles.py",
     ),
     (
         "plugins/ion_fsspec_storage/tests/stored_files.py",

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import shutil
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -27,6 +26,7 @@ from pathlib import Path
 
 from bench.embedded import EVENT_TYPE
 from bench.measure import Benchmark, Pair, Unavailable, at_most
+from bench.resident import forget_peak, peak
 from bench.serving import asleep, bare, serve
 
 CONFIG = """
@@ -70,13 +70,13 @@ async def _open(size: int, directory: Path, *, form: bool) -> AsyncIterator[Pair
 async def _open_memory(size: int, directory: Path) -> AsyncIterator[Pair]:
     async with _gateway(size, directory) as (upload, pid):
         await upload()  # what it imports at the first one is no matter of the upload
-        _forget_peak(pid)
-        before = _peak(pid)
+        forget_peak(pid)
+        before = peak(pid)
         await upload()
-        peak = _peak(pid)
+        highest = peak(pid)
 
         async def ours() -> float:
-            return peak
+            return highest
 
         async def theirs() -> float:
             return before
@@ -122,15 +122,3 @@ async def _curl(*arguments: str) -> float:
     if said != b"202":
         raise RuntimeError(f"curl was answered {said.decode()}")
     return seconds
-
-
-def _forget_peak(pid: int) -> None:
-    """It is what is resident now, and counts from here on."""
-    Path(f"/proc/{pid}/clear_refs").write_text("5", encoding="ascii")
-
-
-def _peak(pid: int) -> float:
-    """In MiB."""
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(encoding="utf-8"))
-    assert found is not None
-    return int(found[1]) / 1024

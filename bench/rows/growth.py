@@ -93,6 +93,14 @@ async def _store_flow(ion: Ion, file: Path, number: int) -> None:
     await asyncio.gather(*(ion.documents.put(document) for document in documents))
 
 
+def old_flow(number: int) -> list[Document]:
+    """The documents of a flow of one event, over; ids begin with the number in eight hexadecimal digits."""
+    id = f"{number:08x}-0000-4000-8000-000000000000"
+    event = Event(context=Context(name="bench", event_id=id, correlation_id=id), type=EVENT_TYPE, data=(("n", "1"),))
+    *others, meta = _documents(event)
+    return [meta, *(replace(document, pending=False) for document in others)]
+
+
 def _documents(event: Event) -> list[Document]:
     where = event.context
     job = Job(event=event, module="noop")
@@ -111,6 +119,9 @@ def _documents(event: Event) -> list[Document]:
         "desc": "attempt 1: committed",
         "logs": "Preparer logs\nevent\n0 files and 1 pairs prepared\n\nWorker logs\n\nCommitter logs\n0 files\n",
         "succeeded": True,
+        "attempt": 1,
+        "token": commit.token,
+        "finishedAt": TIME,
     }
     found = [
         commit.to_document(),

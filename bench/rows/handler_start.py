@@ -23,8 +23,8 @@ from typing import Any
 
 from bench.embedded import EVENT_TYPE, embedded
 from bench.measure import Benchmark, Pair, Unavailable, at_most
+from bench.object_stores import BUCKET, moto_server
 from bench.rows.help import milliseconds
-from bench.rows.s3_files import BUCKET, moto_server
 from ion_core.contracts.storage import Document, DocumentStore
 from ion_core.contracts.ticket import Ticket
 from ion_core.events import EVENT_META, Context
@@ -54,15 +54,13 @@ async def _open_local(directory: Path) -> AsyncIterator[Pair]:
 @asynccontextmanager
 async def _open_s3(directory: Path) -> AsyncIterator[Pair]:
     try:
-        import moto  # type: ignore[import-untyped, unused-ignore]  # noqa: F401
-
         from ion_fsspec_storage import plugin
         from ion_fsspec_storage.documents import open_fsspec_documents
         from ion_fsspec_storage.settings import FsspecDocumentsSettings
     except ImportError as error:
         raise Unavailable(f"{error.name} is not installed") from error
 
-    with moto_server(directory / "moto.log") as options:
+    with moto_server(directory) as options:
         place = {"url": f"s3://{BUCKET}/ion", "options": options}
         async with open_fsspec_documents(FsspecDocumentsSettings.model_validate(place)) as documents:
             await _store(documents)

@@ -38,10 +38,15 @@ async def _open(directory: Path) -> AsyncIterator[Pair]:
     yield Pair(ours, theirs)
 
 
-async def milliseconds(command: Sequence[str], environ: Mapping[str, str] | None = None) -> float:
+async def milliseconds(
+    command: Sequence[str], environ: Mapping[str, str] | None = None, *, quiet: bool = False
+) -> float:
+    """Of the whole process. ``quiet``: what it says beside its results is not shown."""
+
     def run() -> float:
         begun = time.perf_counter()
-        subprocess.run(command, check=True, stdout=subprocess.PIPE, env=environ)
+        said = subprocess.DEVNULL if quiet else None
+        subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=said, env=environ)
         return 1000 * (time.perf_counter() - begun)
 
     return await asyncio.to_thread(run)

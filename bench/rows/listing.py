@@ -22,7 +22,7 @@ from bench.rows.help import milliseconds
 from ion_core.app import App
 from ion_core.commits import Commit, child_event
 from ion_core.config import load_config
-from ion_core.contracts.storage import Document
+from ion_core.contracts.storage import Document, DocumentStore
 from ion_core.dispatcher.attempt_log import AttemptLog
 from ion_core.events import COMMIT, EVENT_META, Context, Event, event_meta
 from ion_core.jobs import Attempt, Job, Outcome, Verdict
@@ -50,8 +50,7 @@ async def _open(flows: int, directory: Path) -> AsyncIterator[Pair]:
     async with App.open(load_config(file)) as app:
         documents = await app.documents()
         for number in range(flows):
-            for document in _flow(number):
-                await documents.put(document)
+            await stored_flow(documents, number)
     command = [str(script), "trace", "list", "--config", str(file)]
     yield Pair(lambda: milliseconds([*command, "--failed"]), lambda: milliseconds(command))
 
@@ -60,6 +59,28 @@ def _configuration(directory: Path) -> Path:
     file = directory / "ion.yaml"
     file.write_text(MODULES, encoding="utf-8")
     return file
+
+
+async def stored_flow(documents: DocumentStore, number: int) -> None:
+    """The flow of that number, as it is when it is over; the first of each ``EVERY`` was given up."""
+    for document in _flow(number):
+        await documents.put(document)
+
+
+def fan(count: int) -> list[Document]:
+    """A flow, ``flow-fan``, whose first job made so many events; of each a job has committed."""
+    asked = Event(
+        context=Context(name="bench", event_id="asked-fan", correlation_id="flow-fan"), type="bench.asked", data=()
+    )
+    first = Attempt(job=Job(event=asked, module="make"), number=1)
+    made = [
+        child_event(first, f"{n}.json", event_type="bench.made", data=(("n", str(n)),), files=()) for n in range(count)
+    ]
+    body = event_meta(asked, ())
+    found = [Document(kind=EVENT_META, id="asked-fan", correlation_id="flow-fan", body=body), *_done(first, *made)]
+    for it in made:
+        found += _done(Attempt(job=Job(event=it, module="take"), number=1))
+    return found
 
 
 def _flow(number: int) -> list[Document]:

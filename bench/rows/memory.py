@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import re
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -20,6 +19,7 @@ from pathlib import Path
 from bench.embedded import EVENT_TYPE, Ion
 from bench.measure import Benchmark, Pair, at_most
 from bench.podman import CHILD_TYPE, COMMAND, ion, module, podman, rabbit
+from bench.resident import resident as resident_now
 from ion_core.intake import Intake
 
 FEW = 100
@@ -94,7 +94,7 @@ async def resident(
     try:
         for stage in stages:
             await _left(opened, stage, process)
-            found.append(_resident(process.pid))
+            found.append(resident_now(process.pid))
         return found
     finally:
         if process.returncode is None:
@@ -109,10 +109,3 @@ async def _left(opened: Ion, count: int, process: asyncio.subprocess.Process) ->
             if process.returncode is not None:
                 raise RuntimeError(f"ion-core serve ended with {process.returncode}")
             await asyncio.sleep(0.2)
-
-
-def _resident(pid: int) -> float:
-    """In MiB."""
-    found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(encoding="utf-8"))
-    assert found is not None
-    return int(found[1]) / 1024

@@ -19,24 +19,29 @@ from pathlib import Path
 
 from bench.embedded import EVENT_TYPE
 from bench.measure import Benchmark, Pair, at_most
-from bench.podman import at_rest, bare, ion, module, podman, podman_runtime, rabbit
+from bench.podman import Opening, at_rest, bare, ion, module, podman, podman_runtime, rabbit
 
 PAIRS = 40
 
 
 def warm() -> Benchmark:
-    return Benchmark(name="podman_event", unit="ms", goal=at_most(0.30), open=partial(_open, 2), pairs=PAIRS)
+    return Benchmark(
+        name="podman_event", unit="ms", goal=at_most(0.30), open=partial(one_event, 2, podman_runtime), pairs=PAIRS
+    )
 
 
 def cold() -> Benchmark:
-    return Benchmark(name="podman_event_cold", unit="ms", goal=at_most(1.15), open=partial(_open, 0), pairs=PAIRS)
+    return Benchmark(
+        name="podman_event_cold", unit="ms", goal=at_most(1.15), open=partial(one_event, 0, podman_runtime), pairs=PAIRS
+    )
 
 
 @asynccontextmanager
-async def _open(warm: int, directory: Path) -> AsyncIterator[Pair]:
+async def one_event(warm: int, open_runtime: Opening, directory: Path) -> AsyncIterator[Pair]:
+    """With so many slots warm."""
     modules = [module(concurrency=2, warm=warm)]
     with podman() as service, rabbit() as url:
-        async with ion(directory, url) as opened, podman_runtime(service.url) as runtime:
+        async with ion(directory, url) as opened, open_runtime(service) as runtime:
             intake = await opened.intake(modules)
             once = await bare(directory, service.url)
             async with opened.serving(modules, runtime) as dispatcher:

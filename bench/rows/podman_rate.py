@@ -17,20 +17,26 @@ from pathlib import Path
 
 from bench.embedded import EVENT_TYPE
 from bench.measure import Benchmark, Pair, at_least
-from bench.podman import bare, ion, module, podman, podman_runtime, rabbit
+from bench.podman import Opening, bare, ion, module, podman, podman_runtime, rabbit
 
 IN_FLIGHT = 2
 
 
 def benchmark(events: int = 200) -> Benchmark:
-    return Benchmark(name="podman_rate", unit="events/s", goal=at_least(0.95), open=partial(_open, events))
+    return Benchmark(
+        name="podman_rate",
+        unit="events/s",
+        goal=at_least(0.95),
+        open=partial(waiting_events, events, IN_FLIGHT, podman_runtime),
+    )
 
 
 @asynccontextmanager
-async def _open(events: int, directory: Path) -> AsyncIterator[Pair]:
-    modules = [module(concurrency=IN_FLIGHT, warm=IN_FLIGHT)]
+async def waiting_events(events: int, in_flight: int, open_runtime: Opening, directory: Path) -> AsyncIterator[Pair]:
+    """So many events, and jobs at a time."""
+    modules = [module(concurrency=in_flight, warm=in_flight)]
     with podman() as service, rabbit() as url:
-        async with ion(directory, url) as opened, podman_runtime(service.url) as runtime:
+        async with ion(directory, url) as opened, open_runtime(service) as runtime:
             intake = await opened.intake(modules)
             once = await bare(directory, service.url)
 
@@ -50,7 +56,7 @@ async def _open(events: int, directory: Path) -> AsyncIterator[Pair]:
                         await once()
 
                 begun = time.perf_counter()
-                await asyncio.gather(*(worker() for _ in range(IN_FLIGHT)))
+                await asyncio.gather(*(worker() for _ in range(in_flight)))
                 return events / (time.perf_counter() - begun)
 
             yield Pair(ours, theirs)

@@ -28,11 +28,13 @@ class Changes:
         self._observer = observer
         self._hide = hide
         self._listeners: set[_Listener] = set()
+        self.heard: Callable[[bool], None] | None = None
+        """Told, where it is set, that somebody listens from now on (True), or nobody does (False)."""
 
     def job_started(self, attempt: Attempt) -> None:
         self._observer.job_started(attempt)
         if self._listeners:
-            self._tell(_of_job("started", attempt))
+            self.tell(_of_job("started", attempt))
 
     def job_finished(self, attempt: Attempt, outcome: Outcome) -> None:
         self._observer.job_finished(attempt, outcome)
@@ -43,25 +45,30 @@ class Changes:
                 reason=self._hide(outcome.reason),
                 seconds={it.name: it.seconds for it in outcome.steps} | {"all": outcome.seconds},
             )
-            self._tell(change)
+            self.tell(change)
 
     def event_published(self, event: Event) -> None:
         self._observer.event_published(event)
         if self._listeners:
-            self._tell(_of_event("published", event))
+            self.tell(_of_event("published", event))
 
     @asynccontextmanager
     async def listening(self) -> AsyncIterator[AsyncIterator[Change]]:
         """Within it all that happens is held for who iterates."""
         listener = _Listener()
         self._listeners.add(listener)
+        if self.heard is not None and len(self._listeners) == 1:
+            self.heard(True)
         try:
             yield listener
         finally:
             self._listeners.discard(listener)
             listener.end()
+            if self.heard is not None and not self._listeners:
+                self.heard(False)
 
-    def _tell(self, change: Change) -> None:
+    def tell(self, change: Change) -> None:
+        """Tell whoever listens, no observer."""
         for listener in self._listeners:
             listener.put(change)
 

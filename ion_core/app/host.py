@@ -8,6 +8,7 @@ from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 
+from ion_core.app.explaining import Explaining
 from ion_core.app.looking import Looking
 from ion_core.app.opening import App
 from ion_core.app.process import Process
@@ -17,7 +18,7 @@ from ion_core.contracts.storage import BlobInfo
 from ion_core.dataplane import DataPlane
 from ion_core.errors import IonError, PluginFailed, TransientError
 from ion_core.events import Event
-from ion_core.flows import FlowInShort, read_flow
+from ion_core.flows import FlowInShort, read_flow, until_over
 from ion_core.intake import Intake
 
 PUBLISH_WITHIN = 60.0
@@ -29,17 +30,14 @@ BYTES_A_SECOND = 1024 * 1024
 COUNTED_WITHIN = 30.0
 """Seconds that a broker gets to count what waits."""
 
-LOOK_FIRST, LOOK_LAST = 0.05, 2.0
-"""Seconds between looks at a flow that is waited for: at first, and doubled up to the second. Others may do the work,
-so that nothing tells us when it is over."""
 
-
-class Host(Looking, Working):
+class Host(Looking, Working, Explaining):
     """For the service called ``name`` in the configuration."""
 
     def __init__(self, name: str, app: App, intake: Intake, dataplane: DataPlane, process: Process) -> None:
         Looking.__init__(self, name, app, dataplane)
         Working.__init__(self, app, dataplane, process)
+        Explaining.__init__(self, app, dataplane, process)
         self._intake = intake
 
     @cached_property
@@ -105,16 +103,7 @@ class Host(Looking, Working):
         return waiting
 
     async def outcome(self, correlation_id: str, *, within: timedelta = timedelta(0)) -> FlowOutcome | None:
-        loop = asyncio.get_running_loop()
-        until = loop.time() + within.total_seconds()
-        pause = LOOK_FIRST
-        while True:
-            found = await self._outcome(correlation_id)
-            left = until - loop.time()
-            if found is None or found.over or left <= 0:
-                return found
-            await asyncio.sleep(min(pause, left))
-            pause = min(pause * 2, LOOK_LAST)
+        return await until_over(lambda: self._outcome(correlation_id), within=within.total_seconds())
 
     async def _outcome(self, correlation_id: str) -> FlowOutcome | None:
         modules = self._app.config.modules.values()

@@ -6,7 +6,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 from ion_core.app.opening import App
@@ -21,6 +21,7 @@ from ion_core.contracts.looking import (
     ModuleView,
     Page,
     Pipeline,
+    PlannedView,
 )
 from ion_core.contracts.storage import BlobInfo, Document
 from ion_core.dataplane import DataPlane
@@ -31,6 +32,7 @@ from ion_core.flows import (
     FlowInShort,
     Queues,
     Wanted,
+    aside,
     attempt_of,
     files_of,
     list_flows,
@@ -47,6 +49,9 @@ LOOKED_AT = 1_000
 LONGEST_PAGE = 1_000
 """Of what is had by page, so much at a time, whatever was asked for."""
 
+AT_ONCE = 2
+"""So many flows, or pages of them, are read at a time: as many as ask would hold up the work, each by its share."""
+
 CHUNK = 1024 * 1024
 """Bytes of a file that are read at a time."""
 
@@ -58,6 +63,7 @@ class Looking:
         self.name = name
         self._app = app
         self._dataplane = dataplane
+        self._turns = asyncio.Semaphore(AT_ONCE)
 
     @property
     def directory(self) -> Path:
@@ -70,7 +76,7 @@ class Looking:
         for module in modules:
             for type in module.publishes:
                 makers.setdefault(type, []).append(module.name)
-            for type in module.subscribes:
+            for type in module.subscribes if module.gather is None else module.gather.events:
                 takers.setdefault(type, []).append(module.name)
         links = [
             Link(source=source, type=type, target=target)
@@ -93,6 +99,11 @@ class Looking:
         ]
         return Pipeline(modules=views, links=links)
 
+    def planned(self, count: int = 3) -> Sequence[PlannedView]:
+        now = datetime.now(UTC)
+        found = [it for chosen in self._app.config.services.values() for it in chosen.planned(now, count)]
+        return sorted(found, key=lambda it: [*it.times])
+
     async def flows(
         self,
         *,
@@ -100,6 +111,7 @@ class Looking:
         module: str | None = None,
         type: str | None = None,
         since: datetime | None = None,
+        containing: str | None = None,
         after: str | None = None,
         limit: int = 50,
     ) -> Page[FlowSummary]:
@@ -109,29 +121,32 @@ class Looking:
             module=None if module is None else present_names(modules).get(module, module),
             type=type,
             since=since,
+            containing=containing,
         )
         damaged: set[str] = set()
-        page = await list_flows(
-            self._dataplane.documents,
-            modules,
-            self._queues(),
-            wanted,
-            limit=_most(limit),
-            after=after,
-            look_at=LOOKED_AT,
-            damaged=damaged,
-        )
+        async with self._turns:
+            page = await list_flows(
+                self._dataplane.documents,
+                modules,
+                self._queues(),
+                wanted,
+                limit=_most(limit),
+                after=after,
+                look_at=LOOKED_AT,
+                damaged=damaged,
+            )
         return Page(items=[summary_of(it) for it in page.flows], cursor=page.cursor, damaged=tuple(sorted(damaged)))
 
     async def flow(self, correlation_id: str) -> FlowView | None:
         damaged: set[str] = set()
         modules = self._app.config.modules.values()
-        flow = await read_flow(self._dataplane.documents, correlation_id, modules, damaged=damaged)
-        if not flow.roots:
-            return None
-        short = FlowInShort.of(flow)
-        await self._queues().settle([short])
-        return view_of(flow, short, damaged)
+        async with self._turns:
+            flow = await read_flow(self._dataplane.documents, correlation_id, modules, damaged=damaged)
+            if not flow.roots:
+                return None
+            short = await aside(flow.documents, lambda: FlowInShort.of(flow))
+            await self._queues().settle([short])
+            return await aside(flow.documents, lambda: view_of(flow, short, damaged))
 
     async def documents(
         self,
@@ -167,7 +182,7 @@ class Looking:
         ]
 
     @asynccontextmanager
-    async def file(self, correlation_id: str, key: str) -> AsyncIterator[FileContent]:
+    async def file(self, correlation_id: str, key: str, *, start: int = 0) -> AsyncIterator[FileContent]:
         found = next((it.file for it in await self.files(correlation_id) if it.file.key == key), None)
         if found is None:
             raise BlobNotFound(f"flow {correlation_id[:80]!r}: has no file of the key {key[:200]!r}. List its files.")
@@ -175,7 +190,7 @@ class Looking:
         expect = BlobInfo(size=found.size, sha256=found.sha256)
         try:
             await self._dataplane.blobs.get(found.key, local, expect=expect, link=True)
-            chunks = _chunks(local)
+            chunks = _chunks(local, start)
             try:
                 yield FileContent(file=found, chunks=chunks)
             finally:
@@ -206,11 +221,12 @@ class Looking:
         return Queues(self._app.broker)
 
 
-async def _chunks(path: Path) -> AsyncGenerator[bytes, None]:
-    """The content of a file, read outside of the event loop."""
+async def _chunks(path: Path, start: int) -> AsyncGenerator[bytes, None]:
+    """The content of a file from ``start`` on, read outside of the event loop."""
     try:
         file = await asyncio.to_thread(path.open, "rb")
         try:
+            file.seek(start)
             while chunk := await asyncio.to_thread(file.read, CHUNK):
                 yield chunk
         finally:

@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from ion_core.app.changes import Changes
+from ion_core.app.observing import Observation
 from ion_core.config import Config
 from ion_core.contracts.executor import Executor
 from ion_core.contracts.messaging import MessageBroker
@@ -23,7 +24,7 @@ from ion_core.errors import ConfigError
 from ion_core.intake import Intake
 from ion_core.jobs import ION
 from ion_core.opening import Chosen, opened
-from ion_core.registry import Kind, Observers
+from ion_core.registry import Kind
 from ion_core.state import State
 
 log = logging.getLogger(__name__)
@@ -35,12 +36,14 @@ class App:
     def __init__(self, config: Config, state: State, stack: AsyncExitStack) -> None:
         self.config = config
         self.state = state
-        self.observers = Observers(config.registry.observing)
+        self.observation = Observation(config)
+        self.observers = self.observation.observers
         self.changes = Changes(self.observers, hide=config.hidden.masked)
         """What the work is to tell of: it hands on to ``observers``."""
         stack.push_async_callback(asyncio.to_thread, self.observers.close)
         self._stack = stack
         self._opened: dict[str, Any] = {}
+        self._dataplane: DataPlane | None = None
 
     @classmethod
     @asynccontextmanager
@@ -120,13 +123,17 @@ class App:
         return uuid.uuid5(ION, f"{self.config.documents.provider.name} {location.where}").hex[:16], False
 
     async def dataplane(self) -> DataPlane:
-        return DataPlane(
-            await self.blobs(),
-            await self.documents(),
-            await self.broker(),
-            self.changes,
-            documents_at=self.config.documents.named("storage.documents"),
-        )
+        """The same whenever it is asked for: it remembers what gatherers wait for."""
+        if self._dataplane is None:
+            dataplane = DataPlane(
+                await self.blobs(),
+                await self.documents(),
+                await self.broker(),
+                self.changes,
+                documents_at=self.config.documents.named("storage.documents"),
+            )
+            self._dataplane = dataplane.with_gatherers(self.config.modules.values())
+        return self._dataplane
 
     async def intake(self) -> Intake:
         """Ready to publish: every module's queue is declared."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from ion_core.app.changes import Changes
-from ion_core.contracts.looking import HealthView, Problem
+from ion_core.contracts.looking import HealthView, OutboxView, Problem, SlotsView
 from ion_core.dispatcher.health import Health, Red
 from ion_core.dispatcher.running import RunningAttempts
 
@@ -70,6 +72,8 @@ class Process:
     attempts: RunningAttempts
     health: Health
     changes: Changes
+    slots: Callable[[], Sequence[SlotsView]]
+    outbox: Callable[[], OutboxView]
     draining: asyncio.Event = field(default_factory=asyncio.Event)
     pulse: Pulse = field(default_factory=Pulse)
 
@@ -83,10 +87,22 @@ class Process:
         return HealthView(live=live, ready=ready, draining=draining, problems=tuple(problems))
 
 
+_BY_ITSELF = "Work goes on by itself then."
+_WOULD_DO = {
+    "queue": f"See whether the broker runs and can be reached from here. {_BY_ITSELF}",
+    "runtimes": f"See whether what runs its modules is up and can be reached from here. {_BY_ITSELF}",
+    "storage": f"See whether the store is up, has room, and can be reached from here. {_BY_ITSELF}",
+    "runtime": f"See what else its engine has to do. {_BY_ITSELF}",
+    "worker": "The log says how it ended. If it does so again and again, see what it was doing: `ion-core why`.",
+}
+"""What would do, by the first word of the part, where who found the problem says nothing of it."""
+
+
 def _told(red: Red) -> Problem:
     """Messages say what is wrong in their first sentence, and then what would do."""
     what, _, would_do = red.problem.partition(". ")
-    return Problem(where=red.part, what=what, would_do=would_do, since=red.since)
+    would_do = would_do or _WOULD_DO.get(re.split("[ .]", red.part)[0], "The log of this process has more.")
+    return Problem(where=red.part, what=what.removesuffix("."), would_do=would_do, since=red.since)
 
 
 def _problem(what: str, seconds: float) -> Problem:

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from ion_core.app.observing import Observation
 from ion_core.app.services import Services
 from ion_core.config import Config
 from ion_core.errors import ConfigError, IonError
@@ -26,8 +27,8 @@ class Reloading:
         """Have it read, once more if that is under way."""
         self._asked.set()
 
-    async def run(self, services: Services) -> None:
-        """Until cancelled."""
+    async def run(self, services: Services, observation: Observation | None) -> None:
+        """Until cancelled. Without an ``observation`` of all that is told, observers take a restart."""
         while True:
             await self._asked.wait()
             self._asked.clear()
@@ -38,6 +39,10 @@ class Reloading:
                 log.error("the configuration cannot be taken over, and nothing has changed: %s", wrong)
                 continue
             left = [*_differing(self._config, config), *services.reload(config.services)]
+            if observation is not None:
+                left += observation.reload(config.with_state(self._config.state).observers)
+            else:
+                left += [f"observers.{name}" for name in differing(self._config.observers, config.observers)]
             log.info("the configuration was read again", extra={"config": str(config.path)})
             if left:
                 log.warning("what differs here takes a restart: %s", ", ".join(left))

@@ -8,12 +8,12 @@ import random
 from collections.abc import Mapping
 from datetime import timedelta
 
+from ion_core.app.dispatching import Dispatching
 from ion_core.app.host import Host
 from ion_core.app.opening import App
 from ion_core.app.process import Process
 from ion_core.contracts.messaging import RetryPolicy
 from ion_core.contracts.service import Service
-from ion_core.dispatcher import Dispatcher
 from ion_core.errors import IonError, PluginFailed, TransientError
 from ion_core.opening import Chosen, blamed, naming, opened
 
@@ -32,7 +32,7 @@ RESTARTS = RetryPolicy(initial=timedelta(seconds=1), maximum=timedelta(minutes=1
 class Services:
     """Those of a configuration. The first that fails for good sets ``draining``: nothing new is taken then."""
 
-    def __init__(self, app: App, dispatcher: Dispatcher, draining: asyncio.Event) -> None:
+    def __init__(self, app: App, dispatcher: Dispatching, draining: asyncio.Event) -> None:
         self._app = app
         self._dispatcher = dispatcher
         self._draining = draining
@@ -50,6 +50,8 @@ class Services:
             attempts=self._dispatcher.attempts,
             health=self._dispatcher.health,
             changes=self._app.changes,
+            slots=self._dispatcher.slots,
+            outbox=self._dispatcher.outbox,
             draining=self._draining,
         )
         tasks.create_task(self._beat(process), name="pulse")
@@ -104,7 +106,7 @@ class Services:
 class _Kept:
     """One service: served until it is to end, and what is done when it ends before."""
 
-    def __init__(self, name: str, chosen: Chosen, host: Host, stop: asyncio.Event, dispatcher: Dispatcher) -> None:
+    def __init__(self, name: str, chosen: Chosen, host: Host, stop: asyncio.Event, dispatcher: Dispatching) -> None:
         self.started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done once it has been ready for the first time, or has failed to be."""
         self._part = f"service {name}"

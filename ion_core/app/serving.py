@@ -5,33 +5,42 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, contextmanager
-from dataclasses import asdict
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from ion_core import crash, ending
+from ion_core.app.dispatching import Dispatching, dispatcher_of, signals_heeded
+from ion_core.app.following import follow, running
 from ion_core.app.opening import App
 from ion_core.app.reloading import Reloading
 from ion_core.app.services import Services
 from ion_core.app.strays import stray_queues
-from ion_core.config import Config, check_holding, check_reach, check_runtimes, check_told, fit_runtimes
-from ion_core.config.derive import derived
-from ion_core.contracts.runtime import RuntimeCapabilities
-from ion_core.dispatcher import Dispatcher
-from ion_core.dispatcher.engine import Engine
+from ion_core.app.workforce import Workforce
+from ion_core.config import Config
+from ion_core.dispatcher import Part
 from ion_core.errors import ConfigError, IonError, TransientError
+from ion_core.forking import ForkServer
 from ion_core.jobs import Verdict
-from ion_core.live import telling
+from ion_core.live import forget_workers, telling
 from ion_core.notifying import Supervisor
 
 log = logging.getLogger(__name__)
 
 IDLE_CHECK_EVERY = 0.05
 
-Watch = Callable[[Dispatcher], Coroutine[Any, Any, None]]
+Watch = Callable[[Dispatching], Coroutine[Any, Any, None]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workers:
+    """So many processes, forked by ``server``; ``say`` prints what they have logged."""
+
+    server: ForkServer
+    count: int
+    say: Callable[[str], None]
 
 
 async def serve(
@@ -43,6 +52,7 @@ async def serve(
     first: Callable[[App], Awaitable[None]] | None = None,
     fit: str = "",
     again: Callable[[], Config] | None = None,
+    workers: Workers | None = None,
 ) -> int:
     """Run the dispatcher, and the services beside it, until a signal (or until nothing is pending); the exit code.
 
@@ -50,8 +60,8 @@ async def serve(
     SIGINT, SIGTERM, SIGHUP or SIGQUIT. ``watch`` runs beside it all and is cancelled at the end. ``first`` is called
     before anything runs, once nobody else can use the state directory. ``fit``, what would do for a module that has an
     image only, says that runtimes stand in for others: limits they do not have are left out then. With ``again``, which
-    reads the configuration anew, SIGHUP ends nothing: services are told of their new settings. Raises StateBusy if
-    another ``serve`` uses the state directory.
+    reads the configuration anew, SIGHUP ends nothing: services are told of their new settings. With ``workers`` jobs
+    run in those, and whoever calls holds the lock. Raises StateBusy if another ``serve`` uses the state directory.
     """
     crash.arm(environ)
     reloading = None if again is None else Reloading(config, again)
@@ -59,14 +69,16 @@ async def serve(
         if reloading is not None:
             stack.enter_context(ending.on_hangup(reloading.ask))
         app = await stack.enter_async_context(App.open(config))
-        with app.state.locked():
-            dispatcher = await _dispatcher(app, fit)
+        with app.state.locked() if workers is None else nullcontext():
+            dispatcher = await _dispatching(app, fit, workers, stack)
             if first is not None:
                 await first(app)
-            await dispatcher.recover()  # a signal until here ends it at once: nothing of ours runs yet
+            forget_workers(app.state.path)
+            # A signal until after this ends it at once: nothing of ours runs yet.
+            await dispatcher.recover(app.state.works_of_workers())
             stop, hurry = asyncio.Event(), asyncio.Event()
-            with _signals(stop, hurry, app.config.drain_timeout.total_seconds()) as received:
-                async with telling(app.state.path, partial(_follow, dispatcher), partial(_running, dispatcher)):
+            with signals_heeded(stop, hurry, app.config.drain_timeout.total_seconds()) as received:
+                async with telling(app.state.path, partial(follow, dispatcher), partial(running, dispatcher)):
                     await _run(
                         app,
                         dispatcher,
@@ -74,6 +86,7 @@ async def serve(
                         hurry,
                         reloading,
                         until_idle=until_idle,
+                        alone=workers is None,
                         watch=watch,
                         supervisor=Supervisor.of(environ),
                     )
@@ -83,68 +96,38 @@ async def serve(
     return 1 if until_idle and dispatcher.counts()[Verdict.DEAD_LETTERED] else 0
 
 
-async def _follow(dispatcher: Dispatcher, event_id: str, wait: bool) -> AsyncIterator[Mapping[str, Any]]:
-    async for line in dispatcher.attempts.follow(event_id, wait=wait):
-        yield asdict(line)
-
-
-def _running(dispatcher: Dispatcher, event_id: str) -> Sequence[Mapping[str, Any]]:
-    found = dispatcher.attempts.of(event_id)
-    return [{**asdict(it), "since": it.since.isoformat(timespec="milliseconds")} for it in found]
-
-
-async def _dispatcher(app: App, fit: str) -> Dispatcher:
-    if not fit and (refused := check_told(app.config)):  # no engine has to answer for that
-        raise ConfigError([str(finding) for finding in refused])
-    runtimes, executors = await app.runtimes(), await app.executors()
-    installation, alone = app.installation() if executors else ("", True)
-    capabilities: dict[str, RuntimeCapabilities] = {name: it.capabilities for name, it in runtimes.items()}
-    capabilities |= {name: it.capabilities for name, it in executors.items()}
-    config = app.config
-    if fit:
-        config, left_out = fit_runtimes(config, capabilities)
-        for finding in left_out:
-            log.warning("%s", finding)
-    if findings := check_runtimes(config, capabilities, **({"instead": fit} if fit else {})):
-        raise ConfigError([str(finding) for finding in findings])
-    for name, offered in capabilities.items():
-        if offered.notice:
-            log.warning("runtime %s: %s", name, offered.notice)
-    broker = await app.broker()
-    for finding in [*check_holding(app.config, broker.max_hold), *check_reach(app.config)]:
-        log.warning("%s", finding)
-    return Dispatcher(
-        list(config.modules.values()),
-        broker=broker,
-        runtimes=runtimes,
-        dataplane=await app.dataplane(),
-        observer=app.changes,
-        work=app.state.work,
-        state_id=app.state.id(),
+async def _dispatching(app: App, fit: str, workers: Workers | None, stack: AsyncExitStack) -> Dispatching:
+    if workers is None:
+        return await dispatcher_of(app, fit=fit)
+    ours = await dispatcher_of(app, fit=fit, part=Part.UPKEEP)
+    force = Workforce(
+        ours,
+        workers.server,
+        workers.count,
+        state=app.state.path,
         drain_timeout=app.config.drain_timeout,
-        hide=app.config.hidden.masked,
-        engines={
-            name: Engine(executor, name=name, installation=installation, alone=alone)
-            for name, executor in executors.items()
-        },
-        settings_of=lambda module: derived(app.config, module),
+        changes=app.changes,
+        say=workers.say,
     )
+    return await stack.enter_async_context(force)
 
 
 async def _run(
     app: App,
-    dispatcher: Dispatcher,
+    dispatcher: Dispatching,
     stop: asyncio.Event,
     hurry: asyncio.Event,
     reloading: Reloading | None,
     *,
     until_idle: bool,
+    alone: bool,
     watch: Watch | None,
     supervisor: Supervisor | None,
 ) -> None:
     """Services, dispatcher and whoever watches, each an owned task; an IonError comes out as itself.
 
-    A service that fails sets ``stop``; its error comes out once what ran is drained.
+    A service that fails sets ``stop``; its error comes out once what ran is drained. ``alone``: there are no workers,
+    whose observers nothing here could tell of other settings.
     """
     await _warn_of_strays(app)
     log.info("serving", extra={"modules": sorted(app.config.modules), "state": str(app.state.path)})
@@ -154,11 +137,12 @@ async def _run(
             await services.start(tasks)
             beside = [tasks.create_task(_stop_when_idle(dispatcher, stop))] if until_idle else []
             if reloading is not None:
-                beside.append(tasks.create_task(reloading.run(services)))
+                beside.append(tasks.create_task(reloading.run(services, app.observation if alone else None)))
             if supervisor is not None:
                 beside.append(tasks.create_task(supervisor.keep_told(stop, partial(_status, app, dispatcher))))
             if watch is not None:
                 beside.append(tasks.create_task(_watched(watch, dispatcher)))
+            app.observers.serve_started(app.state.path, sorted(app.config.modules))
             with _kept_aside():
                 await dispatcher.run(stop, hurry)
             services.stop()
@@ -170,10 +154,12 @@ async def _run(
         if ours is None or others is not None:
             raise
         raise _first(ours) from group
+    finally:
+        app.observers.serve_stopped()
     services.raise_failure()
 
 
-def _status(app: App, dispatcher: Dispatcher) -> str:
+def _status(app: App, dispatcher: Dispatching) -> str:
     """How it stands, in a line."""
     problems = " ".join("; ".join(dispatcher.health.problems()).split())
     return app.config.hidden.masked(f"not ready: {problems}")[:400] if problems else "ready"
@@ -193,7 +179,7 @@ def _kept_aside() -> Iterator[None]:
         gc.unfreeze()
 
 
-async def _watched(watch: Watch, dispatcher: Dispatcher) -> None:
+async def _watched(watch: Watch, dispatcher: Dispatching) -> None:
     """Who watches may go, as a terminal that is closed does: that ends no job."""
     try:
         await watch(dispatcher)
@@ -220,7 +206,7 @@ def _first(group: BaseExceptionGroup[Any]) -> BaseException:
     return error
 
 
-async def _stop_when_idle(dispatcher: Dispatcher, stop: asyncio.Event) -> None:
+async def _stop_when_idle(dispatcher: Dispatching, stop: asyncio.Event) -> None:
     """Set ``stop`` once nothing is pending. A retry that waits for its delay is pending."""
     while not stop.is_set():
         try:
@@ -230,25 +216,3 @@ async def _stop_when_idle(dispatcher: Dispatcher, stop: asyncio.Event) -> None:
         except TransientError as error:
             log.warning("cannot tell yet whether anything is pending: %s", error)
         await asyncio.sleep(IDLE_CHECK_EVERY)
-
-
-@contextmanager
-def _signals(stop: asyncio.Event, hurry: asyncio.Event, drain_timeout: float) -> Iterator[list[int]]:
-    """The first signal sets ``stop``, the second ``hurry``, the third waits for nothing; yields the numbers received.
-
-    Each bounds how long what is left to do may take.
-    """
-    received: list[int] = []
-
-    def on_signal(number: int) -> None:
-        received.append(number)
-        doing, bound = {
-            1: ("draining", drain_timeout + ending.CANCEL_WITHIN),
-            2: ("hurrying", ending.CANCEL_WITHIN),
-        }.get(len(received), ("leaving what does not end", ending.LAST_WITHIN))
-        log.warning("%s received, %s", signal.Signals(number).name, doing)
-        ending.within(bound, 128 + received[0])
-        (hurry if stop.is_set() else stop).set()
-
-    with ending.on_signals(on_signal):
-        yield received

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, suppress
 from datetime import datetime
 from typing import Literal
 
@@ -19,15 +19,17 @@ from ion_core.contracts.looking import (
     LetterGroup,
     LetterId,
     LogLine,
+    OutboxView,
     Page,
     QueueView,
     RunningView,
+    SlotsView,
 )
 from ion_core.contracts.messaging import DeclaredQueue
 from ion_core.dataplane import DataPlane
 from ion_core.errors import DocumentNotFound, DocumentsDamaged, InvalidEvent, QueueNotDeclared, TransientError
 from ion_core.events import EVENT_META, parse_event
-from ion_core.letters import Letters
+from ion_core.letters import By, Kept, Letters, grouped
 
 QUEUES_WITHIN = 30.0
 """Seconds for all queues to be counted."""
@@ -42,16 +44,18 @@ class Working:
         self._app = app
         self._dataplane = dataplane
         self._process = process
+        self._kept = Kept()
 
     @property
     def _letters(self) -> Letters:
-        return Letters(self._dataplane.broker, self._dataplane.documents, self._app.config.modules)
+        return Letters(self._dataplane, self._app.config.modules)
 
     async def follow(self, event_id: str, *, wait: bool = False) -> AsyncIterator[LogLine]:
         masked = self._app.config.hidden.masked
         async with aclosing(self._process.attempts.follow(event_id, wait=wait)) as lines:
-            async for line in lines:
-                yield LogLine(module=line.module, attempt=line.attempt, text=masked(line.text))
+            with suppress(ConnectionAbortedError):  # a worker died, and no attempt runs there any more
+                async for line in lines:
+                    yield LogLine(module=line.module, attempt=line.attempt, text=masked(line.text))
 
     def running(self) -> Sequence[RunningView]:
         return [
@@ -66,6 +70,12 @@ class Working:
             )
             for attempt, since in self._process.attempts.now()
         ]
+
+    def slots(self) -> Sequence[SlotsView]:
+        return self._process.slots()
+
+    def outbox(self) -> OutboxView:
+        return self._process.outbox()
 
     async def queues(self) -> Sequence[QueueView]:
         try:
@@ -87,31 +97,30 @@ class Working:
         limit: int = 50,
     ) -> Page[DeadLetterView]:
         most = max(1, min(limit, LONGEST_PAGE))
-        return await self._letters.page(which, newest_first=newest_first, after=after, limit=most)
+        return await self._letters.page(which, newest_first=newest_first, after=after, limit=most, kept=self._kept)
 
     async def dead_letter_groups(self, by: Literal["reason", "module", "type"]) -> Sequence[LetterGroup]:
-        times: dict[str, list[datetime]] = {}
-        for view in await self._letters.found(EVERY_LETTER, strays=True):
-            key = {
-                "reason": view.letter.reason,
-                "module": view.letter.queue,
-                "type": "" if view.event is None else view.event.type,
-            }[by]
-            times.setdefault(key, []).append(view.letter.died_at)
-        groups = [LetterGroup(key=key, count=len(it), oldest=min(it), newest=max(it)) for key, it in times.items()]
-        return sorted(groups, key=lambda it: (-it.count, it.key))
+        letters = [view.letter for view in await self._letters.found(EVERY_LETTER, strays=True)]
+        groups = await asyncio.to_thread(grouped, letters, By(by))
+        return [LetterGroup(key=it.key or "", count=it.count, oldest=it.first, newest=it.last) for it in groups]
 
     async def redrive(self, ids: Sequence[LetterId]) -> int:
-        return await self._letters.redrive(ids)
+        return await self._mended(self._letters.redrive(ids))
 
     async def redrive_all(self, which: LetterFilter) -> int:
-        return await self._letters.redrive_all(which)
+        return await self._mended(self._letters.redrive_all(which))
 
     async def purge(self, ids: Sequence[LetterId]) -> int:
-        return await self._letters.purge(ids)
+        return await self._mended(self._letters.purge(ids))
 
     async def purge_all(self, which: LetterFilter) -> int:
-        return await self._letters.purge_all(which)
+        return await self._mended(self._letters.purge_all(which))
+
+    async def _mended(self, mending: Awaitable[int]) -> int:
+        try:
+            return await mending
+        finally:
+            self._kept.forget()
 
     def changes(self) -> AbstractAsyncContextManager[AsyncIterator[Change]]:
         return self._process.changes.listening()

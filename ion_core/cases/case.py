@@ -58,6 +58,8 @@ class Case:
     insights: Pairs = ()
     events: tuple[ExpectedEvent, ...] = ()
     rules: tuple[Rule, ...] = ()
+    gathered: Mapping[str, Any] | None = None
+    """What a gatherer is given, as in ``in/gathered.json``."""
 
     @property
     def id(self) -> str:
@@ -128,6 +130,7 @@ def _read(path: Path, module: Module, problems: list[str]) -> Case | None:
     pairs = _pairs(path / "in" / "eventmeta.json", problems)
     insights = _pairs(path / "expected" / "insights.json", problems)
     events = _events(path / "expected" / "events.json", problems)
+    gathered = _gathered(path / "in" / "gathered.json", module, problems)
     if settings is None or len(problems) > before:
         return None
     return Case(
@@ -140,6 +143,7 @@ def _read(path: Path, module: Module, problems: list[str]) -> Case | None:
         files=files,
         insights=insights,
         events=events,
+        gathered=gathered,
         rules=tuple(
             Rule(pattern=pattern, by=it.by, relative=it.relative, absolute=it.absolute)
             for pattern, it in settings.compare.items()
@@ -216,6 +220,16 @@ def _json(path: Path, problems: list[str]) -> Any:
 def _pairs(path: Path, problems: list[str]) -> Pairs:
     value = _json(path, problems)
     return () if value is None else parse_pairs(value, what=str(path), problems=problems)
+
+
+def _gathered(path: Path, module: Module, problems: list[str]) -> Mapping[str, Any] | None:
+    value = _json(path, problems)
+    if module.gather is None:
+        return None
+    if not isinstance(value, dict):
+        problems.append(f"{path}: must be there, and an object: module {module.name} gathers.")
+        return None
+    return value
 
 
 def _events(path: Path, problems: list[str]) -> tuple[ExpectedEvent, ...]:

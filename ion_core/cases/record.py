@@ -8,7 +8,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +41,13 @@ async def record(event: Event, commit: Commit, target: Path, *, dataplane: DataP
     """
     await asyncio.to_thread(_check_free, target)
     event, inputs = await dataplane.stored_files(event)
+    given = await dataplane.gathered(event)
     making = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     try:
         await asyncio.to_thread(_write_texts, making, event, commit)
+        if given is not None:
+            await asyncio.to_thread(_write_json, making / "in" / "gathered.json", given.told)
+            inputs = (*inputs, *given.files)
         await _fetch(inputs, making / "in" / "data", dataplane)
         await _fetch(commit.files, making / "expected" / "data", dataplane)
         await asyncio.to_thread(making.rename, target)
@@ -83,7 +87,7 @@ def write_pairs(path: Path, pairs: Pairs) -> None:
     _write_json(path, pairs_to_json(pairs))
 
 
-def _write_json(path: Path, value: Sequence[Any]) -> None:
+def _write_json(path: Path, value: Sequence[Any] | Mapping[str, Any]) -> None:
     """Nothing for an empty one. Indented, so that versions can be compared by people."""
     if value:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -7,10 +7,11 @@ import secrets
 import shutil
 import stat
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import Enum
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 from ion_core.cases.case import Case, ExpectedEvent
 from ion_core.cases.comparing import Difference, compare_files, compare_pairs
@@ -18,7 +19,8 @@ from ion_core.cases.record import remove, write_expected
 from ion_core.contracts.runtime import ContainerRuntime
 from ion_core.dataplane import DataPlane
 from ion_core.errors import storage_error
-from ion_core.events import Context, Event
+from ion_core.events import Context, Event, StoredFile
+from ion_core.gathered import Inputs
 from ion_core.modules import Module
 from ion_core.rehearsal import Rehearsal, rehearse
 
@@ -52,6 +54,8 @@ async def replay(
     ``rehearse``, which says what is raised. With ``update`` what is expected is replaced by what differs from it.
     """
     event = await dataplane.store(_event_of(case), case.inputs)
+    if case.gathered is not None:
+        dataplane = _Gathering(**{it.name: getattr(dataplane, it.name) for it in fields(dataplane)}, told=case.gathered)
     async with rehearse(module, event, dataplane=dataplane, runtime=runtime, work=work, mark=mark) as rehearsal:
         if rehearsal.failure is not None:
             reason = str(rehearsal.failure)
@@ -66,6 +70,21 @@ async def replay(
         return _replayed(case, rehearsal, Outcome.PASSED)
     outcome = Outcome.UPDATED if update else Outcome.FAILED
     return _replayed(case, rehearsal, outcome, differences=differences)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Gathering(DataPlane):
+    """The event of the case starts a gatherer, which is given its files as those of events that it is ``told`` of."""
+
+    told: Mapping[str, Any]
+
+    async def stored_files(self, event: Event) -> tuple[Event, tuple[StoredFile, ...]]:
+        event, _ = await super().stored_files(event)
+        return event, ()
+
+    async def gathered(self, event: Event) -> Inputs:
+        _, files = await super().stored_files(event)
+        return Inputs(files=files, told=self.told)
 
 
 def _replayed(

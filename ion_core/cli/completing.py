@@ -144,11 +144,15 @@ def dead_letters(ctx: click.Context, incomplete: str) -> list[CompletionItem]:
     async def read(app: App) -> None:
         broker = await app.broker()
         for queue in await broker.queues():
-            letters = await broker.dead_letters(queue.name)
-            found.extend(CompletionItem(it.id, help=queue.name) for it in letters if _fits(it.id, incomplete))
+            async with broker.each_dead_letter(queue.name) as letters:
+                async for letter in letters:
+                    if len(found) == SHOWN:
+                        return
+                    if _fits(letter.id, incomplete):
+                        found.append(CompletionItem(letter.id, help=queue.name))
 
     _run(config, read)
-    return found[:SHOWN]
+    return found
 
 
 def queues_of_no_module(ctx: click.Context, incomplete: str) -> list[CompletionItem]:

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 from ion_core.cli.output import plain
 from ion_core.errors import DocumentNotFound, UsageError
 from ion_core.events import EVENT_META, MODULE_LOGS, parse_context
+from ion_core.jobs import log_id
 
 if TYPE_CHECKING:
     from ion_core.contracts.storage import DocumentStore
+    from ion_core.modules import Module
 
 SHORTEST = 4
 """Characters that the beginning of an id must have to stand for it."""
@@ -18,31 +20,43 @@ NAMED = 5
 """Of ids that are meant by one beginning, so many are named."""
 
 
-async def whole_id(documents: DocumentStore, id: str) -> tuple[str, str | None]:
+async def whole_id(documents: DocumentStore, id: str, modules: Iterable[Module]) -> tuple[str, str | None]:
     """The whole id of an event, and its correlation id: None for one that left logs but no document of its own.
 
-    Raises DocumentNotFound, UsageError where several begin so.
+    Logs of ``modules``, under their former names too, come before the beginning of another id; all that others left
+    are looked through only where no id begins so. Raises DocumentNotFound, UsageError where several begin so.
     """
-    try:
-        return id, (await documents.get(EVENT_META, id)).correlation_id
-    except DocumentNotFound:
-        pass
-    events, _ = await _begun(documents, id)
-    if id not in events:  # the whole id of one comes before the beginning of others
-        async for log in documents.find(MODULE_LOGS):
+    events = await _events(documents, id)
+    if id in events:
+        return id, events[id]
+    for name in (name for module in modules for name in (module.name, *module.formerly)):
+        async for log in documents.find(MODULE_LOGS, id_begins=log_id(name, id, ""), limit=1):
             if parse_context(log.body, what="log", problems=[]).event_id == id:
                 return id, None
     if (whole := the_one(events, id, what="events")) is not None:
         return whole, events[whole]
-    raise DocumentNotFound(f"no event {id!r}.{_too_short(id)} `ion-core trace flow` shows the events of a flow.")
+    async for log in documents.find(MODULE_LOGS):
+        if parse_context(log.body, what="log", problems=[]).event_id == id:
+            return id, None
+    await check_is_no_flow(documents, id)
+    raise DocumentNotFound(f"no event {id!r}.{too_short(id)} `ion-core trace flow` shows the events of a flow.")
+
+
+async def check_is_no_flow(documents: DocumentStore, id: str) -> None:
+    """Raises DocumentNotFound that says how to see the events where, for want of one, it is the id of a flow."""
+    flows = [id] if await _is_flow(documents, id) else [*await _flows(documents, id)]
+    if len(flows) == 1:
+        raise DocumentNotFound(
+            f"{plain(flows[0])!r} is the id of a flow. Its events: ion-core trace flow {plain(flows[0])}"
+        )
 
 
 async def whole_flow(documents: DocumentStore, id: str) -> str:
     """The whole correlation id. Raises DocumentNotFound, UsageError where several begin so."""
     if await _is_flow(documents, id):
         return id
-    events, flows = await _begun(documents, id)
-    if (whole := the_one(flows, id, what="flows")) is not None:
+    events, flows = await _events(documents, id), await _flows(documents, id)
+    if id not in events and (whole := the_one(flows, id, what="flows")) is not None:
         return whole
     if (event := the_one(events, id, what="events")) is not None:
         whose = f"Its flow: ion-core trace flow {plain(events[event])}"
@@ -54,9 +68,10 @@ async def flow_or_event(documents: DocumentStore, id: str) -> tuple[str, str | N
     """The correlation id that is meant, and the event's id if an event was. Raises as ``whole_flow``."""
     if await _is_flow(documents, id):
         return id, None
-    events, flows = await _begun(documents, id)
+    events = await _events(documents, id)
     if id in events:
         return events[id], id
+    flows = await _flows(documents, id)
     whole = the_one({**events, **flows}, id, what="flows and events")
     if whole is None:
         raise DocumentNotFound(_unknown_flow(id))
@@ -103,26 +118,30 @@ async def _is_flow(documents: DocumentStore, id: str) -> bool:
     return False
 
 
-async def _begun(documents: DocumentStore, id: str) -> tuple[dict[str, str], dict[str, str]]:
-    """Events whose id is this one or begins so, and flows that begin so; each with its correlation id."""
-    events: dict[str, str] = {}
-    flows: dict[str, str] = {}
-    enough = is_enough(id)
-    async for document in documents.find(EVENT_META):
-        if document.id == id:
-            return {id: document.correlation_id}, {}
-        if enough and fits(document.id, id):
-            events[document.id] = document.correlation_id
-        if enough and fits(document.correlation_id, id):
-            flows[document.correlation_id] = document.correlation_id
-    return events, flows
+async def _events(documents: DocumentStore, id: str) -> dict[str, str]:
+    """The event of this id, or those whose id begins so; each with its correlation id."""
+    try:
+        return {id: (await documents.get(EVENT_META, id)).correlation_id}
+    except DocumentNotFound:
+        if not is_enough(id):
+            return {}
+    found = documents.find(EVENT_META, id_begins=_cut(id)[0])
+    return {document.id: document.correlation_id async for document in found if fits(document.id, id)}
+
+
+async def _flows(documents: DocumentStore, id: str) -> dict[str, str]:
+    """Flows with an event whose id begins so, each by itself."""
+    if not is_enough(id):
+        return {}
+    found = documents.find(EVENT_META, correlation_id_begins=_cut(id)[0])
+    return {it.correlation_id: it.correlation_id async for it in found if fits(it.correlation_id, id)}
 
 
 def _unknown_flow(id: str) -> str:
-    unknown = f"nothing is stored under the correlation id {plain(id)!r}.{_too_short(id)}"
+    unknown = f"nothing is stored under the correlation id {plain(id)!r}.{too_short(id)}"
     return f"{unknown} `ion-core trace list` shows the newest ones."
 
 
-def _too_short(id: str) -> str:
+def too_short(id: str) -> str:
     """`` The beginning …``, or nothing: what is too short is of no id, though one begins so."""
     return "" if is_enough(id) else f" The beginning of an id must have {SHORTEST} characters or more."

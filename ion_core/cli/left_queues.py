@@ -1,4 +1,4 @@
-"""Queues that an ``event republish`` has left that was killed: found and removed by the next one, and by ``gc``."""
+"""Queues that a killed ``event republish`` or ``migrate`` has left: the next one and ``gc`` find and remove them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 async def remove_left_queues(app: App) -> None:
-    """Remove, and say, what a republish of this state directory left that was killed; not while one is under way."""
+    """Remove, and say, what one of this state directory left that was killed; not while one is under way."""
     from ion_core.backfill import remove_left
 
     try:
@@ -21,9 +21,10 @@ async def remove_left_queues(app: App) -> None:
     except StateBusy:
         return
     except (ConfigError, ProviderError) as error:  # such as a broker whose user may not list queues
-        say(f"Whether an earlier republish has left a queue was not looked for: {plain(str(error))}")
+        say(f"Whether an earlier republish or migrate has left a queue was not looked for: {plain(str(error))}")
         return
     for name, held in removed:
         say(
-            f"Removed {name}, which a republish that was cut short has left. Not given, so to be given again: {held:,}."
+            f"Removed {name}, which a republish or a migrate that was cut short has left. "
+            f"Not given, so to be given again: {held:,}."
         )

@@ -35,7 +35,19 @@ def _misused(error: click.ClickException) -> int:
     if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):
         error.show()
         return error.exit_code
-    say(f"{PROGRAM}: {plain(error.format_message())}")
+    message = error.format_message()
+    if isinstance(error, click.MissingParameter):
+        message = " ".join(message.split())  # what there is to choose from has lines of its own
+    say(f"{PROGRAM}: {plain(message)}")
+    if isinstance(error, click.MissingParameter) and (example := _example(context)):
+        say(f"Such as `{example}`.")
     if context is not None:
         say(f"Try `{context.command_path} --help`.")
     return error.exit_code
+
+
+def _example(context: click.Context | None) -> str:
+    """The first one in the help of its command; '' where that has none of one line."""
+    text = "" if context is None else context.command.help or ""
+    found = [line.strip() for line in text.splitlines() if line.strip().startswith(f"{PROGRAM} ")]
+    return found[0] if found and not found[0].endswith("\\") else ""

@@ -6,9 +6,9 @@ import json
 import logging
 import sys
 import textwrap
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TextIO
 
 from ion_core.cli.output import LEAST, RED, YELLOW, coloured, hidden, hidden_in, plain, short_id, shortened
 
@@ -114,6 +114,47 @@ def log_warnings() -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(WarningFormatter())
     log_to(handler, logging.WARNING)
+
+
+class Lines(logging.StreamHandler[TextIO]):
+    """Prints records, and lines that another process has made of its own."""
+
+    def say(self, text: str) -> None:
+        """Print it, between records."""
+        self.acquire()
+        try:
+            self.write(text)
+        except OSError:  # as of a record: there is nobody to whom it could be said
+            return
+        finally:
+            self.release()
+
+    def write(self, text: str) -> None:
+        """Print it, with whatever a line takes here."""
+        self.stream.write(text + self.terminator)
+        self.flush()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self.write(self.format(record))
+        except Exception:
+            self.handleError(record)
+
+
+class Told(logging.Handler):
+    """Of a worker: what it logs is made lines, with its number, and given to ``tell``."""
+
+    def __init__(self, tell: Callable[[str], None], worker: int) -> None:
+        super().__init__()
+        self._tell = tell
+        self._worker = worker
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            record.worker = self._worker
+            self._tell(self.format(record))
+        except Exception:
+            self.handleError(record)
 
 
 class OfOurs(logging.Filter):

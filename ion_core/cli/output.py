@@ -11,9 +11,10 @@ from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Sequenc
 from datetime import datetime
 from typing import Any, TextIO
 
+from ion_core.words import escaped
+
 # Patterns are compiled when they are first used: most processes use few of them.
 _CONTROL = "[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]"
-_CONTROL_IN_LINES = "[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]"
 _CONTROL_IN_JSON = "[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]"
 
 
@@ -136,16 +137,7 @@ def out(text: str, *, whole: bool = False) -> None:
 
 def plain(text: str) -> str:
     """``text`` in one line, with every control character escaped."""
-    return re.sub(_CONTROL, _escaped, text)
-
-
-def plain_lines(text: str) -> str:
-    """``text`` with line ends and tabs as they are, and every other control character escaped."""
-    return re.sub(_CONTROL_IN_LINES, _escaped, text)
-
-
-def _escaped(match: re.Match[str]) -> str:
-    return match[0].encode("unicode_escape").decode("ascii")
+    return re.sub(_CONTROL, escaped, text)
 
 
 def shortened(text: str, width: int) -> str:

@@ -32,6 +32,7 @@ SECTIONS = {
         Listed("serve", "pipeline.serve", "Run the modules: take events, run jobs, commit what they leave."),
         Listed("check", "pipeline.check", "Check a configuration: mistakes, the graph of its modules, its runtimes."),
         Listed("config", "pipeline.config", "Show the configuration in force, or its JSON Schema."),
+        Listed("migrate", "pipeline.migrate", "Bring what is stored and what waits to another configuration."),
     ),
     "Events and what became of them": (
         Listed("event", "event.commands", "Publish events; look at those that wait."),
@@ -56,7 +57,7 @@ SECTIONS = {
             "module.commands",
             "List the modules; start, run, test, rename or remove one; drain, move or drop queues.",
         ),
-        Listed("plugins", "installed.plugins", "List the installed plugins and what they provide."),
+        Listed("plugins", "installed.plugins", "List, examine or test the installed plugins; start one."),
         Listed("docs", "installed.docs", "Read the documentation that came with this version."),
         Listed("completion", "installed.completion", "Print what has bash, zsh or fish complete the command line."),
         Listed("version", "installed.version", "Print the version."),
@@ -64,6 +65,12 @@ SECTIONS = {
 }
 
 COMMANDS = {listed.name: listed for section in SECTIONS.values() for listed in section}
+
+ALIASES = {"plugin": "plugins"}
+"""Other names of commands, which no list has."""
+
+TAKEN = frozenset({*COMMANDS, *ALIASES})
+"""Names that no command of a plugin may have."""
 
 
 class Root(Group):
@@ -74,7 +81,7 @@ class Root(Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command of that name. One of a plugin finds in its context what is configured."""
-        if (listed := COMMANDS.get(cmd_name)) is not None:
+        if (listed := COMMANDS.get(ALIASES.get(cmd_name, cmd_name))) is not None:
             command: click.Command = importlib.import_module(f"ion_core.cli.{listed.module}").command
             return command
         from ion_core.cli.session import ConfiguredHere
@@ -103,7 +110,7 @@ def _plugin_command(name: str) -> click.Command | None:
     """The command of that name that a plugin brings, of the plugins that the configuration allows."""
     from ion_core.cli.session import plugins_allowed
 
-    command = plugins_allowed(None).commands(taken=COMMANDS).get(name)
+    command = plugins_allowed(None).commands(taken=TAKEN).get(name)
     give_back()  # what it prints is the result
     return command
 
@@ -113,7 +120,7 @@ def _plugin_commands(incomplete: str) -> list[CompletionItem]:
 
     from ion_core.cli.session import plugins_allowed
 
-    found = plugins_allowed(None).commands(taken=COMMANDS)
+    found = plugins_allowed(None).commands(taken=TAKEN)
     give_back()
     return [CompletionItem(name) for name in found if name.startswith(incomplete)]
 

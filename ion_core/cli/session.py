@@ -101,6 +101,10 @@ class ConfiguredHere:
             )
         return found
 
+    def observers(self, provider: str, *, config: str | None = None) -> Mapping[str, Any]:
+        chosen = self._config(config).observers
+        return {name: it.settings for name, it in chosen.items() if it.provider.name == provider}
+
     def pipeline(self, *, config: str | None = None) -> Pipeline:
         from ion_core.config import check_told
         from ion_core.contracts.command import Pipeline
@@ -119,7 +123,8 @@ class ConfiguredHere:
         )
 
     def event_types(self, *, config: str | None = None) -> Sequence[str]:
-        return sorted({it for module in self._config(config).modules.values() for it in module.subscribes})
+        modules = [it for it in self._config(config).modules.values() if it.gather is None]
+        return sorted({it for module in modules for it in module.subscribes})
 
     def _config(self, path: str | None) -> Config:
         """Read once, so that what is to be said of it is said once."""
@@ -134,8 +139,8 @@ class ConfiguredHere:
 def plugins_allowed(flag: str | None) -> Registry:
     """The plugins that the configuration allows, even if it has other problems; all that are installed without one."""
     from ion_core.cli.logging_setup import log_warnings
-    from ion_core.config import find_config, load_config
-    from ion_core.registry import load_plugins, unknown_distributions
+    from ion_core.config import find_config, registry_of
+    from ion_core.registry import load_plugins
 
     log_warnings()
     with plugins_come_in():
@@ -143,14 +148,7 @@ def plugins_allowed(flag: str | None) -> Registry:
             path = find_config(flag)
         except ConfigError:
             return load_plugins()
-        try:
-            return load_config(path).registry
-        except ConfigError:
-            if not path.is_file():
-                raise
-            names = _plugins_in(path.read_bytes())
-        missing = set(unknown_distributions(names or ()))
-        return load_plugins(allow=None if names is None else [name for name in names if name not in missing])
+        return registry_of(path)
 
 
 @contextmanager
@@ -159,13 +157,3 @@ def plugins_come_in() -> Iterator[None]:
     keep_for_results()
     with led_to_stderr():
         yield
-
-
-def _plugins_in(raw: bytes) -> list[str] | None:
-    """What ``plugins:`` lists; None without it. Raises ConfigError when that cannot be told."""
-    from ion_core.config.tree import Problems, parse
-
-    node = parse(raw, "configuration", Problems()).at(("plugins",))
-    if node is None or node.value is None:
-        return None
-    return [str(item.value) for item in node.value] if isinstance(node.value, list) else []

@@ -7,47 +7,36 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
 
 from ion_core.app import App
+from ion_core.client.access import Access
+from ion_core.client.by_console import console_at
+from ion_core.client.by_providers import ByProviders
 from ion_core.client.values import Data, Files, in_notebook, pairs_of, paths_of, row
 from ion_core.config import find_config, load_config
 from ion_core.contracts.looking import EventView, FlowSummary, FlowView, JobView, LogView
 from ion_core.contracts.storage import BlobInfo
-from ion_core.drawing import Collected, report
+from ion_core.drawing import report
 from ion_core.errors import DocumentNotFound
-from ion_core.events import MODULE_LOGS, parse_context
-from ion_core.flows import (
-    AttemptSeen,
-    FileOfFlow,
-    Flow,
-    FlowInShort,
-    attempt_of,
-    fetch,
-    files_of,
-    path_of,
-    read_flow,
-    summary_of,
-    view_of,
-)
-from ion_core.modules import present_names
+from ion_core.events import parse_context
+from ion_core.flows import AttemptSeen, FileOfFlow, attempt_of, fetch, path_of
 from ion_core.words import counted
+
+T = TypeVar("T")
 
 NAME = "python"
 """Who the events of this room come from, if nothing else is said."""
 
-LOOK_FIRST, LOOK_LAST = 0.05, 2.0
-"""Seconds between looks at a flow that is waited for: at first, and doubled up to the second."""
-
 
 class AsyncIon:
-    """A pipeline, by its configuration. ``async with AsyncIon.open("ion.yaml") as ion``.
+    """A pipeline: ``async with AsyncIon.open("ion.yaml") as ion``, or ``AsyncIon.connect(url, token=…)``.
 
-    What it publishes is worked on by an `ion-core serve` of the same configuration, wherever that runs.
+    What it publishes is worked on by the `ion-core serve` of that pipeline, wherever that runs.
     """
 
-    def __init__(self, app: App) -> None:
-        self._app = app
-        self._intake_lock = asyncio.Lock()
+    def __init__(self, access: Access) -> None:
+        self._access = access
 
     @classmethod
     @asynccontextmanager
@@ -58,7 +47,23 @@ class AsyncIon:
         """
         loaded = await asyncio.to_thread(load_config, find_config(None if config is None else str(config)))
         async with App.open(loaded) as app:
-            yield cls(app)
+            yield cls(ByProviders(app))
+
+    @classmethod
+    @asynccontextmanager
+    async def connect(
+        cls, url: str, *, token: str | None = None, ca_file: str | Path | None = None, plain_http: bool = False
+    ) -> AsyncIterator[AsyncIon]:
+        """By the console at ``url``, such as ``https://ion.example:8090``, from anywhere.
+
+        ``token`` is one that may look, or mend to publish; None where the console asks for none. The certificate of
+        the console is checked by the authorities that this machine trusts or, if given, by those in ``ca_file`` (PEM).
+        A token is sent to another host over TLS only, unless ``plain_http`` says that HTTP is meant.
+
+        Nothing is connected to yet. Raises ConfigError for what cannot be used.
+        """
+        async with console_at(url, token=token, ca_file=ca_file, plain_http=plain_http) as access:
+            yield cls(access)
 
     async def publish(
         self,
@@ -79,16 +84,14 @@ class AsyncIon:
         where a store or the broker is away: whether it was published is unknown then, and with an ``event_id`` it may
         be repeated.
         """
-        async with self._intake_lock:
-            intake = await self._app.intake()
-        event = await intake.publish(
+        context = await self._access.publish(
             event_type, name=name, data=pairs_of(data), files=paths_of(files), event_id=event_id
         )
-        return AsyncFlow(self._app, event.context.correlation_id, event_id=event.context.event_id)
+        return AsyncFlow(self._access, context.correlation_id, event_id=context.event_id)
 
     def flow(self, correlation_id: str) -> AsyncFlow:
         """One that was begun before, by its whole id. Whether there is one is told when it is asked something."""
-        return AsyncFlow(self._app, correlation_id)
+        return AsyncFlow(self._access, correlation_id)
 
 
 class AsyncFlow:
@@ -98,8 +101,8 @@ class AsyncFlow:
     TransientError where a store does not answer, PermanentError where it has what cannot be read.
     """
 
-    def __init__(self, app: App, id: str, *, event_id: str | None = None) -> None:
-        self._app = app
+    def __init__(self, access: Access, id: str, *, event_id: str | None = None) -> None:
+        self._access = access
         self.id = id
         self.event_id = event_id
         """That of the event which began it, where it was published by this very object."""
@@ -109,24 +112,17 @@ class AsyncFlow:
 
     async def outcome(self) -> FlowSummary:
         """How it stands, and what it began with."""
-        return summary_of(FlowInShort.of(await self._read()))
+        return self._there(await self._access.outcome(self.id))
 
     async def wait(self, timeout: float | None = None) -> FlowSummary:
         """Until each of its jobs has committed or was given up. Raises TimeoutError after ``timeout`` seconds."""
-        pause = LOOK_FIRST
-        found = await self.outcome()
-        try:
-            async with asyncio.timeout(timeout):
-                while not found.over:
-                    await asyncio.sleep(pause)
-                    pause = min(pause * 2, LOOK_LAST)
-                    found = await self.outcome()
-        except TimeoutError:
+        found = self._there(await self._access.over(self.id, within=timeout))
+        if not found.over:
             jobs = ", ".join(f"{count} {state}" for state, count in found.jobs.items())
             raise TimeoutError(
                 f"flow {self.id}: is {found.outcome} after {timeout} s ({jobs}). Is there an `ion-core serve` of this "
                 f"configuration? `ion-core trace flow {self.id}` has more."
-            ) from None
+            )
         return found
 
     async def events(self) -> Sequence[EventView]:
@@ -149,11 +145,10 @@ class AsyncFlow:
 
     async def files(self) -> list[AsyncFile]:
         """What came in, and what its modules made."""
-        documents = await self._app.documents()
-        found = await files_of(documents, self.id)
+        found = await self._access.files(self.id)
         if not found:
-            await self._read()
-        return [AsyncFile(self._app, it) for it in found]
+            self._there(await self._access.outcome(self.id))
+        return [AsyncFile(self._access, self.id, it) for it in found]
 
     async def fetch(self, directory: str | Path) -> list[Path]:
         """All its files into ``directory``, which is made: each at ``MODULE/EVENT_ID/NAME``, what came in at ``_in/…``.
@@ -162,15 +157,14 @@ class AsyncFlow:
         """
         found = [it.of_flow for it in await self.files()]
         target = Path(directory)
-        await fetch(found, target, blobs=await self._app.blobs(), fetched=lambda it: None)
+        await fetch(found, target, blobs=await self._access.content(self.id), fetched=lambda it: None)
         return [target / path_of(it) for it in found]
 
     async def logs(self, module: str | None = None) -> list[LogView]:
         """Of every attempt that has ended, in the order in which they ended; or of this module alone."""
-        await self._read()
-        now = present_names(self._app.config.modules.values())
+        now = {before: job.module for job in await self.jobs() for before in job.formerly}
         found: list[tuple[str, LogView]] = []
-        async for document in (await self._app.documents()).find(MODULE_LOGS, correlation_id=self.id):
+        async for document in self._access.logs(self.id):
             context = parse_context(document.body, what="log", problems=[])
             name = now.get(context.name, context.name)
             if module not in (None, name, context.name):
@@ -183,22 +177,17 @@ class AsyncFlow:
 
     async def html(self) -> str:
         """It drawn, to be shown in a notebook: as it stands, with what each attempt took."""
-        page = report(
-            Collected(flow=await self._read()), made_at=datetime.now(UTC), shown=self._app.config.hidden.masked
-        )
-        return in_notebook(page)
+        return in_notebook(report(await self._view(), made_at=datetime.now(UTC), shown=self._access.shown))
 
     async def _view(self) -> FlowView:
-        flow = await self._read()
-        return view_of(flow, FlowInShort.of(flow), ())
+        return self._there(await self._access.flow(self.id))
 
-    async def _read(self) -> Flow:
-        flow = await read_flow(await self._app.documents(), self.id, self._app.config.modules.values())
-        if not flow.roots:
+    def _there(self, found: T | None) -> T:
+        if found is None:
             raise DocumentNotFound(
                 f"flow {self.id[:80]!r}: there is none of this id. `ion-core trace list` has those that there are."
             )
-        return flow
+        return found
 
 
 class AsyncFile:
@@ -208,8 +197,9 @@ class AsyncFile:
     hexadecimal.
     """
 
-    def __init__(self, app: App, of_flow: FileOfFlow) -> None:
-        self._app = app
+    def __init__(self, access: Access, flow: str, of_flow: FileOfFlow) -> None:
+        self._access = access
+        self._flow = flow
         self.of_flow = of_flow
         self.name = of_flow.file.name
         self.size = of_flow.file.size
@@ -227,5 +217,5 @@ class AsyncFile:
         if await asyncio.to_thread(target.exists):
             raise FileExistsError(f"{str(target)!r}: is there already. Remove it, or give another name.")
         expect = BlobInfo(size=self.size, sha256=self.sha256)
-        await (await self._app.blobs()).get(self.of_flow.file.key, target, expect=expect)
+        await (await self._access.content(self._flow)).get(self.of_flow.file.key, target, expect=expect)
         return target

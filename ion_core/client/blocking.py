@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Coroutine, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -47,8 +47,8 @@ class _Loop:
 class _Held:
     """What is open between two calls: by a task, since providers are closed by the one that opened them."""
 
-    def __init__(self, config: str | Path | None) -> None:
-        self._config = config
+    def __init__(self, opening: AbstractAsyncContextManager[AsyncIon]) -> None:
+        self._opening = opening
         self._done = asyncio.Event()
         self._holding: asyncio.Task[None] | None = None
 
@@ -67,13 +67,13 @@ class _Held:
         await self._holding
 
     async def _hold(self, opened: asyncio.Future[AsyncIon]) -> None:
-        async with AsyncIon.open(self._config) as ion:
+        async with self._opening as ion:
             opened.set_result(ion)
             await self._done.wait()
 
 
 class Ion:
-    """A pipeline, by its configuration. ``with Ion.open("ion.yaml") as ion``. See AsyncIon for all of it."""
+    """A pipeline: ``with Ion.open("ion.yaml") as ion``, or ``Ion.connect(url, token=…)``. AsyncIon says all of it."""
 
     def __init__(self, ion: AsyncIon, loop: _Loop) -> None:
         self._ion = ion
@@ -83,9 +83,24 @@ class Ion:
     @contextmanager
     def open(cls, config: str | Path | None = None) -> Iterator[Ion]:
         """As ``AsyncIon.open``."""
+        with cls._by(AsyncIon.open(config)) as ion:
+            yield ion
+
+    @classmethod
+    @contextmanager
+    def connect(
+        cls, url: str, *, token: str | None = None, ca_file: str | Path | None = None, plain_http: bool = False
+    ) -> Iterator[Ion]:
+        """As ``AsyncIon.connect``."""
+        with cls._by(AsyncIon.connect(url, token=token, ca_file=ca_file, plain_http=plain_http)) as ion:
+            yield ion
+
+    @classmethod
+    @contextmanager
+    def _by(cls, opening: AbstractAsyncContextManager[AsyncIon]) -> Iterator[Ion]:
         loop = _Loop()
         try:
-            held = _Held(config)
+            held = _Held(opening)
             ion = loop.run(held.open())
             try:
                 yield cls(ion, loop)

@@ -7,12 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from ion_core.config.gathering import check_gathering
 from ion_core.config.load import Config
 from ion_core.config.messages import nearest
 from ion_core.config.text import duration_text
 from ion_core.contracts.executor import ExecutorCapabilities
 from ion_core.contracts.messaging import HoldLimit
-from ion_core.contracts.provider import Finding, Reach
+from ion_core.contracts.provider import Finding, Kind, Reach
 from ion_core.contracts.runtime import RuntimeCapabilities
 from ion_core.events import MAX_HOPS
 from ion_core.modules import Module, present_names
@@ -30,6 +31,7 @@ def check_graph(config: Config) -> list[Finding]:
         *_refused_when_published(config),
         *_emitted_by_nobody(config),
         *_cycles(config),
+        *check_gathering(config),
     ]
 
 
@@ -52,11 +54,11 @@ def check_runtimes(
 
 
 def check_told(config: Config) -> list[Finding]:
-    """The errors of ``check_names``, and of ``check_runtimes`` by what settings tell, before any provider is opened."""
+    """All errors of these checks by what settings tell, before any provider is opened."""
     used = sorted({module.runtime for module in config.modules.values()})
     told = {name: config.runtimes[name].capabilities for name in used}
     offered = {name: it for name, it in told.items() if it is not None}
-    errors = [finding for finding in check_names(config) if finding.severity == "error"]
+    errors = [it for it in [*check_names(config), *check_gathering(config)] if it.severity == "error"]
     return [*errors, *check_runtimes(config, offered)]
 
 
@@ -178,6 +180,32 @@ def check_reach(config: Config) -> list[Finding]:
     ]
 
 
+def check_workers(config: Config, capabilities: Mapping[str, RuntimeCapabilities]) -> list[Finding]:
+    """What several processes cannot share that serve one state directory: errors.
+
+    ``capabilities`` are those of the runtimes that some module uses, by their name.
+    """
+    alone = [
+        (chosen.where, chosen.provider.name)
+        for chosen in (config.messaging, config.documents, config.blobs)
+        if chosen.location is not None and chosen.location.reach is Reach.PROCESS
+    ]
+    alone += [
+        (config.runtimes[name].where, config.runtimes[name].provider.name)
+        for name, offered in capabilities.items()
+        if isinstance(offered, ExecutorCapabilities) and offered.reach is Reach.PROCESS
+    ]
+    return [
+        Finding(
+            severity="error",
+            where=where,
+            text=f"{name} keeps what it has for one process alone, and workers are several. Use another provider, or "
+            "serve without --workers.",
+        )
+        for where, name in alone
+    ]
+
+
 _WITHIN_REACH = {
     "documents": "Keep documents where they reach them, such as in a bucket (provider: fsspec).",
     "blobs": "Keep files where they reach them, such as in a bucket, or in a directory that all of them have mounted "
@@ -209,8 +237,22 @@ def check_settings(config: Config) -> list[Finding]:
     return [finding for chosen in _sections(config) for finding in chosen.findings()]
 
 
+def check_observers(config: Config) -> list[Finding]:
+    """Installed observers that are told nothing, as a setting is required and no section has it."""
+    asked = {it.provider.name for it in config.observers.values()}
+    found = []
+    for it in config.registry.providers(Kind.OBSERVER):
+        required = [field.alias or name for name, field in it.settings.model_fields.items() if field.is_required()]
+        if required and it.name not in asked:
+            plugin = config.registry.plugin_of(Kind.OBSERVER, it.name)
+            text = f'"{it.name}" of {plugin} is told nothing: without a section it has no {", ".join(required)}'
+            found.append(Finding(severity="info", where=config.where("observers"), text=text))
+    return found
+
+
 def _sections(config: Config) -> Sequence[Chosen]:
-    return [config.messaging, config.blobs, config.documents, *config.runtimes.values(), *config.services.values()]
+    named = (config.runtimes, config.services, config.observers)
+    return [config.messaging, config.blobs, config.documents, *(it for section in named for it in section.values())]
 
 
 def _runtime_name(config: Config, module: Module) -> str:
@@ -279,7 +321,8 @@ def _without_modules(config: Config) -> Iterator[Finding]:
 
 
 def _taken_by_nobody(config: Config) -> Iterator[Finding]:
-    taken = {it for module in config.modules.values() for it in module.subscribes}
+    taken = {it for module in config.modules.values() for it in module.subscribes if module.gather is None}
+    taken |= {it for module in config.modules.values() if module.gather is not None for it in module.gather.events}
     for module in config.modules.values():
         for n, event_type in enumerate(module.publishes):
             if event_type in taken:
@@ -294,7 +337,7 @@ def _taken_by_nobody(config: Config) -> Iterator[Finding]:
 
 
 def _refused_when_published(config: Config) -> Iterator[Finding]:
-    taken = {it for module in config.modules.values() for it in module.subscribes}
+    taken = {it for module in config.modules.values() for it in module.subscribes if module.gather is None}
     for service in config.services.values():
         for key, event_type in service.publishes.items():
             if event_type not in taken:
@@ -309,7 +352,7 @@ def _emitted_by_nobody(config: Config) -> Iterator[Finding]:
     emitted |= {it for service in config.services.values() for it in service.publishes.values()}
     seen: set[str] = set()
     for module in config.modules.values():
-        for n, event_type in enumerate(module.subscribes):
+        for n, event_type in enumerate(module.subscribes if module.gather is None else ()):
             if event_type in emitted or event_type in seen:
                 continue
             seen.add(event_type)

@@ -31,7 +31,8 @@ def derived(config: Config, module: Module) -> bytes:
     """A configuration file for steps 1 and 3 of ``module``, in JSON, which is YAML too. It holds secrets.
 
     It says the same wherever it is read: what variables and files brought is in it, and every path is absolute. It has
-    the two stores and this one module, without how that is run. What came from outside is listed under ``hidden``, so
+    the two stores and this one module, without how that is run, and names the gatherers that wait for it, which the
+    commit record tells of. What came from outside is listed under ``hidden``, so
     that the steps mask it as well. The same configuration gives the same bytes.
 
     Raises ConfigError where the settings of a store hold what no file can.
@@ -42,6 +43,7 @@ def derived(config: Config, module: Module) -> bytes:
         "version": 1,
         "state": escape(str(config.state)),
         **({"plain": plain} if plain else {}),
+        **({"leads_to": module.leads_to} if module.leads_to else {}),
         "plugins": sorted({it.plugin.partition(" ")[0] for it in stores.values()} - {"ion-core"}),
         "hidden": [escape(it) for it in _from_outside(config, module)],
         "storage": {name: _store(config, it) for name, it in stores.items()},

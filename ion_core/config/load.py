@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from ion_core.config.interpolation import interpolate
 from ion_core.config.messages import not_shown
@@ -19,14 +21,19 @@ from ion_core.config.sections import (
     choose,
     fill_empty_sections,
     provider_sections,
+    unasked_observers,
     validated,
 )
 from ion_core.config.tree import AFTER_THE_FILE, MAX_BYTES, Node, Problems, dotted, parse
+from ion_core.config.tree import Path as Keys
 from ion_core.errors import ConfigError
+from ion_core.gathering.graph import joined
 from ion_core.hidden import Hidden, is_looked_for
 from ion_core.modules import Module
 from ion_core.opening import Chosen
 from ion_core.registry import Registry, load_plugins, not_installed, unknown_distributions
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_FILE = "ion.yaml"
 DEFAULT_STATE = ".ion"
@@ -37,6 +44,7 @@ class Config:
     """The whole configuration. ``path`` and ``state`` are absolute; ``plugins`` is None when all may be loaded.
 
     ``registry`` is what the providers were chosen from. ``tree`` knows where everything was written; it has secrets.
+    ``observers`` are those that take settings: with a section, or since they can do without one.
     ``hidden`` knows what came from outside of the file: what is printed or stored goes through it.
     """
 
@@ -47,6 +55,7 @@ class Config:
     blobs: Chosen
     documents: Chosen
     services: Mapping[str, Chosen]
+    observers: Mapping[str, Chosen]
     modules: Mapping[str, Module] = field(repr=False)
     drain_timeout: timedelta
     plugins: tuple[str, ...] | None
@@ -73,6 +82,7 @@ class Config:
             blobs=again(self.blobs, "storage", "blobs"),
             documents=again(self.documents, "storage", "documents"),
             services={name: again(it, "services", name) for name, it in self.services.items()},
+            observers={name: again(it, "observers", name) for name, it in self.observers.items()},
         )
 
     def where(self, *keys: str | int) -> str:
@@ -144,6 +154,8 @@ def load_config(
     context = {"base": absolute.parent, "state": _state(root, absolute.parent)}
     settings = validated(FileSettings, root, (), context, problems)
     chosen = {keys: choose(root, keys, registry, context, problems) for keys in provider_sections(root)}
+    if ("observers",) not in (replacements or {}):
+        chosen |= {keys: _unasked(root, keys, registry, context) for keys in unasked_observers(root, registry)}
     check_modules(root, problems)
     problems.raise_any()
     if settings is None:  # cannot be: whatever pydantic refused is a problem
@@ -157,13 +169,35 @@ def load_config(
         blobs=good["storage", "blobs"],
         documents=good["storage", "documents"],
         services={str(keys[1]): it for keys, it in good.items() if keys[0] == "services"},
-        modules={name: module.to_module(name) for name, module in settings.modules.items()},
+        observers={str(keys[1]): it for keys, it in good.items() if keys[0] == "observers"},
+        modules={it.name: it for it in joined(it.to_module(name) for name, it in settings.modules.items())},
         drain_timeout=settings.drain_timeout,
         plugins=settings.plugins,
         registry=registry,
         tree=root,
         hidden=Hidden(value for _, node in root.walk() for value in node.hidden),
     )
+
+
+def registry_of(path: Path | str, *, environ: Mapping[str, str] = os.environ) -> Registry:
+    """The plugins that the file at ``path`` allows and that are installed, whatever else is wrong with it.
+
+    Raises ConfigError where it cannot be read as YAML.
+    """
+    problems = Problems()
+    root = parse(_read(path), str(path), problems)
+    override(root, environ=environ, flags={}, problems=problems)
+    interpolate(root, base=Path(path).absolute().parent, environ=environ, problems=problems)
+    return _registry(root, environ, problems, may_miss=True)
+
+
+def _unasked(root: Node, keys: Keys, registry: Registry, context: Mapping[str, Any]) -> Chosen | None:
+    """One that nobody chose: where its defaults cannot be, that is a warning."""
+    problems = Problems()
+    found = choose(root, keys, registry, context, problems)
+    if found is None:
+        logger.warning("an observer is told nothing without a section of its own: %s", "; ".join(problems.lines()))
+    return found
 
 
 def _hide_listed(root: Node) -> None:
@@ -205,7 +239,7 @@ def _registry(root: Node, environ: Mapping[str, str], problems: Problems, *, may
 def _state(root: Node, base: Path) -> Path:
     """A path in the file starts beside the file; one from a flag or the environment where the user is."""
     node = root.at(("state",))
-    if node is None or not isinstance(node.value, str) or not node.value:
+    if node is None or not isinstance(node.value, str):
         return base / DEFAULT_STATE
     start = base if node.place.line < AFTER_THE_FILE else Path.cwd()
     try:

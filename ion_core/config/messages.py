@@ -12,7 +12,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from ion_core.config.text import duration_text
-from ion_core.config.tree import Node, Path, Place, Problems, kind
+from ion_core.config.tree import Node, Path, Place, Problems, kind, outside
 from ion_core.contracts.settings import Unfit
 
 _GOT = re.compile(r"\s*\(got .*\)\Z", re.DOTALL)
@@ -65,7 +65,7 @@ def explain(
         if item["type"] == "missing":
             place = _nearest_place(root, path)
             path = (*path, *(part for part in rest[-1:]))
-            text = _required(model, path[len(section) :])
+            text = required(model, path[len(section) :])
         elif item["type"] == "extra_forbidden" and node is not None:
             within = path[len(section) : -1]
             known = [*known_keys(model, within), *(() if within else beside)]
@@ -83,6 +83,21 @@ def explain(
     for (place, path), texts in found.items():
         # More than one is said about a value that may be this or that.
         problems.add(place, path, " or ".join([*(_GOT.sub("", text) for text in texts[:-1]), texts[-1]]))
+
+
+def in_words(error: ValidationError, model: type[BaseModel], values: Mapping[str, Any], given_by: str) -> Sequence[str]:
+    """What is wrong with ``values``, which no file has but ``given_by``, such as an option, gave: a line for each."""
+    problems = Problems()
+    explain(error, model, _tree(values, outside(given_by)), (), problems)
+    return problems.lines()
+
+
+def _tree(value: Any, place: Place) -> Node:
+    if isinstance(value, Mapping):
+        return Node({key: _tree(below, place) for key, below in value.items()}, place, place)
+    if isinstance(value, list):
+        return Node([_tree(below, place) for below in value], place, place)
+    return Node(value, place, place, text=str(value))
 
 
 def _told_below(item: Any, node: Node) -> bool:
@@ -123,7 +138,7 @@ def _must(type_: str) -> str | None:
     return next((words for pattern, words in _MUST if re.fullmatch(pattern, type_)), None)
 
 
-def _required(model: type[BaseModel], path: Path) -> str:
+def required(model: type[BaseModel], path: Path) -> str:
     """With what its field says of itself, as an editor would show it."""
     for inner in _models_at(model, path[:-1]):
         for name, field in inner.model_fields.items():

@@ -8,13 +8,14 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, WithJsonSchema, field_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationInfo, WithJsonSchema, field_validator
 
 from ion_core.contracts.messaging import RetryPolicy
 from ion_core.contracts.runtime import PythonEnvironment, Resources
 from ion_core.contracts.settings import ByteSize, ConfigPath, Duration, Settings
 from ion_core.events import type_problem
-from ion_core.modules import MODULE_NAME, Module, OutputLimits
+from ion_core.gathered import gathered_type
+from ion_core.modules import MODULE_NAME, Gather, Module, OutputLimits
 
 RESERVED_ENV = ("SHARED_SECRET", "HANDLER_PORT", "HANDLER_BASE_DIR")
 """What the handler itself tells a module through its environment."""
@@ -194,8 +195,42 @@ class PythonSettings(Settings):
         return PythonEnvironment(requirements=self.requirements, ion=self.environment == "ion")
 
 
+class GatherSettings(Settings):
+    """What a gatherer waits for: it runs once all beneath its scope is done."""
+
+    events: tuple[EventType, ...] = Field(
+        min_length=1, description="Event types that it is given, all of a scope together.", examples=[["thumb.made"]]
+    )
+    within: EventType | None = Field(
+        default=None,
+        description="Type of the event that is the scope: one job for each. Default: the first event of the flow.",
+    )
+    by: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None, description="A pair of these events: one job for each of its values in the scope."
+    )
+    missing: Literal["wait", "go"] = Field(
+        default=Gather.missing,
+        description="wait: a dead letter beneath the scope holds it back until it is redriven or purged. go: it runs "
+        "with what there is, and is told what is missing.",
+    )
+    if_none: Literal["run", "skip"] = Field(
+        default=Gather.if_none, description="Whether it runs where there is nothing to gather."
+    )
+
+    def to_gather(self) -> Gather:
+        return Gather(
+            events=tuple(dict.fromkeys(self.events)),
+            within=self.within,
+            by=self.by,
+            missing=self.missing,
+            if_none=self.if_none,
+        )
+
+
 class ModuleSettings(Settings):
     """A container image (or command) with the event types it takes and may emit."""
+
+    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": [it]} for it in ("subscribes", "gather")]})
 
     image: str | None = Field(
         default=None, min_length=1, description="The container image, for runtimes that run images."
@@ -220,8 +255,11 @@ class ModuleSettings(Settings):
         default=None,
         description="Which python3 it finds as a plain process. Default: the one on the PATH, without Ion's packages.",
     )
-    subscribes: tuple[EventType, ...] = Field(
-        min_length=1, description="Event types that start this module.", examples=[["photo.received"]]
+    subscribes: Annotated[tuple[EventType, ...], Field(min_length=1)] | None = Field(
+        default=None, description="Event types that start this module.", examples=[["photo.received"]]
+    )
+    gather: GatherSettings | None = Field(
+        default=None, description="Instead of subscribes: start it once, when all beneath an event is done."
     )
     publishes: tuple[EventType, ...] = Field(
         default=(), description="Event types it may emit; any other fails the attempt."
@@ -232,7 +270,7 @@ class ModuleSettings(Settings):
         default=RetryPolicy.retries, ge=0, le=1000, description="Tries after the first, then dead letter."
     )
     retry: RetrySettings = Field(default=RetrySettings(), description="How long to wait between tries.")
-    concurrency: Whole = Field(default=1, ge=1, le=1000, description="Jobs of this module at a time in one dispatcher.")
+    concurrency: Whole = Field(default=1, ge=1, le=1000, description="Jobs of this module at a time in one `serve`.")
     warm: Whole = Field(
         default=0,
         ge=0,
@@ -270,6 +308,12 @@ class ModuleSettings(Settings):
             raise ValueError(f"must be at most what concurrency is: more are never used at once (got {warm})")
         return warm
 
+    def _types(self, name: str) -> tuple[str, ...]:
+        """Those of a gatherer are its own, also under the names that it had."""
+        if self.gather is not None:
+            return tuple(gathered_type(it) for it in dict.fromkeys((name, *self.formerly)))
+        return tuple(dict.fromkeys(self.subscribes or ()))
+
     def to_module(self, name: str) -> Module:
         retry, resources, limits = self.retry, self.resources, self.limits
         return Module(
@@ -280,7 +324,8 @@ class ModuleSettings(Settings):
             args=self.args,
             source=self.source,
             python=self.python.to_environment() if self.python else None,
-            subscribes=tuple(dict.fromkeys(self.subscribes)),
+            subscribes=self._types(name),
+            gather=self.gather.to_gather() if self.gather else None,
             publishes=tuple(dict.fromkeys(self.publishes)),
             runtime=self.runtime,
             timeout=self.timeout,
@@ -341,6 +386,11 @@ class FileSettings(Settings):
         default={},
         description="What runs beside the dispatcher; each is the provider of its name unless it has a provider key.",
     )
+    observers: dict[Name, ProviderSection] = Field(
+        default={},
+        description="What observers of plugins, which are told what happens, are set to; each is the one of its name "
+        "unless it has a provider key.",
+    )
     modules: dict[Name, ModuleSettings] = Field(
         default={}, description="The steps of the pipeline, under names of your own."
     )
@@ -358,6 +408,10 @@ class FileSettings(Settings):
         default={},
         description="How steps of jobs elsewhere open blobs and documents without a model. Ion writes it; nothing else "
         "reads it.",
+    )
+    leads_to: tuple[str, ...] = Field(
+        default=(),
+        description="The gatherers that wait for the module of a step elsewhere. Ion writes it; nothing else reads it.",
     )
     plugins: tuple[str, ...] | None = Field(
         default=None, description="Plugin distributions to load, and no others. Default: all that are installed."

@@ -11,7 +11,10 @@ from ion_core.config.tree import Node, Path, Place, Problems, dotted, outside
 
 PREFIX = "ION_"
 ALONE = ("state", "drain_timeout")
-"""Keys at the top of the file that are one value: their variables have no section, and are no secrets."""
+"""Keys at the top of the file that are one value: their variables have no section, and are no secrets.
+
+An empty one of these is as none, as ``ION_CONFIG`` is.
+"""
 
 FLAGS = {"state": "--state-dir"}
 """Flags of the command line that are not called like the key they set."""
@@ -19,14 +22,15 @@ FLAGS = {"state": "--state-dir"}
 _WORD = re.compile(r"[a-z]+(-[a-z]+)*")
 """What may be the name of a provider or a choice, such as ``bubblewrap``: it is no secret in other texts."""
 
-SECTIONS = tuple(name for name in FileSettings.model_fields if name not in ("version", "plugins", "hidden", "plain"))
+_OF_THE_FILE = ("version", "plugins", "hidden", "plain", "leads_to")
+SECTIONS = tuple(name for name in FileSettings.model_fields if name not in _OF_THE_FILE)
 
 
 def override(root: Node, *, environ: Mapping[str, str], flags: Mapping[str, str], problems: Problems) -> None:
     """``ION_MESSAGING__URL`` and the flag ``messaging.url`` set what the file may have set; a flag wins."""
     for name, value in sorted(environ.items()):
         rest = name.removeprefix(PREFIX)
-        if rest != name and ("__" in rest or rest.lower() in ALONE):
+        if rest != name and ("__" in rest or (rest.lower() in ALONE and value)):
             secret = "" if rest.lower() in ALONE else "an environment variable"
             _set(root, _parts(rest), value, outside(name), secret, problems)
     for name, value in sorted(flags.items()):

@@ -34,7 +34,7 @@ RUNTIMES: Path = ("runtimes",)
 def embedded(*, runtime: str | None = None, said_by: str) -> Replacements:
     """All of it on this machine and for this process: events in memory, files and documents under the state directory.
 
-    Every runtime is ``process``, or the one named; no service runs.
+    Every runtime is ``process``, or the one named; no service runs, and no observer that takes settings is told.
     """
     return {
         ("messaging",): Instead(provider="memory", said_by=said_by),
@@ -42,16 +42,18 @@ def embedded(*, runtime: str | None = None, said_by: str) -> Replacements:
         ("storage", "documents"): Instead(provider="sqlite", said_by=said_by),
         RUNTIMES: Instead(provider=runtime or "process", said_by="--runtime" if runtime else said_by, keep_same=True),
         ("services",): None,
+        ("observers",): None,
     }
 
 
 def unpublished(*, runtime: str | None = None, stored: bool, said_by: str) -> Replacements:
     """For what publishes nothing: events go to a broker in memory that nobody reads, and no service runs.
 
-    Runtimes are those configured, or the one named. Without ``stored`` files and documents are in memory too.
+    No observer that takes settings is told. Runtimes are those configured, or the one named. Without ``stored`` files
+    and documents are in memory too.
     """
     memory = Instead(provider="memory", said_by=said_by)
-    found: dict[Path, Instead | None] = {("messaging",): memory, ("services",): None}
+    found: dict[Path, Instead | None] = {("messaging",): memory, ("services",): None, ("observers",): None}
     if not stored:
         found |= {("storage", "blobs"): memory, ("storage", "documents"): memory}
     if runtime:

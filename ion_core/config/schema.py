@@ -9,8 +9,8 @@ from typing import Any
 from pydantic.errors import PydanticInvalidForJsonSchema, PydanticSchemaGenerationError
 
 from ion_core.config.model import FileSettings
-from ion_core.config.sections import OWN_SETTINGS, PLACES
-from ion_core.contracts.provider import Provider
+from ion_core.config.sections import NAMED, OWN_SETTINGS, PLACES
+from ion_core.contracts.provider import Offer
 from ion_core.registry import Kind, Registry
 
 logger = logging.getLogger(__name__)
@@ -31,13 +31,13 @@ def json_schema(registry: Registry) -> Schema:
         definitions[name] = _alternatives(registry, kind, default, definitions)
         holder = definitions["StorageSettings"] if keys[0] == "storage" else schema
         place = holder["properties"][keys[-1]]
-        if keys[0] in ("runtimes", "services"):
+        if keys[0] in NAMED:
             place["additionalProperties"] = {"$ref": f"#/$defs/{name}"}
         else:
             place.pop("type", None)
             place["$ref"] = f"#/$defs/{name}"
-        if kind is Kind.SERVICE:
-            _by_name(place, registry, definitions)
+        if not default:
+            _by_name(place, kind, registry, definitions)
     whole = {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "Ion configuration"}
     whole["$defs"] = definitions
     accepted: Schema = _with_interpolation(whole)
@@ -48,7 +48,7 @@ def _alternatives(registry: Registry, kind: Kind, default: str, definitions: Sch
     """One of the providers of that kind, told apart by ``provider``, which the default one need not have."""
     providers = registry.providers(kind)
     return {
-        "description": f"A {kind.value}: {', '.join(it.name for it in providers) or 'none is installed'}.",
+        "description": f"{kind.one.capitalize()}: {', '.join(it.name for it in providers) or 'none is installed'}.",
         "anyOf": [_settings(it, kind, it.name != default, definitions) for it in providers] or [{"type": "object"}],
     }
 
@@ -71,14 +71,12 @@ def _standard(schema: Any) -> Any:
     return standard
 
 
-def _by_name(place: Schema, registry: Registry, definitions: Schema) -> None:
-    """A service is the provider of its name without saying so."""
-    place["properties"] = {
-        it.name: _settings(it, Kind.SERVICE, False, definitions) for it in registry.providers(Kind.SERVICE)
-    }
+def _by_name(place: Schema, kind: Kind, registry: Registry, definitions: Schema) -> None:
+    """A service, or an observer, is the one of its name without saying so."""
+    place["properties"] = {it.name: _settings(it, kind, False, definitions) for it in registry.providers(kind)}
 
 
-def _settings(provider: Provider[Any], kind: Kind, required: bool, definitions: Schema) -> Schema:
+def _settings(provider: Offer, kind: Kind, required: bool, definitions: Schema) -> Schema:
     prefix = f"{kind.name.lower()}.{provider.name}."
     try:
         model = _standard(provider.settings.model_json_schema(ref_template=f"#/$defs/{prefix}{{model}}"))

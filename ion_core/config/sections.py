@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from ion_core.config.messages import explain, nearest, not_shown
-from ion_core.config.model import OwnSettings, ServiceOwnSettings
+from ion_core.config.messages import explain, nearest, not_shown, required
+from ion_core.config.model import ModuleSettings, OwnSettings, ServiceOwnSettings
 from ion_core.config.tree import Node, Place, Problems, dotted, from_outside
 from ion_core.config.tree import Path as Keys
 from ion_core.contracts.settings import Section, TextFromOutside
@@ -24,14 +24,18 @@ PLACES: Mapping[Keys, tuple[Kind, str]] = {
     ("storage", "blobs"): (Kind.BLOB_STORE, "local"),
     ("storage", "documents"): (Kind.DOCUMENT_STORE, "sqlite"),
     ("services",): (Kind.SERVICE, ""),
+    ("observers",): (Kind.OBSERVER, ""),
 }
-"""Where providers are chosen, of which kind, and which one without a choice; of a service the one of its own name."""
+"""Where providers are chosen, of which kind, and which one without a choice: '' for the one of the entry's own name."""
 
 OWN_SETTINGS: Mapping[Kind, type[OwnSettings]] = {Kind.SERVICE: ServiceOwnSettings}
 """What stands beside the provider's own settings, where that is more than ``provider``."""
 
-NAMED = ("runtimes", "services")
+NAMED = ("runtimes", "services", "observers")
 """Sections that hold one provider under each name."""
+
+OF_THEIR_OWN = {Kind.SERVICE: "services", Kind.OBSERVER: "observers"}
+"""Where below the state directory each has a place under its name: there may be others of the same provider."""
 
 
 def fill_empty_sections(root: Node) -> None:
@@ -53,6 +57,16 @@ def provider_sections(root: Node) -> Iterator[Keys]:
         yield from ((*keys, name) for name in names)
 
 
+def unasked_observers(root: Node, registry: Registry) -> Iterator[Keys]:
+    """Those that observe without a section, since they can: no setting of theirs is required."""
+    names = _keys(root, ("observers",))
+    given = [root.at(("observers", name, "provider")) for name in names]
+    asked = {*names, *(it.value for it in given if it is not None and isinstance(it.value, str))}
+    for it in registry.providers(Kind.OBSERVER):
+        if it.name not in asked and not any(field.is_required() for field in it.settings.model_fields.values()):
+            yield ("observers", it.name)
+
+
 def choose(root: Node, keys: Keys, registry: Registry, context: Mapping[str, Any], problems: Problems) -> Chosen | None:
     """The provider that the section at ``keys`` chooses, with its settings validated. None if something is wrong."""
     node = root.at(keys)
@@ -61,7 +75,7 @@ def choose(root: Node, keys: Keys, registry: Registry, context: Mapping[str, Any
     kind, default = PLACES.get(keys) or PLACES[keys[:1]]
     given = root.at((*keys, "provider"))
     if given is not None and not isinstance(given.value, str):
-        problems.add(given.place, (*keys, "provider"), f"must be the name of a {kind.value}")
+        problems.add(given.place, (*keys, "provider"), f"must be the name of {kind.one}")
         return None
     name = given.value if given is not None else default or str(keys[-1])
     path, place = ((*keys, "provider"), given.place) if given is not None else (keys, _place(root, keys))
@@ -75,8 +89,8 @@ def choose(root: Node, keys: Keys, registry: Registry, context: Mapping[str, Any
     provider = registry.choose(kind, name, where=dotted(path))
     section = Section(key=dotted(keys), places={**_places(root, keys), "": str(place)})
     context = {**context, "section": section}
-    if kind is Kind.SERVICE:  # there may be others of the same provider: what one keeps is no other's
-        context["state"] = Path(context["state"], "services", str(keys[-1]))
+    if kind in OF_THEIR_OWN:
+        context["state"] = Path(context["state"], OF_THEIR_OWN[kind], str(keys[-1]))
     own = OWN_SETTINGS.get(kind, OwnSettings)
     ours = validated(own, root, keys, context, problems, only=own.model_fields)
     settings = validated(provider.settings, root, keys, context, problems, beside=own.model_fields)
@@ -138,6 +152,7 @@ def check_modules(root: Node, problems: Problems) -> None:
         given = {key: node for key in ("image", "build") if (node := module.value.get(key)) is not None}
         if "command" not in module.value and all(node.value is None for node in given.values()):
             problems.add(module.key_place, ("modules", name), "image, build or command is required")
+        _check_what_starts_it(name, module, problems)
         runtime = module.value.get("runtime")
         if runtime is not None and isinstance(runtime.value, str) and runtime.value not in runtimes:
             known = ", ".join(sorted(runtimes))
@@ -148,6 +163,17 @@ def check_modules(root: Node, problems: Problems) -> None:
             if not problems.at(runtime.place, path):
                 problems.add(runtime.place, path, text)
     _check_former_names(root, problems)
+
+
+def _check_what_starts_it(name: str, module: Node, problems: Problems) -> None:
+    gather, subscribes = (module.value.get(key) for key in ("gather", "subscribes"))
+    if gather is None and subscribes is None:
+        problems.add(module.key_place, ("modules", name, "subscribes"), required(ModuleSettings, ("subscribes",)))
+    elif gather is not None and subscribes is not None and gather.value is not None:
+        text = "is instead of subscribes: what it gathers starts it. Remove one of them."
+        problems.add(gather.key_place, ("modules", name, "gather"), text)
+    if gather is not None and gather.value is None:
+        problems.add(gather.key_place, ("modules", name, "gather"), "has no value. Give it one, or remove it.")
 
 
 def _check_former_names(root: Node, problems: Problems) -> None:
@@ -174,7 +200,7 @@ def _check_former_names(root: Node, problems: Problems) -> None:
 
 def _sections(root: Node) -> Iterator[Keys]:
     """Where a mapping stands: an empty value is an empty mapping there."""
-    yield from (("messaging",), ("runtimes",), ("storage",), ("services",), ("modules",))
+    yield from (("messaging",), ("runtimes",), ("storage",), ("services",), ("observers",), ("modules",))
     yield from (("storage", "blobs"), ("storage", "documents"))
     for name in (*NAMED, "modules"):
         for key in _keys(root, (name,)):

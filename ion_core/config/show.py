@@ -42,6 +42,7 @@ def dump(config: Config) -> dict[str, Any]:
             "documents": show.chosen(config.documents, ("storage", "documents")),
         },
         "services": {name: show.service(it, ("services", name)) for name, it in config.services.items()},
+        "observers": {name: show.chosen(it, ("observers", name)) for name, it in config.observers.items()},
         "modules": {name: show.value(_module(it), ("modules", name)) for name, it in config.modules.items()},
     }
 
@@ -52,13 +53,18 @@ def _listed(tree: Node) -> list[Node]:
 
 
 def _module(module: Module) -> dict[str, Any]:
-    shown = {key: value for key, value in vars(module).items() if key not in ("name", "retry")}
+    shown = {key: value for key, value in vars(module).items() if key not in ("name", "retry", "leads_to")}
     for key in ("image", "build", "command", "args", "source", "python"):
         if not shown[key]:
             del shown[key]  # the module has none: no value stands for that
     if module.python is not None:
         own = {"requirements": module.python.requirements} if module.python.requirements else {}
         shown["python"] = {**own, "environment": "ion" if module.python.ion else "own"}
+    if module.gather is not None:
+        del shown["subscribes"]
+        shown["gather"] = {key: value for key, value in vars(module.gather).items() if value is not None}
+    else:
+        del shown["gather"]
     retry = dict(vars(module.retry))
     shown["retries"] = retry.pop("retries")
     shown["retry"] = retry

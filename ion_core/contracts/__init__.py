@@ -5,5 +5,5 @@ Two files hold what runtimes may share, since no plugin enters anything else: ``
 The prose of every rule is in ``docs/contracts/``; each rule is one test of ``ion_core.testing``.
 """
 
-CONTRACT_VERSION = "1.3"
+CONTRACT_VERSION = "1.6"
 """Version of the contracts as a whole: a provider written for another major version is refused."""

@@ -49,6 +49,12 @@ class Configured(Protocol):
         Raises ConfigError, also where there is none.
         """
 
+    def observers(self, provider: str, *, config: str | None = None) -> Mapping[str, Any]:
+        """The settings of each section of that observer, under its name in the configuration.
+
+        Without a section it is there under its own name where it needs no setting. Raises ConfigError.
+        """
+
     def pipeline(self, *, config: str | None = None) -> Pipeline:
         """What is served as a whole. Raises ConfigError, also for what its runtimes tell that they do not offer."""
 

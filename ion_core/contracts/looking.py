@@ -17,6 +17,26 @@ FlowState = Literal["dead", "failed", "running", "done"]
 JobState = Literal["committed", "pending", "retried", "dead-lettered", "gone"]
 """``gone``: it would be pending or retried if the configuration still had the module."""
 
+WhyState = Literal[
+    "committed",
+    "committed, not published",
+    "dead letter",
+    "running",
+    "waiting",
+    "to be retried",
+    "postponed",
+    "held",
+    "delayed",
+    "dead letter removed",
+    "not in the queue",
+    "not known",
+]
+"""How a module stands to an event, in the words of `ion-core why`.
+
+``postponed`` counts as no attempt; ``held`` and ``delayed`` are seen nowhere, and may be among the messages of the
+queue that somebody holds, or that wait for a delay; ``not known`` is what the broker does not tell.
+"""
+
 ChangeKind = Literal["published", "started", "finished", "missed"]
 
 
@@ -107,7 +127,10 @@ class JobView:
 
 @dataclass(frozen=True, kw_only=True)
 class EventView:
-    """An event of a flow: who it came from, what it brings. ``parent_event_id`` is '' for what starts a flow."""
+    """An event of a flow: who it came from, what it brings. ``parent_event_id`` is '' for what starts a flow.
+
+    ``gathered`` are the ids of the events that a gatherer is given with it, of one that starts a gatherer.
+    """
 
     event_id: str
     type: str
@@ -115,6 +138,7 @@ class EventView:
     parent_event_id: str
     data: Pairs = ()
     files: Sequence[str] = ()
+    gathered: Sequence[str] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +166,10 @@ class FileView:
 
 @dataclass(frozen=True, kw_only=True)
 class FileContent:
-    """A file whose content is at hand, of the size and sha256 that ``file`` says: ``chunks`` has all of it, once."""
+    """A file whose content is at hand, of the size and sha256 that ``file`` says: ``chunks`` has all of it, once.
+
+    Where it was asked for from some byte on, that is all from there.
+    """
 
     file: StoredFile
     chunks: AsyncIterator[bytes]
@@ -156,6 +183,46 @@ class LogView:
     module: str
     attempt: AttemptView
     text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuleView:
+    """A rule that decides about a delivery: a row of `ion-core docs delivery`, in its words.
+
+    ``what`` went wrong, by which verb the delivery is ``settled``, and whether that is ``counted`` as an attempt.
+    """
+
+    name: str
+    what: str
+    settled: str
+    counted: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class WhyView:
+    """How a module stands to an event, and why.
+
+    ``taken``    whether the configuration has the module; where not, ``module`` is the queue that has the event.
+    ``since``    when it came into its state, ``until`` when that ends at the earliest; None where that is not known.
+    ``rule``     what decided last; None for a commit, and where nothing was decided or nothing says by which.
+    ``reason``   what was said of it, '' where nothing was.
+    ``attempt``  the number of the attempt that committed, runs or comes next; None where none is to come.
+    ``ahead``    how many wait before it, of one that is ``waiting``.
+    ``letter``   its dead letter.
+    ``next``     commands to type, the most useful first.
+    """
+
+    module: str
+    taken: bool
+    state: WhyState
+    since: datetime | None = None
+    until: datetime | None = None
+    rule: RuleView | None = None
+    reason: str = ""
+    attempt: int | None = None
+    ahead: int | None = None
+    letter: LetterId | None = None
+    next: Sequence[str] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,7 +272,7 @@ class LogLine:
 
 @dataclass(frozen=True, kw_only=True)
 class RunningView:
-    """An attempt whose module runs in this process, or with an engine that this process asks, ``since`` then."""
+    """An attempt whose module runs in this process or a worker, or with an engine that it asks, ``since`` then."""
 
     event_id: str
     correlation_id: str
@@ -214,6 +281,49 @@ class RunningView:
     attempt: int
     token: str
     since: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlotsView:
+    """Where the attempts of a module run in this process and its workers, and how many got what since it began.
+
+    ``warm``    so many are kept ready for events to come, as the configuration says; ``ready`` are, now.
+    ``found``   attempts for which one was ready, or was being made. ``reused`` found a module that waited for them,
+                where the configuration has it ``reuse``.
+    ``made``    attempts that waited until one was made.
+    """
+
+    module: str
+    warm: int
+    ready: int
+    found: int
+    reused: int
+    made: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutboxView:
+    """What commits owe: events that are to be published, where the process that committed did not get so far.
+
+    ``owed``       commits that the last look found to owe events for longer than a minute, and that still do; a look
+                   that ended early, as the broker was away, has not found all of them.
+    ``published``  commits that this process has published so since it began.
+    ``looked_at``  when that look ended; None before the first one.
+    """
+
+    owed: int
+    published: int
+    looked_at: datetime | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedView:
+    """An event that a service publishes by the clock: what it is called there, its type, and its coming ``times``."""
+
+    service: str
+    name: str
+    type: str
+    times: Sequence[datetime]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,7 +349,10 @@ class LetterId(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class LetterFilter:
-    """Which dead letters: all that meet every condition given. ``containing`` is part of the reason, in any case."""
+    """Which dead letters: all that meet every condition given.
+
+    ``reason`` is all of it, or its cause as groups have it; ``containing`` is part of the reason, in any case.
+    """
 
     module: str | None = None
     type: str | None = None
@@ -265,7 +378,10 @@ class DeadLetterView:
 
 @dataclass(frozen=True, kw_only=True)
 class LetterGroup:
-    """Dead letters that have ``key`` in common, what they are grouped by; '' for the type of what is no event."""
+    """Dead letters that have ``key`` in common, what they are grouped by; '' for the type of what is no event.
+
+    By reason it is their cause: the reason without what is another thing in each, such as ids, with "…" in its place.
+    """
 
     key: str
     count: int
@@ -275,7 +391,7 @@ class LetterGroup:
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """Something that happened in this process.
+    """Something that happened in this process, or in a worker of it.
 
     ``published``: the broker has the event. ``started`` and ``finished``: an attempt of ``module`` for the event,
     ``attempt`` is its number; once it has finished there is an ``outcome``, ``seconds`` as an ``AttemptView`` has them,

@@ -247,11 +247,26 @@ class MessageBroker(Protocol):
     async def peek(self, queue: str, *, limit: int) -> Sequence[Message]:
         """Up to ``limit`` ready messages, oldest first, without taking them or counting anything."""
 
+    def each_message(self, queue: str) -> AbstractAsyncContextManager[AsyncIterator[Message]]:
+        """Every ready message, as ``peek`` shows it, oldest first, one after the other.
+
+        However many there are, no more than some are held in memory. What is ready on entry, and stays so, is given
+        once; what becomes ready meanwhile, or is taken, may be given or not. A broker may have to hold what it has
+        given until the context is left, whether or not all was read: call nothing else about this queue until then.
+        Raises QueueNotDeclared on entry.
+        """
+
     async def dead_letters(self, queue: str, *, limit: int | None = None) -> Sequence[DeadLetter]:
         """Dead letters of ``queue``, oldest first: in the order in which they were kept aside here.
 
-        Ids are stable until redriven or purged.
+        Ids are stable until redriven or purged. Of many ``each_dead_letter`` holds some only.
         """
+
+    def each_dead_letter(self, queue: str) -> AbstractAsyncContextManager[AsyncIterator[DeadLetter]]:
+        """As ``dead_letters``, one after the other, under the terms of ``each_message``."""
+
+    async def dead_letter(self, queue: str, id: str) -> DeadLetter:
+        """The one of that id, without what stands behind it. Raises DeadLetterNotFound, and QueueNotDeclared."""
 
     async def add_dead_letters(self, queue: str, letters: Sequence[DeadLetter]) -> Sequence[str]:
         """Keep these aside in ``queue``, as if each had died there when it did; returns their ids, which are new.

@@ -31,6 +31,12 @@ class Kind(Enum):
     BLOB_STORE = "blob store"
     DOCUMENT_STORE = "document store"
     SERVICE = "service"
+    OBSERVER = "observer"
+
+    @property
+    def one(self) -> str:
+        """With its article."""
+        return f"{'an' if self.value[0] in 'aeiou' else 'a'} {self.value}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,30 +103,48 @@ class Location:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Provider(Generic[P]):
-    """One backend of one kind.
+class Offer:
+    """What a configuration chooses by name: a ``Provider``, or what an observer takes.
 
     ``name``      chosen in the configuration, as in ``messaging: {provider: sqlite}``; ``^[a-z][a-z0-9-]*$``.
     ``settings``  a subclass of ``contracts.settings.Settings``, which has ``extra="forbid"``: the rest of that section
-                  is validated into it. ``settings.section`` says where that stands and under which name. Those
-                  of a broker or a store should tell their ``Location``; those of a runtime or an executor may have a
-                  method ``capabilities`` that tells, without connecting, what it will offer when it is open. Those that
+                  is validated into it. ``settings.section`` says where that stands and under which name. Those that
                   name modules should tell them: ``def modules(self) -> Mapping[str, str]``, by the key of each.
+    ``contract``  the contract version it was written for; another major version is refused, and a newer minor one.
+    """
+
+    name: str
+    settings: type[BaseModel]
+    contract: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObserverSettings(Offer):
+    """The settings of a plugin that observes, chosen by being named under ``observers``.
+
+    Its hooks are called once for each of its sections, with what stands there as ``settings``: a new object once the
+    configuration was read again, so an observer that keeps what it made of them looks whether they are others. Without
+    a section it is told with the defaults, or, where a setting is required, nothing.
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provider(Offer, Generic[P]):
+    """One backend of one kind.
+
+    ``settings``  those of a broker or a store should tell their ``Location``; those of a runtime or an executor may
+                  have a method ``capabilities`` that tells, without connecting, what it will offer when it is open.
     ``open``      given the settings, an asynchronous context manager that connects on entry, yields the provider and
                   closes on exit; it may be called again afterwards. Heavy imports belong inside it. It raises
                   ConfigError for settings that cannot work, beginning with ``settings.section.where(key)``,
                   NotSetUpHere where this machine lacks what they do not name, TransientError when the service does
                   not answer (within 30 s) and StateError for state it cannot use. Anything else is a fault of the
                   plugin and reported as one, None instead of a provider too.
-    ``contract``  the contract version it was written for; another major version is refused, and a newer minor one.
     ``plain``     of a store that opens fast but for its model: ``module:function`` of the plugin, a ``PlainOpening``.
                   Steps of jobs elsewhere call it, and import nothing else of the plugin. '' where there is none.
     """
 
-    name: str
-    settings: type[BaseModel]
     open: Callable[[Any], AbstractAsyncContextManager[P]]
-    contract: str
     plain: str = ""
 
 

@@ -24,10 +24,14 @@ from ion_core.contracts.looking import (
     LetterId,
     LogLine,
     LogView,
+    OutboxView,
     Page,
     Pipeline,
+    PlannedView,
     QueueView,
     RunningView,
+    SlotsView,
+    WhyView,
 )
 from ion_core.contracts.looking import FlowOutcome as FlowOutcome
 from ion_core.contracts.storage import BlobInfo, Document
@@ -125,17 +129,21 @@ class ServiceHost(Protocol):
         module: str | None = None,
         type: str | None = None,
         since: datetime | None = None,
+        containing: str | None = None,
         after: str | None = None,
         limit: int = 50,
     ) -> Page[FlowSummary]:
         """The flows that meet every condition given, the newest first: by when they began, which never changes.
 
         ``outcomes`` are those one of which it has; ``module`` has a job in it, or is to have one; ``type`` is that of
-        any of its events; ``since`` a job of it ended, or, where none has begun, it came. ``after`` is the cursor of
-        the page before, which had the same conditions. So each flow is on one page, whatever comes and goes.
+        any of its events; ``since`` a job of it ended, or, where none has begun, it came; ``containing`` is part of its
+        correlation id, or of the id, the type, a key, a value or the name of a file of its first event, in any case.
+        ``after`` is the cursor of the page before, which had the same conditions. So each flow is on one page, whatever
+        comes and goes.
 
         What a page skips it reads as little of as can be. Those that are ``dead`` or ``failed`` alone have documents
-        that say so, as have those of a time: nothing of others is read. Of other types the documents of events are.
+        that say so, as have those of a time: nothing of others is read. Of other types the documents of events are, and
+        of those that do not contain the text.
         Whether another flow is ``running`` or ``done``, or has a job of ``module``, takes reading it: a page that has
         looked at a thousand documents in vain ends there, and has a cursor to go on.
         """
@@ -165,8 +173,10 @@ class ServiceHost(Protocol):
         Documents that are damaged are passed over, here and in ``logs``: ``flow`` tells of them.
         """
 
-    def file(self, correlation_id: str, key: str) -> AbstractAsyncContextManager[FileContent]:
+    def file(self, correlation_id: str, key: str, *, start: int = 0) -> AbstractAsyncContextManager[FileContent]:
         """The content of one file of a flow, which is at hand as a whole, and right, once the context is entered.
+
+        Its chunks begin at the byte ``start``; where that is behind the last there are none.
 
         It lies on the disk of the state directory until the context is left, unless the store has it there already.
         Raises BlobNotFound where the flow has no file of that key, or the store has it no more, and BlobCorrupt where
@@ -187,8 +197,35 @@ class ServiceHost(Protocol):
         processes run, are in ``logs`` once they have.
         """
 
+    async def why(self, event_id: str, *, correlation_id: str | None = None) -> Sequence[WhyView]:
+        """What happened to that event at each module, which rule decided it, what is pending, and what to type next.
+
+        Of each module that takes it or took it, as `ion-core why` tells it, and of each queue that shows it; nothing of
+        an event that nobody knows. ``correlation_id`` may be left out for an event that has a document. What runs by
+        other processes is ``held``. Documents of the flow that are damaged are passed over: ``flow`` tells of them.
+        """
+
+    async def report(self, correlation_id: str) -> bytes | None:
+        """A page about a flow, HTML in UTF-8, as `ion-core trace flow ID --html` writes it; None where there is none.
+
+        It is whole in itself, runs no script and asks for nothing. What must not be shown is masked. It is a few MiB at
+        most, whatever the flow has: logs and pictures are shown until they are too many.
+        """
+
     def running(self) -> Sequence[RunningView]:
         """The attempts whose modules run at this moment by this process, the longest first."""
+
+    def slots(self) -> Sequence[SlotsView]:
+        """Where attempts run in this process, a view for each module, in the order of the configuration."""
+
+    def outbox(self) -> OutboxView:
+        """What commits owe, as this process saw it last: it looks every half minute, and once before it serves."""
+
+    def planned(self, count: int = 3) -> Sequence[PlannedView]:
+        """What services of the configuration will publish by the clock, as far as they tell, the next one first.
+
+        ``count`` times of each.
+        """
 
     async def queues(self) -> Sequence[QueueView]:
         """Every queue of the broker with its counts, by name; those of modules that have none yet are not among them.
@@ -211,7 +248,10 @@ class ServiceHost(Protocol):
         """
 
     async def dead_letter_groups(self, by: Literal["reason", "module", "type"]) -> Sequence[LetterGroup]:
-        """How many there are of each reason, module or type, the most first. The key can be given to a LetterFilter."""
+        """How many there are of each cause (``reason``), module or type, the most first.
+
+        The key can be given to a LetterFilter.
+        """
 
     async def redrive(self, ids: Sequence[LetterId]) -> int:
         """Put these dead letters back into their queues, attempts starting again at 1; how many that were.

@@ -130,6 +130,13 @@ def parse_size(value: Any) -> Any:
         raise ValueError(f'must be a size such as 512MiB or 2GB (got "{value}")') from None
 
 
+def _some(value: Any) -> Any:
+    """Before it is a path, where the empty text and ``.`` are one."""
+    if value == "":
+        raise Unfit("must not be empty. Give a path, or leave it out")
+    return value
+
+
 def _expanded(path: Path, info: ValidationInfo, start: str) -> Path:
     base: Path | None = (info.context or {}).get(start)
     if "\0" in str(path):
@@ -161,10 +168,10 @@ ByteSize = Annotated[
 ]
 """A number of bytes written ``1048576``, ``512MiB`` (1024²) or ``2GB`` (1000³)."""
 
-ConfigPath = Annotated[Path, AfterValidator(_beside_the_config)]
+ConfigPath = Annotated[Path, BeforeValidator(_some), AfterValidator(_beside_the_config)]
 """A path; a relative one starts at the directory of the configuration file."""
 
-StatePath = Annotated[Path, AfterValidator(_in_the_state)]
+StatePath = Annotated[Path, BeforeValidator(_some), AfterValidator(_in_the_state)]
 """A path; a relative one starts at the state directory (``.ion`` beside the configuration file unless set)."""
 
 Secret = SecretStr

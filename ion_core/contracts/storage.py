@@ -149,6 +149,8 @@ class DocumentStore(Protocol):
         *,
         correlation_id: str | None = None,
         pending: bool | None = None,
+        id_begins: str | None = None,
+        correlation_id_begins: str | None = None,
         newest_first: bool = False,
         after: str | None = None,
         since: datetime | None = None,
@@ -161,6 +163,9 @@ class DocumentStore(Protocol):
         the order asked for is given, whichever ``find`` it came from: so pages can be turned in both directions, other
         conditions included. What is before it is not read again. It stays good when that document is removed, and
         for as long as the store is there. Raises InvalidCursor for what is none.
+
+        ``id_begins`` and ``correlation_id_begins`` are the first characters of an id. With one that is not empty no
+        document is read that cannot match; with ``id_begins`` name the ``kind`` too, which some need for that.
 
         ``since`` (inclusive) and ``until`` (exclusive), both aware of their time zone, bound ``stored_at``. What is
         not known to have been stored since is not given, what is not known to have been stored later is.

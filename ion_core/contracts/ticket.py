@@ -48,6 +48,8 @@ class Ticket:
 
     ``token`` is unlike that of any other attempt. ``hops`` counts the modules before the event. ``started_at`` is when
     the attempt began, ISO 8601 in UTC; ``image`` what its image resolved to, where that was known before the start.
+    ``traceparent`` is the span that the module is below, as W3C Trace Context writes it: step 1 hands it on to the
+    module in ``in/traceparent``, and writes no such file where it is ''.
     """
 
     event_id: str
@@ -58,6 +60,7 @@ class Ticket:
     hops: int = 0
     started_at: str = ""
     image: str | None = None
+    traceparent: str = ""
 
     def encode(self) -> bytes:
         """As one line of JSON, for engines to carry."""
@@ -71,7 +74,7 @@ class Ticket:
             "startedAt": self.started_at,
             "image": self.image,
         }
-        return strict_json.dumps(said)
+        return strict_json.dumps(said | {"traceparent": self.traceparent} if self.traceparent else said)
 
     @classmethod
     def decode(cls, raw: bytes) -> Ticket:
@@ -87,8 +90,10 @@ class Ticket:
                 hops=said.get("hops", 0),
                 started_at=said.get("startedAt", ""),
                 image=said.get("image"),
+                traceparent=said.get("traceparent", ""),
             )
-            texts = (ticket.event_id, ticket.correlation_id, ticket.module, ticket.token, ticket.started_at)
+            ids = (ticket.event_id, ticket.correlation_id, ticket.module, ticket.token)
+            texts = (*ids, ticket.started_at, ticket.traceparent)
             numbers = (ticket.attempt, ticket.hops)
             if not all(type(it) is str for it in texts) or not all(type(it) is int for it in numbers):
                 raise TypeError("a field is of another type")

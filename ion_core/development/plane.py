@@ -48,6 +48,9 @@ class PlaceInputs:
         files = tuple(_stored(self._place, name) for name in names)
         return replace(event, data=data, files=tuple(names)), files
 
+    async def gathered(self, event: Event) -> None:
+        """Nothing: here is one event after another."""
+
     def check(self) -> tuple[list[str], Pairs]:
         """The names of its files, and its pairs. Raises InvalidEvent, InvalidKey and BlobNotFound.
 

@@ -33,7 +33,8 @@ from ion_core.contracts.executor import (
     Step,
     Ticket,
 )
-from ion_core.dispatcher.attempt_log import AttemptLog, log_id, which
+from ion_core.contracts.looking import SlotsView
+from ion_core.dispatcher.attempt_log import AttemptLog, which
 from ion_core.dispatcher.bounded import Backoff, uninterrupted, wait_for_any
 from ion_core.dispatcher.engine import Engine
 from ion_core.dispatcher.module_run import judge
@@ -57,7 +58,7 @@ from ion_core.errors import (
 )
 from ion_core.events import MODULE_LOGS, Event
 from ion_core.handler import Committed
-from ion_core.jobs import Attempt
+from ion_core.jobs import Attempt, log_id
 from ion_core.modules import Module
 from ion_core.words import counted
 
@@ -108,8 +109,11 @@ class AtEngine:
         self._warm = WarmSlots(module.warm, self._create, self._remove, module=module.name)
 
     @property
-    def ready(self) -> int:
-        return self._warm.ready
+    def slots(self) -> SlotsView:
+        module, warm = self._module, self._warm
+        return SlotsView(
+            module=module.name, warm=module.warm, ready=warm.ready, found=warm.found, reused=0, made=warm.made
+        )
 
     async def keep(self, stop: asyncio.Event) -> None:
         await self._warm.run(stop)
@@ -227,6 +231,7 @@ class AtEngine:
             hops=attempt.job.event.hops,
             started_at=record.started_at,
             image=ref.image_digest,
+            traceparent=self._around.traceparent(attempt),
         )
         try:
             await self._with_room(lambda: self._engine.executor.start(ref, ticket))

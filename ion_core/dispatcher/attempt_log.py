@@ -15,7 +15,8 @@ from ion_core.contracts.storage import Document, DocumentStore
 from ion_core.dispatcher.trouble import Progress
 from ion_core.errors import DocumentNotFound, ProviderError
 from ion_core.events import FAILURE, MODULE_LOGS
-from ion_core.jobs import Attempt, Outcome, StepTime, Verdict
+from ion_core.jobs import Attempt, Outcome, StepTime, Verdict, log_id
+from ion_core.rounds import Round
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,8 @@ class AttemptLog:
         """Whether the job has a commit: a log that is worth keeping is stored by then."""
         self.goes_on = False
         """Whether its job was left to an engine: who fetches it stores the log."""
+        self.rounds: list[Round] = []
+        """What was recorded of its job's failures before it ran, and what it has set out to record itself."""
         self.preparer: list[str] = []
         self.worker: list[str] = []
         self.committer: list[str] = []
@@ -193,11 +196,6 @@ class AttemptLog:
 def which(number: int, token: str) -> str:
     """What tells an attempt from all others of its job."""
     return f"{number}-{token}"
-
-
-def log_id(module: str, event_id: str, attempt: str) -> str:
-    """The id of the document that an attempt's log is kept in; ``attempt`` as ``which`` has it."""
-    return f"module:{module}-event:{event_id}-attempt:{attempt}"
 
 
 async def _began_with_the_first(log: Document, documents: DocumentStore) -> Document:

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import AsyncExitStack
 from datetime import timedelta
+from enum import Enum
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from ion_core.contracts.executor import Ticket
+from ion_core.contracts.looking import OutboxView, SlotsView
 from ion_core.contracts.messaging import Delivery, MessageBroker
 from ion_core.contracts.observer import Observer
 from ion_core.contracts.runtime import ContainerRuntime
 from ion_core.dataplane import DataPlane
+from ion_core.dispatcher.answering import Answering, questions
 from ion_core.dispatcher.at_engine import AtEngine
-from ion_core.dispatcher.attempt_log import log_id, which
+from ion_core.dispatcher.attempt_log import which
 from ion_core.dispatcher.bounded import Backoff, wait_for_any
 from ion_core.dispatcher.engine import Engine
 from ion_core.dispatcher.health import Health, write_probe
@@ -25,15 +31,29 @@ from ion_core.dispatcher.outbox import Outbox
 from ion_core.dispatcher.recovery import remove_orphans
 from ion_core.dispatcher.running import RunningAttempts
 from ion_core.dispatcher.slots import Slots
-from ion_core.dispatcher.surroundings import Surroundings
+from ion_core.dispatcher.surroundings import Surroundings, trace_from_outside
 from ion_core.dispatcher.trouble import StoreWitness
 from ion_core.errors import DocumentNotFound, QueueNotDeclared, StorageFull, TransientError
 from ion_core.events import MODULE_LOGS
 from ion_core.handler import Handler, HandlerApi
-from ion_core.jobs import Verdict, job_id
+from ion_core.jobs import Attempt, Verdict, job_id, log_id
 from ion_core.modules import Module
 
 log = logging.getLogger(__name__)
+
+
+class Part(Enum):
+    """What a dispatcher does. All of it, unless workers share it: each its jobs, and one process what is done once.
+
+    ``JOBS``    takes deliveries and runs their jobs.
+    ``UPKEEP``  declares queues, removes what an earlier life left, sweeps the outbox, asks the providers whether they
+                answer, and sees to jobs that nobody fetches.
+    """
+
+    ALL = "all"
+    JOBS = "jobs"
+    UPKEEP = "upkeep"
+
 
 CANCEL_WITHIN = 90.0
 """Seconds that cancelled jobs get to stop their containers and give their deliveries back."""
@@ -47,7 +67,10 @@ class Dispatcher:
     logs go through before they are kept.
 
     ``engines`` are the runtimes that are executors, and ``settings_of`` gives the configuration that steps of a module
-    have there.
+    have there. ``traceparent`` says of an attempt what its module is told of the trace that it is part of.
+
+    ``part`` is what of it all this one does. ``worker`` is its number among several that run jobs on one state
+    directory, 0 where there is but one; ``modules`` are its share then.
     """
 
     def __init__(
@@ -66,6 +89,9 @@ class Dispatcher:
         hide: Callable[[str], str] = str,
         engines: Mapping[str, Engine] | None = None,
         settings_of: Callable[[Module], bytes] = lambda module: b"",
+        traceparent: Callable[[Attempt], str] = trace_from_outside,
+        part: Part = Part.ALL,
+        worker: int = 0,
     ) -> None:
         self.health = Health(lambda: write_probe(work))
         self._broker = broker
@@ -74,6 +100,12 @@ class Dispatcher:
         self._settings_of = settings_of
         self._drain_timeout = drain_timeout.total_seconds()
         self._state_id = state_id
+        self._part = part
+        self._worker = worker
+        self.taken = 0
+        """How many deliveries were taken so far."""
+        self.counted: Callable[[], None] = lambda: None
+        """Called whenever ``counts`` has changed by an attempt."""
         self._probe_every = probe_every
         self._handler = Handler(dataplane, work)
         self._outbox = Outbox(dataplane)
@@ -82,6 +114,9 @@ class Dispatcher:
         """What runs now, to be followed."""
         self._stopping = asyncio.Event()
         self._jobs: set[asyncio.Task[None]] = set()
+        asked = questions(dataplane, runtimes, {name: it.executor for name, it in self._engines.items()})
+        asked |= {"state directory": partial(self.health.look_for_space, work)}
+        self._answering = Answering(asked, self.health, hide=hide)
         around = Surroundings(
             handler=self._handler,
             dataplane=dataplane,
@@ -89,9 +124,12 @@ class Dispatcher:
             health=self.health,
             leases=self._leases,
             running=self.attempts,
-            stores=StoreWitness(lambda: dataplane.answers(scratch=work, name=state_id)),
+            stores=StoreWitness(lambda: dataplane.answers(scratch=work, name=f"{state_id}{worker or ''}")),
             grace=grace,
             hide=hide,
+            traceparent=traceparent,
+            unanswered=self._answering.soon,
+            counted=lambda: self.counted(),
         )
         self._api = HandlerApi()
         self._around = around
@@ -101,7 +139,7 @@ class Dispatcher:
         if (engine := self._engines.get(module.runtime)) is not None:
             return AtEngine(module, engine, self._settings_of(module), self._around, stopping=self._stopping)
         runtime = self._runtimes[module.runtime]
-        slots = Slots(module, runtime, self._handler, api=self._api, state_id=self._state_id)
+        slots = Slots(module, runtime, self._handler, api=self._api, state_id=self._state_id, worker=self._worker)
         return InSlots(module, slots, self._around)
 
     @property
@@ -112,7 +150,15 @@ class Dispatcher:
     @property
     def warm(self) -> int:
         """How many slots wait ready for an event."""
-        return sum(runner.place.ready for runner in self._runners)
+        return sum(it.ready for it in self.slots())
+
+    def slots(self) -> Sequence[SlotsView]:
+        """Where attempts run, a view for each module."""
+        return [runner.place.slots for runner in self._runners]
+
+    def outbox(self) -> OutboxView:
+        """What commits owe, as it was seen last."""
+        return self._outbox.view
 
     def counts(self) -> Mapping[Verdict, int]:
         """How many attempts ended how, since the start; what we lost and is a dead letter elsewhere counts as one."""
@@ -128,34 +174,56 @@ class Dispatcher:
     async def idle(self) -> bool:
         """Whether nothing is pending anywhere: no job here, no message in any queue of our modules, and none we lost.
 
-        Raises StillPending where what we lost does not come back.
+        Nor is any gatherer owed its events, by us or by another that died. Raises StillPending where what we lost does
+        not come back, and as the stores do.
         """
+        gathering = self._around.dataplane.gathering
+        if not await self._nothing_comes():
+            return False
+        if gathering is None or not gathering.graph.gatherers:
+            return True
+        await gathering.sweep()
+        return not gathering.unsure and await self._nothing_comes()
+
+    async def _nothing_comes(self) -> bool:
+        """Of messages and jobs."""
         if self._jobs:
             return False
+        for runner in self._runners:
+            if (await self._broker.stats(runner.module.name)).pending:
+                return False
+        return await self.nothing_lost() and not self._jobs
+
+    async def nothing_lost(self) -> bool:
+        """Whether nothing of what we lost is still to come back, asked while no queue has anything.
+
+        Raises StillPending where it does not come.
+        """
         awaited = []
         for runner in self._runners:
-            stats = await self._broker.stats(runner.module.name)
-            if stats.pending:
-                return False
-            if await runner.lost.pending(stats.dead):
+            if runner.lost.any and await runner.lost.pending((await self._broker.stats(runner.module.name)).dead):
                 awaited.append(runner.lost)
-        if self._jobs:
-            return False
-        for lost in awaited:
-            lost.give_up()
+        if awaited and not self._jobs:
+            for lost in awaited:
+                lost.give_up()
         return not awaited
 
-    async def recover(self) -> None:
+    async def recover(self, also: Sequence[Path] = ()) -> None:
         """Declare every queue; put an end to what an earlier life left: containers, workspaces, unpublished commits.
 
-        Call it once, before ``run``. Raises what the providers raise.
+        ``also`` are directories of workspaces that nobody uses any more. Of a worker it is what that one has left, no
+        more. Call it once, before ``run``. Raises what the providers raise.
         """
+        if self._part is Part.JOBS:
+            await remove_orphans(self._runtimes, self._state_id, worker=self._worker)
+            await self._handler.sweep(also)
+            return
         for runner in self._runners:
             await self._declare(runner.module)
         await remove_orphans(self._runtimes, self._state_id)
         for engine in self._engines.values():
             await engine.recover(self._is_put_away)
-        await self._handler.sweep()
+        await self._handler.sweep(also)
         modules = [runner.module for runner in self._runners]
         await self._handler.failed.trim({name: it.keep_failed for it in modules for name in (it.name, *it.formerly)})
         try:
@@ -187,22 +255,37 @@ class Dispatcher:
         What still runs then, or when ``hurry`` is set, is stopped and its delivery released; but a job that is with an
         engine is left to it, unless ``hurry`` is set. Cancelling is as the end of the drain timeout. A module's failure
         never ends this; an ExceptionGroup out of here is a bug or a lost broker contract.
+
+        Without the part of the jobs it is over with ``stop``.
         """
-        async with self._api.listening(), asyncio.TaskGroup() as tasks:
-            background = [
-                tasks.create_task(self._leases.run(), name="leases"),
-                tasks.create_task(self._outbox.run(), name="outbox"),
-                tasks.create_task(self._handler.keep_workspaces(), name="workspaces"),
-                tasks.create_task(self.health.watch_space(every=self._probe_every), name="space"),
-                tasks.create_task(self._tell_runners(stop), name="stopping"),
-                *(tasks.create_task(engine.keep(stop), name="engine") for engine in self._engines.values()),
-                *(tasks.create_task(runner.place.keep(stop), name="place") for runner in self._runners),
+        async with AsyncExitStack() as stack:
+            upkeep: list[tuple[str, Coroutine[Any, Any, None]]] = [
+                ("space", self.health.watch_space(every=self._probe_every))
             ]
-            async with asyncio.TaskGroup() as serving:
-                for runner in self._runners:
-                    serving.create_task(self._serve(runner, stop, hurry), name=f"serve {runner.module.name}")
+            if self._part is not Part.JOBS:
+                upkeep += [("outbox", self._outbox.run()), ("answering", self._answering.run())]
+                upkeep += [("engine", engine.keep(stop)) for engine in self._engines.values()]
+            if self._part is not Part.UPKEEP:
+                await stack.enter_async_context(self._api.listening())
+                upkeep += [
+                    ("leases", self._leases.run()),
+                    ("workspaces", self._handler.keep_workspaces()),
+                    ("stopping", self._tell_runners(stop)),
+                    *(("place", runner.place.keep(stop)) for runner in self._runners),
+                ]
+            tasks = await stack.enter_async_context(asyncio.TaskGroup())
+            background = [tasks.create_task(work, name=name) for name, work in upkeep]
+            if self._part is Part.UPKEEP:
+                await stop.wait()
+            else:
+                await self._serve_all(stop, hurry)
             for task in background:
                 task.cancel()
+
+    async def _serve_all(self, stop: asyncio.Event, hurry: asyncio.Event) -> None:
+        async with asyncio.TaskGroup() as serving:
+            for runner in self._runners:
+                serving.create_task(self._serve(runner, stop, hurry), name=f"serve {runner.module.name}")
 
     async def _tell_runners(self, stop: asyncio.Event) -> None:
         await stop.wait()
@@ -261,6 +344,7 @@ class Dispatcher:
     ) -> None:
         await self.health.room.wait()
         async for delivery in deliveries:
+            self.taken += 1
             job = asyncio.create_task(runner.handle(delivery), name=f"job of {runner.module.name}")
             for group in (jobs, self._jobs):
                 group.add(job)

@@ -54,12 +54,17 @@ class Doubles:
         """S2: what becomes of a delivery whose job has this record; None if it is to run."""
         if record is None or not attempt.message:
             return None
+        dead_for_long = record.next_at is None and _now() >= record.failed_at + COPIES_WITHIN
+        if dead_for_long and record.message == attempt.message:
+            return None  # it was redriven
+        return await self._by(record, attempt)
+
+    async def _by(self, record: Round, attempt: Attempt) -> Outcome | None:
+        """What becomes of an attempt by a record that was made while it waited or ran; None if it goes on."""
         if record.message != attempt.message:
             return self._of_another(record)
         if record.next_at is not None:
             return None if attempt.number >= record.attempt else self._waits(record, COPY_WAITS)
-        if _now() >= record.failed_at + COPIES_WITHIN:
-            return None  # it was redriven
         kept = await self._is_kept(attempt)
         if kept:
             return Outcome(verdict=Verdict.DUPLICATE, reason=COPY_DONE, rule=DOUBLE.name)
@@ -67,10 +72,12 @@ class Doubles:
             return self._waits(record, COPY_SEEKS)
         return None  # its settlement was cut short, or it was moved by hand
 
-    async def failed(self, attempt: Attempt, outcome: Outcome) -> Outcome:
+    async def failed(self, attempt: Attempt, outcome: Outcome, *, seen: list[Round]) -> Outcome:
         """Record a failed attempt before its delivery is settled: ``outcome``, or that of a double.
 
-        Raises as the stores do; then nothing is recorded, or that very attempt.
+        ``seen`` has the record in spite of which it ran: where it is another one by now, somebody else has failed
+        meanwhile. Raises as the stores do; then nothing is recorded, or that very attempt: what this call is to record
+        is added to ``seen``, so that the next one knows it.
         """
         if not attempt.message:
             return outcome
@@ -82,13 +89,16 @@ class Doubles:
             failed_at=now,
             next_at=now + self._module.retry.delay(attempt.number, 1.0) if retried else None,
         )
-        while (known := await self._dataplane.round(attempt.job.id)) is None:
-            if await self._dataplane.first_round(ours):
-                return outcome
-        if known.message != attempt.message and (double := self._of_another(known)) is not None:
-            return double
-        await self._dataplane.further_round(ours)
-        return outcome
+        try:
+            while (known := await self._dataplane.round(attempt.job.id)) is None:
+                if await self._dataplane.first_round(ours):
+                    return outcome
+            if known not in seen and (double := await self._by(known, attempt)) is not None:
+                return double
+            await self._dataplane.further_round(ours)
+            return outcome
+        finally:
+            seen.append(Round.from_document(ours.to_document()))  # with times as they are read
 
     def _of_another(self, record: Round) -> Outcome | None:
         if record.next_at is not None:
@@ -107,10 +117,13 @@ class Doubles:
     async def _is_kept(self, attempt: Attempt) -> bool | None:
         """Whether the message is among the dead letters; None where the broker does not say."""
         try:
-            letters = await self._dataplane.broker.dead_letters(self._module.name)
+            async with self._dataplane.broker.each_dead_letter(self._module.name) as letters:
+                async for letter in letters:
+                    if letter.headers.get(MESSAGE_HEADER) == attempt.message:
+                        return True
         except QueueNotDeclared:
             return False
         except TransientError as error:
             log.warning("whether a message is a dead letter already is not known: %s", error)
             return None
-        return any(letter.headers.get(MESSAGE_HEADER) == attempt.message for letter in letters)
+        return False

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,6 +36,8 @@ class Health:
     def __init__(self, probe: Callable[[], None]) -> None:
         self._probe = probe
         self._problems: dict[str, Red] = {}
+        self.others: Callable[[], Iterable[Red]] = tuple
+        """What others know of, such as workers: told along with ours. May be called from any thread."""
         self.room = asyncio.Event()
         self.room.set()
         self.full = asyncio.Event()
@@ -58,13 +60,22 @@ class Health:
 
     def reds(self) -> Sequence[Red]:
         """The problems by part. May be called from any thread."""
-        return sorted(self._problems.copy().values(), key=lambda red: red.part)
+        found: dict[str, Red] = {}
+        for red in [*self._problems.copy().values(), *self.others()]:
+            found.setdefault(red.part, red)
+        return sorted(found.values(), key=lambda red: red.part)
 
     def storage_full(self, problem: str) -> None:
         """Take no more deliveries until there is space again."""
         self.red("storage", problem)
         self.room.clear()
         self.full.set()
+
+    async def look_for_space(self, directory: Path) -> None:
+        """Raises StorageFull when there is none now. Writes only where hardly any is left in ``directory``."""
+        found = await asyncio.to_thread(os.statvfs, directory)
+        if found.f_bavail * found.f_frsize < PROBE_BYTES or (found.f_files and not found.f_favail):
+            await self.check_space()
 
     async def check_space(self) -> None:
         """Raises StorageFull when there is no space now."""

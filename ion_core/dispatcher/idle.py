@@ -23,6 +23,8 @@ class IdleSlots:
         self._oldest = oldest
         self._slots: list[Slot] = []
         self._closed = False
+        self.reused = 0
+        """Attempts that were given one."""
 
     def __len__(self) -> int:
         return len(self._slots)
@@ -46,6 +48,7 @@ class IdleSlots:
                 await uninterrupted(self._drop_all([slot]), within=DROP_WITHIN)
                 raise
             if fit:
+                self.reused += 1
                 return slot
             await self._drop(slot)
         return None

@@ -15,17 +15,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import time
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Protocol
 
 from ion_core import crash
 from ion_core.commits import Commit
+from ion_core.contracts.looking import SlotsView
 from ion_core.contracts.messaging import MESSAGE_HEADER, Delivery
 from ion_core.dataplane import DOCUMENT_HEADER, DOCUMENT_STORED, HOPS_HEADER, TRACEPARENT_HEADER
 from ion_core.dispatcher.attempt_log import STORE_WITHIN, AttemptLog
-from ion_core.dispatcher.bounded import together, uninterrupted, wait_for_any
+from ion_core.dispatcher.bounded import side_by_side, together, uninterrupted, wait_for_any
 from ion_core.dispatcher.doubles import Doubles
 from ion_core.dispatcher.hold import GIVE_BACK_WITHIN, SETTLE_WITHIN, Hold, Verb
 from ion_core.dispatcher.lost import LostEvents
@@ -38,6 +39,7 @@ from ion_core.errors import (
     MessageRefused,
     ModuleFailed,
     PermanentError,
+    ProviderError,
     StorageFull,
     TooManyAttempts,
     TransientError,
@@ -66,9 +68,6 @@ log = logging.getLogger(__name__)
 CONCLUDE_WITHIN = SETTLE_WITHIN + GIVE_BACK_WITHIN + STORE_WITHIN + 5.0
 """Seconds to store a log, to settle and to give back, which each have a bound of their own."""
 
-AT_ONCE = 0.001
-"""Seconds that a store takes which has its documents in reach."""
-
 _SHUTTING_DOWN = Outcome(verdict=Verdict.RELEASED, reason="shutting down", rule=SHUTDOWN.name)
 
 COMMITS = {Verdict.COMMITTED, Verdict.ALREADY_COMMITTED}
@@ -86,8 +85,8 @@ class Place(Protocol):
     """Where the jobs of a module run."""
 
     @property
-    def ready(self) -> int:
-        """How many wait ready for an event."""
+    def slots(self) -> SlotsView:
+        """How many wait ready for an event, and how many attempts found one."""
 
     async def committed(self, attempt: Attempt, record: AttemptLog, stack: AsyncExitStack) -> Committed:
         """S3 to S9: the job's commit. What goes wrong is the exception's class.
@@ -133,8 +132,7 @@ class JobRunner:
         self._capacity = asyncio.Semaphore(module.concurrency)
         self.troubles = Troubles(around.stores)
         self._doubles = Doubles(module, around.dataplane)
-        self._store_takes = 0.0
-        """Seconds, for what it was asked last."""
+        self._gathering = around.dataplane.gathering if module.leads_to else None
         self.lost = LostEvents(module.name, around.dataplane)
 
     # Receive
@@ -182,7 +180,7 @@ class JobRunner:
         self.lost.seen(reason)
         settling = hold.settle(lambda delivery: delivery.dead_letter(reason))
         if await uninterrupted(settling, within=CONCLUDE_WITHIN):
-            self.counts[Verdict.DEAD_LETTERED] += 1
+            self._count(Verdict.DEAD_LETTERED)
         elif hold.lost:
             self.lost.add_unreadable(reason)
 
@@ -262,7 +260,10 @@ class JobRunner:
             hold.over = True
             return outcome
         try:
-            outcome = await self._doubles.failed(attempt, replace(outcome, reason=self._around.hide(outcome.reason)))
+            hidden = replace(outcome, reason=self._around.hide(outcome.reason))
+            outcome = await self._doubles.failed(attempt, hidden, seen=record.rounds)
+            if outcome.verdict is Verdict.DEAD_LETTERED and self._gathering is not None:
+                await self._gathering.dying(attempt.job, message=attempt.message, reason=outcome.reason)
         except TransientError:
             if record.progress.stage is not Stage.PUBLISH:  # there it is the commit that waits
                 record.progress.stage = Stage.COMMIT  # it is a store that does not answer
@@ -287,6 +288,8 @@ class JobRunner:
             except TransientError as unrecorded:  # that may be its trouble: then it comes to an end all the same
                 log.warning("a failed attempt could not be recorded: %s", unrecorded, extra=record.fields)
                 return outcome
+        if not ruling.own:
+            self._around.unanswered()
         whose = "this event's own trouble" if ruling.own else "provider unavailable"
         seconds = ruling.delay.total_seconds()
         log.warning("%s, next try in %.1f s: %s", whose, seconds, reason, extra=record.fields)
@@ -315,6 +318,7 @@ class JobRunner:
     async def _decide(self, attempt: Attempt, record: AttemptLog) -> Outcome | None:
         """S2. The outcome where there is nothing to run; None where the module is to run now."""
         found, round = await self._records_of(attempt.job.id)
+        record.rounds = [round] if round is not None else []
         crash.reached("S2")
         if found is not None:
             record.committed = True
@@ -329,6 +333,8 @@ class JobRunner:
                 )
             if pending:
                 await self._publish(commit)
+            elif self._gathering is not None:  # whoever paid it may not have known of the gatherer
+                await self._owed(commit, self._gathering.committed)
             outcome = Outcome(verdict=Verdict.ALREADY_COMMITTED, children=len(commit.events))
             if await self.place.fetch(attempt, commit, record):
                 outcome = replace(outcome, verdict=Verdict.COMMITTED)
@@ -343,6 +349,8 @@ class JobRunner:
             await wait_for_any(room, self._stopping)
         if not room.is_set():
             return Outcome(verdict=Verdict.RELEASED, reason="shutting down, no space left", rule=SHUTDOWN.name)
+        if self._gathering is not None:
+            await self._gathering.begins(attempt.job)
         return None
 
     def _refused(self, attempt: Attempt) -> PermanentError | None:
@@ -358,17 +366,9 @@ class JobRunner:
         return None
 
     async def _records_of(self, job_id: str) -> tuple[tuple[Commit, bool] | None, Round | None]:
-        """What is known of a job: its commit and whether that owes something, and which message of it has failed.
-
-        Asked at the same time, unless the store answers at once: then a task costs more than the answer.
-        """
-        dataplane, begun = self._around.dataplane, time.monotonic()
-        if self._store_takes < AT_ONCE:
-            commit, round = await dataplane.committed(job_id), await dataplane.round(job_id)
-        else:
-            commit, round = await asyncio.gather(dataplane.committed(job_id), dataplane.round(job_id))
-        self._store_takes = time.monotonic() - begun
-        return commit, round
+        """What is known of a job: its commit and whether that owes something, and which message of it has failed."""
+        dataplane = self._around.dataplane
+        return await side_by_side(dataplane.committed(job_id), dataplane.round(job_id))
 
     # Commit
 
@@ -378,7 +378,8 @@ class JobRunner:
         record.progress.reaches(Stage.PUBLISH)
         verdict = Verdict.COMMITTED if committed.ours else Verdict.ALREADY_COMMITTED
         outcome = Outcome(verdict=verdict, children=len(committed.commit.events))
-        owed = [self._publish(committed.commit)] if committed.commit.owes else []
+        owes = committed.commit.owes or bool(self.module.leads_to)
+        owed = [self._publish(committed.commit)] if owes else []
         await together([*owed, record.store(self._around.dataplane.documents, outcome)])
         crash.reached("S11")
         return outcome
@@ -388,8 +389,11 @@ class JobRunner:
 
         But for what the broker will never take: MessageRefused. Its event is kept aside, for people to see and redrive.
         """
+        await self._owed(commit, self._around.dataplane.publish_commit)
+
+    async def _owed(self, commit: Commit, pay: Callable[[Commit], Awaitable[None]]) -> None:
         try:
-            await self._around.dataplane.publish_commit(commit)
+            await pay(commit)
         except TransientError:
             raise
         except MessageRefused as error:
@@ -402,7 +406,8 @@ class JobRunner:
 
     async def _conclude(self, attempt: Attempt, hold: Hold, record: AttemptLog, outcome: Outcome) -> None:
         """Keep the log, settle, tell. A commit's log is stored already."""
-        outcome = replace(outcome, reason=self._around.hide(outcome.reason))
+        if outcome.reason:
+            outcome = replace(outcome, reason=self._around.hide(outcome.reason))
         nothing_new = outcome.verdict is Verdict.ALREADY_COMMITTED or record.is_of_no_run(outcome) or record.goes_on
         if not record.committed and not nothing_new:
             record.committer.append(f"{outcome.verdict.value}: {outcome.reason}")
@@ -411,8 +416,10 @@ class JobRunner:
         verdict = outcome.verdict if settled else Verdict.LOST
         if hold.lost and not settled and outcome.verdict not in COMMITS:
             self.lost.add(attempt.job)
+        if settled and verdict is Verdict.DEAD_LETTERED:
+            await self._tell_gatherers(attempt.job)
         outcome = replace(outcome, verdict=verdict, seconds=record.elapsed(), delay=None, steps=record.steps())
-        self.counts[verdict] += 1
+        self._count(verdict)
         log.log(
             LEVELS.get(verdict, logging.INFO),
             "job %s%s",
@@ -421,6 +428,21 @@ class JobRunner:
             extra={**record.fields, "seconds": round(outcome.seconds, 3)},
         )
         self._around.observer.job_finished(attempt, outcome)
+
+    def _count(self, verdict: Verdict) -> None:
+        self.counts[verdict] += 1
+        self._around.counted()
+        if verdict is Verdict.DEAD_LETTERED:
+            crash.reached(crash.DIED)
+
+    async def _tell_gatherers(self, job: Job) -> None:
+        """Of a dead letter. What cannot be done now is found by the outbox."""
+        if self._gathering is None:
+            return
+        try:
+            await self._gathering.dead(job)
+        except ProviderError as error:
+            log.warning("gatherers could not be told of a dead letter yet: %s", error, extra={"job": job.id})
 
     def _verb(self, attempt: Attempt, record: AttemptLog, outcome: Outcome) -> Verb:
         """What settles the delivery of an attempt that ended so."""

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from ion_core.contracts.messaging import DeadLetter
 from ion_core.dataplane import DataPlane
 from ion_core.errors import InvalidEvent, StillPending
 from ion_core.jobs import Job
@@ -36,15 +35,6 @@ class _Lost:
     job_id: str
     what: str
     since: float
-
-
-def _dead(letters: Sequence[DeadLetter]) -> tuple[set[str], set[str]]:
-    """The ids of the jobs that these stand for, and their reasons."""
-    jobs = set()
-    for letter in letters:
-        with suppress(InvalidEvent):
-            jobs.add(Job.of_message(letter.body, letter.queue).id)
-    return jobs, {letter.reason for letter in letters}
 
 
 class LostEvents:
@@ -77,6 +67,11 @@ class LostEvents:
         fields = {"eventId": lost.what, "moduleName": self._module}
         log.info("an event was lost before it was decided on; it is pending until it comes again", extra=fields)
 
+    @property
+    def any(self) -> bool:
+        """Whether some are not known to be over."""
+        return bool(self._lost)
+
     def seen(self, key: str) -> None:
         """A delivery of that job, or of what is refused for that reason, is here."""
         self._lost.pop(key, None)
@@ -104,13 +99,23 @@ class LostEvents:
                 self._lost.pop(key, None)
         if not self._lost or dead == self._dead_seen:
             return
-        letters = await self._dataplane.broker.dead_letters(self._module) if dead else ()
+        jobs, reasons = await self._dead() if dead else (set(), set())
         self._dead_seen = dead
-        jobs, reasons = await asyncio.to_thread(_dead, letters)  # each once: there may be thousands
         for key, lost in list(self._lost.items()):
             if lost.job_id in jobs if lost.job_id else lost.what in reasons:
                 self._lost.pop(key, None)
                 self.died += 1
+
+    async def _dead(self) -> tuple[set[str], set[str]]:
+        """The ids of the jobs that dead letters stand for, and their reasons."""
+        jobs, reasons = set(), set()
+        async with self._dataplane.broker.each_dead_letter(self._module) as letters:
+            async for letter in letters:
+                reasons.add(letter.reason)
+                with suppress(InvalidEvent):
+                    jobs.add(Job.of_message(letter.body, letter.queue).id)
+                await asyncio.sleep(0)  # there may be thousands, and others have work
+        return jobs, reasons
 
     def _told(self) -> str:
         some = ", ".join(lost.what[:80] for lost in list(self._lost.values())[:5])

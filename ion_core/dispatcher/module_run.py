@@ -10,6 +10,7 @@ from datetime import timedelta
 
 from ion_core import crash
 from ion_core.commits import Commit
+from ion_core.contracts.looking import SlotsView
 from ion_core.contracts.runtime import ExitStatus
 from ion_core.dispatcher.attempt_log import AttemptLog
 from ion_core.dispatcher.health import Health
@@ -45,8 +46,8 @@ class InSlots:
         self._around = around
 
     @property
-    def ready(self) -> int:
-        return self._slots.warm.ready
+    def slots(self) -> SlotsView:
+        return self._slots.view
 
     async def fetch(self, attempt: Attempt, commit: Commit, record: AttemptLog) -> bool:
         return False  # a container of ours ends with us
@@ -71,6 +72,7 @@ class InSlots:
                 health=self._around.health,
                 running=self._around.running,
                 grace=self._around.grace,
+                traceparent=self._around.traceparent(attempt),
             )
             committed = await run.committed()
         except BaseException as error:
@@ -86,7 +88,10 @@ class InSlots:
 
 @dataclass(frozen=True, kw_only=True)
 class ModuleRun:
-    """S4 to S9: one attempt in its slot. ``record`` is told what happens; ``grace`` is between SIGTERM and SIGKILL."""
+    """S4 to S9: one attempt in its slot. ``record`` is told what happens; ``grace`` is between SIGTERM and SIGKILL.
+
+    ``traceparent`` is what the module is told of the trace that it is part of; '' for nothing.
+    """
 
     attempt: Attempt
     module: Module
@@ -96,6 +101,7 @@ class ModuleRun:
     health: Health
     running: RunningAttempts
     grace: timedelta
+    traceparent: str = ""
 
     async def committed(self) -> Committed:
         """Prepare, run, commit. What goes wrong is the exception's class."""
@@ -115,7 +121,9 @@ class ModuleRun:
         slot, record = self.slot, self.record
         record.progress.reaches(Stage.PREPARE)
         with record.step("prepare"):
-            record.preparer += await self.handler.prepare(self.attempt, slot.workspace, link=slot.inputs_read_only)
+            record.preparer += await self.handler.prepare(
+                self.attempt, slot.workspace, link=slot.inputs_read_only, traceparent=self.traceparent
+            )
         slot.session.prepared()
 
     async def _run(self) -> Committed | ModuleFailed | PermanentError | None:
@@ -178,7 +186,9 @@ class ModuleRun:
         slot, record = self.slot, self.record
         why_not = ""
         try:
-            record.preparer += await self.handler.put_back(self.attempt, slot.workspace, link=slot.inputs_read_only)
+            record.preparer += await self.handler.put_back(
+                self.attempt, slot.workspace, link=slot.inputs_read_only, traceparent=self.traceparent
+            )
         except OutputRefused as error:
             why_not = str(error)
             record.preparer.append(f"/ready was refused: {error}")

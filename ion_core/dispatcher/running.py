@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -19,7 +19,10 @@ class Followed(Protocol):
     """What a module runs in, as far as somebody follows it."""
 
     def follow(self) -> AsyncIterator[str]:
-        """What it prints from this attempt on, as it comes, until it has ended."""
+        """What it prints from this attempt on, as it comes, until it has ended.
+
+        Raises ConnectionAbortedError where who runs it dies before.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,9 +52,10 @@ class _Running:
 
 
 class RunningAttempts:
-    """Who runs, by event."""
+    """Who runs, by event. ``told``, where it is set, is called as an attempt begins to run (True), and has (False)."""
 
     def __init__(self) -> None:
+        self.told: Callable[[Attempt, bool], None] | None = None
         self._running: set[_Running] = set()
         self._begun: asyncio.Future[None] | None = None
 
@@ -63,11 +67,15 @@ class RunningAttempts:
         begun, self._begun = self._begun, None
         if begun is not None and not begun.done():
             begun.set_result(None)
+        if self.told is not None:
+            self.told(attempt, True)
         try:
             yield
         finally:
             self._running.discard(running)
             running.ended.set()
+            if self.told is not None:
+                self.told(attempt, False)
 
     def of(self, event_id: str) -> Sequence[RunsNow]:
         """Those for this event, the longest first."""
@@ -85,7 +93,8 @@ class RunningAttempts:
     async def follow(self, event_id: str, *, wait: bool) -> AsyncGenerator[LiveLine, None]:
         """What the attempts for this event print, from their start, until none of them runs any more.
 
-        With ``wait``, if none runs now, the first to come is waited for.
+        With ``wait``, if none runs now, the first to come is waited for. Raises ConnectionAbortedError in the end where
+        one could not be followed to its own.
         """
         followed: set[_Running] = set()
         while True:
@@ -115,14 +124,18 @@ async def _lines(running: set[_Running]) -> AsyncIterator[LiveLine]:
         try:
             await asyncio.wait({pumping, ending}, return_when=asyncio.FIRST_COMPLETED)
             await asyncio.wait({pumping}, timeout=LAST_LINES_WITHIN)
+            if pumping.done() and isinstance(error := pumping.exception(), ConnectionAbortedError):
+                raise error
         finally:
             for task in (pumping, ending):
                 task.cancel()
             await asyncio.wait({pumping, ending})
 
     async def all_of_them() -> None:
-        await asyncio.gather(*(until_its_end(one) for one in running))
+        ends = await asyncio.gather(*(until_its_end(one) for one in running), return_exceptions=True)
         await lines.put(None)
+        for error in filter(None, ends):
+            raise error
 
     reading = asyncio.create_task(all_of_them())
     try:

@@ -7,9 +7,9 @@ import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
 
 from ion_core.contracts.runtime import ContainerRef, ContainerRuntime, ExitStatus
+from ion_core.dispatcher.bounded import begun
 from ion_core.errors import (
     ContainerNotFound,
     HandlerUnreachable,
@@ -53,13 +53,15 @@ class Slot:
         self._api = api
         self._listening: asyncio.Task[asyncio.Server | None] | None = None
         self._ending: asyncio.Task[ExitStatus] | None = None
-        self._unreachable: asyncio.Future[IonError] = asyncio.get_running_loop().create_future()
+        self._unreachable: IonError | None = None
+        self._happened: asyncio.Future[None] | None = None
+        """Done once its container has ended, or its module has called; of whoever waits for that, if anybody does."""
         self._told = 0
         self.printed = 0
         """Characters that its module has printed so far, as far as ``output`` saw them."""
         self.ref = ref
         self.workspace = workspace
-        self.session = Session()
+        self.session = Session(self._tell)
         self.is_warm = False
         self.is_kept = False
         self.failed: Failed | None = None
@@ -79,12 +81,13 @@ class Slot:
         """Nothing if its module runs already."""
         if self._ending is not None:
             return
-        self._listening = asyncio.create_task(self._listen(), name=f"listen for {self.ref.name}")
+        self._listening = begun(self._listen(), name="listen for a container")
         try:
             await self._runtime.start(self.ref)
         except ContainerNotFound as error:
             raise TransientError(f"{GONE_BEFORE}: {error}") from error
-        self._ending = asyncio.create_task(self._runtime.wait(self.ref), name=f"end of {self.ref.name}")
+        self._ending = begun(self._runtime.wait(self.ref), name="end of a container")
+        self._ending.add_done_callback(self._tell)
 
     async def until_end_or_call(self) -> ExitStatus | None:
         """How it ended; None once its module has called ``/ready`` or ``/done`` and waits for the answer.
@@ -95,8 +98,8 @@ class Slot:
         assert self._ending is not None, "start it first"
         session = self.session
         while not self._ending.done() and not session.filling and not session.committing:
-            if self._unreachable.done():
-                raise self._unreachable.result()
+            if self._unreachable is not None:
+                raise self._unreachable
             await self._something()
         return None if session.filling or session.committing else self._ending.result()
 
@@ -114,12 +117,12 @@ class Slot:
 
     async def _something(self) -> None:
         """Until it ends, or its module calls."""
-        happening: set[asyncio.Future[Any]] = {self.session.change()}
-        if self._ending is not None:
-            happening.add(self._ending)
-        if not self._unreachable.done():
-            happening.add(self._unreachable)
-        await asyncio.wait(happening, return_when=asyncio.FIRST_COMPLETED)
+        self._happened = asyncio.get_running_loop().create_future()
+        await self._happened
+
+    def _tell(self, _: object = None) -> None:
+        if self._happened is not None and not self._happened.done():
+            self._happened.set_result(None)
 
     async def dismiss(self, *, within: timedelta) -> None:
         """No more events: a module that asks for one is told so, and may end by itself."""
@@ -180,9 +183,13 @@ class Slot:
         except ContainerNotFound:
             return None
         except PermanentError as error:
-            self._unreachable.set_result(HandlerUnreachable(f"a module cannot call its handler: {error}"))
+            self._cannot_be_called(HandlerUnreachable(f"a module cannot call its handler: {error}"))
             return None
         except ProviderError as error:
-            self._unreachable.set_result(error)
+            self._cannot_be_called(error)
             return None
         return None if inside is None else await self._api.serve(inside)
+
+    def _cannot_be_called(self, why: IonError) -> None:
+        self._unreachable = why
+        self._tell()

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
+from ion_core.contracts.looking import SlotsView
 from ion_core.contracts.runtime import ContainerRef, ContainerRuntime, ContainerSpec
 from ion_core.dispatcher.bounded import uninterrupted
 from ion_core.dispatcher.idle import IdleSlots
@@ -32,9 +33,16 @@ END_WITHIN = timedelta(seconds=5)
 
 LABEL_STATE = "ion.state"
 LABEL_MODULE = "ion.module"
+LABEL_WORKER = "ion.worker"
+"""Of several workers on one state directory, whose it is; without it there is but one."""
 
 MODULE_ENV = {"PYTHONUNBUFFERED": "1"}
 """What every module is given: what one in Python printed is there also when it is stopped."""
+
+
+def labels_of(state_id: str, worker: int = 0) -> Mapping[str, str]:
+    """What marks the containers of a state directory; with ``worker`` those of one of its workers."""
+    return {LABEL_STATE: state_id, **({LABEL_WORKER: str(worker)} if worker else {})}
 
 
 def container_spec(
@@ -62,15 +70,34 @@ class Slots:
     """Makes slots for one module; while ``keep`` runs, ``module.warm`` of them ahead of their events."""
 
     def __init__(
-        self, module: Module, runtime: ContainerRuntime, handler: Handler, *, api: HandlerApi, state_id: str
+        self,
+        module: Module,
+        runtime: ContainerRuntime,
+        handler: Handler,
+        *,
+        api: HandlerApi,
+        state_id: str,
+        worker: int = 0,
     ) -> None:
         self._module = module
         self._runtime = runtime
         self._handler = handler
         self._api = api
-        self._labels: Mapping[str, str] = {LABEL_STATE: state_id, LABEL_MODULE: module.name}
+        self._labels: Mapping[str, str] = {**labels_of(state_id, worker), LABEL_MODULE: module.name}
         self.warm = WarmSlots(module.warm, self._make, self._close, module=module.name)
         self.idle = IdleSlots(handler, self._end, oldest=OLDEST)
+
+    @property
+    def view(self) -> SlotsView:
+        module, warm = self._module, self.warm
+        return SlotsView(
+            module=module.name,
+            warm=module.warm,
+            ready=warm.ready,
+            found=warm.found,
+            reused=self.idle.reused,
+            made=warm.made,
+        )
 
     async def keep(self, stop: asyncio.Event) -> None:
         """Make slots ahead until ``stop``, or until cancelled; none that waits is left then."""

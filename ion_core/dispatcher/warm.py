@@ -44,6 +44,8 @@ class WarmSlots(Generic[S]):
         self._changed = asyncio.Event()
         self._pause_until = 0.0
         self._backoff = Backoff()
+        self.found = self.made = 0
+        """Attempts that found one, and those that did not."""
 
     @property
     def ready(self) -> int:
@@ -52,20 +54,12 @@ class WarmSlots(Generic[S]):
 
     async def take(self) -> S | None:
         """One that is ready, or the one that is being made; None where there is none, or making it failed."""
-        self._pause_until = asyncio.get_running_loop().time() + REFILL_AFTER
-        self._changed.set()
-        if self._ready:
-            return self._ready.popleft()[1]
-        making, self._making = self._making, None
-        if making is None:
-            return None
-        try:
-            return await asyncio.shield(making)
-        except asyncio.CancelledError:
-            await uninterrupted(self._abandon(making), within=TAKE_WITHIN)
-            raise
-        except Exception:  # ``run`` tells of it; whoever makes one now sees what is wrong
-            return None
+        slot = await self._take()
+        if slot is None:
+            self.made += 1
+        else:
+            self.found += 1
+        return slot
 
     def refill(self) -> None:
         """A job has ended: make the next one now."""
@@ -87,6 +81,22 @@ class WarmSlots(Generic[S]):
         finally:
             keeping.cancel()
             await uninterrupted(self._end(keeping), within=TAKE_WITHIN)
+
+    async def _take(self) -> S | None:
+        self._pause_until = asyncio.get_running_loop().time() + REFILL_AFTER
+        self._changed.set()
+        if self._ready:
+            return self._ready.popleft()[1]
+        making, self._making = self._making, None
+        if making is None:
+            return None
+        try:
+            return await asyncio.shield(making)
+        except asyncio.CancelledError:
+            await uninterrupted(self._abandon(making), within=TAKE_WITHIN)
+            raise
+        except Exception:  # ``run`` tells of it; whoever makes one now sees what is wrong
+            return None
 
     async def _keep(self) -> None:
         while True:

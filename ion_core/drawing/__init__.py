@@ -1,7 +1,9 @@
-"""A flow as people look at it: its graph as SVG, and a page of its own to be mailed."""
+"""A flow or a pipeline as people look at it: its graph as SVG, and of a flow a page of its own to be mailed."""
 
-from ion_core.drawing.collecting import Collected, collect, small_pictures
 from ion_core.drawing.graph import draw
-from ion_core.drawing.page import PICTURES, report
+from ion_core.drawing.page import PICTURES, Beside, report
+from ion_core.drawing.pipeline import draw_pipeline
+from ion_core.drawing.style import graph_style
+from ion_core.drawing.tree import TROUBLE
 
-__all__ = ["PICTURES", "Collected", "collect", "draw", "report", "small_pictures"]
+__all__ = ["PICTURES", "TROUBLE", "Beside", "draw", "draw_pipeline", "graph_style", "report"]

@@ -9,18 +9,18 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 from xml.etree.ElementTree import Element, SubElement, tostring
 
-from ion_core.drawing.collecting import Collected
+from ion_core.contracts.looking import EventView, FlowView, JobView
 from ion_core.drawing.graph import draw
-from ion_core.drawing.said import MARKS, STATES, STEPS, size, took
-from ion_core.drawing.tree import TROUBLE
+from ion_core.drawing.said import MARKS, STATES, STEPS, last, moment, took
+from ion_core.drawing.style import graph_style, page_style
+from ion_core.drawing.tree import TROUBLE, Tree
 from ion_core.events import StoredFile
-from ion_core.flows import AttemptSeen, EventSeen, Flow, JobSeen
-from ion_core.words import counted, in_seconds
+from ion_core.words import counted, in_seconds, size
 
 LOGS = 1024 * 1024
 """Characters of logs on one page, those of trouble first."""
@@ -30,113 +30,117 @@ PAIRS, FILES = 50, 50
 """So many of one job or event are shown; how many more there are is said."""
 
 
-def report(
-    collected: Collected,
-    *,
-    made_at: datetime,
-    pictures: Mapping[str, tuple[str, bytes]] | None = None,
-    lost: Mapping[str, str] | None = None,
-    shown: Callable[[str], str] = str,
-) -> bytes:
-    """The page, as UTF-8.
+@dataclass(frozen=True, kw_only=True)
+class Beside:
+    """What a page shows beside the flow itself.
 
-    ``pictures`` have media type and content, by key; ``lost`` why a file could not be had. ``made_at`` has a zone.
+    ``logs`` and ``images`` by an attempt's token; ``made`` by event and module, ``brought`` by event. ``pictures`` have
+    media type and content, by a file's key; ``lost`` why one could not be had.
+    """
+
+    logs: Mapping[str, str] = field(default_factory=dict)
+    images: Mapping[str, str] = field(default_factory=dict)
+    made: Mapping[tuple[str, str], Sequence[StoredFile]] = field(default_factory=dict)
+    brought: Mapping[str, Sequence[StoredFile]] = field(default_factory=dict)
+    pictures: Mapping[str, tuple[str, bytes]] = field(default_factory=dict)
+    lost: Mapping[str, str] = field(default_factory=dict)
+
+
+def report(
+    flow: FlowView, beside: Beside | None = None, *, made_at: datetime, shown: Callable[[str], str] = str
+) -> bytes:
+    """The page, as UTF-8. ``made_at`` has a zone.
+
     Every text that is not of this room goes through ``shown``, which may hide or escape something in it.
     """
-    return _Report(collected, pictures or {}, lost or {}, shown).page(made_at)
+    return _Report(flow, Beside() if beside is None else beside, shown).page(made_at)
 
 
 class _Report:
-    def __init__(
-        self,
-        collected: Collected,
-        pictures: Mapping[str, tuple[str, bytes]],
-        lost: Mapping[str, str],
-        shown: Callable[[str], str],
-    ) -> None:
-        self._collected = collected
-        self._pictures = pictures
-        self._lost = lost
+    def __init__(self, flow: FlowView, beside: Beside, shown: Callable[[str], str]) -> None:
+        self._flow = flow
+        self._tree = Tree(flow)
+        self._beside = beside
         self._shown = shown
-        self._events = list(collected.flow.events())
-        self._anchors: dict[EventSeen | JobSeen, str] = {}
-        for n, event in enumerate(self._events):
-            self._anchors[event] = f"event-{n}"
-            self._anchors |= {job: f"job-{n}-{k}" for k, job in enumerate(event.jobs.values())}
+        self._anchors: dict[str | tuple[str, str], str] = {}
+        for n, event in enumerate(flow.events):
+            self._anchors[event.event_id] = f"event-{n}"
+            jobs = enumerate(self._tree.jobs(event))
+            self._anchors |= {(event.event_id, job.module): f"job-{n}-{k}" for k, job in jobs}
         self._logs = self._fitting_logs()
 
     def page(self, made_at: datetime) -> bytes:
-        flow = self._collected.flow
-        style = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
+        flow = self._flow
+        style = page_style() + graph_style()
         html = Element("html", {"lang": "en"})
         head = SubElement(html, "head")
         SubElement(head, "meta", {"charset": "utf-8"})
         SubElement(head, "meta", {"http-equiv": "Content-Security-Policy", "content": _policy(style)})
         SubElement(head, "meta", {"name": "viewport", "content": "width=device-width, initial-scale=1"})
-        SubElement(head, "title").text = f"Ion · flow {self._shown(flow.correlation_id)}"
+        SubElement(head, "title").text = f"Ion · flow {self._shown(flow.summary.correlation_id)}"
         SubElement(head, "style").text = style
         body = SubElement(html, "body")
         self._header(body, made_at)
         main = SubElement(body, "main")
         graph = SubElement(main, "div", {"class": "scroll", "tabindex": "0", "role": "region", "aria-label": "Graph"})
-        graph.append(draw(flow, link=lambda it: f"#{self._anchors[it]}", shown=self._shown))
+        graph.append(draw(flow, link=lambda it: f"#{self._anchor(it)}", shown=self._shown))
         SubElement(main, "h2").text = "Jobs and events"
-        for event in self._events:
+        for event in flow.events:
             self._event(main, event)
-            for job in event.jobs.values():
+            for job in self._tree.jobs(event):
                 self._job(main, event, job)
         self._damaged(main)
         written: bytes = tostring(html, encoding="utf-8", method="html")
         return b"<!doctype html>\n" + written + b"\n"
 
     def _header(self, body: Element, made_at: datetime) -> None:
-        flow = self._collected.flow
+        flow = self._flow
         header = SubElement(body, "header")
-        SubElement(header, "h1").text = self._shown(_title(flow.roots))
-        states = Counter(job.state for job in flow.jobs())
+        SubElement(header, "h1").text = self._shown(_title(self._tree.roots))
+        states = Counter(job.state for job in flow.jobs)
         trouble = any(states[it] for it in TROUBLE)
-        said = [counted(len(self._events), "event"), counted(states.total(), "job")]
+        said = [counted(len(flow.events), "event"), counted(states.total(), "job")]
         said += [f"{states[state]:,} {words}" for state, words in STATES.items() if states[state]]
         SubElement(header, "p", {"class": "bad-text"} if trouble else {}).text = " · ".join([*said, *_span(flow)])
         line = SubElement(header, "p", {"class": "dim"})
         line.text = "flow "
-        SubElement(line, "code").text = self._shown(flow.correlation_id)
+        SubElement(line, "code").text = self._shown(flow.summary.correlation_id)
         times = SubElement(header, "p", {"class": "dim"})
         times.text = f"As it stood at {made_at:%Y-%m-%d %H:%M:%S %Z}. A bar is the time of"
         for step in STEPS:
             SubElement(times, "span", {"class": f"key {step}"}).tail = step
 
-    def _event(self, main: Element, event: EventSeen) -> None:
+    def _event(self, main: Element, event: EventView) -> None:
         details = SubElement(main, "details")
         summary = SubElement(details, "summary")
         summary.text = "event "
         SubElement(summary, "b").text = self._shown(event.type)
-        from_whom = f" from {self._shown(event.name)}" if event.name else ""
-        SubElement(summary, "span", {"class": "dim"}).text = f"{from_whom} · {counted(len(event.jobs), 'job')}"
+        said = [f" from {self._shown(event.name)}" if event.name else "", counted(len(self._tree.jobs(event)), "job")]
+        SubElement(summary, "span", {"class": "dim"}).text = " · ".join(said)
         facts = self._facts(details, event)
-        _fact(facts, "event id").text = self._shown(event.id)
-        if event.parent:
-            _fact(facts, "led to by").text = self._shown(event.parent)
-        self._pairs(facts, "pairs", event.pairs)
-        self._files(details, self._collected.brought.get(event.id, []), event.files)
+        _fact(facts, "event id").text = self._shown(event.event_id)
+        if event.parent_event_id:
+            _fact(facts, "led to by").text = self._shown(event.parent_event_id)
+        self._pairs(facts, "pairs", event.data)
+        self._files(details, self._beside.brought.get(event.event_id, []), event.files)
 
-    def _job(self, main: Element, event: EventSeen, job: JobSeen) -> None:
+    def _job(self, main: Element, event: EventView, job: JobView) -> None:
         details = SubElement(main, "details", {"open": ""} if job.state in TROUBLE else {})
         summary = SubElement(details, "summary")
         SubElement(summary, "span", {"class": f"state {MARKS[job.state]}"})
         SubElement(summary, "b").text = self._shown(job.module)
-        last = job.last
-        said = [STATES[job.state], *([took(last)] if last is not None else []), self._shown(event.type)]
+        counts = last(job)
+        said = [STATES[job.state], *([took(counts)] if counts is not None else []), self._shown(event.type)]
         SubElement(summary, "span", {"class": "dim"}).text = " · ".join(["", *filter(None, said)])
         facts = self._facts(details, job)
-        _fact(facts, "event id").text = self._shown(event.id)
-        if last is not None and last.token in self._collected.images:
-            SubElement(_fact(facts, "image"), "code").text = self._shown(self._collected.images[last.token])
-        self._pairs(facts, "insights", job.pairs)
+        _fact(facts, "event id").text = self._shown(event.event_id)
+        if counts is not None and counts.token in self._beside.images:
+            SubElement(_fact(facts, "image"), "code").text = self._shown(self._beside.images[counts.token])
+        self._pairs(facts, "insights", job.insights)
         if job.attempts:
             self._attempts(details, job)
-        self._files(details, self._collected.made.get((event.id, job.module), []))
-        for attempt in _in_time(job.attempts):
+        self._files(details, self._beside.made.get((event.event_id, job.module), []))
+        for attempt in job.attempts:
             if attempt.token in self._logs:
                 if len(job.attempts) > 1:
                     SubElement(details, "p", {"class": "dim in"}).text = f"Log of attempt {attempt.number}"
@@ -144,22 +148,25 @@ class _Report:
         if any(it.token not in self._logs for it in job.attempts):
             line = SubElement(details, "p", {"class": "dim in"})
             line.text = "The log is whole by "
-            SubElement(line, "code").text = f"ion-core logs {self._shown(event.id)}"
+            SubElement(line, "code").text = f"ion-core logs {self._shown(event.event_id)}"
 
-    def _facts(self, details: Element, item: EventSeen | JobSeen) -> Element:
+    def _facts(self, details: Element, item: EventView | JobView) -> Element:
         """Where links from the graph lead: a browser opens what is closed around their aim."""
-        return SubElement(details, "dl", {"id": self._anchors[item]})
+        return SubElement(details, "dl", {"id": self._anchor(item)})
 
-    def _attempts(self, details: Element, job: JobSeen) -> None:
+    def _anchor(self, item: EventView | JobView) -> str:
+        return self._anchors[item.event_id if isinstance(item, EventView) else (item.event_id, item.module)]
+
+    def _attempts(self, details: Element, job: JobView) -> None:
         table = SubElement(details, "table")
         row = SubElement(SubElement(table, "thead"), "tr")
         for name in ("attempt", "began", *(f"{step}, s" for step in STEPS), "outcome"):
             SubElement(row, "th", {"scope": "col"}).text = name
         body = SubElement(table, "tbody")
-        for attempt in _in_time(job.attempts):
+        for attempt in job.attempts:
             row = SubElement(body, "tr")
             SubElement(row, "td", {"class": "number"}).text = str(attempt.number)
-            SubElement(SubElement(row, "td"), "time").text = self._shown(attempt.started_at)
+            SubElement(SubElement(row, "td"), "time").text = moment(attempt.started_at)
             for step in STEPS:
                 value = attempt.seconds.get(step)
                 SubElement(row, "td", {"class": "number"}).text = "" if value is None else in_seconds(value)
@@ -179,56 +186,53 @@ class _Report:
         items = SubElement(details, "ul", {"class": "files"})
         for file in files[:FILES]:
             item = SubElement(items, "li")
-            if file.key in self._pictures:
-                kind, content = self._pictures[file.key]
+            if file.key in self._beside.pictures:
+                kind, content = self._beside.pictures[file.key]
                 data = base64.b64encode(content).decode("ascii")
                 SubElement(item, "img", {"src": f"data:{kind};base64,{data}", "alt": ""})
             SubElement(item, "span").text = self._shown(file.name)
             SubElement(item, "small").text = size(file.size)
-            if file.key in self._lost:
-                SubElement(item, "small", {"class": "bad-text"}).text = self._shown(self._lost[file.key])
+            if file.key in self._beside.lost:
+                SubElement(item, "small", {"class": "bad-text"}).text = self._shown(self._beside.lost[file.key])
         for name in [] if files else names[:FILES]:
             SubElement(SubElement(items, "li"), "span").text = self._shown(name)
         if (count := len(files or names)) > FILES:
             SubElement(items, "li").text = f"… {count - FILES:,} more"
 
     def _damaged(self, main: Element) -> None:
-        lines = list(self._collected.damaged)
+        lines = self._flow.damaged
         if lines:
             SubElement(main, "h2").text = "What is missing here"
             SubElement(main, "pre").text = self._shown("\n".join(lines))
 
     def _fitting_logs(self) -> dict[str, str]:
         """By an attempt's token: of jobs in trouble first, then of those that were tried again, then of all others."""
-        jobs = [job for event in self._events for job in event.jobs.values()]
-        jobs.sort(key=lambda it: (it.state not in TROUBLE, len(it.attempts) < 2))
+        jobs = sorted(self._flow.jobs, key=lambda it: (it.state not in TROUBLE, len(it.attempts) < 2))
         found: dict[str, str] = {}
         left = LOGS
         for attempt in (it for job in jobs for it in job.attempts):
-            log = self._collected.logs.get(attempt.token, "")
+            log = self._beside.logs.get(attempt.token, "")
             if log and len(log) <= left:
                 found[attempt.token] = log
                 left -= len(log)
         return found
 
 
-def _in_time(attempts: Iterable[AttemptSeen]) -> list[AttemptSeen]:
-    return sorted(attempts, key=lambda it: (it.finished_at, it.number))
-
-
-def _title(roots: Sequence[EventSeen]) -> str:
+def _title(roots: Sequence[EventView]) -> str:
     """What it began with."""
     if not roots:
         return "nothing"
     first = roots[0]
-    brings = first.files or [f"{key}={value[:80]}" for key, value in first.pairs]
+    brings = first.files or [f"{key}={value[:80]}" for key, value in first.data]
     more = f" and {len(brings) - 1:,} more" if len(brings) > 1 else ""
     return f"{first.type}: {brings[0]}{more}" if brings else first.type
 
 
-def _span(flow: Flow) -> list[str]:
-    span = flow.span()
-    return [] if span is None else [f"began {span[0]:%Y-%m-%d %H:%M:%S %Z}".rstrip(), f"{in_seconds(span[1])} s"]
+def _span(flow: FlowView) -> list[str]:
+    begun, ended = flow.summary.started_at, flow.summary.finished_at
+    if begun is None or ended is None:
+        return []
+    return [f"began {moment(begun)}", f"{in_seconds((ended - begun).total_seconds())} s"]
 
 
 def _fact(facts: Element, name: str) -> Element:

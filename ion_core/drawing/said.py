@@ -3,57 +3,72 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Mapping
+from datetime import UTC, datetime
 
-from ion_core.flows import COMMITTED, DEAD_LETTERED, GONE, PENDING, RETRIED, AttemptSeen, JobSeen
+from ion_core.contracts.looking import AttemptView, JobState, JobView
+from ion_core.jobs import Verdict
 from ion_core.words import in_seconds
 
-MARKS = {COMMITTED: "ok", DEAD_LETTERED: "bad", RETRIED: "wait", PENDING: "wait", GONE: "bad"}
+MARKS: Mapping[JobState, str] = {
+    "committed": "ok",
+    "dead-lettered": "bad",
+    "retried": "wait",
+    "pending": "wait",
+    "gone": "bad",
+}
 """A state's class in the page's style: a shape and a colour."""
-STATES = {
-    COMMITTED: "done",
-    DEAD_LETTERED: "dead-lettered",
-    RETRIED: "to be tried again",
-    PENDING: "pending",
-    GONE: "taken by no module any more",
+STATES: Mapping[JobState, str] = {
+    "committed": "done",
+    "dead-lettered": "dead-lettered",
+    "retried": "to be tried again",
+    "pending": "pending",
+    "gone": "taken by no module any more",
 }
 STEPS = ("prepare", "module", "commit")
 
 
-def fact(job: JobSeen) -> str:
+def last(job: JobView) -> AttemptView | None:
+    """The attempt that committed, None if its log was lost; without a commit the one that ended last."""
+    if job.committed_by is not None:
+        return next((it for it in job.attempts if (it.number, it.token) == job.committed_by), None)
+    told = [it for it in job.attempts if it.outcome != Verdict.DUPLICATE.value]  # the other message tells how it went
+    return told[-1] if told else None
+
+
+def fact(job: JobView) -> str:
     """The one thing to know of a job, for the space below its name."""
-    last = job.last
-    if job.state == COMMITTED:
-        words = [took(last)] if last is not None else []
-        if last is not None and last.number > 1:
-            words.append(f"attempt {last.number}")
+    counts = last(job)
+    if job.state == "committed":
+        words = [took(counts)] if counts is not None else []
+        if counts is not None and counts.number > 1:
+            words.append(f"attempt {counts.number}")
         return " · ".join(words) or "done"
-    if job.state == DEAD_LETTERED:
-        return " · ".join(["dead", *([_cause(last)] if last is not None else []), f"{len(job.attempts)} ×"])
-    if job.state == RETRIED and last is not None:
-        return f"waits for attempt {last.number + 1}"
-    return "no module takes it" if job.state == GONE else "pending"
+    if job.state == "dead-lettered":
+        return " · ".join(["dead", *([_cause(counts)] if counts is not None else []), f"{len(job.attempts)} ×"])
+    if job.state == "retried" and counts is not None:
+        return f"waits for attempt {counts.number + 1}"
+    return "no module takes it" if job.state == "gone" else "pending"
 
 
-def _cause(attempt: AttemptSeen) -> str:
+def _cause(attempt: AttemptView) -> str:
     """A reason without what is said of attempts, which is said beside it."""
     return attempt.reason.partition(" (attempt ")[0]
 
 
-def took(attempt: AttemptSeen) -> str:
+def since_then(time: datetime) -> str:
+    """Of what runs: the day is left out."""
+    return f"running since {time.astimezone(UTC):%H:%M:%S} UTC"
+
+
+def took(attempt: AttemptView) -> str:
     """How long all of it took; empty where that is not known."""
     return f"{in_seconds(attempt.seconds['all'])} s" if "all" in attempt.seconds else ""
 
 
-def size(count: int) -> str:
-    """Of a file, in units of 1,024 bytes."""
-    if count < 1024:
-        return f"{count} B"
-    value, unit = float(count), "B"
-    for unit in ("KiB", "MiB", "GiB", "TiB"):  # noqa: B007 - it is the last one that is used
-        value /= 1024
-        if value < 1000:
-            break
-    return f"{value:.1f} {unit}" if value < 100 else f"{value:,.0f} {unit}"
+def moment(time: datetime | None) -> str:
+    """In UTC, as all times here, to the second; empty where it is not known."""
+    return "" if time is None else f"{time.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def fitted(text: str, width: int) -> str:
@@ -67,9 +82,13 @@ def fitted(text: str, width: int) -> str:
 
 
 def _cut(text: str, width: int) -> str:
-    while text and sum(map(_columns, text)) > width - 1:
+    while text and columns(text) > width - 1:
         text = text[:-1]
     return text.rstrip() + "…"
+
+
+def columns(text: str) -> int:
+    return sum(map(_columns, text))
 
 
 def _columns(character: str) -> int:

@@ -82,8 +82,8 @@ def _memory_documents(settings: NoSettings) -> AbstractAsyncContextManager[Docum
 
 @hookimpl
 def ion_message_brokers() -> Iterable[Provider[MessageBroker]]:
-    yield Provider(name="sqlite", settings=SqliteBrokerSettings, open=_sqlite_broker, contract=CONTRACT)
-    yield Provider(name="memory", settings=NoSettings, open=_memory_broker, contract=CONTRACT)
+    yield Provider(name="sqlite", settings=SqliteBrokerSettings, open=_sqlite_broker, contract="1.4")
+    yield Provider(name="memory", settings=NoSettings, open=_memory_broker, contract="1.4")
 
 
 @hookimpl
@@ -105,5 +105,5 @@ def ion_blob_stores() -> Iterable[Provider[BlobStore]]:
 
 @hookimpl
 def ion_document_stores() -> Iterable[Provider[DocumentStore]]:
-    yield Provider(name="sqlite", settings=SqliteDocumentsSettings, open=_sqlite_documents, contract="1.3")
-    yield Provider(name="memory", settings=NoSettings, open=_memory_documents, contract="1.3")
+    yield Provider(name="sqlite", settings=SqliteDocumentsSettings, open=_sqlite_documents, contract="1.4")
+    yield Provider(name="memory", settings=NoSettings, open=_memory_documents, contract="1.4")

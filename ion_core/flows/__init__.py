@@ -1,6 +1,6 @@
 """What became of events: flows, read from the documents that they left."""
 
-from ion_core.flows.fetching import fetch, path_of
+from ion_core.flows.fetching import Fetched, fetch, path_of
 from ion_core.flows.files import FileOfFlow, files_of, stored_files
 from ion_core.flows.flow import (
     ALREADY_COMMITTED,
@@ -16,6 +16,7 @@ from ion_core.flows.flow import (
     Flow,
     FlowReader,
     JobSeen,
+    aside,
     children,
     read_flow,
 )
@@ -23,6 +24,7 @@ from ion_core.flows.listing import FlowPage, Queues, Wanted, list_flows
 from ion_core.flows.logs import logs_of
 from ion_core.flows.short import DEAD, DONE, FAILED, RUNNING, FlowInShort, Outcome, parsed
 from ion_core.flows.views import attempt_of, summary_of, view_of
+from ion_core.flows.waiting import LOOK_FIRST, LOOK_LAST, until_over
 
 __all__ = [
     "ALREADY_COMMITTED",
@@ -33,12 +35,15 @@ __all__ = [
     "DUPLICATE",
     "FAILED",
     "GONE",
+    "LOOK_FIRST",
+    "LOOK_LAST",
     "PENDING",
     "RELEASED",
     "RETRIED",
     "RUNNING",
     "AttemptSeen",
     "EventSeen",
+    "Fetched",
     "FileOfFlow",
     "Flow",
     "FlowInShort",
@@ -48,6 +53,7 @@ __all__ = [
     "Outcome",
     "Queues",
     "Wanted",
+    "aside",
     "attempt_of",
     "children",
     "fetch",
@@ -59,5 +65,6 @@ __all__ = [
     "read_flow",
     "stored_files",
     "summary_of",
+    "until_over",
     "view_of",
 ]

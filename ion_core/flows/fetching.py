@@ -9,8 +9,9 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol
 
-from ion_core.contracts.storage import BlobInfo, BlobStore, check_key
+from ion_core.contracts.storage import BlobInfo, check_key
 from ion_core.errors import PermanentError, UsageError, storage_error
 from ion_core.events import StoredFile
 from ion_core.flows.files import FileOfFlow
@@ -19,6 +20,12 @@ from ion_core.stores import for_each, key_segment
 IN = "_in"
 NAMED = 5
 """Of many files with one trouble, so many are named."""
+
+
+class Fetched(Protocol):
+    """What has the bytes of files: a blob store, or whatever else gets them as ``BlobStore.get`` says."""
+
+    async def get(self, key: str, target: Path, *, expect: BlobInfo | None = None) -> None: ...
 
 
 def path_of(it: FileOfFlow) -> Path:
@@ -30,7 +37,7 @@ def path_of(it: FileOfFlow) -> Path:
 
 
 async def fetch(
-    files: Sequence[FileOfFlow], directory: Path, *, blobs: BlobStore, fetched: Callable[[FileOfFlow], None]
+    files: Sequence[FileOfFlow], directory: Path, *, blobs: Fetched, fetched: Callable[[FileOfFlow], None]
 ) -> None:
     """Have each of them at ``path_of`` it below ``directory``, which is made; ``fetched`` is called for each that is.
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from ion_core.contracts.storage import Document, DocumentStore
 from ion_core.errors import passing_over_damage
@@ -22,6 +23,10 @@ RELEASED = Verdict.RELEASED.value
 DUPLICATE = Verdict.DUPLICATE.value
 PENDING = "pending"
 GONE = "gone"
+
+SHORT = 300
+"""Documents of a flow of which a tree is made within a few milliseconds."""
+T = TypeVar("T")
 
 
 @dataclass(kw_only=True)
@@ -121,6 +126,21 @@ class EventSeen:
     pairs: list[tuple[str, str]] = field(default_factory=list)
     jobs: dict[str, JobSeen] = field(default_factory=dict)
     others: list[EventSeen] = field(default_factory=list)
+    gathered: list[str] = field(default_factory=list)
+    """The ids of what a gatherer is given with it, of an event that starts one."""
+
+    @classmethod
+    def of(cls, id: str, body: Mapping[str, Any], context: Context) -> EventSeen:
+        """The one whose document, or place in a commit, has this body. Shapes are not trusted."""
+        return cls(
+            id=id,
+            type=_text(body.get("type"), "(unknown)"),
+            name=context.name,
+            parent=context.parent_event_id,
+            files=[str(name) for name in _list(body.get("files"))],
+            pairs=_pairs(body.get("data")),
+            gathered=_gathered(body.get("gathered")),
+        )
 
 
 @dataclass(kw_only=True)
@@ -129,6 +149,8 @@ class Flow:
 
     correlation_id: str
     roots: list[EventSeen]
+    documents: int = 0
+    """So many it was read from."""
 
     def events(self) -> Iterator[EventSeen]:
         """Each before what it led to, which comes before its next sibling."""
@@ -208,7 +230,7 @@ class FlowReader:
         body = document.body
         context = parse_context(body, what="document", problems=[])
         if document.kind == EVENT_META:
-            self._add_event(document.id, body, context)
+            self._events[document.id] = EventSeen.of(document.id, body, context)
         elif document.kind == INSIGHT:
             self._job(context).pairs = _pairs(body.get("data"))
         elif document.kind == MODULE_LOGS:
@@ -228,17 +250,7 @@ class FlowReader:
             takers = [it.name for it in self._modules if event.type in it.subscribes or it.name in event.jobs]
             jobs = {name: event.jobs.get(name, JobSeen(module=name)) for name in takers}
             event.jobs = jobs | event.jobs
-        return Flow(correlation_id=self._correlation_id, roots=self._place())
-
-    def _add_event(self, id: str, body: Mapping[str, Any], context: Context) -> None:
-        self._events[id] = EventSeen(
-            id=id,
-            type=_text(body.get("type"), "(unknown)"),
-            name=context.name,
-            parent=context.parent_event_id,
-            files=[str(name) for name in _list(body.get("files"))],
-            pairs=_pairs(body.get("data")),
-        )
+        return Flow(correlation_id=self._correlation_id, roots=self._place(), documents=self.count)
 
     def _add_attempt(self, body: Mapping[str, Any], context: Context) -> None:
         self._job(context).attempts.append(AttemptSeen.in_log(body))
@@ -256,7 +268,7 @@ class FlowReader:
                     correlation_id=context.correlation_id,
                     parent_event_id=context.event_id,
                 )
-                self._add_event(id, item, child)
+                self._events[id] = EventSeen.of(id, item, child)
 
     def _job(self, context: Context) -> JobSeen:
         name = self._now.get(context.name, context.name)
@@ -309,7 +321,12 @@ async def read_flow(
     with nullcontext() if damaged is None else passing_over_damage(damaged.update):
         async for document in documents.find(correlation_id=correlation_id):
             reader.add(document)
-    return reader.flow()
+    return await aside(reader.count, reader.flow)
+
+
+async def aside(documents: int, work: Callable[[], T]) -> T:
+    """``work`` on a flow of so many documents: of a long one in a thread, as the event loop has events to serve."""
+    return work() if documents <= SHORT else await asyncio.to_thread(work)
 
 
 def _text(value: Any, instead: str) -> str:
@@ -318,6 +335,11 @@ def _text(value: Any, instead: str) -> str:
 
 def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
+
+
+def _gathered(value: Any) -> list[str]:
+    made = _list(value.get("made")) if isinstance(value, Mapping) else []
+    return [str(id) for it in made if isinstance(it, Mapping) for id in _list(it.get("events"))]
 
 
 def _pairs(value: Any) -> list[tuple[str, str]]:

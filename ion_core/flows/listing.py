@@ -15,8 +15,8 @@ from datetime import datetime
 from ion_core.contracts.messaging import MessageBroker
 from ion_core.contracts.storage import Document, DocumentStore
 from ion_core.errors import QueueNotDeclared, TransientError, passing_over_damage
-from ion_core.events import EVENT_META, FAILURE
-from ion_core.flows.flow import read_flow
+from ion_core.events import EVENT_META, FAILURE, parse_context
+from ion_core.flows.flow import EventSeen, aside, read_flow
 from ion_core.flows.short import DEAD, FAILED, FlowInShort, Outcome
 from ion_core.modules import Module
 
@@ -36,6 +36,8 @@ class Wanted:
     """It has an event of this type."""
     since: datetime | None = None
     """A job of it ended since then; or it came since, and none has begun."""
+    containing: str | None = None
+    """Part of the correlation id, or of the first event's id, type, a key, a value or a file name, in any case."""
 
     def takes(self, flow: FlowInShort) -> bool:
         return (
@@ -43,7 +45,18 @@ class Wanted:
             and self.module in (None, *flow.modules)
             and self.type in (None, *flow.types)
             and (self.since is None or flow.is_since(self.since))
+            and self.is_in(flow.correlation_id, flow.event_id, flow.type, flow.data, flow.files)
         )
+
+    def is_in(
+        self, correlation_id: str, event_id: str, type: str, data: Iterable[tuple[str, str]], files: Iterable[str]
+    ) -> bool:
+        """Whether a flow that begins with this event contains what it is to contain."""
+        if self.containing is None:
+            return True
+        text = self.containing.casefold()
+        texts = (correlation_id, event_id, type, *files, *(it for pair in data for it in pair))
+        return any(text in it.casefold() for it in texts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +100,7 @@ class _Candidates:
     - Those of a time are found by what was stored since.
     - Those with an event of a type by all documents of events: the others' flows are not read.
     - Any, by the first document of an event.
+    - Of those that are to contain a text, the first document of an event says whether they do.
 
     ``cursor`` stands behind the last that was looked at; ``left`` is how many more documents may be, None for any.
     """
@@ -110,7 +124,9 @@ class _Candidates:
                         return
                     self.left -= 1
                 self.cursor = document.cursor
-                if self._tells(document) and await self._place(document.correlation_id) == document.cursor:
+                if not self._tells(document) or await self._place(document.correlation_id) != document.cursor:
+                    continue
+                if self._by_first or await self._may_contain(document.correlation_id):
                     yield document.correlation_id
         self.over = True
 
@@ -121,9 +137,34 @@ class _Candidates:
             return FAILURE, None  # which may be older than the last that failed
         return (EVENT_META, None) if wanted.since is None else (None, wanted.since)
 
+    @property
+    def _by_first(self) -> bool:
+        """Whether the document that tells of a flow is the first of its events."""
+        return self.wanted.type is None and self._source() == (EVENT_META, None)
+
     def _tells(self, document: Document) -> bool:
+        if self._by_first:
+            return self._may_begin(document)
         only_type = self.wanted.type if self._source() == (EVENT_META, None) else None
         return only_type in (None, document.body.get("type"))
+
+    def _may_begin(self, document: Document) -> bool:
+        """Whether a flow that this event is the first of may be wanted: of one that has a cause it is not known."""
+        if self.wanted.containing is None:
+            return True
+        context = parse_context(document.body, what="document", problems=[])
+        event = EventSeen.of(document.id, document.body, context)
+        return bool(event.parent) or self.wanted.is_in(
+            document.correlation_id, event.id, event.type, event.pairs, event.files
+        )
+
+    async def _may_contain(self, correlation_id: str) -> bool:
+        if self.wanted.containing is None:
+            return True
+        with passing_over_damage(self.damaged.update):
+            async for first in self.documents.find(EVENT_META, correlation_id=correlation_id, limit=1):
+                return self._may_begin(first)
+        return True  # its first event left no document
 
     async def _place(self, correlation_id: str) -> str | None:
         """Where the flow stands: the cursor of the first document that tells of it."""
@@ -161,7 +202,9 @@ async def list_flows(
 
     async def read(correlation_id: str) -> FlowInShort | None:
         flow = await read_flow(documents, correlation_id, modules, damaged=damaged)
-        return FlowInShort.of(flow) if flow.roots else None  # `gc` was quicker
+        if not flow.roots:
+            return None  # `gc` was quicker
+        return await aside(flow.documents, lambda: FlowInShort.of(flow))
 
     found: list[FlowInShort] = []
     candidates = _Candidates(documents=documents, wanted=wanted, damaged=damaged, cursor=after, left=look_at)

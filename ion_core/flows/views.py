@@ -46,6 +46,7 @@ def _event(event: EventSeen) -> EventView:
         parent_event_id=event.parent,
         data=tuple(event.pairs),
         files=tuple(event.files),
+        gathered=tuple(event.gathered),
     )
 
 

@@ -25,7 +25,7 @@ async def prepare_alone(dataplane: DataPlane, asked: Context, workspace: GivenWo
     """
     event = await _event(dataplane, asked)
     workspace.clear()
-    return await Preparer(dataplane).prepare(event, workspace, link=False)
+    return await Preparer(dataplane).prepare(event, workspace, link=False, traceparent=event.traceparent)
 
 
 async def commit_alone(

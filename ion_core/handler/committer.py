@@ -93,7 +93,9 @@ class Committer:
         except BaseException:
             await asyncio.shield(self._dataplane.discard(list(keys.values())))
             raise
-        commit = make_record(attempt, output, stored, image=image, started_at=started_at)
+        commit = make_record(
+            attempt, output, stored, image=image, started_at=started_at, evaluates=bool(module.leads_to)
+        )
         # An error from here on may hide a record that was created all the same: its files must stay.
         ours = await self._dataplane.commit(commit)
         crash.reached("S9")
@@ -130,9 +132,15 @@ class Committer:
 
 
 def make_record(
-    attempt: Attempt, output: Output, stored: tuple[StoredFile, ...], *, image: str | None, started_at: str
+    attempt: Attempt,
+    output: Output,
+    stored: tuple[StoredFile, ...],
+    *,
+    image: str | None,
+    started_at: str,
+    evaluates: bool = False,
 ) -> Commit:
-    """The commit record of this attempt."""
+    """The commit record of this attempt. ``evaluates``: a gatherer may wait for it."""
     cause = attempt.job.event.context
     return Commit(
         job_id=attempt.job.id,
@@ -148,4 +156,6 @@ def make_record(
             child_event(attempt, event.file, event_type=event.type, data=event.data, files=event.files)
             for event in output.events
         ),
+        cause_type=attempt.job.event.type if evaluates else "",
+        evaluates=evaluates,
     )

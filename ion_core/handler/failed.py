@@ -9,6 +9,7 @@ They are no part of any job: nothing is read from them but by people and by `ion
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import logging
 import os
@@ -16,11 +17,11 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from ion_core.handler.aside import Aside
 from ion_core.handler.workspace import Workspace
@@ -30,6 +31,8 @@ from ion_core.stores import key_segment
 from ion_core.words import counted
 
 log = logging.getLogger(__name__)
+P = ParamSpec("P")
+R = TypeVar("R")
 
 MOST_BYTES = 1024**3
 """On disk, of one that is kept; what it shares with the blob store does not count."""
@@ -88,7 +91,8 @@ def home_in(line: str) -> Path | None:
 class FailedWorkspaces:
     """Keeps up to so many for each module, the newest ones. ``base`` must be on the file system of the workspaces.
 
-    What of them cannot be removed is set aside: it is none of those that are kept any more.
+    Several processes may: only one of them at a time changes anything in there. What of them cannot be removed is set
+    aside: it is none of those that are kept any more.
     """
 
     def __init__(self, base: Path) -> None:
@@ -106,7 +110,7 @@ class FailedWorkspaces:
             return ""
         async with self._alone:
             try:
-                home, why_not = await asyncio.to_thread(self._keep, workspace, attempt, reason, most)
+                home, why_not = await asyncio.to_thread(self._changing, self._keep, workspace, attempt, reason, most)
             except OSError as error:
                 log.warning("the workspace of a failed attempt is not kept: %s", error)
                 home, why_not = None, str(error.strerror or error)
@@ -119,7 +123,7 @@ class FailedWorkspaces:
         """Leave so many for each module, and none for modules that are not named."""
         async with self._alone:
             try:
-                await asyncio.to_thread(self._trim, most)
+                await asyncio.to_thread(self._changing, self._trim, most)
             except OSError as error:
                 log.warning("workspaces of failed attempts cannot be removed: %s", error)
 
@@ -127,6 +131,15 @@ class FailedWorkspaces:
         """Those of attempts for this event, oldest first."""
         found = [kept for home in sorted(self._base.glob("*/*")) if (kept := _read(home)) is not None]
         return [kept for kept in found if kept.event_id == event_id]
+
+    def _changing(self, change: Callable[P, R], *given: P.args, **named: P.kwargs) -> R:
+        """While no other process does. Raises OSError as ``change`` does, or where the state directory is gone."""
+        directory = os.open(self._base.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(directory, fcntl.LOCK_EX)
+            return change(*given, **named)
+        finally:
+            os.close(directory)
 
     def _keep(self, workspace: Workspace, attempt: Attempt, reason: str, most: int) -> tuple[Path | None, str]:
         if (size := _size(workspace.root)) is None:

@@ -11,7 +11,10 @@ from ion_core.handler.workspace import Workspace, lay_out
 
 log = logging.getLogger(__name__)
 
-_PARTS = {"in": {"data", "eventmeta.json"}, "out": {"data", "events", "insights.json"}}
+_PARTS = {
+    "in": {"data", "eventmeta.json", "gathered.json", "traceparent"},
+    "out": {"data", "events", "insights.json"},
+}
 _ASIDE = ".ion-old-"
 
 

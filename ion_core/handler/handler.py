@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -59,23 +59,25 @@ class Handler:
         """Until cancelled: keep emptied workspaces for a while, for those to come. None is kept after that."""
         await self._workspaces.keep()
 
-    async def prepare(self, attempt: Attempt, workspace: Workspace, *, link: bool) -> list[str]:
-        """Fill ``in/`` for this attempt; returns log lines. Raises as Preparer.prepare."""
+    async def prepare(self, attempt: Attempt, workspace: Workspace, *, link: bool, traceparent: str = "") -> list[str]:
+        """Fill ``in/`` for this attempt; returns log lines. Arguments and errors as of Preparer.prepare."""
         note = {"job": attempt.job.id, "token": attempt.token, "files": attempt_prefix(attempt)}
         with _disk(workspace.home):
             workspace.note_job(note)
-            return await self._preparer.prepare(attempt.job.event, workspace, link=link)
+            return await self._preparer.prepare(attempt.job.event, workspace, link=link, traceparent=traceparent)
 
-    async def put_back(self, attempt: Attempt, workspace: Workspace, *, link: bool) -> list[str]:
+    async def put_back(self, attempt: Attempt, workspace: Workspace, *, link: bool, traceparent: str = "") -> list[str]:
         """Have in ``workspace`` again what ``prepare`` put there, while its module waits; returns log lines.
 
-        What it left in ``out/`` stays. ``link`` as for ``prepare``: then it cannot have changed ``in/``. Raises
-        OutputRefused where it made something else of the directories, and as Preparer.prepare.
+        What it left in ``out/`` stays. ``link`` and ``traceparent`` as for ``prepare``: with ``link`` it cannot have
+        changed ``in/``. Raises OutputRefused where it made something else of the directories, and as Preparer.prepare.
         """
         with _disk(workspace.home):
             try:
                 await asyncio.to_thread(restore, workspace)
-                return [] if link else await self._preparer.put_back(attempt.job.event, workspace)
+                if link:
+                    return []
+                return await self._preparer.put_back(attempt.job.event, workspace, traceparent=traceparent)
             except OSError as error:
                 if error.errno not in ITS_DOING:
                     raise
@@ -104,13 +106,15 @@ class Handler:
         """Make it clean for the next event, while its module waits. False if only a new one would do."""
         return await asyncio.to_thread(clear, workspace)
 
-    async def sweep(self) -> int:
+    async def sweep(self, also: Sequence[Path] = ()) -> int:
         """Remove the workspaces of an earlier life, and files their attempts uploaded without committing.
 
-        Returns how many there were. Call it when no other process uses ``base``.
+        ``also`` are directories like ``base`` that nobody uses any more. Returns how many workspaces there were. Call
+        it when no other process uses ``base``.
         """
         await asyncio.to_thread(self._aside.try_again)
-        left = await asyncio.to_thread(lambda: list(workspaces(self._base)))
+        bases = [self._base, *also]
+        left = await asyncio.to_thread(lambda: [it for base in bases for it in workspaces(base)])
         for workspace in left:
             note = workspace.read_note()
             if note is not None and note.keys() >= {"job", "token", "files"}:

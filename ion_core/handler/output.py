@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 MAX_ALL_EVENTS_BYTES = 16 * 1024**2
 """Of all events of one job: they end in one commit record."""
 _PIECE = 16 * 1024
+_READ = 1 << 18
 _MEANT = {"data", "events", "insights.json"}
 _MOST_NAMED = 8
 
@@ -185,7 +186,7 @@ def _is_directory(path: str, what: str, problems: _Problems) -> bool:
         return False
     if status.st_uid == os.geteuid() and status.st_mode & stat.S_IRWXU != stat.S_IRWXU:
         os.chmod(path, stat.S_IMODE(status.st_mode) | stat.S_IRWXU)
-    if not os.access(path, os.R_OK | os.X_OK):
+    if status.st_uid != os.geteuid() and not os.access(path, os.R_OK | os.X_OK):
         problems.append(f"{what}: cannot be opened, it is another user's. Leave it readable")
         return False
     return True
@@ -226,20 +227,35 @@ def _read(path: str, what: str, limit: int, problems: _Problems) -> bytes | None
             return None
         if not status.st_mode & stat.S_IRUSR and status.st_uid == os.geteuid():
             os.chmod(path, 0o600)
+        if not status.st_size and status.st_uid == os.geteuid():
+            return b""
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
     except PermissionError:
         problems.append(f"{what}: cannot be opened, it is another user's. Leave it readable")
         return None
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         problems.look_at(status.st_size // _PIECE)
         if status.st_size > limit:
             problems.append(
                 f"{what}: is {counted(status.st_size, 'byte')} long, the limit is {limit:,}. Pass large data as files"
             )
             return None
-        return file.read(limit + 1)
+        return _content(descriptor, limit)
+    finally:
+        os.close(descriptor)
+
+
+def _content(descriptor: int, limit: int) -> bytes:
+    """Of a file, as far as one byte beyond the limit."""
+    pieces, left = [], limit + 1
+    while left and (piece := os.read(descriptor, min(left, _READ))):
+        pieces.append(piece)
+        left -= len(piece)
+        if len(piece) < _READ:  # that was its end: nobody writes to it any more
+            break
+    return b"".join(pieces)
 
 
 def _insights(path: str, module: Module, problems: _Problems) -> Pairs:

@@ -7,7 +7,7 @@ import os
 import stat
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ion_core import crash, strict_json
 from ion_core.contracts.storage import BlobInfo, BlobStore, check_key
@@ -17,9 +17,15 @@ from ion_core.regular import write_new
 from ion_core.stores import for_each
 from ion_core.words import counted
 
+if TYPE_CHECKING:
+    from ion_core import gathered
+
 _DIRECTORY = 0o755
-_EVENTMETA = 0o644
+_FILE = 0o644
 """Modes of what is made for a module, which may run as any user: set, and so neither the umask's nor the store's."""
+
+
+_TRACEPARENT = "in/traceparent"
 
 
 class Inputs(Protocol):
@@ -31,6 +37,9 @@ class Inputs(Protocol):
     async def stored_files(self, event: Event) -> tuple[Event, tuple[StoredFile, ...]]:
         """The event with all its data, and its files."""
 
+    async def gathered(self, event: Event) -> gathered.Inputs | None:
+        """What a gatherer is given with an event that starts it; None for any other event."""
+
 
 class Preparer:
     """Needs nothing but a data plane, an event and a workspace."""
@@ -38,38 +47,53 @@ class Preparer:
     def __init__(self, dataplane: Inputs) -> None:
         self._dataplane = dataplane
 
-    async def prepare(self, event: Event, workspace: World, *, link: bool) -> list[str]:
+    async def prepare(self, event: Event, workspace: World, *, link: bool, traceparent: str = "") -> list[str]:
         """Put the event's files into ``in/data`` and its pairs into ``in/eventmeta.json``; returns log lines.
 
-        ``link``: the module cannot write to ``in/``, so files may be hard links to the stored ones. Raises
-        BlobNotFound or BlobCorrupt naming the file, and what the stores raise.
+        ``link``: the module cannot write to ``in/``, so files may be hard links to the stored ones. ``traceparent`` is
+        put into ``in/traceparent``; where it is '' there is no such file. Raises BlobNotFound or BlobCorrupt naming
+        the file, and what the stores raise.
         """
         event, files = await self._dataplane.stored_files(event)
+        own = files
+        if (given := await self._dataplane.gathered(event)) is not None:
+            files = (*files, *given.files)
         lines = [f"event {event.context.event_id} of type {event.type} from {event.context.name}"]
         if 0 < len(files) <= FEW:
             _make_directories(workspace.in_data, files)
         elif files:
             await asyncio.to_thread(_make_directories, workspace.in_data, files)
 
-        await self._fetch(files, workspace, link=link)
+        if files:
+            await self._fetch(files, workspace, link=link)
         crash.reached("S4")
         lines.extend(f"input {file.name}, {counted(file.size, 'byte')}" for file in files[:100])
         if len(files) > 100:
             lines.append(f"and {counted(len(files) - 100, 'more input')}")
-        pairs = await self._write_pairs(event, files, workspace)
+        pairs = await self._write_pairs(event, own, workspace)
+        _write_traceparent(traceparent, workspace)
+        if given is not None:
+            _write_gathered(given, workspace)
+            gathered_lines = [f"{counted(len(given.told['events']), 'event')} gathered"]
+            lines += gathered_lines + [f"missing: {it['module']} of {it['eventId']}" for it in given.told["missing"]]
         lines.append(f"{counted(len(files), 'file')} and {counted(pairs, 'pair')} prepared")
         return lines
 
-    async def put_back(self, event: Event, workspace: World) -> list[str]:
+    async def put_back(self, event: Event, workspace: World, *, traceparent: str = "") -> list[str]:
         """Prepare again what the module has removed, or made of another size; returns log lines.
 
         Raises as ``prepare``; OSError where it made something else of the directories.
         """
         event, files = await self._dataplane.stored_files(event)
+        own = files
+        if (given := await self._dataplane.gathered(event)) is not None:
+            files = (*files, *given.files)
+            _write_gathered(given, workspace)
         gone, pairs_gone = await asyncio.to_thread(_make_way, workspace, files)
         await self._fetch(gone, workspace, link=False)
         if pairs_gone:
-            await self._write_pairs(event, files, workspace)
+            await self._write_pairs(event, own, workspace)
+        _write_traceparent(traceparent, workspace)
         return [f"{len(gone)} of {counted(len(files), 'input')} were gone at /ready: prepared again"] if gone else []
 
     async def _fetch(self, files: Sequence[StoredFile], workspace: World, *, link: bool) -> None:
@@ -93,8 +117,24 @@ class Preparer:
         if pairs:
             workspace.eventmeta.unlink(missing_ok=True)  # put there by a module that goes on
             write_new(workspace.eventmeta, strict_json.dumps(pairs_to_json(pairs)))
-            workspace.eventmeta.chmod(_EVENTMETA)
+            workspace.eventmeta.chmod(_FILE)
         return len(pairs)
+
+
+def _write_traceparent(traceparent: str, workspace: World) -> None:
+    if traceparent:
+        path = workspace.root / _TRACEPARENT
+        _remove(path)  # put there by a module that goes on
+        write_new(path, traceparent.encode("ascii"))
+        path.chmod(_FILE)
+
+
+def _write_gathered(given: gathered.Inputs, workspace: World) -> None:
+    """In place of whatever a module that goes on has made of it."""
+    path = workspace.eventmeta.with_name("gathered.json")
+    _remove(path)
+    write_new(path, strict_json.dumps(given.told))
+    path.chmod(_FILE)
 
 
 def _make_way(workspace: World, files: Sequence[StoredFile]) -> tuple[list[StoredFile], bool]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from enum import Enum
 from typing import Protocol
 
@@ -38,9 +39,13 @@ class _State(Enum):
 
 
 class Session:
-    """The calls of one slot, from its first event to its last. The methods below ``done`` are the dispatcher's."""
+    """The calls of one slot, from its first event to its last. The methods below ``done`` are the dispatcher's.
 
-    def __init__(self) -> None:
+    ``told`` is called as soon as anything is otherwise.
+    """
+
+    def __init__(self, told: Callable[[], None] = lambda: None) -> None:
+        self._told = told
         self._state = _State.IDLE
         self._changed: asyncio.Future[None] | None = None
         self._waiting = 0
@@ -148,6 +153,7 @@ class Session:
         changed, self._changed = self._changed, None
         if changed is not None and not changed.done():
             changed.set_result(None)
+        self._told()
 
 
 def _end(answer: asyncio.Future[None] | None, why_not: str = "") -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import secrets
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ion_core.handler.workspace import Workspace
@@ -15,6 +18,18 @@ log = logging.getLogger(__name__)
 
 _SPARE = ".spare-"
 _MOST_SPARES = 16
+_MOST_AT_ONCE, _MOST_THREADS = 8, 4
+"""Workspaces that a thread removes until it says so, and threads that do: a disk may be slow, and the event loop makes
+what is not there in time."""
+
+
+@dataclass(eq=False)
+class _Leaving:
+    """One that is to go. ``gone``: whether it went quickly."""
+
+    workspace: Workspace
+    gone: asyncio.Future[bool]
+    removed: bool = False
 
 
 class Workspaces:
@@ -29,7 +44,11 @@ class Workspaces:
         self._base = base
         self._open: set[Workspace] = set()
         self._spare: list[Workspace] = []
-        self._making = 0
+        self._leaving: list[_Leaving] = []
+        self._removing = 0
+        """Threads that do so."""
+        self._wanted = 0
+        """To be made: one for each that was closed, and one for each that came too late."""
         self._kept = False
         self._used = False
 
@@ -38,26 +57,50 @@ class Workspaces:
         workspace = Workspace(self._base / name)
         if not self._take_spare(workspace):
             Workspace.make(self._base, name)
+            self._wanted += self._removing > 0  # the next one is on its way: there are too few
         self._open.add(workspace)
         return workspace
 
     async def close(self, workspace: Workspace) -> None:
         """Nothing of it is to be seen any more. Idempotent. Raises OSError naming what does not go."""
         self._used = True
-        was_open = workspace in self._open
+        if self._kept and workspace in self._open:
+            self._wanted += 1
         self._open.discard(workspace)
-        if not (was_open and self._kept and len(self._spare) + self._making < _MOST_SPARES):
+        leaving = _Leaving(workspace, asyncio.get_running_loop().create_future())
+        self._leaving.append(leaving)
+        if self._removing < _MOST_THREADS:
+            self._remove_some()
+        if not await leaving.gone:
             await asyncio.to_thread(workspace.remove)
-            return
-        spare = Workspace(self._base / f"{_SPARE}{secrets.token_hex(6)}")
-        self._making += 1
-        try:
-            if await asyncio.to_thread(_remove_and_make, workspace, spare):
-                self._spare.append(spare)
-        finally:
-            self._making -= 1
         if not self._kept:
             await self._let_go()
+
+    def _remove_some(self) -> None:
+        """Some of those that are to go, one after the other on one thread."""
+        some, self._leaving = self._leaving[:_MOST_AT_ONCE], self._leaving[_MOST_AT_ONCE:]
+        if not some:
+            return
+        self._removing += 1
+        wanted = min(self._wanted, _MOST_AT_ONCE, _MOST_SPARES - len(self._spare))
+        self._wanted = min(self._wanted - wanted, _MOST_SPARES)
+        spares = [Workspace(self._base / f"{_SPARE}{secrets.token_hex(6)}") for _ in range(wanted)]
+        work = asyncio.ensure_future(asyncio.to_thread(_remove_and_make, some, spares))
+        work.add_done_callback(partial(self._removed, some))
+
+    def _removed(self, some: Sequence[_Leaving], work: asyncio.Future[list[Workspace]]) -> None:
+        self._removing -= 1
+        error = None if work.cancelled() else work.exception()
+        if error is None and not work.cancelled():
+            self._spare += work.result()
+        for one in some:
+            if one.gone.done():
+                continue
+            if error is not None:
+                one.gone.set_exception(error)
+            else:
+                one.gone.set_result(one.removed)
+        self._remove_some()
 
     async def keep(self, *, unused: float = 10.0) -> None:
         """Until cancelled: make workspaces ahead, and let go of those that have had no use for so many seconds."""
@@ -85,19 +128,21 @@ class Workspaces:
         if not self._spare:
             return False
         try:
-            self._spare.pop().home.rename(workspace.home)
+            os.rename(self._spare.pop().home, workspace.home)
         except FileNotFoundError:  # somebody removed it
             return False
         return True
 
 
-def _remove_and_make(leaving: Workspace, spare: Workspace) -> bool:
-    """Whether ``spare`` was made; ``leaving`` is gone in any case."""
-    leaving.remove()
-    with suppress(OSError):  # whoever opens the next one makes it, and says what is wrong
-        Workspace.make(spare.home.parent, spare.home.name)
-        return True
-    return False
+def _remove_and_make(some: Sequence[_Leaving], spares: Sequence[Workspace]) -> list[Workspace]:
+    """The spares that were made. What does not go quickly is seen to by whoever closes it: it may take long."""
+    for one in some:
+        one.removed = one.workspace.removed()
+    made = []
+    for spare in spares:
+        with suppress(OSError):  # whoever opens the next one makes it, and says what is wrong
+            made.append(Workspace.make(spare.home.parent, spare.home.name))
+    return made
 
 
 def _remove(leaving: Sequence[Workspace]) -> None:

@@ -9,15 +9,15 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from ion_core.contracts.storage import BlobStore
 from ion_core.contracts.ticket import Ticket
 from ion_core.errors import UsageError, storage_error
-from ion_core.events import Event, StoredFile
+from ion_core.events import Event, StoredFile, checked_traceparent
 from ion_core.handler.given import GivenWorkspace
 from ion_core.handler.preparer import Preparer
 from ion_core.stores import Stores
 
 if TYPE_CHECKING:
+    from ion_core.gathered import Inputs
     from ion_core.handler.committer import Committed
     from ion_core.modules import Module
 
@@ -30,12 +30,16 @@ _NOT_ALLOWED = (
 class _Given:
     """Of a data plane, what preparing needs, where the event and its files are known already."""
 
-    def __init__(self, blobs: BlobStore, found: tuple[Event, tuple[StoredFile, ...]]) -> None:
-        self.blobs = blobs
+    def __init__(self, stores: Stores, found: tuple[Event, tuple[StoredFile, ...]]) -> None:
+        self.blobs = stores.blobs
+        self._stores = stores
         self._found = found
 
     async def stored_files(self, event: Event) -> tuple[Event, tuple[StoredFile, ...]]:
         return self._found
+
+    async def gathered(self, event: Event) -> Inputs | None:
+        return await self._stores.gathered(event)
 
 
 async def prepare_ticket(stores: Stores, ticket: Ticket, workspace: GivenWorkspace) -> list[str]:
@@ -48,7 +52,9 @@ async def prepare_ticket(stores: Stores, ticket: Ticket, workspace: GivenWorkspa
     event = _as_ticketed(event, ticket)
     with _workspace(workspace):
         workspace.clear()
-        return await Preparer(_Given(stores.blobs, (event, files))).prepare(event, workspace, link=False)
+        preparer = Preparer(_Given(stores, (event, files)))
+        traceparent = checked_traceparent(ticket.traceparent)
+        return await preparer.prepare(event, workspace, link=False, traceparent=traceparent)
 
 
 async def commit_ticket(stores: Stores, ticket: Ticket, module: Module, workspace: GivenWorkspace) -> Committed:

@@ -2,7 +2,7 @@
 
 <base>/<name>/job.json      what it is for, read by recovery after a crash; the module does not see it
 <base>/<name>/ion/in/data   input files
-<base>/<name>/ion/in/eventmeta.json
+<base>/<name>/ion/in/eventmeta.json, in/traceparent
 <base>/<name>/ion/out/data  files to keep
 <base>/<name>/ion/out/events, out/insights.json
 """
@@ -12,9 +12,9 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -38,7 +38,6 @@ FIXED = {
 """What there is from the start, outer ones first, and its modes."""
 
 INSIGHTS = "ion/out/insights.json"
-_Inner = dict[str, "_Inner"]
 
 
 class World(Protocol):
@@ -57,7 +56,7 @@ class World(Protocol):
     def out(self) -> Path: ...
 
 
-def lay_out(root: Path) -> None:
+def lay_out(root: Path | str) -> None:
     """Make clean directories and an empty ``out/insights.json`` in the directory ``root``, which has none of them.
 
     ``out`` is writable for any uid, since a container's user is not ours. Raises OSError.
@@ -66,9 +65,11 @@ def lay_out(root: Path) -> None:
         if below := name.removeprefix("ion"):
             os.mkdir(f"{root}{below}")
             os.chmod(f"{root}{below}", mode)
-    insights = root / "out" / "insights.json"
-    insights.touch()
-    insights.chmod(0o666)
+    insights = os.open(f"{root}/out/insights.json", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        os.fchmod(insights, 0o666)
+    finally:
+        os.close(insights)
 
 
 _NOTE = 512
@@ -110,7 +111,7 @@ class Workspace:
         ``out`` is writable for any uid, since a container's user is not ours; ``base`` keeps others of the machine out.
         """
         workspace = cls(base / name)
-        workspace.home.mkdir()
+        os.mkdir(workspace.home)
         try:
             workspace._lay_out()
         except OSError:
@@ -119,9 +120,10 @@ class Workspace:
         return workspace
 
     def _lay_out(self) -> None:
-        self.root.mkdir()
-        self.root.chmod(_OURS)
-        lay_out(self.root)
+        root = f"{self.home}/ion"
+        os.mkdir(root)
+        os.chmod(root, _OURS)
+        lay_out(root)
 
     def note_job(self, note: dict[str, Any]) -> None:
         """Say what this workspace is used for, so that a crash leaves nothing that cannot be swept.
@@ -151,31 +153,71 @@ class Workspace:
         Fine if gone. Directories that hold others are emptied by moving those up, so that no path grows long. Raises
         the first OSError once all that can be removed is; what is left then is in ``home``. Blocks.
         """
+        if self.removed():
+            return
         if self.home.is_symlink():
             self.home.unlink()
         elif self.home.is_dir():
-            with suppress(OSError):  # then it takes more, or is told there
-                if _removed(str(self.home), _LAID_OUT):
-                    return
             remove_directory(str(self.home))
 
+    def removed(self) -> bool:
+        """Whether it is gone: as it was made, with a few files more. What else there is takes ``remove``. Blocks."""
+        try:
+            return _removed(str(self.home), _LAID_OUT, [_FEW_REMOVED])
+        except OSError:  # it takes more, or is told there
+            return False
 
-_LAID_OUT: _Inner = {"ion": {"in": {"data": {}}, "out": {"data": {}, "events": {}}}}
+
+@dataclass(frozen=True)
+class _Directory:
+    """``file`` is one that it has as a rule, if any; ``inner`` are its directories."""
+
+    file: str = ""
+    inner: Mapping[str, _Directory] = field(default_factory=dict)
 
 
-def _removed(name: str, inner: _Inner, parent: int | None = None) -> bool:
-    """Whether the directory is gone, which held ``inner`` and no other directory. Follows no link. Raises OSError."""
+_IN = _Directory(inner={"data": _Directory()})
+_OUT = _Directory(file="insights.json", inner={"data": _Directory(), "events": _Directory()})
+_LAID_OUT = _Directory(file="job.json", inner={"ion": _Directory(inner={"in": _IN, "out": _OUT})})
+_FEW_REMOVED = 64
+"""Files beside those, up to which removing them takes no longer than other workspaces may wait for."""
+
+
+def _removed(name: str, what: _Directory, room: list[int], parent: int | None = None) -> bool:
+    """Whether the directory is gone, which held ``what`` has inside and no other directory. Follows no link.
+
+    What is there as a rule goes by its name: to list a directory takes longer than to remove it. ``room`` is how many
+    files more may go. Raises OSError.
+    """
+    if not what.inner and _rmdir(name, parent):
+        return True
     directory = os.open(name, _DIRECTORY, dir_fd=parent)
     try:
+        if what.file:
+            with suppress(FileNotFoundError):
+                os.unlink(what.file, dir_fd=directory)
+        if not all(_removed(below, inner, room, directory) for below, inner in what.inner.items()):
+            return False
+        if what.inner and _rmdir(name, parent):
+            return True
         with os.scandir(directory) as entries:
             for entry in entries:
-                if not entry.is_dir(follow_symlinks=False):
-                    os.unlink(entry.name, dir_fd=directory)
-                elif entry.name not in inner or not _removed(entry.name, inner[entry.name], directory):
+                room[0] -= 1
+                if room[0] < 0 or entry.is_dir(follow_symlinks=False):
                     return False
+                os.unlink(entry.name, dir_fd=directory)
     finally:
         os.close(directory)
     os.rmdir(name, dir_fd=parent)
+    return True
+
+
+def _rmdir(name: str, parent: int | None) -> bool:
+    """Whether it was an empty directory, and is none any more."""
+    try:
+        os.rmdir(name, dir_fd=parent)
+    except OSError:
+        return False
     return True
 
 

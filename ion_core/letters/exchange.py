@@ -13,7 +13,8 @@ import binascii
 import hashlib
 import os
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,6 +39,7 @@ from ion_core.words import counted
 FORMAT, VERSION = "ion-dead-letters", 1
 FILES = ".files"
 """Added to the name of an export: the directory of its files."""
+_HEADER_LENGTH = 160
 MAX_LINE = 64 << 20
 SHOWN = 20
 """Of many lines that are wrong, so many are named."""
@@ -77,13 +79,13 @@ class Export:
 
 
 async def export(
-    letters: Sequence[DeadLetter],
+    letters: AsyncIterator[DeadLetter],
     path: Path,
     *,
     documents: DocumentStore | None = None,
     blobs: BlobStore | None = None,
 ) -> Exported:
-    """Write these letters to the new file ``path``, whole or not at all.
+    """Write these letters to the new file ``path``, whole or not at all; some are held at a time.
 
     With ``documents`` and ``blobs`` the events' documents too, and the content of their files, in the directory beside.
     Raises UsageError where ``path`` is there already, StorageFull, and as the stores do.
@@ -97,21 +99,18 @@ async def export(
         raise storage_error(str(path), error) from error
     try:
         with temporary as file:
-            header = {
-                "format": FORMAT,
-                "version": VERSION,
-                "exportedAt": datetime.now(UTC).isoformat(timespec="milliseconds"),
-                "letters": len(letters),
-            }
-            await asyncio.to_thread(_write, file, [header])
+            begun = datetime.now(UTC)
+            await asyncio.to_thread(file.write, _header(begun, 0))
+            events: dict[str, None] = {}
+            async for letter in letters:
+                with suppress(InvalidEvent):  # a message of others
+                    events[parse_event(letter.body).context.event_id] = None
+                await asyncio.to_thread(_write, file, {"letter": _to_json(letter)})
+                told.letters += 1
             if documents is not None and blobs is not None:
-                async for line in _of_events(letters, documents, blobs, path.with_name(path.name + FILES), told):
-                    await asyncio.to_thread(_write, file, [line])
-            for start in range(0, len(letters), 1_000):
-                lines = [{"letter": _to_json(letter)} for letter in letters[start : start + 1_000]]
-                await asyncio.to_thread(_write, file, lines)
-            told.letters = len(letters)
-            await asyncio.to_thread(_end, file, path)
+                async for line in _of_events(events, documents, blobs, path.with_name(path.name + FILES), told):
+                    await asyncio.to_thread(_write, file, line)
+            await asyncio.to_thread(_end, file, path, _header(begun, told.letters))
     except FileExistsError as error:
         raise UsageError(f"{str(path)!r}: has come there meanwhile. Choose another name.") from error
     except OSError as error:
@@ -128,29 +127,38 @@ def _begin(path: Path) -> Any:
     return tempfile.NamedTemporaryFile("wb", dir=path.parent, prefix=f".{path.name}-", delete=False)
 
 
-def _write(file: BinaryIO, lines: Sequence[Mapping[str, Any]]) -> None:
-    file.write(b"".join(strict_json.dumps(line) + b"\n" for line in lines))
+def _header(begun: datetime, letters: int) -> bytes:
+    """The first line, as long for any number of letters: that is known once they are written."""
+    said = {
+        "format": FORMAT,
+        "version": VERSION,
+        "exportedAt": begun.isoformat(timespec="milliseconds"),
+        "letters": letters,
+    }
+    return strict_json.dumps(said).ljust(_HEADER_LENGTH) + b"\n"
 
 
-def _end(file: Any, path: Path) -> None:
+def _write(file: BinaryIO, line: Mapping[str, Any]) -> None:
+    file.write(strict_json.dumps(line) + b"\n")
+
+
+def _end(file: Any, path: Path, header: bytes) -> None:
+    file.seek(0)
+    file.write(header)
     file.flush()
     os.fsync(file.fileno())
     os.link(file.name, path)
 
 
 async def _of_events(
-    letters: Sequence[DeadLetter], documents: DocumentStore, blobs: BlobStore, directory: Path, told: Exported
+    event_ids: Iterable[str], documents: DocumentStore, blobs: BlobStore, directory: Path, told: Exported
 ) -> AsyncIterator[Mapping[str, Any]]:
-    """The documents of their events, each once, and their files, each behind its content."""
+    """Their documents, and their files, each once and behind its content."""
     seen: set[str] = set()
-    for letter in letters:
+    for event_id in event_ids:
         try:
-            event_id = parse_event(letter.body).context.event_id
-            if event_id in seen:
-                continue
-            seen.add(event_id)
             document = await documents.get(EVENT_META, event_id)
-        except (InvalidEvent, DocumentNotFound):  # a message of others
+        except DocumentNotFound:  # a message of others
             continue
         for item in document.body.get("blobs") or ():
             file = StoredFile.from_json(item)
@@ -260,8 +268,9 @@ async def add(
     for letter in found.letters:
         by_queue.setdefault(letter.queue, []).append(letter)
     for queue, letters in by_queue.items():
-        known = {_mark(letter) for letter in await broker.dead_letters(queue)}
-        marked = {_mark(letter): letter for letter in letters}
+        async with broker.each_dead_letter(queue) as there:
+            known = {mark_of(letter) async for letter in there}
+        marked = {mark_of(letter): letter for letter in letters}
         new = [letter for mark, letter in marked.items() if mark not in known]
         told.there += len(letters) - len(new)
         done(len(letters) - len(new))
@@ -287,7 +296,7 @@ async def _is_new(document: Document, documents: DocumentStore) -> bool:
     return False
 
 
-def _mark(letter: DeadLetter) -> tuple[str, str, datetime]:
+def mark_of(letter: DeadLetter) -> tuple[str, str, datetime]:
     """What tells a dead letter from all others of its queue, wherever it is kept: no broker keeps another's ids."""
     message = letter.headers.get(MESSAGE_HEADER, "")
     return hashlib.sha256(letter.body).hexdigest(), message, letter.died_at.astimezone(UTC)

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import Enum
 
-from ion_core.contracts.messaging import DeadLetter
+from ion_core.contracts.messaging import MESSAGE_HEADER, DeadLetter
 from ion_core.errors import InvalidEvent
-from ion_core.events import Event, parse_event
+from ion_core.events import Event, encode_event, parse_event
 
 ANY = "…"
 """Stands in a cause for what is another thing in each reason."""
 
 LONG = 8
 """Characters that an id has which stands in no other word by chance. To look for words takes far longer."""
+
+UNREADABLE = 64
+"""Bytes that are kept of what is no event."""
 
 _LAST = re.compile(r" \(attempt [0-9]+, the last\)$")
 _IDS = re.compile(
@@ -64,6 +67,17 @@ def event_type(letter: DeadLetter) -> str | None:
     """The type of its event; None for what is no event."""
     event = _event(letter)
     return None if event is None else event.type
+
+
+def brief(letter: DeadLetter) -> DeadLetter:
+    """What is needed to list, group, redrive or purge it, and little to hold: its event without data, and no log.
+
+    The body of what is no event is none, and cut.
+    """
+    event = _event(letter)
+    body = letter.body[:UNREADABLE] if event is None else encode_event(replace(event, data=(), files=()))
+    kept = {name: value for name, value in letter.headers.items() if name == MESSAGE_HEADER}
+    return replace(letter, body=body, headers=kept, log_tail=())
 
 
 def says(letter: DeadLetter, text: str) -> bool:

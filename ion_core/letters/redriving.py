@@ -87,7 +87,8 @@ class Redrive:
                 self.moved += await self._broker.redrive(queue, [letter.id for letter in letters])
                 return
             except DeadLetterNotFound:
-                there = {letter.id for letter in await self._broker.dead_letters(queue)}
+                async with self._broker.each_dead_letter(queue) as found:
+                    there = {letter.id async for letter in found}
                 kept = [letter for letter in letters if letter.id in there]
                 if len(kept) == len(letters):
                     raise

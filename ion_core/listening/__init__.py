@@ -1,1 +1,1 @@
-"""What services that listen share: sockets, TLS, tokens, proxies. Of the standard library, whatever speaks HTTP."""
+"""What services that listen share, of the standard library alone: sockets, TLS, tokens, proxies, bodies, refusals."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, SecretStr
+from pydantic import AfterValidator, SecretStr, ValidationInfo
 
-from ion_core.contracts.settings import Secret, Unfit
+from ion_core.contracts.settings import ConfigPath, Secret, Unfit
 
 _LISTEN = re.compile(r"(?:\[(?P<six>[0-9a-fA-F:.]+)\]|(?P<host>[^\[\]:/\s]+)):(?P<port>[0-9]{1,5})")
 
@@ -37,6 +38,12 @@ def _network(value: str) -> str:
         raise Unfit(f'must be an address or a network, such as 10.0.0.0/8 (got "{value}")') from None
 
 
+def _of_a_certificate(value: Path | None, info: ValidationInfo) -> Path | None:
+    if value is not None and info.data.get("cert_file") is None:
+        raise Unfit("is the key of a certificate, and cert_file is not given")
+    return value
+
+
 def _address(value: str) -> str:
     found = _LISTEN.fullmatch(value)
     if found is None or int(found["port"]) > 65535:
@@ -50,6 +57,8 @@ def _address(value: str) -> str:
 
 
 Token = Annotated[Secret, AfterValidator(_token)]
+KeyFile = Annotated[ConfigPath | None, AfterValidator(_of_a_certificate)]
+"""The key of the certificate in ``cert_file``, a field before it."""
 Network = Annotated[str, AfterValidator(_network)]
 Address = Annotated[str, AfterValidator(_address)]
 """Where to listen: ``127.0.0.1:8080``, ``[::1]:8080``, a name and a port."""

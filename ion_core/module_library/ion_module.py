@@ -54,6 +54,34 @@ class Event(NamedTuple):
     pairs: List[Tuple[str, str]]
 
 
+class GatheredEvent(NamedTuple):
+    """One of the events that a gatherer was given: its id and type, who made it, and the rest as of Event."""
+
+    id: str
+    type: str
+    name: str
+    inputs: List[Path]
+    metadata: Mapping[str, str]
+    pairs: List[Tuple[str, str]]
+
+
+class Missing(NamedTuple):
+    """A job that was given up before the gatherer ran: the ``module``, its event, and why."""
+
+    event_id: str
+    type: str
+    module: str
+    reason: str
+
+
+class Gathered(NamedTuple):
+    """What a gatherer was given: events in the order of the flow, what is missing, and its ``key`` if it has ``by``."""
+
+    events: List[GatheredEvent]
+    missing: List[Missing]
+    key: Optional[str]
+
+
 def base() -> Path:
     """The directory that a module sees: $HANDLER_BASE_DIR, or /ion."""
     return Path(os.environ.get("HANDLER_BASE_DIR") or "/ion")
@@ -81,6 +109,29 @@ def pairs() -> List[Tuple[str, str]]:
 def metadata() -> Mapping[str, str]:
     """The pairs of in/eventmeta.json as a map: of two with one key the last wins."""
     return dict(pairs())
+
+
+def traceparent() -> str:
+    """The span that this module is below, as W3C Trace Context writes it; "" where nobody traces the flow."""
+    try:
+        return (base() / "in" / "traceparent").read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        return ""
+
+
+def gathered() -> Gathered:
+    """What this module was given, which gathers: events, each with its files and pairs, and what is missing.
+
+    Raises FileNotFoundError in a module that does not.
+    """
+    told = json.loads((base() / "in" / "gathered.json").read_text(encoding="utf-8"))
+    events = []
+    for event in told["events"]:
+        found = [(pair["key"], pair["value"]) for pair in event["data"]]
+        files = [base() / "in" / "data" / name for name in event["files"]]
+        events.append(GatheredEvent(event["eventId"], event["type"], event["name"], files, dict(found), found))
+    missing = [Missing(it["eventId"], it["type"], it["module"], it["reason"]) for it in told["missing"]]
+    return Gathered(events, missing, told["by"]["value"] if told["by"] else None)
 
 
 def output(name: Union[str, "os.PathLike[str]"]) -> Path:

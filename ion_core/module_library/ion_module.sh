@@ -5,6 +5,11 @@
 #   ion_meta KEY                     the value of an input pair; of two with one key the last. Fails if there is none
 #   ion_pairs                        all input pairs in order, a line each: key, tab, value; \ tab newline CR in them
 #                                    are written \\ \t \n \r, which `printf %b` turns back
+#   ion_traceparent                  the span that this module is below (W3C Trace Context); nothing where nobody traces
+#   ion_gathered                     of a module that gathers: a line for each event, in order: its directory below
+#                                    in/data, tab, type, tab, id
+#   ion_gathered_meta DIRECTORY KEY  the value of a pair of the event with that directory, as ion_meta
+#   ion_missing                      a line for each job that was given up: module, tab, event id, tab, reason
 #   ion_output NAME                  where to write an output file; its directories are made
 #   ion_emit TYPE FILES [KEY VALUE]… an event; FILES are names of outputs separated by commas, or ''
 #   ion_insight KEY VALUE [KEY VALUE]…
@@ -39,7 +44,8 @@ ion__json() {
 }
 
 # ion__strings FILE: reads JSON. ION_MODE says what is printed: "pairs" as ion_pairs does, "meta" the last value of the
-# key $ION_KEY, "message" that of an answer of the handler. Exit 1: there was none, 2: it has a NUL, which no sh holds.
+# key $ION_KEY, "message" that of an answer of the handler; of in/gathered.json "gathered", "missing", and "of" the last
+# value of the key in the event with directory $ION_DIRECTORY. Exit 1: there was none, 2: it has a NUL, which no sh holds.
 ion__strings() {
     LC_ALL=C awk '
         function code(hex,   n, i) {
@@ -96,6 +102,17 @@ ion__strings() {
                     was = text
                     continue
                 }
+                if (mode ~ /^(gathered|missing|of)$/) {
+                    if (part[i + 1] ~ /^[ \t\r\n]*:/) { at = text; if (at == "events" || at == "missing") within = at; continue }
+                    told[at] = plain(text)
+                    if (within == "events" && at == "type" && mode == "gathered")
+                        print told["directory"] "\t" in_a_line(told["type"]) "\t" in_a_line(told["eventId"])
+                    if (within == "missing" && at == "reason" && mode == "missing")
+                        print in_a_line(told["module"]) "\t" in_a_line(told["eventId"]) "\t" in_a_line(told["reason"])
+                    if (within == "events" && at == "value" && told["directory"] == ENVIRON["ION_DIRECTORY"] && told["key"] == wanted)
+                        { value = told["value"]; found = 1 }
+                    continue
+                }
                 if (name == "") { name = text; if (name == "key" || name == "value") continue; name = ""; continue }
                 if (name == "key") key = plain(text); else value_of = plain(text)
                 name = ""
@@ -106,7 +123,7 @@ ion__strings() {
         }
         END {
             if (failed) exit failed
-            if (mode != "pairs" && !found) exit 1
+            if (mode !~ /^(pairs|gathered|missing)$/ && !found) exit 1
             printf "%s", value
         }' "$1"
 }
@@ -121,6 +138,14 @@ ion_meta() {
     [ -f "$ion_base/in/eventmeta.json" ] || return 1
     ION_MODE=meta ION_KEY=$1 ion__strings "$ion_base/in/eventmeta.json"
 }
+
+ion_traceparent() { [ ! -f "$ion_base/in/traceparent" ] || cat "$ion_base/in/traceparent"; }
+
+ion_gathered() { ION_MODE=gathered ion__strings "$ion_base/in/gathered.json"; }
+
+ion_gathered_meta() { ION_MODE=of ION_DIRECTORY=$1 ION_KEY=$2 ion__strings "$ion_base/in/gathered.json"; }
+
+ion_missing() { ION_MODE=missing ion__strings "$ion_base/in/gathered.json"; }
 
 # ion__inside NAME: fails unless it is the name of a file below out/data.
 ion__inside() {

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from ion_core.contracts.provider import Finding, Kind, Location, Provider, Section
 from ion_core.errors import PluginFailed
 
 if TYPE_CHECKING:
+    from ion_core.contracts.looking import PlannedView
     from ion_core.contracts.runtime import RuntimeCapabilities
 
 
@@ -54,6 +56,15 @@ class Chosen:
         """The types of the events that a service will publish, as far as its settings tell, each by its key in them."""
         told = getattr(self.settings, "publishes", None)
         return told() if callable(told) else {}
+
+    def planned(self, after: datetime, count: int) -> Sequence[PlannedView]:
+        """What a service will publish by the clock, as far as its settings tell: ``count`` times of each. Raises
+        PluginFailed."""
+        tell = getattr(self.settings, "planned", None)
+        try:
+            return [*tell(after, count)] if callable(tell) else []
+        except Exception as error:  # code of a plugin
+            raise self.fault(f"raised {type(error).__name__} when its settings were asked what is planned") from error
 
     @property
     def modules(self) -> Mapping[str, str]:

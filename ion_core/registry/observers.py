@@ -10,15 +10,17 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-import pluggy
+from ion_core.jobs import Verdict
+from ion_core.registry.observing import OBSERVING, Observing, has
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ion_core.events import Event
     from ion_core.jobs import Attempt, Outcome
 
 logger = logging.getLogger(__name__)
 
-HOOKS = ("ion_job_started", "ion_job_finished", "ion_event_published")
 TOGETHER = 0.02
 """Seconds in which what happens is told together: a thread that is woken for each call takes more from the event loop
 than the call does."""
@@ -34,13 +36,16 @@ class Observers:
     dropped and counted. Without an observing plugin there are no threads and nothing is done.
     """
 
-    def __init__(
-        self, plugins: Mapping[str, pluggy.PluginManager], *, hang_after: float = 5.0, queue_size: int = 1000
-    ) -> None:
-        """``plugins``: the manager of each plugin under the plugin's name, as ``Registry.observing`` has them."""
-        self._threads = [_Observer(name, hooks, queue_size) for name, hooks in sorted(plugins.items())]
+    def __init__(self, plugins: Mapping[str, Observing], *, hang_after: float = 5.0, queue_size: int = 1000) -> None:
+        """``plugins``: each under its name, one that has several sections once for each."""
+        self._threads = [
+            _Observer(name, it, queue_size)
+            for name, it in sorted(plugins.items())
+            if any(has(it.hooks, hook) for hook in OBSERVING)
+        ]
         self._closing = threading.Event()
         self._hang_after = hang_after
+        self._serving = False
         for observer in self._threads:
             observer.start()
         if self._threads:
@@ -52,8 +57,27 @@ class Observers:
     def job_finished(self, attempt: Attempt, outcome: Outcome) -> None:
         self._tell("ion_job_finished", attempt=attempt, outcome=outcome)
 
+        if outcome.verdict is Verdict.DEAD_LETTERED:
+            self._tell("ion_job_dead_lettered", attempt=attempt, outcome=outcome)
+
     def event_published(self, event: Event) -> None:
         self._tell("ion_event_published", event=event)
+
+    def serve_started(self, state: Path, modules: Sequence[str]) -> None:
+        self._serving = True
+        self._tell("ion_serve_started", state=state, modules=modules)
+
+    def serve_stopped(self) -> None:
+        """Nothing where it never started."""
+        if self._serving:
+            self._serving = False
+            self._tell("ion_serve_stopped")
+
+    def reload(self, plugins: Mapping[str, Observing]) -> None:
+        """Give those of the same names these settings, from the next call on; nothing else changes."""
+        for observer in self._threads:
+            if (found := plugins.get(observer.plugin)) is not None:
+                observer.settings = found.settings
 
     @property
     def dropped(self) -> Mapping[str, int]:
@@ -90,11 +114,12 @@ class Observers:
 class _Observer(threading.Thread):
     """One plugin's queue and the thread that empties it."""
 
-    def __init__(self, plugin: str, hooks: pluggy.PluginManager, queue_size: int) -> None:
+    def __init__(self, plugin: str, observing: Observing, queue_size: int) -> None:
         super().__init__(name=f"observer-{plugin}", daemon=True)
         self.plugin = plugin
+        self.settings = observing.settings
         self.dropped = 0
-        self._hooks = {hook: caller for hook in HOOKS if (caller := getattr(hooks.hook, hook)).get_hookimpls()}
+        self._hooks = {hook: getattr(observing.hooks.hook, hook) for hook in OBSERVING if has(observing.hooks, hook)}
         self._calls: deque[_Call] = deque()
         self._most = queue_size
         self._wake = threading.Event()
@@ -139,7 +164,7 @@ class _Observer(threading.Thread):
     def _tell(self, hook: str, arguments: Mapping[str, Any]) -> None:
         self._under_way = (hook, time.monotonic())
         try:
-            self._hooks[hook](**arguments)
+            self._hooks[hook](**arguments, settings=self.settings)
         except BaseException:  # also SystemExit: nothing a plugin raises ends its observing
             logger.warning("observer failed", extra={"plugin": self.plugin, "hook": hook}, exc_info=True)
         self._under_way = None

@@ -7,14 +7,14 @@ import logging
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pluggy
 
 from ion_core.contracts.provider import Kind as Kind
-from ion_core.contracts.provider import Provider
+from ion_core.contracts.provider import Offer, Provider
 from ion_core.errors import ConfigError
-from ion_core.registry import observers
+from ion_core.registry.observing import GIVEN_SETTINGS, OBSERVING, Observing, has
 
 if TYPE_CHECKING:
     import click
@@ -29,8 +29,9 @@ HOOKS: Mapping[str, Kind] = {
     "ion_blob_stores": Kind.BLOB_STORE,
     "ion_document_stores": Kind.DOCUMENT_STORE,
     "ion_services": Kind.SERVICE,
+    "ion_observer_settings": Kind.OBSERVER,
 }
-"""The registering hooks for providers."""
+"""The registering hooks for what a configuration chooses by name."""
 
 BESIDE: Mapping[Kind, Sequence[Kind]] = {Kind.CONTAINER_RUNTIME: (Kind.EXECUTOR,)}
 """Other kinds that are chosen in the same place: their names are one namespace with those of the first."""
@@ -54,13 +55,17 @@ class BrokenPlugin:
 
 @dataclass(frozen=True, kw_only=True)
 class PluginInfo:
-    """A line of ``ion-core plugins list``. ``problem`` says why the plugin, or one of its names, cannot be used."""
+    """A line of ``ion-core plugins list``. ``problem`` says why the plugin, or one of its names, cannot be used.
+
+    ``observes`` are the hooks by which it is told what happens, without their prefix.
+    """
 
     distribution: str
     version: str
     entry_point: str
     providers: Mapping[Kind, Sequence[str]] = field(default_factory=dict)
     commands: Sequence[str] = ()
+    observes: Sequence[str] = ()
     problem: str | None = None
 
 
@@ -72,8 +77,14 @@ class LoadedPlugin:
     version: str
     entry_point: str
     hooks: pluggy.PluginManager
-    providers: Mapping[Kind, Sequence[Provider[Any]]]
+    providers: Mapping[Kind, Sequence[Offer]]
     commands: Sequence[click.Command]
+
+    @property
+    def observes(self) -> Sequence[str]:
+        """What it is told: the hooks of observers that it has, without their prefix."""
+        found = (name for name in OBSERVING if has(self.hooks, name))
+        return tuple(sorted(name.removeprefix("ion_") for name in found))
 
     @property
     def called(self) -> str:
@@ -82,7 +93,10 @@ class LoadedPlugin:
 
 
 class Registry:
-    """What the plugins registered. ``broken`` are those that could not be used, ``skipped`` those not allowed."""
+    """What the plugins registered. ``broken`` are those that could not be used.
+
+    ``skipped`` are those not allowed, ``skipped_by`` says by what.
+    """
 
     def __init__(
         self,
@@ -97,8 +111,8 @@ class Registry:
         self.loaded = tuple(sorted(loaded, key=by_name))
         self.broken = tuple(sorted(broken, key=by_name))
         self.skipped = tuple(sorted(skipped))
-        self._skipped_by = skipped_by
-        self._offers: dict[Kind, dict[str, list[tuple[LoadedPlugin, Provider[Any]]]]] = {kind: {} for kind in Kind}
+        self.skipped_by = skipped_by
+        self._offers: dict[Kind, dict[str, list[tuple[LoadedPlugin, Offer]]]] = {kind: {} for kind in Kind}
         for plugin in self.loaded:
             for kind, providers in plugin.providers.items():
                 for provider in sorted(providers, key=lambda provider: provider.name):
@@ -108,8 +122,8 @@ class Registry:
         """Names that may stand where that kind is chosen, embedded ones first, also those that two plugins claim."""
         return tuple(dict.fromkeys(name for it in (kind, *BESIDE.get(kind, ())) for name in self._offers[it]))
 
-    def providers(self, kind: Kind) -> Sequence[Provider[Any]]:
-        """Providers that can be chosen where that kind is."""
+    def providers(self, kind: Kind) -> Sequence[Offer]:
+        """Those that can be chosen where that kind is."""
         found = [self._found(kind, name) for name in self.names(kind)]
         return tuple(offers[0][1] for offers in found if len(offers) == 1)
 
@@ -117,14 +131,21 @@ class Registry:
         """Of which kind the one of that name is, where ``kind`` is chosen: that, or another that may stand there."""
         return next((it for it in (kind, *BESIDE.get(kind, ())) if name in self._offers[it]), kind)
 
-    def _found(self, kind: Kind, name: str) -> list[tuple[LoadedPlugin, Provider[Any]]]:
+    def _found(self, kind: Kind, name: str) -> list[tuple[LoadedPlugin, Offer]]:
         return [offer for it in (kind, *BESIDE.get(kind, ())) for offer in self._offers[it].get(name, [])]
 
     def choose(self, kind: Kind, name: str, *, where: str) -> Provider[Any]:
-        """The provider of that kind and name. ConfigError, starting with ``where``, says why there is none."""
+        """The provider of that kind and name. ConfigError, starting with ``where``, says why there is none.
+
+        Of an observer, which nothing opens, it is an Offer and no more.
+        """
         if problem := self.why_not(kind, name):
             raise ConfigError(f"{where}: {problem}")
-        return self._found(kind, name)[0][1]
+        return cast(Provider[Any], self._found(kind, name)[0][1])
+
+    def hooks_of(self, observer: str) -> pluggy.PluginManager:
+        """Those of the plugin whose settings are called so: for one that can be chosen."""
+        return self._found(Kind.OBSERVER, observer)[0][0].hooks
 
     def plugin_of(self, kind: Kind, name: str) -> str:
         """The distribution that brings it, with its version: for a provider that can be chosen."""
@@ -149,9 +170,12 @@ class Registry:
                     f"no {what}: the plugin {broken.distribution} cannot be used: {broken.cause}. "
                     f"Repair it or choose another: {others}."
                 )
+        for plugin in self.loaded if kind is Kind.OBSERVER else ():
+            if plugin.observes and not plugin.providers[kind] and _named_after(name, plugin.distribution):
+                return f"no {what}: {plugin.distribution} observes without settings. Remove this section."
         for distribution in self.skipped:
             if _named_after(name, distribution):
-                return f"no {what}: {distribution} is installed, but {self._skipped_by}."
+                return f"no {what}: {distribution} is installed, but {self.skipped_by}."
         return f'no {kind.value} called "{name}".{self._instead(kind, name)}'
 
     def _instead(self, kind: Kind, name: str) -> str:
@@ -173,6 +197,7 @@ class Registry:
                     kind: tuple(sorted(it.name for it in found)) for kind, found in plugin.providers.items() if found
                 },
                 commands=tuple(sorted(str(command.name) for command in plugin.commands)),
+                observes=plugin.observes,
                 problem="; ".join(self._conflicts(plugin)) or None,
             )
             for plugin in self.loaded
@@ -192,12 +217,12 @@ class Registry:
                     yield f'the {kind.value} "{name}" is registered by {others} too'
 
     @property
-    def observing(self) -> Mapping[str, pluggy.PluginManager]:
-        """Plugins that observe, under their names: what ``Observers`` is given."""
+    def observing(self) -> Mapping[str, Observing]:
+        """Plugins that observe, or trace, and take no settings, under their names."""
         return {
-            f"{plugin.distribution} ({plugin.entry_point})" if plugin.entry_point else plugin.distribution: plugin.hooks
-            for plugin in self.loaded
-            if any(getattr(plugin.hooks.hook, hook).get_hookimpls() for hook in observers.HOOKS)
+            f"{it.distribution} ({it.entry_point})" if it.entry_point else it.distribution: Observing(hooks=it.hooks)
+            for it in self.loaded
+            if not it.providers[Kind.OBSERVER] and any(has(it.hooks, hook) for hook in GIVEN_SETTINGS)
         }
 
     def commands(self, taken: Collection[str] = ()) -> Mapping[str, click.Command]:

@@ -12,9 +12,9 @@ import pluggy
 
 from ion_core import hookspecs
 from ion_core.contracts import CONTRACT_VERSION
-from ion_core.contracts.provider import Provider
-from ion_core.registry import observers
+from ion_core.contracts.provider import ObserverSettings, Offer, Provider
 from ion_core.registry.installed import Source
+from ion_core.registry.observing import GIVEN_SETTINGS, has
 from ion_core.registry.registry import HOOKS, OWN_KEYS, Kind, LoadedPlugin
 
 if TYPE_CHECKING:
@@ -33,27 +33,29 @@ class Unusable(Exception):
 
 def load(source: Source) -> LoadedPlugin:
     """Import the plugin and call its registering hooks. Raises Unusable, or whatever the plugin raised."""
-    plugin = source.load()
+    module = source.load()
     hooks = pluggy.PluginManager(hookspecs.PROJECT)
     hooks.add_hookspecs(hookspecs)
-    _check_hooks(plugin, hooks)
+    _check_hooks(module, hooks)
     try:
-        hooks.register(plugin, name=source.distribution)
+        hooks.register(module, name=source.distribution)
     except pluggy.PluginValidationError as error:
         raise Unusable(" ".join(str(error).split())) from error
-    return LoadedPlugin(
+    plugin = LoadedPlugin(
         distribution=source.distribution,
         version=source.version,
         entry_point=source.entry_point,
         hooks=hooks,
-        providers={kind: _providers(hooks, hook) for hook, kind in HOOKS.items()},
+        providers={kind: _offers(hooks, hook) for hook, kind in HOOKS.items()},
         commands=_commands(hooks),
     )
+    _check_observing(plugin)
+    return plugin
 
 
 def _check_hooks(plugin: object, hooks: pluggy.PluginManager) -> None:
     """What pluggy would take without a word: misspelt, unmarked and asynchronous hooks."""
-    known = (*HOOKS, COMMANDS_HOOK, *observers.HOOKS)
+    known = (*HOOKS, COMMANDS_HOOK, *GIVEN_SETTINGS)
     for name in dir(plugin):
         function = getattr(plugin, name, None)
         marked = hooks.parse_hookimpl_opts(plugin, name)
@@ -91,28 +93,42 @@ def _called(hooks: pluggy.PluginManager, hook: str) -> list[Any]:
         raise Unusable(f"{hook} raises {in_one_line(error)}") from error
 
 
-def _providers(hooks: pluggy.PluginManager, hook: str) -> Sequence[Provider[Any]]:
-    found: dict[str, Provider[Any]] = {}
-    for provider in _called(hooks, hook):
-        if problem := _provider_problem(provider, HOOKS[hook]):
+def _offers(hooks: pluggy.PluginManager, hook: str) -> Sequence[Offer]:
+    found: dict[str, Offer] = {}
+    for offer in _called(hooks, hook):
+        if problem := _problem(offer, HOOKS[hook]):
             raise Unusable(f"{hook}: {problem}")
-        if provider.name in found:
-            raise Unusable(f'{hook}: registers "{provider.name}" twice')
-        found[provider.name] = provider
+        if offer.name in found:
+            raise Unusable(f'{hook}: registers "{offer.name}" twice')
+        found[offer.name] = offer
     return tuple(found.values())
 
 
-def _provider_problem(provider: Any, kind: Kind) -> str | None:
+def _check_observing(plugin: LoadedPlugin) -> None:
+    """That there is one model at most for what its hooks are given, where they are given something."""
+    found = plugin.providers[Kind.OBSERVER]
+    if len(found) > 1:
+        raise Unusable(f"ion_observer_settings: registers {len(found)}; the hooks of a plugin are given one, or none")
+    if found and not any(has(plugin.hooks, hook) for hook in GIVEN_SETTINGS):
+        raise Unusable("ion_observer_settings: there is no hook that observes, so nothing would be given the settings")
+    for hook in GIVEN_SETTINGS if not found else ():
+        if any("settings" in it.argnames for it in getattr(plugin.hooks.hook, hook).get_hookimpls()):
+            raise Unusable(f"{hook} takes settings, and ion_observer_settings registers none")
+
+
+def _problem(offer: Any, kind: Kind) -> str | None:
     """What is wrong with something a hook registered, or None."""
     from pydantic import BaseModel
 
-    if not isinstance(provider, Provider):
-        return f"{type(provider).__name__} {str(provider)[:80]!r} is no ion_core.contracts.provider.Provider"
-    # The annotations of Provider say what its attributes are; a plugin may not have been checked against them.
-    name, settings, contract = (vars(provider)[attribute] for attribute in ("name", "settings", "contract"))
+    wanted = ObserverSettings if kind is Kind.OBSERVER else Provider
+    if not isinstance(offer, wanted):
+        said = f"{type(offer).__name__} {str(offer)[:80]!r}"
+        return f"{said} is no ion_core.contracts.provider.{wanted.__name__}"
+    # The annotations of an Offer say what its attributes are; a plugin may not have been checked against them.
+    name, settings, contract = (vars(offer)[attribute] for attribute in ("name", "settings", "contract"))
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         return f"the name {name!r} must be lower-case letters, digits and hyphens, a letter first"
-    what = f'provider "{name}"'
+    what = f'{"observer" if kind is Kind.OBSERVER else "provider"} "{name}"'
     if not (isinstance(settings, type) and issubclass(settings, BaseModel)):
         return f"{what}: settings must be a pydantic model (got {settings!r})"
     if settings.model_config.get("extra") != "forbid":
@@ -120,18 +136,19 @@ def _provider_problem(provider: Any, kind: Kind) -> str | None:
     for key, does in OWN_KEYS[kind].items():
         if key in settings.model_fields:
             return f'{what}: settings {settings.__name__} must not have the key "{key}", which {does}'
-    if not callable(provider.open):
-        return f"{what}: open must be callable (got {provider.open!r})"
-    plain = vars(provider)["plain"]
-    if not isinstance(plain, str) or not (plain == "" or _PLAIN.fullmatch(plain)):
-        return f'{what}: plain must be a text such as "package.module:function" (got {plain!r})'
+    if isinstance(offer, Provider):
+        if not callable(offer.open):
+            return f"{what}: open must be callable (got {offer.open!r})"
+        plain = vars(offer)["plain"]
+        if not isinstance(plain, str) or not (plain == "" or _PLAIN.fullmatch(plain)):
+            return f'{what}: plain must be a text such as "package.module:function" (got {plain!r})'
     version = _VERSION.fullmatch(contract) if isinstance(contract, str) else None
     if version is None:
         return f'{what}: contract must be a version such as "{CONTRACT_VERSION}" (got {contract!r})'
-    wanted, ours = [tuple(map(int, it.split("."))) for it in (contract, CONTRACT_VERSION)]
-    if wanted[0] == ours[0] and wanted[1] <= ours[1]:
+    asked, ours = [tuple(map(int, it.split("."))) for it in (contract, CONTRACT_VERSION)]
+    if asked[0] == ours[0] and asked[1] <= ours[1]:
         return None
-    update = f"Update {'ion-core' if wanted > ours else 'the plugin'}"
+    update = f"Update {'ion-core' if asked > ours else 'the plugin'}"
     return f"{what}: is written for contract {contract}, this ion-core has {CONTRACT_VERSION}. {update}"
 
 

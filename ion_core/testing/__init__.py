@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ion_core.testing.documents import DocumentStoreConformance
     from ion_core.testing.executor import ExecutorConformance
     from ion_core.testing.messaging import MessageBrokerConformance
+    from ion_core.testing.observers import ObserverConformance
     from ion_core.testing.provider import ProviderConformance
     from ion_core.testing.runtime import ContainerRuntimeConformance
     from ion_core.testing.services import ServiceConformance
@@ -27,6 +28,7 @@ _WHERE = {
     "DocumentStoreConformance": "documents",
     "ExecutorConformance": "executor",
     "MessageBrokerConformance": "messaging",
+    "ObserverConformance": "observers",
     "ProviderConformance": "provider",
     "ServiceConformance": "services",
 }
@@ -37,6 +39,7 @@ __all__ = [
     "DocumentStoreConformance",
     "ExecutorConformance",
     "MessageBrokerConformance",
+    "ObserverConformance",
     "ProviderConformance",
     "ServiceConformance",
 ]

@@ -7,14 +7,16 @@ import hashlib
 import os
 import random
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, ClassVar
 
+import pytest_asyncio
+
 from ion_core.contracts.storage import BlobInfo, BlobStore
 from ion_core.errors import BlobCorrupt, BlobNotFound, InvalidKey, IonError, PermanentError, TransientError
-from ion_core.testing.kit import Conformance, in_brief, needs, refused, undeclared
+from ion_core.testing.kit import Conformance, in_brief, many, needs, refused, undeclared
 
 MEBIBYTE = random.Random(1).randbytes(1 << 20)
 KEYS = [
@@ -48,6 +50,7 @@ def new_file(directory: Path, content: bytes) -> Path:
 class BlobKit(Conformance):
     """How the kit stores and fetches, and the hooks of its subclasses."""
 
+    contract = "blobs"
     racers: ClassVar[int] = 8
     reopen: Callable[..., AbstractAsyncContextManager[Any]] | None = undeclared(
         "reopen", "def reopen(self): a context manager of a second store, as another process on this backend has it"
@@ -65,6 +68,14 @@ class BlobKit(Conformance):
     outage: Callable[..., AbstractAsyncContextManager[None]] | None = undeclared(
         "outage", "def outage(self, blobs): a context manager within which the backend fails every call"
     )
+
+    @pytest_asyncio.fixture(autouse=True)
+    async def _leaves_no_blob(self, blobs: BlobStore) -> AsyncIterator[None]:
+        """Where a rule has found nothing there, what it has left is removed behind it."""
+        was_empty = [key async for key in blobs.list("")] == []
+        yield
+        if was_empty:
+            await many(blobs.delete, [key async for key in blobs.list("")])
 
     async def put(self, blobs: BlobStore, tmp_path: Path, key: str, content: bytes) -> BlobInfo:
         source = new_file(tmp_path, content)

@@ -8,12 +8,25 @@ from datetime import UTC, datetime, timedelta
 
 from ion_core.contracts.messaging import DeadLetter, MessageBroker
 from ion_core.errors import DeadLetterNotFound, QueueNotDeclared
+from ion_core.testing.cuts import CUTS, Cutting
 from ion_core.testing.kit import only, refused
-from ion_core.testing.subscriber import BODY, HEADERS, BrokerKit
+from ion_core.testing.subscriber import BODY, HEADERS, MANY, BrokerKit
 
 UNSEEN_AT_MOST = timedelta(minutes=10)
 CLOCKS = timedelta(milliseconds=50)
 """How far a backend's clock may be from ours, here."""
+
+LINES = [f"{n}: {'what it said ' * 30}" for n in range(20)]
+"""As many as Ion keeps of a log."""
+
+
+def letters(*bodies: str) -> list[DeadLetter]:
+    """What died elsewhere, of their bodies."""
+    now = datetime.now(UTC)
+    return [
+        DeadLetter(id="", queue="", body=it.encode(), headers=HEADERS, reason="died", attempts=1, died_at=now)
+        for it in bodies
+    ]
 
 
 class DeadLetterRules(BrokerKit):
@@ -21,7 +34,7 @@ class DeadLetterRules(BrokerKit):
 
     async def test_a_dead_letter_keeps_everything(self, broker: MessageBroker) -> None:
         before = datetime.now(UTC) - timedelta(seconds=2)
-        reason, tail = "exit code 1: …\nnaïve 🙂", ("first line", "", "last line: \t ü")
+        reason, tail = f"exit code 1: …\nnaïve 🙂{' and so on' * 200}", ("first line", *LINES, "", "last line: \t ü")
         async with self.holding(broker) as held:
             await held.delivery.retry(delay=timedelta(0))
             await (await held.subscriber.take()).dead_letter(reason, log_tail=tail)
@@ -53,6 +66,41 @@ class DeadLetterRules(BrokerKit):
         async with self.dead(broker, b"1", b"2", b"3") as held:
             assert [letter.body for letter in await broker.dead_letters(held.queue)] == [b"1", b"2", b"3"]
             assert [letter.body for letter in await broker.dead_letters(held.queue, limit=2)] == [b"1", b"2"]
+
+    async def test_each_dead_letter_is_what_is_listed_of_any_number(self, broker: MessageBroker) -> None:
+        queue = await self.declared(broker, self.fresh("topic"))
+        letter = DeadLetter(
+            id="", queue="", body=BODY, headers=HEADERS, reason="", attempts=2, died_at=datetime.now(UTC)
+        )
+        some = [replace(letter, reason=f"of {n}", log_tail=[f"line {n}"]) for n in range(MANY)]
+        ids = await self.within(broker.add_dead_letters(queue, some), "adding dead letters")
+        expected = list(await broker.dead_letters(queue))
+        assert [it.id for it in expected] == list(ids)
+        async with broker.each_dead_letter(queue) as letters:
+            async for first in letters:
+                assert first == expected[0]
+                break
+        for _ in range(2):
+            assert await self.read(broker.each_dead_letter(queue)) == expected, "oldest first, each once"
+        await self.counts(broker, queue, dead=MANY)
+
+    async def test_one_dead_letter_is_had_by_its_id(self, broker: MessageBroker) -> None:
+        async with self.dead(broker, b"1", b"2", b"3") as held, self.dead(broker, b"other") as other:
+            letters = await broker.dead_letters(held.queue)
+            for letter in (letters[2], letters[0]):
+                assert await broker.dead_letter(held.queue, letter.id) == letter
+            for id in ("no-such-id", only(await broker.dead_letters(other.queue)).id):
+                with refused(DeadLetterNotFound, naming=id):
+                    await broker.dead_letter(held.queue, id)
+            assert await broker.dead_letters(held.queue) == letters
+            await self.counts(broker, held.queue, dead=3)
+
+    async def test_as_many_dead_letters_are_listed_as_there_are(self, broker: MessageBroker) -> None:
+        queue = await self.declared(broker)
+        many = letters(*(str(n) for n in range(MANY)))
+        await self.within(broker.add_dead_letters(queue, many), f"adding {MANY} dead letters")
+        found = await self.within(broker.dead_letters(queue), f"{MANY} dead letters")
+        assert [letter.body for letter in found] == [letter.body for letter in many]
 
     async def test_dead_letters_are_unseen_no_longer_than_said(self, broker: MessageBroker) -> None:
         said = broker.letters_unseen_for
@@ -108,6 +156,19 @@ class DeadLetterRules(BrokerKit):
             assert await broker.purge(held.queue, [three, three]) == 1
             await held.subscriber.nothing_comes()
             await self.counts(broker, held.queue, unsettled=2)
+
+    async def test_a_redrive_cut_short_loses_nothing(self, broker: MessageBroker) -> None:
+        queue = await self.declared(broker, self.fresh("topic"))
+
+        async def redrive(number: int) -> int:
+            return await broker.redrive(queue, ids[number])
+
+        ids = {n: await broker.add_dead_letters(queue, letters(f"{n} a", f"{n} b")) for n in range(len(CUTS) + 1)}
+        cutting = Cutting(self, "redrive")
+        await cutting.whole(redrive(len(CUTS)))
+        for n, cut in enumerate(CUTS):
+            await cutting.short(redrive(n), cut)
+        await self.kept(broker, [queue], {f"{n} {which}" for n in ids for which in "ab"})
 
     async def test_redrive_of_an_unknown_id_moves_nothing(self, broker: MessageBroker) -> None:
         async with self.dead(broker, b"1") as held:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, suppress
 from typing import Any, ClassVar
+
+import pytest_asyncio
 
 from ion_core import strict_json
 from ion_core.contracts.storage import Document, DocumentStore
-from ion_core.errors import DocumentExists
-from ion_core.testing.kit import Conformance, undeclared
+from ion_core.errors import DocumentExists, DocumentsDamaged
+from ion_core.testing.kit import Conformance, many, undeclared
 
 
 def document(
@@ -23,6 +25,7 @@ def document(
 class DocumentKit(Conformance):
     """How the kit looks at what is stored, and the hooks of its subclasses."""
 
+    contract = "documents"
     racers: ClassVar[int] = 20
     reopen: Callable[..., AbstractAsyncContextManager[Any]] | None = undeclared(
         "reopen", "def reopen(self): a context manager of a second store, as another process on this backend has it"
@@ -39,6 +42,18 @@ class DocumentKit(Conformance):
     outage: Callable[..., AbstractAsyncContextManager[None]] | None = undeclared(
         "outage", "def outage(self, documents): a context manager within which the backend fails every call"
     )
+
+    @pytest_asyncio.fixture(autouse=True)
+    async def _leaves_no_document(self, documents: DocumentStore) -> AsyncIterator[None]:
+        """Where a rule has found nothing there, what it has left is removed behind it."""
+        was_empty = [it async for it in documents.find(limit=1)] == []
+        yield
+        if was_empty:
+            left = []
+            with suppress(DocumentsDamaged):  # by the hook: of these no id is told
+                async for document in documents.find():
+                    left.append((document.kind, document.id))
+            await many(lambda it: documents.delete(*it), left)
 
     async def found(self, documents: DocumentStore, kind: str | None = None, **conditions: Any) -> list[str]:
         """The ids, in the order they are found."""

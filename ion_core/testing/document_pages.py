@@ -189,6 +189,28 @@ class PageRules(DocumentKit):
                 assert read <= most, f"page {n + 1} of {conditions} read {read}, where there is but one page {least}"
                 after = page[-1].cursor
 
+    @needs("reads")
+    async def test_a_beginning_reads_no_other(self, documents: DocumentStore) -> None:
+        assert self.reads is not None
+        asked: list[dict[str, Any]] = [
+            {"kind": "insight", "id_begins": "wan"},
+            {"kind": "insight", "correlation_id_begins": "flow-wan"},
+        ]
+        alone = []
+        for n in range(60):
+            if n == 1:
+                for conditions in asked:
+                    async with self.reads(documents) as so_far:
+                        await self.page(documents, **conditions)
+                        alone.append(so_far())
+            id = f"other-{n}" if n else "wanted"
+            await documents.create(document(id, correlation_id=f"flow-{id}"))
+        for least, conditions in zip(alone, asked, strict=True):
+            async with self.reads(documents) as so_far:
+                assert [it.id for it in await self.page(documents, **conditions)] == ["wanted"]
+                read = so_far()
+            assert read <= 2 * least + 5, f"{conditions} read {read}, where there is no other {least}"
+
     @needs("damage")
     async def test_what_is_damaged_is_told_on_one_page(self, documents: DocumentStore) -> None:
         assert self.damage is not None

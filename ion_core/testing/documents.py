@@ -164,6 +164,28 @@ class DocumentStoreConformance(PageRules):
             found = await self.found(documents, one[0], correlation_id=one[1], pending=one[2])
             assert found == expected, f"find with kind, correlation_id, pending = {one}"
 
+    async def test_find_takes_the_beginning_of_an_id(self, documents: DocumentStore) -> None:
+        """Whatever the text, and beside every other condition."""
+        texts = [*IDS, *(text + "." for text in ("a", "é", "%", "long " * 30))]
+        for n, text in enumerate(texts):
+            flow = texts[-1 - n]
+            await documents.create(document(text, kind=("commit", "insight")[n % 2], correlation_id=flow))
+        whole = [it async for it in documents.find()]
+        beginnings = {text[:length] for text in texts for length in (0, 1, len(text) - 1)}
+        for begins in sorted(beginnings | {"nothing like it", "🙂" * 1025}):
+            ours = [it.id for it in whole if it.id.startswith(begins)]
+            flows = [it.id for it in whole if it.correlation_id.startswith(begins)]
+            assert await self.found(documents, id_begins=begins) == ours, f"ids that begin {begins[:80]!r}"
+            assert await self.found(documents, correlation_id_begins=begins) == flows, f"flows that begin {begins!r}"
+        for kind, begins, pending, newest_first in itertools.product(
+            ("commit", "insight"), ("", "n", "a"), (None, False, True), (False, True)
+        ):
+            asked = {"id_begins": begins, "pending": pending, "newest_first": newest_first}
+            matching = [it.id for it in whole if it.kind == kind and it.id.startswith(begins) and pending is not True]
+            expected = matching[::-1] if newest_first else matching
+            assert await self.found(documents, kind, **asked) == expected, f"{kind}, {asked}"
+            assert await self.found(documents, kind, limit=1, **asked) == expected[:1]
+
     async def test_find_is_in_order_of_first_storing(self, documents: DocumentStore) -> None:
         ids = [f"{n * 7 % 30}" for n in range(30)]
         for n, id in enumerate(ids):

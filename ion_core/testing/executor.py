@@ -20,6 +20,7 @@ from ion_core.testing.programs import BASE
 LONGEST_NAME = 52
 LONGEST_MODULE = 63
 LONG_ID = 300
+TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 ODD = {
     "DOLLARS": "$HOME ${HOME} $$ $(HOME) $$(HOME) $((1+1)) `id`",
     "QUOTES": """ "double" 'single' \\ back\\slash \\n """,
@@ -217,6 +218,17 @@ class StepRules(ExecutorKit):
                 ran = await jobs.ran(looking)
                 assert ran.end.cause is None, ran.end
                 assert ran.text(Step.MODULE, "stdout") == ["looked"], f"{what}: can be read by the module"
+
+    async def test_the_module_is_told_its_trace(self, executor: Executor, tmp_path: Path) -> None:
+        async with self.jobs(executor, tmp_path) as jobs:
+            made = await jobs.made(self.copies("in/traceparent", "out/data/told"))
+            ticket = other(made.ticket, traceparent=TRACEPARENT)
+            await self.within(executor.start(made.ref, ticket), "start")
+            ran = await jobs.ran(made)
+            assert ran.end.cause is None, ran.end
+            assert await jobs.output(ran.record, "told") == TRACEPARENT.encode()
+            names = (await jobs.run(self.prints_names_of_files())).text(Step.MODULE)
+            assert "in/traceparent" not in names, "its ticket has none"
 
     @needs("listed")
     async def test_settings_are_not_listed(self, executor: Executor, tmp_path: Path) -> None:

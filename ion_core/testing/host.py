@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,10 +25,14 @@ from ion_core.contracts.looking import (
     LetterId,
     LogLine,
     LogView,
+    OutboxView,
     Page,
     Pipeline,
+    PlannedView,
     QueueView,
     RunningView,
+    SlotsView,
+    WhyView,
 )
 from ion_core.contracts.storage import BlobInfo, Document
 from ion_core.errors import BlobNotFound, DeadLetterNotFound, IonError
@@ -37,11 +42,23 @@ from ion_core.testing.kit import Conformance
 T = TypeVar("T")
 
 
+@dataclass(frozen=True)
+class Received:
+    """An event that the host was given."""
+
+    type: str
+    data: Sequence[tuple[str, str]]
+    files: Mapping[str, bytes]
+
+
 class Host:
     """What the kit gives a service to publish to: it notes every event, or raises ``refusing``.
 
     ``directory`` is there, and ``work`` in it. Every type is taken that is among ``taken``; nothing waits, and every
     flow is over at once. Files that are given away are gone, whatever becomes of the event.
+
+    ``received`` has each event with the bytes of its files, as they were when ``publish`` ended, and ``unreadable`` the
+    names of those that were not there then. While ``answering`` is not set, no call of ``publish`` ends.
 
     There is nothing to look at: what is asked for is empty, or ``unanswering`` is raised. ``looked_at`` has the name
     of each method that was called for that.
@@ -55,6 +72,10 @@ class Host:
         self.work.mkdir()
         self.taken = taken
         self.published: asyncio.Queue[str] = asyncio.Queue()
+        self.received: list[Received] = []
+        self.unreadable: list[str] = []
+        self.answering = asyncio.Event()
+        self.answering.set()
         self.refusing: IonError | None = None
         self.unanswering: IonError | None = None
         self.looked_at: asyncio.Queue[str] = asyncio.Queue()
@@ -73,12 +94,19 @@ class Host:
         consume: bool = False,
         told: Mapping[str, BlobInfo] | None = None,
     ) -> Event:
-        if consume:
-            for path in (files or {}).values():
-                path.unlink()
         self.published.put_nowait(event_type)
+        await self.answering.wait()
+        brought = {}
+        for file, path in (files or {}).items():
+            try:
+                brought[file] = path.read_bytes()
+                if consume:
+                    path.unlink()
+            except OSError as error:
+                self.unreadable.append(f"{file}: {error}")
         if self.refusing is not None:
             raise self.refusing
+        self.received.append(Received(event_type, tuple(data), brought))
         event_id = event_id or Conformance.fresh("event")
         context = Context(
             name=self.name if name is None else name,
@@ -119,7 +147,7 @@ class Host:
         return self._told("files", [])
 
     @asynccontextmanager
-    async def file(self, correlation_id: str, key: str) -> AsyncIterator[FileContent]:
+    async def file(self, correlation_id: str, key: str, *, start: int = 0) -> AsyncIterator[FileContent]:
         raise self._told("file", BlobNotFound(f"flow {correlation_id!r}: has no file {key!r}. There are none."))
         yield
 
@@ -130,7 +158,22 @@ class Host:
         for line in self._told("follow", list[LogLine]()):
             yield line
 
+    async def why(self, event_id: str, *, correlation_id: str | None = None) -> Sequence[WhyView]:
+        return self._told("why", [])
+
+    async def report(self, correlation_id: str) -> bytes | None:
+        return self._told("report", None)
+
     def running(self) -> Sequence[RunningView]:
+        return []
+
+    def slots(self) -> Sequence[SlotsView]:
+        return []
+
+    def outbox(self) -> OutboxView:
+        return OutboxView(owed=0, published=0, looked_at=None)
+
+    def planned(self, count: int = 3) -> Sequence[PlannedView]:
         return []
 
     async def queues(self) -> Sequence[QueueView]:

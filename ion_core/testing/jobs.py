@@ -218,6 +218,7 @@ class Jobs:
 class ExecutorKit(JobCommands, Conformance):
     """``image`` is what every module is made of, None for an executor without images."""
 
+    contract = "executors"
     patience = 60.0
     image: ClassVar[str | None] = None
     missing_image: ClassVar[str | None] = None

@@ -6,11 +6,18 @@ import asyncio
 
 from ion_core.contracts.messaging import Delivery, MessageBroker
 from ion_core.errors import QueueNotDeclared, Unroutable
+from ion_core.testing.cuts import CUTS, Cutting
 from ion_core.testing.dead_letters import DeadLetterRules
 from ion_core.testing.kit import in_brief, needs, only, refused
+from ion_core.testing.processes import ProcessRules
 from ion_core.testing.queues import QueueRules
 from ion_core.testing.settling import SettlingRules
-from ion_core.testing.subscriber import BODY, HEADERS, BrokerKit
+from ion_core.testing.subscriber import BODY, HEADERS, MANY, BrokerKit
+
+LONG = 1_100
+"""Messages of a queue that is long: more than a round number at which a backend might begin to forget."""
+LIKE_OTHERS = {"  padded\t": "  padded\t\r\n", "é": "é", "e\u0301": "e\u0301", "\ufb01": "\u212b"}
+"""Names and values that become others where somebody strips them or normalises their Unicode."""
 
 
 class PublishingRules(BrokerKit):
@@ -28,13 +35,14 @@ class PublishingRules(BrokerKit):
     async def test_headers_arrive_as_given(self, broker: MessageBroker) -> None:
         topic = self.fresh("topic")
         queue = await self.declared(broker, topic)
-        given = dict(HEADERS, empty="", digits="007")
+        given = {**HEADERS, "empty": "", "digits": "007", "Case": "Case", "case": "case", **LIKE_OTHERS}
+        expected = dict(given)
         await broker.publish(topic, BODY, headers=given)
         given["late"] = "added by the caller afterwards"
         await broker.publish(topic, BODY, headers={})
         async with self.subscribed(broker, queue) as subscriber:
             first, second = await subscriber.take_all(2)
-            assert dict(first.headers) == dict(HEADERS, empty="", digits="007")
+            assert dict(first.headers) == expected
             assert dict(second.headers) == {}
 
     async def test_names_and_headers_may_be_255_bytes_long(self, broker: MessageBroker) -> None:
@@ -89,19 +97,66 @@ class PublishingRules(BrokerKit):
     async def test_a_publish_cut_short_is_in_all_queues_or_none(self, broker: MessageBroker) -> None:
         topic = self.fresh("topic")
         queues = [await self.declared(broker, topic) for _ in range(3)]
-        for n in range(20):
-            publishing = asyncio.create_task(broker.publish(topic, b"%d" % n, headers={}))
-            for _ in range(n):
-                await asyncio.sleep(0)  # a little further each time
-            publishing.cancel()
-            await asyncio.wait({publishing}, timeout=self.patience)
+        cutting = Cutting(self, "publish")
+        await cutting.whole(broker.publish(topic, b"first", headers={}))
+        for n, cut in enumerate(CUTS * 2):
+            await cutting.short(broker.publish(topic, b"%d" % n, headers={}), cut)
         await self.publish(broker, topic, b"last")
 
         async def contents() -> list[list[bytes]]:
             return [sorted(m.body for m in await broker.peek(queue, limit=50)) for queue in queues]
 
         found = await self.eventually(contents, lambda them: them[0] == them[1] == them[2], "the same in every queue")
-        assert b"last" in found[0]
+        assert {b"first", b"last"} <= {*found[0]}
+
+    async def test_names_that_are_alike_are_told_apart(self, broker: MessageBroker) -> None:
+        base, alike = self.fresh("x"), []
+        for ending in (
+            "",
+            ".y",
+            "-y",
+            "_y",
+            ".Y",
+            "..y",
+            ".y.z",
+            ".yz",
+            "/y",
+            " y",
+            ".y ",
+            ".dead",
+            ".retry",
+            *LIKE_OTHERS,
+        ):
+            alike.append(f"{base}{ending}")
+        alike += [f"{base.ljust(250, 'x')}{n}" for n in (1, 2)]
+        for name in alike:
+            await self.within(broker.declare(name, topics=[name], retry=self.retry), "declare")
+        for name in alike:
+            await self.publish(broker, name, name.encode())
+        for name in alike:
+            found = [message.body.decode() for message in await broker.peek(name, limit=9)]
+            assert found == [name], f"in queue {name!r}, of the topic of that name"
+        listed = {queue.name: queue.topics for queue in await broker.queues()}
+        assert {name: listed.get(name) for name in alike} == {name: frozenset({name}) for name in alike}
+
+    async def test_nothing_is_cut_from_a_long_queue(self, broker: MessageBroker) -> None:
+        topic = self.fresh("topic")
+        queue = await self.declared(broker, topic)
+        numbers = iter(range(LONG))
+
+        async def publish() -> None:
+            for n in numbers:
+                await broker.publish(topic, b"%d" % n, headers={})
+
+        await self.within(asyncio.gather(*(publish() for _ in range(50))), f"{LONG} publishes")
+        await self.counts(broker, queue, ready=LONG)
+        found = set()
+        async with self.subscribed(broker, queue, prefetch=10) as subscriber:
+            for _ in range(LONG):
+                delivery = await subscriber.take()
+                found.add(int(delivery.body))
+                await delivery.ack()  # at once: all of them take longer than a lease, where a call takes milliseconds
+        assert found == {*range(LONG)}
 
     async def test_tasks_may_publish_at_once(self, broker: MessageBroker) -> None:
         topic = self.fresh("topic")
@@ -128,6 +183,16 @@ class PublishingRules(BrokerKit):
         async with self.subscribed(broker, queue) as subscriber:
             assert [d.body for d in await subscriber.take_all(2)] == [b"before", b"after"]
             await subscriber.nothing_comes()
+
+    async def test_declaring_again_takes_nothing_from_who_holds_it(self, broker: MessageBroker) -> None:
+        async with self.another(broker) as second, self.holding(second) as held:
+            async with self.subscribed(broker, held.queue) as subscriber:
+                for declaring in (broker, second):
+                    await declaring.declare(held.queue, topics=[held.topic], retry=self.retry)
+                await subscriber.nothing_comes()
+            assert not held.delivery.lost.is_set(), "declaring its queue again took it back"
+            await held.delivery.ack()
+            await self.counts(second, held.queue)
 
     async def test_declaring_again_adds_topics(self, broker: MessageBroker) -> None:
         old, new = self.fresh("topic"), self.fresh("topic")
@@ -196,6 +261,42 @@ class PublishingRules(BrokerKit):
         await self.publish(broker, topic, *(b"%d" % n for n in range(5)))
         assert [m.body for m in await broker.peek(queue, limit=3)] == [b"0", b"1", b"2"]
 
+    async def test_each_message_is_what_peek_shows_of_any_number(self, broker: MessageBroker) -> None:
+        topic = self.fresh("topic")
+        queue = await self.declared(broker, topic)
+        bodies = [b"%d" % n for n in range(MANY)]
+        await self.publish(broker, topic, *bodies)
+        async with self.subscribed(broker, queue, prefetch=2) as subscriber:
+            late, dead = await subscriber.take_all(2)
+            await dead.dead_letter("seen enough")
+            await late.retry(delay=self.retry.delays()[-1])
+        await self.counts(broker, queue, ready=MANY - 2, delayed=1, dead=1)
+        expected = await broker.peek(queue, limit=2 * MANY)
+        assert len({message.body for message in expected}) == MANY - 2
+        for _ in range(2):
+            assert await self.read(broker.each_message(queue)) == list(expected), "oldest first, each once"
+        await self.counts(broker, queue, ready=MANY - 2, delayed=1, dead=1)
+
+    async def test_what_is_read_in_part_is_where_it_was(self, broker: MessageBroker) -> None:
+        topic = self.fresh("topic")
+        queue = await self.declared(broker, topic)
+        await self.publish(broker, topic, *(b"%d" % n for n in range(9)))
+        async with broker.each_message(queue) as messages:
+            async for message in messages:
+                assert message.body == b"0"
+                break
+        await self.counts(broker, queue, ready=9)
+        assert [it.body for it in await self.read(broker.each_message(queue))] == [b"%d" % n for n in range(9)]
+
+    async def test_reading_an_undeclared_queue_is_refused(self, broker: MessageBroker) -> None:
+        queue = self.fresh("queue")
+        for read in (broker.each_message, broker.each_dead_letter):
+            with refused(QueueNotDeclared, naming=queue):
+                async with read(queue):
+                    pass
+        with refused(QueueNotDeclared, naming=queue):
+            await broker.dead_letter(queue, "1")
+
     @needs("reopen")
     async def test_messages_outlive_their_publisher(self, broker: MessageBroker) -> None:
         assert self.reopen is not None
@@ -215,7 +316,7 @@ class PublishingRules(BrokerKit):
             assert (again.attempt, again.body) == (2, BODY)
 
 
-class MessageBrokerConformance(PublishingRules, QueueRules, SettlingRules, DeadLetterRules):
+class MessageBrokerConformance(PublishingRules, QueueRules, SettlingRules, DeadLetterRules, ProcessRules):
     """Every rule of the messaging contract. Subclass it, give it the fixture and the hooks::
 
         class TestMyBroker(MessageBrokerConformance):
@@ -227,6 +328,9 @@ class MessageBrokerConformance(PublishingRules, QueueRules, SettlingRules, DeadL
 
             def reopen(self):                           # None where nothing is left once it is closed
                 return open_my_broker(self.settings)
+
+            def opening(self):                          # None where another process has nothing of it
+                return open_my_broker, self.settings    # a function by its name, and what can be pickled
 
             async def take_back(self, broker, delivery):    # None where the broker never takes one back
                 await make_its_lease_end(delivery)

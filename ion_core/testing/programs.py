@@ -119,6 +119,7 @@ class Ran:
 class RuntimeKit(Commands, Conformance):
     """``image`` is what every container is made of, None for a runtime without images."""
 
+    contract = "runtime"
     image: ClassVar[str | None] = None
     missing_image: ClassVar[str | None] = None
     takes_source: ClassVar[bool] = True

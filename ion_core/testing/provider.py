@@ -43,6 +43,7 @@ class ProviderConformance(Conformance):
     ``patience``  seconds to wait for it to open (30: the contract's bound).
     """
 
+    contract = "provider"
     patience = 30.0
     section: Callable[..., Mapping[str, Any]] | None = undeclared(
         "section", "def section(self, tmp_path): settings it can be opened with, as in the configuration"
@@ -92,7 +93,7 @@ class ProviderConformance(Conformance):
         assert isinstance(told, Location), "location() returns an ion_core.contracts.provider.Location"
         assert told.where.strip(), "where it is, in words"
         assert told.reach is None or isinstance(told.reach, Reach)
-        shown = [name for name, secret in _secrets(settings) if secret in told.where]
+        shown = [name for name, secret in secrets_of(settings) if secret in told.where]
         assert not shown, f"where it is shows what is secret: {shown}"
 
     async def test_what_can_be_opened_has_no_errors(self, provider: Provider[Any], tmp_path: Path) -> None:
@@ -103,7 +104,7 @@ class ProviderConformance(Conformance):
             assert isinstance(finding, Finding), "findings() gives ion_core.contracts.provider.Finding"
             assert finding.severity != "error", f"it can be opened with these settings: {finding}"
             assert SECTION.key in finding.where, f"begin with settings.section.where(key): {finding}"
-            shown = [name for name, secret in _secrets(settings) if secret in str(finding)]
+            shown = [name for name, secret in secrets_of(settings) if secret in str(finding)]
             assert not shown, f"a finding shows what is secret: {shown}"
 
     async def test_capabilities_that_are_told_are_those_it_has(self, provider: Provider[Any], tmp_path: Path) -> None:
@@ -238,7 +239,7 @@ def _location(settings: Any) -> Location | None:
     return tell() if callable(tell) else None
 
 
-def _secrets(settings: BaseModel) -> list[tuple[str, str]]:
+def secrets_of(settings: BaseModel) -> list[tuple[str, str]]:
     """Secrets of the settings by name, and passwords in them that are addresses."""
     found = []
     for name, value in settings:
@@ -246,5 +247,5 @@ def _secrets(settings: BaseModel) -> list[tuple[str, str]]:
             password = urlsplit(secret).password if "://" in secret else None
             found += [(name, secret), *([(name, password)] if password else [])]
         elif isinstance(value, BaseModel):
-            found += [(f"{name}.{inner}", secret) for inner, secret in _secrets(value)]
+            found += [(f"{name}.{inner}", secret) for inner, secret in secrets_of(value)]
     return found

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AbstractAsyncContextManager, nullcontext
 from datetime import timedelta
 
 from ion_core.contracts.messaging import DeclaredQueue, MessageBroker
 from ion_core.errors import DeliveryLost, QueueNotDeclared, TransientError, Unroutable
+from ion_core.testing.cuts import CUTS, Cutting
+from ion_core.testing.dead_letters import letters
 from ion_core.testing.kit import needs, only, refused
 from ion_core.testing.settling import VERBS
 from ion_core.testing.subscriber import BODY, HEADERS, BrokerKit, Subscriber
@@ -26,7 +27,7 @@ class QueueRules(BrokerKit):
 
     async def test_queues_of_other_processes_are_listed(self, broker: MessageBroker) -> None:
         topic = self.fresh("topic")
-        async with self._another(broker) as second:
+        async with self.another(broker) as second:
             queue = await self.declared(second, topic)
         assert DeclaredQueue(name=queue, topics=frozenset({topic})) in await broker.queues()
 
@@ -35,7 +36,7 @@ class QueueRules(BrokerKit):
         topic = self.fresh("topic")
         queue = await self.declared(broker, topic)
         await self.publish(broker, topic, b"kept: it was there before")
-        async with self._another(broker) as second:
+        async with self.another(broker) as second:
             await second.declare(queue, topics=[], retry=self.retry)
             assert DeclaredQueue(name=queue, topics=frozenset()) in await second.queues()
         with refused(Unroutable):
@@ -63,6 +64,24 @@ class QueueRules(BrokerKit):
             await subscriber.nothing_comes()
         await self.publish(broker, topic, b"both keep their topics")
         await self.counts(broker, queue, ready=1)
+
+    async def test_a_move_cut_short_loses_nothing(self, broker: MessageBroker) -> None:
+        topic = self.fresh("topic")
+        queue, other = await self.declared(broker, topic), await self.declared(broker)
+        expected = set[str]()
+
+        async def filled(name: str) -> None:
+            expected.update((f"{name} ready", f"{name} dead"))
+            await self.publish(broker, topic, f"{name} ready".encode())
+            await broker.add_dead_letters(queue, letters(f"{name} dead"))
+
+        await filled("whole")
+        cutting = Cutting(self, "move")
+        await cutting.whole(broker.move(queue, other))
+        for n, cut in enumerate(CUTS):
+            await filled(str(n))
+            await cutting.short(broker.move(queue, other), cut)
+        await self.kept(broker, [queue, other], expected)
 
     async def test_moving_leaves_what_is_held(self, broker: MessageBroker) -> None:
         async with self.holding(broker) as held:
@@ -119,6 +138,7 @@ class QueueRules(BrokerKit):
 
     async def test_what_is_held_of_a_dropped_queue_is_lost(self, broker: MessageBroker) -> None:
         async with self.holding(broker) as held:
+            self.short_lease(held.delivery)
             await broker.drop(held.queue)
             await self.within(held.delivery.lost.wait(), "lost is set")
             for verb, settle in VERBS.items():
@@ -128,10 +148,6 @@ class QueueRules(BrokerKit):
                 await held.subscriber.take()
         await broker.declare(held.queue, topics=[held.topic], retry=self.retry)
         await self.counts(broker, held.queue)
-
-    def _another(self, broker: MessageBroker) -> AbstractAsyncContextManager[MessageBroker]:
-        """A second process's; the same where nothing outlives a process."""
-        return nullcontext(broker) if self.reopen is None else self.reopen()
 
     async def _filled(self, broker: MessageBroker, queue: str, topic: str) -> float:
         """Have it hold a dead letter, two that are ready (one of them for the second time) and one that is delayed.

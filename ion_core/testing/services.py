@@ -4,16 +4,47 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from ion_core.contracts.service import Reloads, Service
-from ion_core.errors import InvalidCursor, InvalidEvent, IonError, PermanentError, TransientError, Unroutable
+from ion_core.errors import (
+    ConfigError,
+    InvalidCursor,
+    InvalidEvent,
+    IonError,
+    MessageRefused,
+    PermanentError,
+    PluginFailed,
+    StateError,
+    StorageFull,
+    TransientError,
+    Unroutable,
+)
 from ion_core.testing.host import Host
-from ion_core.testing.kit import Conformance, needs, refused, undeclared
+from ion_core.testing.kit import Conformance, in_brief, needs, refused, undeclared
+from ion_core.testing.loops import EVERY, watched_loop
+
+REFUSALS = (
+    Unroutable("no module takes it"),
+    InvalidEvent("it is no event"),
+    MessageRefused("the broker takes no such message"),
+    PermanentError("a file cannot be read"),
+    TransientError("the store is away"),
+    StorageFull("the disk is full"),
+    StateError("the state cannot be used"),
+    ConfigError("a provider cannot be used as it is set up"),
+    PluginFailed("a provider is at fault"),
+)
+"""Of each kind that ``publish`` may raise, one."""
+SENT: Sequence[tuple[Mapping[str, str], Mapping[str, bytes]]] = (
+    ({"greeting": "grüß Gott 🙂", "empty": ""}, {}),
+    ({"caption": "two files"}, {"photo.jpg": b"\xff\xd8 a photo\r\n\x00", "notes.txt": "naïve\n".encode() * 10_000}),
+)
+"""Data and files of events."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +69,10 @@ class ServiceConformance(Conformance):
                 await post(service.url)             # whatever the answer is
                 return "photo.received"             # the type the host must have been asked to publish
 
+            async def send(self, service, data, files):     # None where nobody is told what became of it
+                answer = await post(service.url, data, files)   # texts by name, and bytes by the name of their file
+                return answer.status == 202         # whether the event is said to have been taken
+
             async def cause_look(self, service):    # None for a service that looks at nothing
                 await get(service.url + "/flows")   # whatever the answer is
 
@@ -49,14 +84,20 @@ class ServiceConformance(Conformance):
 
     ``service``      an open service, not run yet.
     ``event_types``  the types that the host says are taken (those that ``cause_event`` returns, at least).
+    ``held_up``      seconds for which it may keep the event loop from turning (0.5).
     ``ends_within``  seconds it may take to end once it has been told to (5).
     ``patience``     seconds to wait for what must happen (10); ``quiet`` for what must not (0.3).
     """
 
+    contract = "services"
     ends_within: ClassVar[float] = 5.0
+    held_up: ClassVar[float] = 0.5
     event_types: ClassVar[Sequence[str]] = ("photo.received",)
     cause_event: Callable[..., Awaitable[str]] | None = undeclared(
         "cause_event", "async def cause_event(self, service): make it publish, return the event's type"
+    )
+    send: Callable[..., Awaitable[bool]] | None = undeclared(
+        "send", "async def send(self, service, data, files): send it these, return whether they are said to be taken"
     )
     cause_look: Callable[..., Awaitable[None]] | None = undeclared(
         "cause_look", "async def cause_look(self, service): make it look at something that its host shows"
@@ -138,16 +179,99 @@ class ServiceConformance(Conformance):
             for _ in range(2):
                 expected = await self.within(self.cause_event(service), "cause_event")
                 assert await self.within(serving.host.published.get(), "publish through the host") == expected
+                await self.stays_quiet(serving.host.published.get(), "one event was published a second time")
 
     @needs("cause_event")
     async def test_an_event_the_host_refuses_does_not_end_it(self, service: Service) -> None:
         assert self.cause_event is not None
         async with self.serving(service) as serving:
-            for error in (Unroutable("no module"), InvalidEvent("bad"), TransientError("later"), None):
+            for error in (*REFUSALS, None):
                 serving.host.refusing = error
                 await self.within(self.cause_event(service), "cause_event")
                 await self.within(serving.host.published.get(), f"publish after {error!r}")
             await self.stays_quiet(asyncio.shield(serving.running), "run ended because an event was refused")
+
+    @needs("send")
+    async def test_all_that_is_sent_is_in_the_event(self, service: Service) -> None:
+        assert self.send is not None
+        async with self.serving(service) as serving:
+            for data, files in SENT:
+                assert await self.within(self.send(service, data, files), "an answer"), f"{data}, {[*files]}: refused"
+                event = serving.host.received.pop()
+                assert set(data.items()) <= set(event.data), f"sent {data}, published {event.data}"
+                assert {name: in_brief(content) for name, content in event.files.items()} == {
+                    name: in_brief(content) for name, content in files.items()
+                }
+
+    @needs("send")
+    async def test_only_what_was_published_is_said_to_be_taken(self, service: Service) -> None:
+        assert self.send is not None
+        async with self.serving(service) as serving:
+            serving.host.answering.clear()
+            sending = asyncio.ensure_future(self.send(service, *SENT[0]))
+            await self.within(serving.host.published.get(), "publish")
+            await self.stays_quiet(asyncio.shield(sending), "it was answered before publish returned")
+            serving.host.answering.set()
+            assert await self.within(sending, "an answer"), "it was published, and is said not to be taken"
+            for error in REFUSALS:
+                serving.host.refusing = error
+                taken = await self.within(self.send(service, *SENT[0]), f"an answer after {error!r}")
+                assert not taken, f"publish raised {error!r}, and it is said to be taken"
+
+    @needs("send")
+    async def test_what_is_under_way_at_stop_is_answered(self, service: Service) -> None:
+        assert self.send is not None
+        async with self.serving(service) as serving:
+            serving.host.answering.clear()
+            sending = asyncio.ensure_future(self.send(service, *SENT[0]))
+            await self.within(serving.host.published.get(), "publish")
+            serving.stop.set()
+            await self.stays_quiet(asyncio.shield(sending), "at stop, who was waiting for publish is not any more")
+            serving.host.answering.set()
+            assert await self.within(sending, "an answer after stop"), "it was published, and is said not to be taken"
+            await self.ends(serving.running)
+
+    @needs("cause_event")
+    async def test_files_stay_until_publish_has_ended(self, service: Service) -> None:
+        assert self.cause_event is not None
+        async with self.serving(service) as serving:
+            for error in (None, TransientError("later"), None):
+                serving.host.refusing = error
+                serving.host.answering.clear()
+                causing = asyncio.ensure_future(self.cause_event(service))
+                await self.within(serving.host.published.get(), "publish")
+                await self.a_while()
+                serving.host.answering.set()
+                await self.within(causing, "cause_event")
+            assert not serving.host.unreadable, f"gone before publish had read them: {serving.host.unreadable}"
+
+    @needs("cause_event")
+    async def test_nothing_is_published_once_it_has_ended(self, service: Service) -> None:
+        assert self.cause_event is not None
+        async with self.serving(service) as serving:
+            await self.within(self.cause_event(service), "cause_event")
+            await self.within(serving.host.published.get(), "publish")
+            serving.stop.set()
+            await self.ends(serving.running)
+            causing = asyncio.ensure_future(self.cause_event(service))  # which nobody may hear any more
+            await self.stays_quiet(serving.host.published.get(), "an event was published after run had returned")
+            causing.cancel()
+            await asyncio.wait({causing}, timeout=self.patience)
+            if not causing.cancelled():
+                causing.exception()  # such as of a connection that nobody takes
+
+    @needs("cause_event")
+    async def test_the_event_loop_is_not_held_up(self, service: Service) -> None:
+        assert self.cause_event is not None
+        async with self.serving(service) as serving:
+            with watched_loop() as turns:
+                for error in (None, TransientError("later"), None):
+                    serving.host.refusing = error
+                    await self.within(self.cause_event(service), "cause_event")
+                    await self.within(serving.host.published.get(), f"publish after {error!r}")
+                await self.a_while()
+            seconds = turns.missed * EVERY
+            assert seconds <= self.held_up, f"the event loop stood still for {seconds:.2f} s: all jobs wait meanwhile"
 
     @needs("cause_event")
     async def test_nothing_is_left_in_its_work_directory(self, service: Service) -> None:

@@ -21,6 +21,7 @@ from ion_core.flows import (
     parsed,
     read_flow,
 )
+from ion_core.gathering.waiting import Waits, waits_in
 from ion_core.jobs import job_id
 from ion_core.modules import Module
 from ion_core.rounds import Round
@@ -68,17 +69,19 @@ async def look(
     broker: MessageBroker | None,
     running: Sequence[Runs] | None = None,
     unseen: str = "",
+    damaged: set[str] | None = None,
 ) -> EventTold:
     """What is known of the event, from the documents of its flow and from queues.
 
     ``correlation_id`` is None for one of which no document is known: queues may have it all the same. ``broker`` is
     None where it cannot be had, and ``unseen`` says why. ``running`` is what a ``serve`` says that runs; None where
-    there is none. Raises DocumentNotFound where nothing is stored of the event and no queue shows it,
-    DocumentsDamaged, and otherwise as the store does.
+    there is none. What is said of documents of the flow that are damaged is added to ``damaged``; without it they raise
+    DocumentsDamaged. Raises DocumentNotFound where nothing is stored of the event and no queue shows it, and otherwise
+    as the store does.
     """
     event = None
     if correlation_id is not None:
-        flow = await read_flow(documents, correlation_id, modules)
+        flow = await read_flow(documents, correlation_id, modules, damaged=damaged)
         event = next((it for it in flow.events() if it.id == event_id), None)
     stored = event is not None and bool(event.name)
     event = event or EventSeen(id=event_id, type=UNKNOWN, name="", parent="")
@@ -114,9 +117,18 @@ async def look(
         files=event.files,
         data=tuple(event.pairs) or (shown.data if shown is not None and not stored else ()),
         jobs=told,
+        waits=[] if correlation_id is None else await _waits(documents, event_id, correlation_id, modules),
         serving=running is not None,
         unseen=unseen,
     )
+
+
+async def _waits(
+    documents: DocumentStore, event_id: str, correlation_id: str, modules: Sequence[Module]
+) -> list[Waits]:
+    """Gatherers of which the event is the scope, and those that wait for a job of it."""
+    found = await waits_in(documents, correlation_id, modules)
+    return [it for it in found if it.scope == event_id or any(job.event_id == event_id for job in it.awaited)]
 
 
 async def _owes(documents: DocumentStore, event_id: str, job: JobSeen) -> bool:
@@ -167,14 +179,19 @@ async def _queue(broker: MessageBroker, name: str, event_id: str) -> _Queue:
     stats = await broker.stats(name)
     ahead, attempt, event = None, 1, None
     if stats.ready:
-        for n, message in enumerate(await broker.peek(name, limit=LOOKED_AT)):
-            if (event := _of(message.body, event_id)) is not None:
-                ahead, attempt = n, message.attempt
-                break
+        async with broker.each_message(name) as messages:
+            n = 0
+            async for message in messages:
+                if (event := _of(message.body, event_id)) is not None:
+                    ahead, attempt = n, message.attempt
+                if event is not None or (n := n + 1) == LOOKED_AT:
+                    break
     letter = None
-    for it in await broker.dead_letters(name) if stats.dead else ():
-        if (found := _of(it.body, event_id)) is not None:
-            letter, event = it, found
+    if stats.dead:
+        async with broker.each_dead_letter(name) as letters:
+            async for it in letters:
+                if (found := _of(it.body, event_id)) is not None:
+                    letter, event = it, found
     return _Queue(stats=stats, ahead=ahead, attempt=attempt, letter=letter, event=event)
 
 

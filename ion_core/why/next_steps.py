@@ -20,14 +20,26 @@ from ion_core.why.told import EventTold, JobState, JobTold
 Words = tuple[str, ...]
 
 
-def advice(event: EventTold) -> Sequence[Words]:
-    """What tells more of the event, or goes on with it; each once, in the order of its modules."""
-    found = [words for job in event.jobs for words in _of_job(event, job)]
+def advice(event: EventTold, only: JobTold | None = None) -> Sequence[Words]:
+    """What tells more of the event, or goes on with it; each once, in the order of its modules.
+
+    With ``only`` what is to do about this one of its modules.
+    """
+    jobs = event.jobs if only is None else [only]
+    found = [words for job in jobs for words in _of_job(event, job)]
+    if only is None:
+        found += [("dlq", "list", "--module", module) for module in _held_back_by(event)]
     if event.unseen or not event.jobs:
         found.append(("check", "--connect"))
-    if event.parent or any(job.emitted for job in event.jobs):
+    if event.parent or any(job.emitted for job in jobs):
         found.append(("trace", "flow", event.correlation_id))
     return list(dict.fromkeys(found))
+
+
+def _held_back_by(event: EventTold) -> Sequence[str]:
+    """Modules with dead letters of other events, for which a gatherer waits."""
+    awaited = [it for waits in event.waits for it in waits.awaited]
+    return [it.module for it in awaited if it.dead and it.event_id != event.id]
 
 
 def _of_job(event: EventTold, job: JobTold) -> Sequence[Words]:

@@ -8,6 +8,7 @@ from enum import Enum
 from typing import Any
 
 from ion_core.events import Pairs, pairs_to_json
+from ion_core.gathering.waiting import Waits
 from ion_core.rules import Rule
 
 
@@ -131,7 +132,8 @@ class EventTold:
 
     ``stored``: it left a document. ``name`` is who it came from: a module, or whoever published it; ``parent`` is the
     event that that was made of, '' of one from outside. ``serving``: a ``serve`` answers on this machine; None where
-    nobody asked. ``unseen`` says why the queues were not looked at, '' where they were.
+    nobody asked. ``unseen`` says why the queues were not looked at, '' where they were. ``waits`` are gatherers of
+    which it is the scope, and those that wait for a job of it.
     """
 
     id: str
@@ -145,6 +147,7 @@ class EventTold:
     jobs: Sequence[JobTold] = ()
     serving: bool | None = None
     unseen: str = ""
+    waits: Sequence[Waits] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -159,6 +162,7 @@ class EventTold:
             "modules": [it.to_json() for it in self.jobs],
             "serving": self.serving,
             "unseen": self.unseen or None,
+            "gatherers": [it.to_json() for it in self.waits],
         }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -108,6 +109,35 @@ storage:
             watched.until(b"two\n")
             assert watched.process.wait(TIMEOUT) == 0
     assert watched.said.decode().strip() == ours.ion("logs", "the-event").stdout.strip()
+
+
+def test_a_dispatcher_that_dies_is_no_end_of_the_job(tmp_path: Path) -> None:
+    pipeline = Pipeline.make(tmp_path / "home", config=CONFIG, modules={"slow": SLOW})
+    with pipeline.serving() as served:
+        pipeline.publish("asked", event_id="the-event")
+        served.until("job started")
+        with watching(pipeline, "the-event") as watched:
+            watched.until(b"one\n")
+            served.send(signal.SIGKILL)
+            assert watched.process.wait(TIMEOUT) == 69
+            assert watched.process.stderr is not None
+            assert b"can be followed no further" in watched.process.stderr.read()
+
+
+def test_a_dispatcher_that_is_told_to_end_is_the_end_of_what_is_waited_for(tmp_path: Path) -> None:
+    pipeline = Pipeline.make(tmp_path / "home", config=CONFIG, modules={"slow": SLOW})
+    pipeline.publish("asked", event_id="in its place")
+    with pipeline.serving() as served:
+        served.until("job started")
+        pipeline.publish("asked", event_id="the-event")
+        with watching(pipeline, "the-event") as watched:
+            assert watched.process.stderr is not None
+            assert watched.process.stderr.readline().startswith(b"No job for this event has run")
+            served.send(signal.SIGTERM)
+            served.until("draining")
+            (pipeline.home / "runs").touch()
+            served.ended()
+            assert watched.process.wait(TIMEOUT) == 0
 
 
 def test_without_a_dispatcher_it_says_so_and_ends(pipeline: Pipeline) -> None:

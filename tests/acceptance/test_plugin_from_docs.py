@@ -1,4 +1,4 @@
-"""A plugin distribution written from nothing but docs/plugins.md: installed with pip, conforming, chosen by config."""
+"""The plugin of docs/plugins.md, as `ion-core plugins new` writes it: installed, conforming, chosen by config."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from ion_core.scaffold import plugin_files, write_new
 from tests.acceptance.pipeline import Pipeline, environment
-from tests.docs.blocks import write_files
 from tests.support.installing import install
 
 
@@ -19,8 +19,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory with the distribution's sources; it is installed in ``site`` beside it."""
     home = tmp_path_factory.mktemp("plugin")
     source = home / "ion-shelf"
-    written = write_files("docs/plugins.md", source)
-    assert source / "ion_shelf" / "plugin.py" in written
+    write_new(source, plugin_files("blobs", "shelf"))
     install(source, home / "site")
     return source
 

@@ -3,14 +3,32 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from bench.measure import Benchmark, Goal, Row, at_least, at_most, measure, row
-from bench.rows import BENCHMARKS, embedded_event, events_many, executor_cost, files, gateway_upload, listing
+from bench.measure import Benchmark, Goal, Row, Unavailable, at_least, at_most, measure, row
+from bench.rows import (
+    BENCHMARKS,
+    backlog,
+    console_cost,
+    console_flow,
+    console_pages,
+    embedded_event,
+    events_many,
+    executor_cost,
+    files,
+    gateway_upload,
+    gather,
+    gc,
+    growth_commands,
+    listing,
+    s3_big,
+    s3_files,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 KEYS = {"name", "ratio", "goal", "met", "ours", "theirs", "unit", "runs", "min", "max"}
@@ -54,8 +72,38 @@ async def test_an_event_is_measured_from_its_publication_to_its_acknowledgement(
     check((await measure(embedded_event.benchmark(), tmp_path, pairs=1)).to_json(), "embedded_event", 1)
 
 
+async def test_gathering_is_measured_however_many_events_there_are(tmp_path: Path) -> None:
+    check((await measure(gather.benchmark(events=20), tmp_path, pairs=1)).to_json(), "gather", 1)
+    check((await measure(gather.many(events=40, few=20), tmp_path, pairs=1)).to_json(), "gather_many", 1)
+
+
+async def test_what_history_costs_commands_is_measured_however_much_there_is(tmp_path: Path) -> None:
+    for benchmark, name in (
+        (growth_commands.serve, "growth_serve"),
+        (growth_commands.trace, "growth_trace"),
+        (growth_commands.dlq, "growth_dlq"),
+        (growth_commands.logs, "growth_logs"),
+    ):
+        check((await measure(benchmark((30, 20)), tmp_path, pairs=1)).to_json(), name, 1)
+
+
+async def test_a_long_queue_is_measured_however_long_it_is(tmp_path: Path) -> None:
+    check((await measure(backlog.benchmark(many=60, few=40, events=20), tmp_path, pairs=1)).to_json(), "backlog", 1)
+
+
+async def test_gc_is_measured_however_much_there_is(tmp_path: Path) -> None:
+    check((await measure(gc.benchmark(many=20, few=10), tmp_path, pairs=1)).to_json(), "gc", 1)
+    check((await measure(gc.memory(waiting=20, flows=10), tmp_path, pairs=1)).to_json(), "gc_memory", 1)
+
+
 async def test_listing_is_measured_however_many_flows_there_are(tmp_path: Path) -> None:
     check((await measure(listing.benchmark(flows=21), tmp_path, pairs=1)).to_json(), "listing", 1)
+
+
+async def test_a_console_is_asked_for_pages_and_a_page_is_open_on_it(tmp_path: Path) -> None:
+    check((await measure(console_pages.benchmark(1_000, 1_000), tmp_path, pairs=1)).to_json(), "console_pages", 1)
+    check((await measure(console_flow.benchmark(20), tmp_path, pairs=1)).to_json(), "console_flow", 1)
+    check((await measure(console_cost.benchmark(events=20), tmp_path, pairs=1)).to_json(), "console_cost", 1)
 
 
 @pytest.mark.parametrize("benchmark", [executor_cost.benchmark(3, 0.1), executor_cost.printing(3, 0.1)])
@@ -68,6 +116,23 @@ async def test_the_wait_for_jobs_elsewhere_is_measured(benchmark: Benchmark, tmp
 )
 async def test_an_upload_is_measured_through_a_gateway_that_serves(benchmark: Benchmark, tmp_path: Path) -> None:
     check((await measure(benchmark, tmp_path, pairs=1)).to_json(), benchmark.name, 1)
+
+
+@pytest.mark.parametrize("benchmark", [s3_big.benchmark(20_000_000), s3_big.memory(20_000_000)])
+async def test_a_large_file_is_measured_to_s3_and_back(benchmark: Benchmark, tmp_path: Path) -> None:
+    check((await measure(benchmark, tmp_path, pairs=1)).to_json(), benchmark.name, 1)
+
+
+async def test_a_commit_to_s3_is_measured_against_a_server_that_costs_little(tmp_path: Path) -> None:
+    check((await measure(s3_files.benchmark(3), tmp_path, pairs=1)).to_json(), "s3_files", 1)
+
+
+async def test_a_row_whose_server_is_missing_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
+    with pytest.raises(Unavailable, match="apt-get install nginx-light"):
+        await measure(s3_files.benchmark(3), tmp_path, pairs=1)
 
 
 @pytest.mark.parametrize("benchmark", [events_many.benchmark(events=3), files.many(3), files.big_copied(10_000)])

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ion_core.app import App
-from ion_core.cli.event.letters import whole_letter
+from ion_core.cli.event.letters import one_by_id, whole_letter
 from ion_core.contracts.messaging import RetryPolicy
 from ion_core.errors import UsageError
 from tests.cli.running import Ion, command
@@ -158,3 +158,18 @@ def test_no_dead_letters_are_told(ion: Ion) -> None:
     assert ion("dlq", "list", "--json").json == []
     assert ion("dlq", "show", "1").code == 1
     assert ion("dlq", "redrive", "--all", "--json").json == {"redriven": 0}
+
+
+def test_one_is_shown_without_a_look_at_any_other(dead: Ion, monkeypatch: pytest.MonkeyPatch) -> None:
+    [id] = [entry["id"] for entry in _listed(dead, "--reason", "exit code")]
+
+    async def show(app: App) -> None:
+        broker = await app.broker()
+
+        def every(queue: str) -> Any:
+            raise AssertionError(f"all of {queue} are looked at")
+
+        monkeypatch.setattr(broker, "each_dead_letter", every)
+        assert (await one_by_id(app, id, None)).log_tail == ("oh", "\x1b[2Jno")
+
+    dead.in_app(show)

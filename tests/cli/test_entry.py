@@ -186,3 +186,17 @@ def test_a_state_directory_that_is_a_file_is_an_error_of_one_line(ion: Ion) -> N
     assert result.code == 78
     assert result.err.startswith("ion-core: ")
     assert result.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["gc", "--dry-run"], ["Missing option '--older-than'.", "Such as `ion-core gc --older-than 30d --dry-run`."]),
+        (["logs"], ["Missing argument 'EVENT_ID'.", "Such as `ion-core logs 3f2a9c1b --module detect`."]),
+        (["plugins", "new", "x"], ["Choose from: broker, runtime, executor", "Such as `ion-core plugins new shelf"]),
+    ],
+)
+def test_where_something_is_missing_it_is_said_what_to_write(ion: Ion, arguments: list[str], said: list[str]) -> None:
+    refused = ion(*arguments)
+    assert refused.code == 2
+    assert all(it in refused.err for it in said), refused.err

@@ -12,6 +12,7 @@ from ion_core.contracts.messaging import RetryPolicy
 from tests.cli.running import Ion, command
 
 WIRE = {"context", "type", "data"}
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 def test_publish_prints_ids_and_says_what_to_do_next(ion: Ion) -> None:
@@ -29,6 +30,22 @@ def test_publish_prints_the_event_as_it_travels(ion: Ion) -> None:
     assert published["context"]["name"] == "cli"
     assert published["context"]["eventId"] == "e1"
     assert [entry["event"] for entry in ion("event", "peek", "--module", "up", "--json").json] == [published]
+
+
+@pytest.mark.parametrize("said", [TRACE, "", "none"])
+def test_the_trace_that_it_is_started_in_is_that_of_the_flow(
+    ion: Ion, monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    monkeypatch.setenv("TRACEPARENT", said)
+    (ion.home / "events.jsonl").write_text('{"data": {"n": 1}}\n{"data": {"n": 2}}\n')
+    for arguments in (["publish", "start"], ["publish", "start", "--batch", "events.jsonl"]):
+        assert ion("event", *arguments).code == 0
+    assert ion("event", "create", "--event-type", "start").code == 0
+
+    async def look(app: App) -> list[str | None]:
+        return [it.headers.get("traceparent") for it in await (await app.broker()).peek("up", limit=10)]
+
+    assert ion.in_app(look) == [TRACE if said == TRACE else None] * 4
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,9 @@ class Engine:
         return [it["type"] for it in flow if it["context"]["documentType"] == EVENT_META]
 
 
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
 @pytest.fixture(autouse=True)
 def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
@@ -115,6 +118,13 @@ def test_a_job_is_prepared_and_committed_as_its_ticket_says_and_not_published(en
     assert record["outputs"][0]["key"].endswith("/up/3-t0ken/note.txt")
     assert (engine.home / "w/out/data/note.txt").read_text() == "noted"  # an engine may run the step again
     assert engine.published() == ["start"]
+
+
+def test_the_module_is_told_the_trace_of_the_ticket(engine: Engine) -> None:
+    told = engine.home / "w/in/traceparent"
+    for said, file in ((TRACE, TRACE), (f" {TRACE}\t", TRACE), ("../../etc", None), ("", None)):
+        assert engine("prepare", traceparent=said).code == 0
+        assert (told.read_text() if told.exists() else None) == file
 
 
 def test_stderr_has_what_the_dispatcher_keeps(engine: Engine, tmp_path: Path) -> None:

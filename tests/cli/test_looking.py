@@ -13,6 +13,16 @@ from tests.cli.running import Ion
 
 SECRET = "canary-31415"
 
+OBSERVING = """
+from ion_core.hookspecs import hookimpl
+
+@hookimpl
+def ion_event_published(event): ...
+
+@hookimpl
+def ion_job_finished(attempt): ...
+"""
+
 
 def test_check_says_ok_with_counts_and_what_is_worth_knowing(ion: Ion) -> None:
     result = ion("check")
@@ -121,11 +131,20 @@ def test_plugins_are_listed_with_what_they_provide(ion: Ion, site: Path) -> None
         "entryPoint": "greeting",
         "providers": {},
         "commands": ["boom", "greet", "interrupt"],
+        "observes": [],
         "problem": None,
     }
     assert ["ion-core", "message", "broker", "memory,", "sqlite"] in [
         line.split()[:1] + line.split()[2:] for line in ion("plugins", "list").out.splitlines()
     ]
+
+
+def test_a_plugin_that_observes_is_listed_with_what_it_is_told(ion: Ion, site: Path) -> None:
+    (site / "ion_greeting.py").write_text(OBSERVING)
+    environ = {"PYTHONPATH": str(site)}
+    plugins = {it["distribution"]: it for it in ion.process("plugins", "list", "--json", environ=environ).json}
+    assert plugins["ion-greeting"]["observes"] == ["event_published", "job_finished"]
+    assert "observes           event_published, job_finished" in ion.process("plugins", "list", environ=environ).out
 
 
 @pytest.mark.parametrize("config", ["modules: {bad name: {}}\n", "", None])

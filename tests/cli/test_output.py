@@ -20,13 +20,13 @@ from ion_core.cli.output import (
     out_array,
     out_table,
     plain,
-    plain_lines,
     short_id,
     short_ids,
     shortened,
     shown_ids,
     to_json,
 )
+from ion_core.words import plain_lines
 
 NASTY = "a\x1b[2Jb\x07\x9b\u202ec\nd\te"
 

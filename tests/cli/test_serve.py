@@ -149,3 +149,38 @@ def test_crash_points_want_to_be_asked_for(ion: Ion) -> None:
     result = ion.process("serve", "--until-idle", environ={"ION_CRASH_AT": "S5"})
     assert result.code == 2
     assert result.err.startswith("ion-core: ION_CRASH_AT")
+
+
+OBSERVES = """\
+from pathlib import Path
+from ion_core.hookspecs import hookimpl
+
+def note(line):
+    with Path("observed").open("a") as file:
+        file.write(line + "\\n")
+
+@hookimpl
+def ion_serve_started(state, modules):
+    note(f"started {state.name} {','.join(modules)}")
+
+@hookimpl
+def ion_job_dead_lettered(attempt, outcome):
+    note(f"dead {attempt.job.module}: {outcome.reason}")
+
+@hookimpl
+def ion_serve_stopped():
+    note("stopped")
+"""
+
+
+def test_observers_are_told_when_it_begins_of_dead_letters_and_when_it_ends(ion: Ion, site: Path) -> None:
+    (site / "ion_greeting.py").write_text(OBSERVES)
+    environ = {"PYTHONPATH": str(site)}
+    assert ion.process("event", "publish", "start", "--file", "note.txt", environ=environ).code == 0
+    assert not (ion.home / "observed").exists(), "only serve serves"
+    assert ion.process("serve", "--until-idle", environ=environ).code == 1
+    first, *dead, last = (ion.home / "observed").read_text().splitlines()
+    assert first == "started .ion fails,takes,up"
+    assert [line.partition(": ")[0] for line in dead] == ["dead fails"]
+    assert "exit code 3" in dead[0]
+    assert last == "stopped"

@@ -118,6 +118,9 @@ def four(ion: Ion) -> Ion:
         (["--module", "up", "--failed"], ["failed failed", "dead dead"]),
         (["--type", "made"], ["done done"]),
         (["--type", "made", "--failed"], []),
+        (["--containing", "ART"], ["over done", "failed failed", "dead dead"]),
+        (["--containing", "e4", "--failed"], []),
+        (["--containing", "ail", "--failed"], ["failed failed"]),
     ],
 )
 def test_flows_are_listed_that_meet_every_condition(four: Ion, filters: list[str], flows: list[str]) -> None:
@@ -275,7 +278,18 @@ def test_an_unknown_event_is_an_error(stored: Ion, id: str) -> None:
     assert "no event" in result.err
 
 
-@pytest.mark.parametrize("command", [("logs",), ("files",), ("trace", "flow")])
+@pytest.mark.parametrize("command", [("logs",), ("why",), ("debug",), ("replay",)])
+@pytest.mark.parametrize("id", ["flow-of-one", "flow"])
+def test_where_the_id_of_a_flow_is_given_for_an_events_it_is_said_how_to_see_its_events(
+    stored: Ion, command: tuple[str, ...], id: str
+) -> None:
+    _store(stored, _of("flow-of-one", event("e3", "start")))
+    result = stored(*command, id)
+    assert result.code == 1
+    assert "'flow-of-one' is the id of a flow. Its events: ion-core trace flow flow-of-one" in result.err
+
+
+@pytest.mark.parametrize("command", [("logs",), ("files",), ("why",), ("trace", "flow")])
 def test_of_what_is_too_short_for_the_beginning_of_an_id_it_is_said_how_much_is_needed(
     stored: Ion, command: tuple[str, ...]
 ) -> None:

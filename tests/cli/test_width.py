@@ -22,9 +22,9 @@ modules:
 """
 
 
-def _on_a_terminal(ion: Ion, *arguments: str) -> str:
+def _on_a_terminal(ion: Ion, *arguments: str, **variables: str) -> str:
     ours, theirs = pty.openpty()
-    environ = {**os.environ, "COLUMNS": "80", "TERM": "dumb", "PYTHONUTF8": "1"}
+    environ = {**os.environ, "COLUMNS": "80", "TERM": "dumb", "PYTHONUTF8": "1", **variables}
     shown = b""
     with subprocess.Popen(command(*arguments), cwd=ion.home, env=environ, stdout=theirs, stderr=subprocess.PIPE) as run:
         os.close(theirs)
@@ -71,6 +71,42 @@ def test_a_list_fits_a_terminal(wide: Ion, arguments: Sequence[str], lines: int)
     assert max(map(len, _on_a_terminal(wide, *arguments, "--verbose").splitlines())) > 80
 
 
+def test_all_that_a_flow_brings_is_shown_where_that_is_asked_for_or_piped(ion: Ion) -> None:
+    pairs = [f"k{n}={'v' * 200}" for n in range(25)]
+    data = [it for pair in pairs for it in ("--data", pair)]
+    files = [f"file-{n}" for n in range(5)]
+    for name in files:
+        (ion.home / name).touch()
+    named = [it for name in files for it in ("--file", name)]
+    assert ion("event", "publish", "start", *named, *data).code == 0
+    brings = " ".join([*files, *pairs])
+    assert brings in ion("trace", "list").out
+    assert brings in _on_a_terminal(ion, "trace", "list", "--verbose")
+    assert "k1=" not in _on_a_terminal(ion, "trace", "list")
+    assert "file-2 ... k0=" in _on_a_terminal(ion, "trace", "list", PYTHONIOENCODING="ascii")
+
+
+def test_what_is_cut_in_a_tree_ends_with_an_ellipsis(ion: Ion) -> None:
+    for data in (["--data", "k=" + "v" * 77], ["--data", "k=" + "v" * 79], [f"--data=k{n}=" for n in range(21)]):
+        assert ion("event", "publish", "start", *data, "--json").code == 0
+    shown = [ion("trace", "flow", it["correlationId"]).out for it in ion("trace", "list", "--json").json]
+    assert ["…" in it for it in shown] == [True, True, False]
+
+
 def test_what_is_shown_of_a_flow_is_enough_for_the_next_command(wide: Ion) -> None:
     for line in _on_a_terminal(wide, "trace", "list").splitlines()[1:]:
         assert wide("trace", "flow", line.split()[0]).code == 0, line
+
+
+def test_what_is_piped_is_not_cut(ion: Ion) -> None:
+    (ion.home / "ion.yaml").write_text(PIPELINE.replace("exit $(", f"echo '{{}}' > out/events/{'e' * 120}.txt; : $("))
+    (ion.home / "f").write_text("0")
+    assert ion("event", "publish", TYPE, "--file", "f", "--data", f"k={'v' * 80}").code == 0
+    assert ion.process("serve", "--until-idle").code == 1
+    [letter] = ion("dlq", "list", "--json").json
+    assert len(letter["reason"]) > 160
+    for arguments in (("dlq", "list"), ("dlq", "list", "--by", "reason")):
+        assert letter["reason"] in ion(*arguments).out
+    assert TYPE in ion("trace", "list").out
+    assert f"k={'v' * 80}" in ion("trace", "list").out
+    assert letter["reason"] in ion("trace", "flow").out

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ion_core.config import Config, derived, dump, load_config
@@ -58,6 +58,15 @@ def test_it_has_the_stores_and_one_module_that_cannot_be_run(load: Load, tmp_pat
     assert (module.publishes, module.subscribes, module.limits) == (before.publishes, before.subscribes, before.limits)
     assert (module.command, module.env, module.source, found.services) == (("true",), {}, None, {})
     assert derived(config, config.modules["m"]) == raw
+
+
+def test_the_step_that_commits_knows_the_gatherers_that_wait_for_its_module(load: Load, tmp_path: Path) -> None:
+    config = load(MODULE + "  all: {command: x, gather: {events: [b], within: a}}\n")
+    for name, gatherers in (("m", ("all",)), ("n", ()), ("all", ())):
+        raw = derived(config, config.modules[name])
+        read(raw, tmp_path, config.registry)
+        assert config.modules[name].leads_to == gatherers
+        assert StepSettings.read(tmp_path / "settings").module(name).leads_to == gatherers
 
 
 def test_paths_lead_to_where_they_led(load: Load, tmp_path: Path) -> None:
@@ -145,6 +154,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 PLAIN = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
 
 
+@settings(deadline=None)  # it loads plugins and configurations each time
 @given(
     outside=st.dictionaries(st.sampled_from("abcd"), TEXT | st.sampled_from(["true", "false", "null", "12"])),
     plain=st.lists(PLAIN, max_size=4),

@@ -44,6 +44,7 @@ def accepts(schema: Mapping[str, Any], value: Any, root: Mapping[str, Any]) -> b
         "const": lambda wanted: bool(value == wanted),
         "enum": lambda wanted: value in wanted,
         "anyOf": lambda options: any(accepts(option, value, root) for option in options),
+        "oneOf": lambda options: sum(accepts(option, value, root) for option in options) == 1,
         "pattern": lambda pattern: not isinstance(value, str) or re.search(pattern, value) is not None,
         "minLength": lambda least: not isinstance(value, str) or len(value) >= least,
         "maxLength": lambda most: not isinstance(value, str) or len(value) <= most,

@@ -24,6 +24,8 @@ def test_what_is_shown_loads_as_the_same_configuration(load: Load) -> None:
             retry: {initial: 250ms}
             env: {A: "1.10", B: "$${x}"}
           n: {image: i, args: [3, "$${x}"], subscribes: [a, b], publishes: [c]}
+          g: {image: i, gather: {events: [c], within: a, by: page, missing: go, if_none: skip}}
+          h: {image: i, gather: {events: [c]}}
         """
     )
     shown = dump(config)

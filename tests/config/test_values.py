@@ -15,6 +15,7 @@ from ion_core.config import Config
 from ion_core.config.interpolation import NotResolved, Resolved, escape, resolve
 from ion_core.config.text import duration_text, size_text
 from ion_core.contracts.settings import parse_duration, parse_size
+from ion_core.errors import ConfigError
 
 Load = Callable[..., Config]
 Lines = Callable[..., list[str]]
@@ -174,7 +175,7 @@ def test_a_variable_or_flag_that_cannot_be_is_named(problems: Lines) -> None:
         },
         overrides={"state.x": "y", "drain_timeout": "never"},
     )
-    sections = "Sections: messaging, runtimes, storage, services, modules, state, drain_timeout."
+    sections = "Sections: messaging, runtimes, storage, services, observers, modules, state, drain_timeout."
     assert lines == [
         '--drain_timeout: drain_timeout: must be a duration such as 30s or 2h (got "never")',
         "--state.x: state: must be a path (got a mapping)",
@@ -206,9 +207,11 @@ def test_a_relative_state_starts_beside_the_file_or_where_the_user_is(
 
     assert state() == tmp_path / "conf" / "s"
     assert state(environ={"ION_STATE": "e"}) == tmp_path / "e"
+    assert state(environ={"ION_STATE": ""}) == state()
     assert state(environ={"ION_STATE": "e"}, overrides={"state": "f"}) == tmp_path / "f"
     assert state(overrides={"state": "~"}) == Path.home()
-    assert state(overrides={"state": ""}) == tmp_path / "conf" / ".ion"
+    with pytest.raises(ConfigError, match="--state-dir: state: must not be empty"):
+        state(overrides={"state": ""})
 
 
 @given(st.integers(min_value=0, max_value=10**11))

@@ -109,8 +109,8 @@ def test_duplicate_keys_tags_and_odd_keys_are_reported_with_everything_else(prob
         'ion.yaml:4:16: drain_timeout: the tag "tag:yaml.org,2002:python/object:os.system" is not allowed. Remove it.',
         "ion.yaml:5:1: state: is there twice, first in line 1. Remove one.",
         "ion.yaml:6:1: a key must be text, not a list or a mapping",
-        "ion.yaml:7:1: bogus: unknown key. Known: version, messaging, runtimes, storage, services, modules, state, "
-        "drain_timeout, hidden, plain, plugins.",
+        "ion.yaml:7:1: bogus: unknown key. Known: version, messaging, runtimes, storage, services, observers, modules, "
+        "state, drain_timeout, hidden, plain, leads_to, plugins.",
         'ion.yaml:7:8: bogus: the tag "!mine" is not allowed. Remove it.',
     ]
 

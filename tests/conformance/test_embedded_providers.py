@@ -35,6 +35,7 @@ from ion_core.testing import (
     MessageBrokerConformance,
     ProviderConformance,
 )
+from ion_core.testing.process import Opening
 from tests.support.away import a_file_in_place_of
 from tests.support.documents import counted_steps
 
@@ -65,6 +66,9 @@ class TestSqliteBroker(MessageBrokerConformance):
 
     def reopen(self) -> AbstractAsyncContextManager[MessageBroker]:
         return open_sqlite_broker(self.settings)
+
+    def opening(self) -> Opening:
+        return open_sqlite_broker, self.settings
 
     async def take_back(self, broker: MessageBroker, delivery: Delivery) -> None:
         """By saying nothing until the lease is over."""

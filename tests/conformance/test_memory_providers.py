@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -41,7 +41,7 @@ async def out_of_order(provider: Any) -> AsyncIterator[None]:
 
 
 class TestMemoryBroker(MessageBrokerConformance):
-    reopen = None
+    reopen = opening = None
 
     @pytest.fixture
     async def broker(self) -> AsyncIterator[MemoryBroker]:
@@ -121,8 +121,11 @@ class TestMemoryService(ServiceConformance):
         return MemoryService()
 
     async def cause_event(self, service: MemoryService) -> str:
-        service.poke("photo.received")
+        service.poke("photo.received", files={"photo.jpg": b"a photo"})
         return "photo.received"
+
+    async def send(self, service: MemoryService, data: Mapping[str, str], files: Mapping[str, bytes]) -> bool:
+        return await service.poke("photo.received", data=data, files=files)
 
     async def cause_look(self, service: MemoryService) -> None:
         service.ask()

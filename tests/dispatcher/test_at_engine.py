@@ -633,6 +633,8 @@ async def test_jobs_made_ahead_are_used_and_gone_at_the_end(world: EngineWorld) 
         made = set(world.engine.jobs)
         await world.publish()
         await eventually(lambda: len(made - set(world.engine.jobs)) == 1)  # the event took one that was made
+        [slots] = serving.dispatcher.slots()
+        assert (slots.warm, slots.found, slots.made) == (2, 1, 0)
     assert world.left_behind() == []
 
 

@@ -200,6 +200,8 @@ async def test_one_process_is_given_one_event_after_the_other(world: World) -> N
     dispatcher = await world.run()
     assert module.started == 1
     assert dispatcher.counts()[Verdict.COMMITTED] == 3
+    [slots] = dispatcher.slots()
+    assert (slots.found, slots.reused, slots.made) == (0, 2, 1)
     inputs = sorted(name for seen in module.seen for name in seen if name.startswith("input"))
     assert inputs == ["input-0", "input-1", "input-2"], "each once: the workspace was cleaned in between"
     assert all({"b", "eventmeta.json"} <= set(seen) for seen in module.seen)

@@ -480,7 +480,11 @@ async def test_a_commit_that_cannot_be_published_does_not_stop_the_others(
         await put(document)
 
     chain.documents.put = refuse_one  # type: ignore[method-assign]
-    assert await Outbox(chain.dataplane).sweep() == 1
+    outbox = Outbox(chain.dataplane)
+    assert outbox.view.looked_at is None
+    assert await outbox.sweep() == 1
+    assert (outbox.view.owed, outbox.view.published) == (1, 1)
+    assert outbox.view.looked_at is not None
     assert {document.id for document in chain.documents_of("commit") if document.pending} == {bad.job_id}
     assert good.job_id != bad.job_id
     assert "refused" in caplog.text

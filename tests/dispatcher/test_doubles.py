@@ -18,9 +18,9 @@ from ion_core.dispatcher import doubles
 from ion_core.embedded.memory.documents import MemoryDocumentStore
 from ion_core.errors import TransientError
 from ion_core.events import COMMIT, ROUND, Event, encode_event
-from ion_core.jobs import Verdict
+from ion_core.jobs import Outcome, Verdict
 from ion_core.rounds import Round
-from tests.support.worlds import Scene, World, exits, fails_first, messages, no_back_off
+from tests.support.worlds import Scene, World, attempt, eventually, exits, fails_first, messages, no_back_off
 
 RUNS = 3
 """Of a module that always fails: once, and two retries."""
@@ -168,6 +168,70 @@ async def test_an_older_copy_of_a_message_does_not_run_again(world: World, faili
     assert world.broker.counts("worker").delayed == 2, "nothing is given away before the other is a dead letter"
 
 
+class Held:
+    """A program that fails; the runs that are in ``held`` do so when they are told."""
+
+    def __init__(self, *held: int) -> None:
+        self.runs = 0
+        self.fails = {run: asyncio.Event() for run in held}
+
+    async def __call__(self, workspace: Path, env: Mapping[str, str]) -> int:
+        self.runs += 1
+        if self.runs in self.fails:
+            await self.fails[self.runs].wait()
+        return 3
+
+
+async def a_message_and_its_copy(world: World) -> Held:
+    """Both wait; the first run of the module is held."""
+    world.add(held := Held(1))
+    await world.publish()
+    [message] = await world.broker.peek("worker", limit=1)
+    await world.broker.publish("in", message.body, headers=message.headers)
+    return held
+
+
+async def test_a_copy_that_fails_once_another_is_a_dead_letter_is_no_second_one(world: World) -> None:
+    held = await a_message_and_its_copy(world)
+    async with world.serving(), world.serving(state_id="other"):
+        await world.observed.finishes(RUNS)
+        assert record(world).next_at is None
+        held.fails[1].set()
+        await world.observed.finishes(RUNS + 1)
+    assert world.observed.verdicts[-2:] == [Verdict.DEAD_LETTERED, Verdict.DUPLICATE]
+    assert held.runs == RUNS + 1
+    assert len(await world.dead()) == 1
+
+
+async def test_a_copy_that_fails_for_longer_than_copies_come_is_no_second_dead_letter_either(world: World) -> None:
+    held = await a_message_and_its_copy(world)
+    async with world.serving(), world.serving(state_id="other"):
+        await world.observed.finishes(RUNS)
+        age(world, doubles.COPIES_WITHIN)
+        held.fails[1].set()
+        await world.observed.finishes(RUNS + 1)
+    assert len(await world.dead()) == 1
+
+
+async def test_a_copy_that_fails_behind_a_later_attempt_waits_for_what_becomes_of_that(world: World) -> None:
+    held = Held(1, RUNS + 1)
+    world.add(held)
+    await world.publish()
+    [message] = await world.broker.peek("worker", limit=1)
+    await world.broker.publish("in", message.body, headers=message.headers)
+    async with world.serving(), world.serving(state_id="other"):
+        await eventually(lambda: held.runs == RUNS + 1)
+        held.fails[1].set()
+        await world.observed.finishes(RUNS)
+        assert world.observed.verdicts == [Verdict.RETRIED, Verdict.RETRIED, Verdict.DUPLICATE]
+        assert record(world).attempt == RUNS - 1
+        held.fails[RUNS + 1].set()
+        async with asyncio.timeout(30):
+            await world.broker.idle()
+    assert held.runs == RUNS + 1
+    assert len(await world.dead()) == 1
+
+
 async def test_messages_of_others_have_no_id_and_run_as_ever(world: World, failing: Failing) -> None:
     event = await world.publish()
     [message] = await world.broker.peek("worker", limit=1)
@@ -178,9 +242,7 @@ async def test_messages_of_others_have_no_id_and_run_as_ever(world: World, faili
     assert len(await world.dead()) == 2
 
 
-async def test_a_store_that_takes_its_time_is_asked_for_both_records_at_once(
-    world: World, failing: Failing, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_store_that_takes_its_time_is_asked_for_both_records_at_once(world: World, failing: Failing) -> None:
     class Slow(MemoryDocumentStore):
         """Tells of a commit once it has been asked for the failure, too."""
 
@@ -196,7 +258,6 @@ async def test_a_store_that_takes_its_time_is_asked_for_both_records_at_once(
                 self.asked.clear()
             return await super().get(kind, id)
 
-    monkeypatch.setattr("ion_core.dispatcher.job_runner.AT_ONCE", 0.0)
     world.documents = Slow()
     await doubled(world)
     await world.run()
@@ -394,3 +455,27 @@ async def test_one_that_can_never_be_recorded_ends_all_the_same(
         await world.run()
     assert len(await world.dead()) == 1
     assert "a failed attempt could not be recorded: documents: no answer" in "\n".join(messages(caplog))
+
+
+class Unanswering(MemoryDocumentStore):
+    """Keeps the round record, and does not say so."""
+
+    async def create(self, document: Document) -> None:
+        await super().create(document)
+        if document.kind == ROUND:
+            raise TransientError("documents: no answer")
+
+
+async def test_a_failure_that_was_recorded_without_an_answer_is_no_copys(world: World) -> None:
+    """Recorded once more, as own trouble is: it is the dead letter, and does not wait for another."""
+    world.documents = Unanswering()
+    world.broker.letters_unseen_for = timedelta(minutes=1)
+    module = world.add(exits(3))
+    await world.broker.declare(module.name, topics=module.subscribes, retry=module.retry)
+    failed, died = replace(attempt(), message="m"), Outcome(verdict=Verdict.DEAD_LETTERED, reason="exit code 3")
+    seen: list[Round] = []
+    with pytest.raises(TransientError):
+        await doubles.Doubles(module, world.dataplane).failed(failed, died, seen=seen)
+    assert await doubles.Doubles(module, world.dataplane).failed(failed, died, seen=seen) == died
+    copys = await doubles.Doubles(module, world.dataplane).failed(failed, died, seen=[])
+    assert copys.verdict is Verdict.DUPLICATE

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from ion_core.contracts.looking import SlotsView
 from ion_core.contracts.runtime import ContainerRef, ContainerSpec, ContainerState
 from ion_core.dispatcher.warm import WarmSlots
 from ion_core.embedded.memory.runtime import MemoryRuntime
@@ -47,6 +48,7 @@ async def test_an_event_gets_one_that_was_made_before_and_another_is_made(world:
         await world.observed.finishes(1)
         await eventually(lambda: serving.dispatcher.warm == 1)
         assert made(world) != before, "a slot is for one attempt"
+        assert serving.dispatcher.slots() == [SlotsView(module="worker", warm=1, ready=1, found=1, reused=0, made=0)]
     assert world.left_behind() == []
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import ModuleType
 
 import pluggy
 import pytest
@@ -13,6 +14,7 @@ from ion_core import hookspecs
 from ion_core.config import json_schema, load_config
 from ion_core.config.model import (
     FileSettings,
+    GatherSettings,
     LimitsSettings,
     ModuleSettings,
     ResourcesSettings,
@@ -45,7 +47,16 @@ EMBEDDED = [
     "model",
     # a set would give the workers of a parallel run different orders
     dict.fromkeys(
-        [FileSettings, StorageSettings, ModuleSettings, ResourcesSettings, RetrySettings, LimitsSettings, *EMBEDDED]
+        [
+            FileSettings,
+            StorageSettings,
+            ModuleSettings,
+            GatherSettings,
+            ResourcesSettings,
+            RetrySettings,
+            LimitsSettings,
+            *EMBEDDED,
+        ]
     ),
     ids=lambda model: str(model.__name__),
 )
@@ -139,6 +150,20 @@ def test_every_hook_is_in_the_page_with_its_arguments() -> None:
 
 def test_the_plugin_of_the_page_is_written_for_this_contract() -> None:
     assert f'contract="{CONTRACT_VERSION}"' in PLUGINS
+
+
+def test_the_observers_of_the_page_load_and_take_what_is_set_there(tmp_path: Path) -> None:
+    observers = [body for body in re.findall(r"```python\n(.*?)```", PLUGINS, re.DOTALL) if "def ion_job_fin" in body]
+    plugins = []
+    for n, body in enumerate(observers):
+        exec(compile(body, "docs/plugins.md", "exec", dont_inherit=True), vars(plugin := ModuleType(f"observer_{n}")))
+        plugins.append(plugin)
+    registry = load_plugins(extra=plugins, entry_points=False)
+    assert (len(plugins), registry.broken) == (2, ())
+    (text,) = re.findall(r"```\n(observers:.*?)```", PLUGINS, re.DOTALL)
+    (tmp_path / "ion.yaml").write_text(text, encoding="utf-8")
+    found = load_config(tmp_path / "ion.yaml", registry=registry, environ={}).observers
+    assert {name: duration_text(it.settings.longer) for name, it in found.items()} == {"slow": "30s", "very-slow": "1h"}
 
 
 def test_the_plugin_of_the_page_is_loaded_and_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,8 @@ import pytest
 
 from tests.docs.blocks import ROOT
 
-PAGES = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs", "bench/README.md", "examples/faces/README.md"]
+PAGES = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs", "bench/README.md"]
+PAGES += [f"examples/{it}/README.md" for it in ("album", "faces")]
 
 
 def build(checkout: Path) -> subprocess.CompletedProcess[str]:

@@ -29,6 +29,13 @@ def ion_blob_stores():
     return [shelf()]
 """
 
+OBSERVING = """
+from ion_core.contracts.provider import ObserverSettings
+@hookimpl
+def ion_job_started(settings):
+    pass
+"""
+
 BAD = {
     "a module that is not there": ("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),
     "an import that raises": ("1 / 0", "ZeroDivisionError: division by zero"),
@@ -105,7 +112,7 @@ BAD = {
     "nothing to open": ("@hookimpl\ndef ion_blob_stores():\n    return [shelf(open=None)]", "open must be callable"),
     "another major version": (
         "@hookimpl\ndef ion_blob_stores():\n    return [shelf(contract='2.0')]",
-        "is written for contract 2.0, this ion-core has 1.3",
+        "is written for contract 2.0, this ion-core has 1.6",
     ),
     "a version that is none": (
         "@hookimpl\ndef ion_blob_stores():\n    return [shelf(contract='latest')]",
@@ -118,6 +125,40 @@ BAD = {
     "one name twice": (
         "@hookimpl\ndef ion_blob_stores():\n    return [shelf(), shelf()]",
         'ion_blob_stores: registers "shelf" twice',
+    ),
+    "settings of an observer that are a provider": (
+        f"{OBSERVING}@hookimpl\ndef ion_observer_settings():\n    return [shelf()]",
+        "is no ion_core.contracts.provider.ObserverSettings",
+    ),
+    "an observer with an unfit name": (
+        f"{OBSERVING}@hookimpl\ndef ion_observer_settings():\n    return [ObserverSettings(name='A', settings=Nothing, "
+        "contract='1.6')]",
+        "the name 'A' must be lower-case letters",
+    ),
+    "an observer of a newer contract": (
+        f"{OBSERVING}@hookimpl\ndef ion_observer_settings():\n    return [ObserverSettings(name='a', settings=Nothing, "
+        "contract='1.99')]",
+        'observer "a": is written for contract 1.99',
+    ),
+    "settings of an observer that take unknown keys": (
+        f"{OBSERVING}from pydantic import BaseModel\nclass Loose(BaseModel): pass\n"
+        "@hookimpl\ndef ion_observer_settings():\n    return [ObserverSettings(name='a', settings=Loose, "
+        "contract='1.6')]",
+        'settings Loose must have extra="forbid"',
+    ),
+    "several settings for the same hooks": (
+        f"{OBSERVING}@hookimpl\ndef ion_observer_settings():\n"
+        "    return [ObserverSettings(name=it, settings=Nothing, contract='1.6') for it in 'ab']",
+        "ion_observer_settings: registers 2; the hooks of a plugin are given one, or none",
+    ),
+    "settings that nothing is given": (
+        "from ion_core.contracts.provider import ObserverSettings\n@hookimpl\ndef ion_observer_settings():\n"
+        "    return [ObserverSettings(name='a', settings=Nothing, contract='1.6')]",
+        "ion_observer_settings: there is no hook that observes",
+    ),
+    "a hook that takes settings of nobody": (
+        "@hookimpl\ndef ion_job_started(attempt, settings):\n    pass",
+        "ion_job_started takes settings, and ion_observer_settings registers none",
     ),
     "a command that is none": ("@hookimpl\ndef ion_commands():\n    return [print]", "is no click.Command with a name"),
 }

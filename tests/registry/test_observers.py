@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pluggy
@@ -16,18 +17,18 @@ from ion_core import hookspecs
 from ion_core.events import Context, Event
 from ion_core.hookspecs import hookimpl
 from ion_core.jobs import Attempt, Job, Outcome, Verdict
-from ion_core.registry import Observers, load_plugins
+from ion_core.registry import Observers, Observing, load_plugins
 
 EVENT = Event(context=Context(name="m", event_id="e", correlation_id="c"), type="a.b")
 ATTEMPT = Attempt(job=Job(event=EVENT, module="m"), number=1, token="t")
 OUTCOME = Outcome(verdict=Verdict.COMMITTED)
 
 
-def manager(plugin: object) -> pluggy.PluginManager:
+def manager(plugin: object, settings: object = None) -> Observing:
     hooks = pluggy.PluginManager(hookspecs.PROJECT)
     hooks.add_hookspecs(hookspecs)
     hooks.register(plugin)
-    return hooks
+    return Observing(hooks=hooks, settings=settings)
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -225,3 +226,81 @@ def test_close_is_bounded_and_calls_after_it_are_ignored(caplog: pytest.LogCaptu
     stuck.release.set()
     assert recorder.seen == [("published", EVENT)]
     assert [(it.message, it.__dict__["plugin"]) for it in caplog.records] == [("observer did not end in time", "stuck")]
+
+
+class Serves:
+    def __init__(self) -> None:
+        self.seen: list[tuple[Any, ...]] = []
+
+    @hookimpl
+    def ion_serve_started(self, state: Path, modules: Sequence[str], at: datetime) -> None:
+        self.seen.append(("started", state, modules))
+
+    @hookimpl
+    def ion_serve_stopped(self) -> None:
+        self.seen.append(("stopped",))
+
+    @hookimpl
+    def ion_job_finished(self, outcome: Outcome) -> None:
+        self.seen.append(("finished", outcome.verdict))
+
+    @hookimpl
+    def ion_job_dead_lettered(self, attempt: Attempt, outcome: Outcome) -> None:
+        self.seen.append(("dead", attempt, outcome.reason))
+
+
+def test_who_observes_is_told_of_dead_letters_and_of_the_beginning_and_the_end_of_serve() -> None:
+    serves = Serves()
+    observers = Observers({"serves": manager(serves)})
+    observers.serve_started(Path("state"), ["m"])
+    observers.job_finished(ATTEMPT, OUTCOME)
+    observers.job_finished(ATTEMPT, Outcome(verdict=Verdict.DEAD_LETTERED, reason="why"))
+    observers.serve_stopped()
+    observers.serve_stopped()
+    observers.close()
+    assert serves.seen == [
+        ("started", Path("state"), ["m"]),
+        ("finished", Verdict.COMMITTED),
+        ("finished", Verdict.DEAD_LETTERED),
+        ("dead", ATTEMPT, "why"),
+        ("stopped",),
+    ]
+
+
+def test_what_never_served_does_not_stop() -> None:
+    serves = Serves()
+    observers = Observers({"serves": manager(serves)})
+    observers.serve_stopped()
+    observers.close()
+    assert serves.seen == []
+
+
+class Set:
+    """What it was set to at each call."""
+
+    def __init__(self) -> None:
+        self.seen: list[object] = []
+
+    @hookimpl
+    def ion_event_published(self, event: Event, settings: object) -> None:
+        self.seen.append(settings)
+
+
+def test_one_plugin_is_told_for_each_of_its_sections_with_the_settings_of_that() -> None:
+    it = Set()
+    observers = Observers({"one": manager(it, "first"), "two": manager(it, "second"), "none": manager(Recorder())})
+    observers.event_published(EVENT)
+    observers.close()
+    assert sorted(map(str, it.seen)) == ["first", "second"]
+
+
+def test_settings_that_were_read_again_are_given_from_the_next_call_on() -> None:
+    one, two = Set(), Set()
+    plugins = {"one": manager(one, "old"), "two": manager(two, "kept")}
+    observers = Observers(plugins)
+    observers.event_published(EVENT)
+    until(lambda: bool(one.seen and two.seen))
+    observers.reload({"one": manager(one, "new"), "three": manager(Set(), "another")})
+    observers.event_published(EVENT)
+    observers.close()
+    assert (one.seen, two.seen) == (["old", "new"], ["kept", "kept"])

@@ -32,7 +32,8 @@ async def test_a_listen_that_fails_is_the_reason_of_the_attempt(world: World, mo
     await world.run()
     [letter] = await world.dead()
     assert "a module cannot call its handler: container a: its network cannot be entered" in letter.reason
-    assert waiting.cancelled == 1
+    assert waiting.running == 0
+    assert waiting.cancelled == waiting.arrived, "it was ended, if it came to begin at all"
     assert world.left_behind() == []
 
 

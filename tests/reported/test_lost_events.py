@@ -195,13 +195,18 @@ async def test_thousands_of_dead_letters_are_looked_at_once_however_many_events_
         for n in range(2_000)
     ]  # fmt: skip
 
-    async def dead_letters(name: str) -> list[DeadLetter]:
-        return letters
+    @asynccontextmanager
+    async def each_dead_letter(name: str) -> AsyncIterator[AsyncIterator[DeadLetter]]:
+        async def reading() -> AsyncIterator[DeadLetter]:
+            for letter in letters:
+                yield letter
+
+        yield reading()
 
     async def committed(job_id: str) -> None:
         return None
 
-    dataplane: Any = SimpleNamespace(broker=SimpleNamespace(dead_letters=dead_letters), committed=committed)
+    dataplane: Any = SimpleNamespace(broker=SimpleNamespace(each_dead_letter=each_dead_letter), committed=committed)
     lost = LostEvents("m", dataplane)
     for n in range(1_000, 3_000):
         lost.add(Job(event=event(str(n)), module="m"))

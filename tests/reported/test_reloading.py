@@ -18,9 +18,9 @@ import pytest
 from ion_core.app import serve, services
 from ion_core.config import Config, load_config
 from ion_core.contracts.messaging import RetryPolicy
-from ion_core.contracts.provider import Provider
+from ion_core.contracts.provider import ObserverSettings, Provider
 from ion_core.contracts.service import ServiceHost
-from ion_core.contracts.settings import Secret, Settings
+from ion_core.contracts.settings import Secret, Settings, StatePath
 from ion_core.dispatcher import Dispatcher
 from ion_core.errors import ConfigError, IonError
 from ion_core.hookspecs import hookimpl
@@ -84,6 +84,33 @@ class Plugin:
             yield self.open_ones[-1]
 
         return opening
+
+
+class PagerSettings(Settings):
+    token: Secret
+    path: StatePath = Path("pages")
+
+
+class Pager(Plugin):
+    """It observes as well; ``seen`` is what it was set to at the beginning and the end of serving."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[str, str]] = []
+        self.paths: set[Path] = set()
+
+    @hookimpl
+    def ion_observer_settings(self) -> Iterable[ObserverSettings]:
+        return [ObserverSettings(name="pager", settings=PagerSettings, contract="1.6")]
+
+    @hookimpl
+    def ion_serve_started(self, settings: PagerSettings) -> None:
+        self.seen.append((settings.section.name, settings.token.get_secret_value()))
+
+    @hookimpl
+    def ion_serve_stopped(self, settings: PagerSettings) -> None:
+        self.paths.add(settings.path)
+        self.seen.append((settings.section.name, settings.token.get_secret_value()))
 
 
 class Served:
@@ -168,6 +195,29 @@ async def test_what_takes_a_restart_is_named(tmp_path: Path, caplog: pytest.LogC
         )
         await it.reloaded(of(before))
         assert len([text for text in it.said("WARNING") if "restart" in text]) == 1, "it is as it was"
+
+
+async def test_observers_are_told_with_what_the_file_says_now(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def watched(observers: str) -> str:
+        return f"{MODULES}observers: {{{observers}}}\n"
+
+    before = "pager: {token: old-canary}, other: {provider: pager, token: kept-canary}"
+    async with served(watched(before), tmp_path, caplog, plugin=(plugin := Pager())) as it:
+        await eventually(lambda: len(plugin.seen) == 2)
+        for wrong in ("pager: {token: 1, tokn: 2}", "pager: {}", "pagr: {token: x}"):
+            await it.reloaded(watched(wrong), level="ERROR", says="nothing has changed")
+        await it.reloaded(watched(before.replace("old", "new")))
+        assert not [text for text in it.said("WARNING") if "restart" in text]
+        await it.reloaded(
+            watched("pager: {token: newer-canary}, third: {provider: pager, token: x}") + "state: elsewhere\n",
+            level="WARNING",
+            says="what differs here takes a restart: state, messaging, storage.blobs, storage.documents, "
+            "runtimes.default, observers.other, observers.third",
+        )
+    assert sorted(plugin.seen[:2]) == [("other", "kept-canary"), ("pager", "old-canary")]
+    assert sorted(plugin.seen[2:]) == [("other", "kept-canary"), ("pager", "newer-canary")]
+    assert plugin.paths == {tmp_path / ".ion" / "observers" / it / "pages" for it in ("pager", "other")}
+    assert "canary" not in caplog.text
 
 
 async def test_a_file_with_mistakes_changes_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

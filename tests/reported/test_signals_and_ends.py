@@ -251,7 +251,7 @@ Putting.__call__ = never
 """
 IN_THE_DEFAULT_POOL = """
 import ion_core.handler.handler as handler, asyncio
-async def sweep(self):
+async def sweep(self, also=()):
     await asyncio.to_thread(never)
 def never(*_):
     print("a call hangs", file=sys.stderr, flush=True)

@@ -127,13 +127,34 @@ def test_a_nul_in_a_path_is_a_mistake_in_the_configuration(line: str, tmp_path: 
     assert "must not contain a NUL character" in found
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        'state: ""',
+        'state: "${env:EMPTY}"',
+        'storage: {blobs: {path: ""}}',
+        'storage: {documents: {path: "${env:EMPTY}"}}',
+        'messaging: {path: ""}',
+        'runtimes: {default: {path: ""}}',
+        'services: {watch: {folders: {in: {path: "", type: a}}}}',
+        'services: {watch: {folders: {in: {path: in, type: a, then: move, to: ""}}}}',
+        'services: {gateway: {listen: "127.0.0.1:0", tokens: [{token: x, types: [a]}], key_file: ""}}',
+    ],
+)
+def test_a_path_of_no_characters_is_a_mistake_in_the_configuration(line: str, tmp_path: Path) -> None:
+    found = problems(tmp_path, f"{line}\n" + REUSE % "true", EMPTY="")
+    assert found.startswith(f"{tmp_path}/ion.yaml:1:")
+    assert found.count("must not be empty. Give a path, or leave it out") == 1
+
+
 @pytest.mark.parametrize("kind", [ConfigPath, StatePath])
-def test_every_kind_of_path_refuses_a_nul(kind: Any) -> None:
+@pytest.mark.parametrize(("path", "refused"), [("a\0b", "NUL"), ("", "empty")])
+def test_every_kind_of_path_refuses_what_is_none(kind: Any, path: str, refused: str) -> None:
     class Model(Settings):
         path: kind
 
-    with pytest.raises(ValidationError, match="NUL"):
-        Model.model_validate({"path": "a\0b"})
+    with pytest.raises(ValidationError, match=refused):
+        Model.model_validate({"path": path})
 
 
 @pytest.mark.parametrize("name", ["COUNTT__CONCURRENCY", "COUNTT", "COUNTT__ENV__A", "COUNTT__RETRY__INITIAL"])

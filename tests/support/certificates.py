@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import subprocess
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+
+Days = tuple[int, int]
 
 
 class Authority:
@@ -21,16 +24,22 @@ class Authority:
         usage = [] if plain else ["-addext", "keyUsage=critical,keyCertSign,cRLSign"]
         _openssl("req", "-x509", *subject, *usage, "-out", str(self.certificate))
 
-    def issue(self, name: str, *, names: str = "", expired: bool = False) -> tuple[Path, Path]:
-        """Certificate and key of ``name``, valid for ``names`` as in ``DNS:localhost,IP:127.0.0.1``."""
+    def issue(
+        self, name: str, *, names: str = "", expired: bool = False, days: Days | None = None
+    ) -> tuple[Path, Path]:
+        """Certificate and key of ``name``, valid for ``names`` as in ``DNS:localhost,IP:127.0.0.1``.
+
+        From today on, or ``days``, of which today is 0.
+        """
         certificate, key, request = (self.home / f"{name}.{ending}" for ending in ("pem", "key", "csr"))
         _openssl("req", "-new", "-subj", f"/CN={name}", "-nodes", *_new_key(key), "-out", str(request))
         extensions = self.home / f"{name}.ext"
         also = f"subjectAltName={names}" if names else "basicConstraints=CA:FALSE"
         extensions.write_text(f"{also}\nsubjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n")
         into = ["-extfile", str(extensions), "-out", str(certificate)]
-        if expired:
-            self._issue_expired(request, into)
+        if expired or days is not None:
+            dates = ("20200101000000Z", "20200102000000Z") if days is None else (_in(days[0]), _in(days[1]))
+            self._issue_of(dates, request, into)
             return certificate, key
         signing = ["-CA", str(self.certificate), "-CAkey", str(self._key), "-CAcreateserial", "-days", "2"]
         _openssl("x509", "-req", "-in", str(request), *signing, *into)
@@ -44,7 +53,7 @@ class Authority:
         _openssl("x509", *signing, "-extfile", str(self.home / "ca.ext"), "-out", str(found))
         return found
 
-    def _issue_expired(self, request: Path, into: list[str]) -> None:
+    def _issue_of(self, dates: tuple[str, str], request: Path, into: list[str]) -> None:
         """With dates: newer versions of openssl take no negative number of days."""
         (self.home / "index.txt").touch()
         (self.home / "serial").write_text("01\n")
@@ -54,9 +63,13 @@ class Authority:
             f"database = {self.home}/index.txt\nserial = {self.home}/serial\nnew_certs_dir = {self.home}\n"
             "default_md = sha256\npolicy = any\n[any]\ncommonName = supplied\n"
         )
-        dates = ["-startdate", "20200101000000Z", "-enddate", "20200102000000Z"]
+        within = ["-startdate", dates[0], "-enddate", dates[1]]
         signing = ["-cert", str(self.certificate), "-keyfile", str(self._key), "-config", str(configuration)]
-        _openssl("ca", "-batch", "-notext", "-in", str(request), *dates, *signing, *into)
+        _openssl("ca", "-batch", "-notext", "-in", str(request), *within, *signing, *into)
+
+
+def _in(days: int) -> str:
+    return f"{datetime.now(UTC) + timedelta(days=days):%Y%m%d%H%M%SZ}"
 
 
 def encrypted(key: Path, passphrase: str) -> Path:

@@ -1,4 +1,4 @@
-"""Counts of what document stores read, for the kit's rule that a page reads no other."""
+"""Counts of what document stores read, for the kit's rules that a page, or the beginning of an id, reads no other."""
 
 from __future__ import annotations
 
@@ -28,8 +28,10 @@ async def counted_steps(documents: SqliteDocuments) -> AsyncIterator[Callable[[]
         return 0
 
     call = documents.database.call
-    await call(lambda connection: connection.set_progress_handler(step, 1), Access.READ)
+    for short in (False, True):  # each has a connection of its own
+        await call(lambda connection: connection.set_progress_handler(step, 1), Access.READ, short=short)
     try:
         yield lambda: taken
     finally:
-        await call(lambda connection: connection.set_progress_handler(None, 0), Access.READ)
+        for short in (False, True):
+            await call(lambda connection: connection.set_progress_handler(None, 0), Access.READ, short=short)

@@ -17,7 +17,18 @@ ROOT = Path(__file__).parents[2]
 PAGE = "docs/architecture.md"
 FACE = "face"
 
-PLUGINS_MAY_ENTER = {"contracts", "errors", "events", "hookspecs", "jobs", "listening", "strict_json", "words"}
+PLUGINS_MAY_ENTER = {
+    "containers",
+    "contracts",
+    "drawing",
+    "errors",
+    "events",
+    "hookspecs",
+    "jobs",
+    "listening",
+    "strict_json",
+    "words",
+}
 THEIR_TESTS_MAY_ENTER = PLUGINS_MAY_ENTER | {"testing", "registry"}
 PROVIDERS = {"broker", "runtime", "executor", "blobs", "documents", "schedule", "console"}
 """Files of which a provider's package has at least one."""

@@ -40,31 +40,18 @@ class ObjectStore:
         return {"url": self.place(), "options": dict(self.options), **more}
 
 
-_MOTO = """
-import sys, threading
-from moto.server import DomainDispatcherApplication, create_backend_app
-from werkzeug.serving import run_simple
-
-serve, alone = DomainDispatcherApplication(create_backend_app), threading.Lock()
-
-def app(environ, start_response):
-    if "HTTP_IF_NONE_MATCH" not in environ:
-        return serve(environ, start_response)
-    with alone:
-        return serve(environ, start_response)
-
-run_simple("127.0.0.1", int(sys.argv[1]), app, threaded=True)
-"""
-"""moto looks whether a key is there and stores it later, with other requests in between: S3 does both at once."""
-
-
 @contextmanager
-def moto_server(log: Path) -> Iterator[ObjectStore]:
-    """S3 as moto has it, with one bucket; writes on condition one after the other."""
-    port = free_port()
-    with _running([sys.executable, "-c", _MOTO, str(port)], port, log):
+def moto_server(log: Path, *, port: int = 0) -> Iterator[ObjectStore]:
+    """S3 as moto has it, with one bucket."""
+    port = port or free_port()
+    with _running(moto_command(port), port, log):
         request("PUT", f"http://127.0.0.1:{port}/ion-bucket")
         yield s3_at(port)
+
+
+def moto_command(port: int, *journal: str) -> Sequence[str]:
+    """See ``moto_app.py``."""
+    return [sys.executable, "-P", str(Path(__file__).with_name("moto_app.py")), str(port), *journal]
 
 
 def s3_at(port: int) -> ObjectStore:
@@ -88,15 +75,20 @@ def azurite_server(log: Path) -> Iterator[ObjectStore]:
     flags = ["--skipApiVersionCheck", "--inMemoryPersistence", "--disableTelemetry", "--loose", "--silent"]
     script = str(_azurite() / "dist" / "src" / "blob" / "main.js")
     with _running([_node("node"), script, *flags, "--blobHost", "127.0.0.1", "--blobPort", str(port)], port, log):
-        address = f"http://127.0.0.1:{port}/{AZURE_ACCOUNT}"
-        account = f"AccountName={AZURE_ACCOUNT};AccountKey={AZURE_KEY}"
-        connection = f"DefaultEndpointsProtocol=http;{account};BlobEndpoint={address};"
+        store = azure_at(port)
         from azure.storage.blob import BlobServiceClient
 
-        with BlobServiceClient.from_connection_string(connection) as service:
+        with BlobServiceClient.from_connection_string(store.options["connection_string"]) as service:
             service.create_container("ion-container").close()
-        options = {"connection_string": connection, "account_name": AZURE_ACCOUNT, "account_key": AZURE_KEY}
-        yield ObjectStore(port, "az://ion-container", options)
+        yield store
+
+
+def azure_at(port: int) -> ObjectStore:
+    address = f"http://127.0.0.1:{port}/{AZURE_ACCOUNT}"
+    account = f"AccountName={AZURE_ACCOUNT};AccountKey={AZURE_KEY}"
+    connection = f"DefaultEndpointsProtocol=http;{account};BlobEndpoint={address};"
+    options = {"connection_string": connection, "account_name": AZURE_ACCOUNT, "account_key": AZURE_KEY}
+    return ObjectStore(port, "az://ion-container", options)
 
 
 @contextmanager

@@ -26,9 +26,11 @@ from ion_core.embedded.memory.documents import MemoryDocumentStore
 from ion_core.embedded.memory.runtime import MemoryRuntime, Program, this_container
 from ion_core.errors import TransientError
 from ion_core.events import Context, Event
+from ion_core.gathering.graph import joined
 from ion_core.handler import Handler
 from ion_core.intake import Intake
 from ion_core.jobs import Attempt, Job, Outcome, Verdict
+from ion_core.letters import purge
 from ion_core.modules import Module
 from ion_core.stores import Patience
 
@@ -238,7 +240,8 @@ class World:
 
     @property
     def dataplane(self) -> DataPlane:
-        return DataPlane(self.blobs, self.documents, self.broker, self.observed, patience=self.patience)
+        dataplane = DataPlane(self.blobs, self.documents, self.broker, self.observed, patience=self.patience)
+        return dataplane.with_gatherers(self.modules)
 
     @property
     def handler(self) -> Handler:
@@ -248,7 +251,7 @@ class World:
         known: dict[str, Any] = {"state_id": "ours", "probe_every": 0.0, "grace": timedelta(0)}
         known |= {"runtimes": {"default": self.runtime}, **more}
         return Dispatcher(
-            self.modules,
+            joined(self.modules),
             broker=self.broker,
             dataplane=self.dataplane,
             observer=self.observed,
@@ -312,6 +315,11 @@ class World:
         letters = await self.dead(queue)
         await forget_rounds(self.documents, letters)
         await self.broker.redrive(queue, [letter.id for letter in letters])
+
+    async def purge(self, queue: str = "worker") -> int:
+        """All dead letters of the queue, as the command does."""
+        gathering = self.dataplane.gathering
+        return await purge(await self.dead(queue), self.broker, self.documents, gathering)
 
     def alive(self) -> int:
         """How many containers run at this moment."""

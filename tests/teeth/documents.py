@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fnmatch
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import replace
@@ -459,3 +460,36 @@ async def takes_since_for_exclusive(self: Any, kind: str | None = None, **asked:
 def documents_let_the_librarys_error_out(self: Any) -> None:
     if self.failing is not None:
         raise ConnectionResetError("by the library")
+
+
+@documents("find_takes_the_beginning_of_an_id", "find")
+async def takes_a_beginning_for_a_pattern(self: Any, kind: str | None = None, **asked: Any) -> AsyncIterator[Document]:
+    begins = asked.pop("id_begins", None)
+    async for document in MemoryDocumentStore.find(self, kind, **asked):
+        if begins is None or fnmatch.fnmatchcase(document.id, begins + "*"):
+            yield document
+
+
+@documents("find_takes_the_beginning_of_an_id", "find")
+async def finds_what_contains_it(self: Any, kind: str | None = None, **asked: Any) -> AsyncIterator[Document]:
+    begins = asked.pop("correlation_id_begins", None) or ""
+    async for document in MemoryDocumentStore.find(self, kind, **asked):
+        if begins in document.correlation_id:
+            yield document
+
+
+@documents("find_takes_the_beginning_of_an_id", "find")
+async def compares_beginnings_by_the_first_255(
+    self: Any, kind: str | None = None, **asked: Any
+) -> AsyncIterator[Document]:
+    begins = (asked.pop("id_begins", None) or "")[:255]
+    async for document in MemoryDocumentStore.find(self, kind, **asked, id_begins=begins):
+        yield document
+
+
+@documents("a_beginning_reads_no_other", "find")
+async def reads_all_for_a_beginning(self: Any, kind: str | None = None, **asked: Any) -> AsyncIterator[Document]:
+    begins, flow = asked.pop("id_begins", None) or "", asked.pop("correlation_id_begins", None) or ""
+    async for document in MemoryDocumentStore.find(self, kind, **asked):
+        if document.id.startswith(begins) and document.correlation_id.startswith(flow):
+            yield document

@@ -205,7 +205,7 @@ async def cuts_ids(self: Any, ref: Any, ticket: Any) -> None:
 async def start_runs_again(self: Any, ref: Any, ticket: Any) -> None:
     found = self._job(ref)
     if found.end is not None:
-        found.end, found.ended, found.container._run = None, asyncio.Event(), None
+        found.end, found.ended, found.container._main = None, asyncio.Event(), None
         found.workspace.mkdir()
     found.start(ticket)
 

@@ -13,6 +13,7 @@ from ion_core.contracts.runtime import ExitStatus
 from ion_core.embedded.memory.executor import MemoryJob
 from ion_core.events import COMMIT
 from ion_core.jobs import job_id
+from ion_core.testing.executor import TRACEPARENT
 from tests.teeth.executor import (
     EXECUTOR,
     creating,
@@ -162,6 +163,16 @@ async def leaves_the_ticket_in_the_workspace(self: Any, step: Step, ticket: Any)
     if step is Step.PREPARE:
         (self.workspace / "in/ticket").write_bytes(ticket.encode())
     return end
+
+
+@job("the_module_is_told_its_trace", "_ours")
+async def tells_no_trace(self: Any, step: Step, ticket: Any) -> JobEnd:
+    return await MemoryJob._ours(self, step, replace(ticket, traceparent=""))
+
+
+@job("the_module_is_told_its_trace", "_ours")
+async def always_tells_a_trace(self: Any, step: Step, ticket: Any) -> JobEnd:
+    return await MemoryJob._ours(self, step, replace(ticket, traceparent=ticket.traceparent or TRACEPARENT))
 
 
 @creating("settings_are_not_listed")

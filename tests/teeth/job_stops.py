@@ -52,7 +52,8 @@ def ended_before_it_began(end: JobEnd) -> JobEnd:
 
 @executor("stop_asks_first", "stop")
 async def stop_kills(self: Any, ref: Any, *, grace: timedelta) -> None:
-    await MemoryExecutor.stop(self, ref, grace=timedelta(0))
+    self._job(ref).container.signal(kill=True)
+    await MemoryExecutor.stop(self, ref, grace=grace)
 
 
 @executor("stop_asks_first", "stop")

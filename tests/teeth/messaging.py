@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import AsyncIterator, Callable
+import unicodedata
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
-from ion_core.contracts.messaging import Message, QueueStats, RetryPolicy
+from ion_core.contracts.messaging import DeadLetter, Message, QueueStats, RetryPolicy
 from ion_core.embedded.memory.broker import MemoryBroker, MemoryDelivery, MemoryQueue, Stored
 from ion_core.errors import (
+    DeadLetterNotFound,
     ProviderError,
     QueueNotDeclared,
     Unroutable,
 )
 from ion_core.testing.messaging import MessageBrokerConformance
-from tests.teeth.harness import Mutants, out_of_order
+from ion_core.testing.processes import ProcessRules
+from tests.teeth.harness import Mutants, hop, out_of_order
 
 Method = Callable[..., Any]
 NOW = timedelta(0)
@@ -27,8 +31,9 @@ NOW = timedelta(0)
 class Brokers(MessageBrokerConformance):
     patience = 5.0
     quiet = 0.05
-    retry = RetryPolicy(retries=3, initial=timedelta(seconds=0.05), factor=10, maximum=timedelta(seconds=5), jitter=0)
+    retry = RetryPolicy(retries=3, initial=timedelta(seconds=0.05), factor=6, maximum=timedelta(seconds=5), jitter=0)
     outage = staticmethod(out_of_order)
+    opening = None  # its rules are those of PROCESSES
     opened: MemoryBroker
 
     def reopen(self) -> Any:
@@ -48,7 +53,7 @@ def opening(broker: Callable[[], MemoryBroker]) -> Callable[[Brokers], Any]:
     return opens
 
 
-MESSAGING = Mutants(Brokers, "broker", opening(MemoryBroker))
+MESSAGING = Mutants(Brokers, "broker", opening(MemoryBroker), but=ProcessRules)
 
 
 def broker(rule: str, method: str) -> Callable[[Method], Method]:
@@ -100,6 +105,68 @@ async def keeps_the_callers_headers(self: Any, topic: str, body: bytes, *, heade
     self._changed_now()
 
 
+def changing_headers(name: str, changed: Callable[[str], str], *, names: bool) -> None:
+    """Publishes the names of headers as ``changed``, or their values."""
+
+    async def publish(self: Any, topic: str, body: bytes, *, headers: Any) -> None:
+        other = {changed(it) if names else it: value if names else changed(value) for it, value in headers.items()}
+        await MemoryBroker.publish(self, topic, body, headers=other)
+
+    MESSAGING.add("headers_arrive_as_given", name, opening(type("Mutant", (MemoryBroker,), {"publish": publish})))
+
+
+changing_headers("lowers_header_names", str.lower, names=True)
+changing_headers("strips_header_names", str.strip, names=True)
+changing_headers("strips_header_values", str.strip, names=False)
+changing_headers("normalises_header_names", partial(unicodedata.normalize, "NFC"), names=True)
+changing_headers("normalises_header_values", partial(unicodedata.normalize, "NFC"), names=False)
+
+
+ALIKE = "names_that_are_alike_are_told_apart"
+
+
+def folding(name: str, fold: Callable[[str], str]) -> None:
+    """Takes queues for one whose names are alike once folded."""
+
+    async def declare(self: Any, queue: str, *, topics: Any, retry: Any) -> None:
+        there = self._queues.get(fold(queue))
+        before = there.topics if there is not None and queue != fold(queue) else ()
+        await MemoryBroker.declare(self, fold(queue), topics=[*topics, *before], retry=retry)
+
+    def queue(self: Any, name: str) -> MemoryQueue:
+        return MemoryBroker.queue(self, fold(name))
+
+    MESSAGING.add(ALIKE, name, opening(type("Mutant", (MemoryBroker,), {"declare": declare, "queue": queue})))
+
+
+folding("cuts_names_at_60_characters", lambda name: name[:60])
+folding("takes_dots_dashes_and_underscores_for_one", lambda name: name.replace(".", "_").replace("-", "_"))
+folding("lowers_queue_names", str.lower)
+folding("strips_queue_names", str.strip)
+
+
+@broker(ALIKE, "publish")
+async def reaches_topics_below(self: Any, topic: str, body: bytes, *, headers: Any) -> None:
+    message = Message(body=body, headers=headers, attempt=1)
+    for name, queue in self._queues.items():
+        if any(it == topic or topic.startswith(f"{it}.") for it in queue.topics):
+            self._put_back(name, Stored(number=next(self._numbers), message=message), NOW)
+
+
+@broker("nothing_is_cut_from_a_long_queue", "publish")
+async def trims_at_a_thousand(self: Any, topic: str, body: bytes, *, headers: Any) -> None:
+    await MemoryBroker.publish(self, topic, body, headers=headers)
+    for queue in self._queues.values():
+        queue.ready = sorted(queue.ready)[-1000:]
+
+
+@broker("declaring_again_takes_nothing_from_who_holds_it", "declare")
+async def takes_back_what_is_held(self: Any, queue: str, *, topics: Any, retry: Any) -> None:
+    await MemoryBroker.declare(self, queue, topics=topics, retry=retry)
+    for held in list(self.queue(queue).held):
+        held.take_back()
+
+
 @broker("names_and_headers_may_be_255_bytes_long", "publish")
 async def cuts_header_values(self: Any, topic: str, body: bytes, *, headers: Any) -> None:
     await MemoryBroker.publish(self, topic, body, headers={name: value[:128] for name, value in headers.items()})
@@ -142,7 +209,12 @@ async def raises_the_librarys_error(self: Any, topic: str, body: bytes, *, heade
 
 @broker("publish_returns_when_it_is_stored", "publish")
 async def publishes_later(self: Any, topic: str, body: bytes, *, headers: Any) -> None:
-    self.later = asyncio.create_task(MemoryBroker.publish(self, topic, body, headers=headers))
+    async def later() -> None:
+        for _ in range(5):
+            await hop()
+        await MemoryBroker.publish(self, topic, body, headers=headers)
+
+    self.later = asyncio.create_task(later())
 
 
 @broker("a_publish_cut_short_is_in_all_queues_or_none", "publish")
@@ -150,7 +222,7 @@ async def fills_queue_after_queue(self: Any, topic: str, body: bytes, *, headers
     for name in [name for name, queue in self._queues.items() if topic in queue.topics]:
         message = Message(body=body, headers=headers, attempt=1)
         self._put_back(name, Stored(number=next(self._numbers), message=message), NOW)
-        await asyncio.sleep(0)
+        await hop()
 
 
 @broker("tasks_may_publish_at_once", "publish")
@@ -225,6 +297,76 @@ async def peeks_at_the_newest(self: Any, queue: str, *, limit: int) -> list[Mess
 @broker("peek_is_oldest_first_up_to_its_limit", "peek")
 async def peeks_at_everything(self: Any, queue: str, *, limit: int) -> list[Message]:
     return [stored.message for stored in sorted(self.queue(queue).ready)]
+
+
+@broker("each_message_is_what_peek_shows_of_any_number", "each_message")
+@asynccontextmanager
+async def reads_one_page(self: Any, queue: str) -> AsyncIterator[AsyncIterator[Message]]:
+    yield _each(await self.peek(queue, limit=100))
+
+
+@broker("each_message_is_what_peek_shows_of_any_number", "each_message")
+@asynccontextmanager
+async def reads_what_is_delayed(self: Any, queue: str) -> AsyncIterator[AsyncIterator[Message]]:
+    found = self.queue(queue)
+    yield _each(it.message for it in sorted([*found.ready, *(delayed.stored for delayed in found.delayed.values())]))
+
+
+@broker("each_message_is_what_peek_shows_of_any_number", "each_message")
+@asynccontextmanager
+async def reads_the_newest_first(self: Any, queue: str) -> AsyncIterator[AsyncIterator[Message]]:
+    yield _each(it.message for it in sorted(self.queue(queue).ready, reverse=True))
+
+
+@broker("each_message_is_what_peek_shows_of_any_number", "each_message")
+@asynccontextmanager
+async def counts_what_is_read(self: Any, queue: str) -> AsyncIterator[AsyncIterator[Message]]:
+    ready = self.queue(queue).ready
+    ready[:] = [replace(it, message=replace(it.message, attempt=it.message.attempt + 1)) for it in ready]
+    yield _each(it.message for it in sorted(ready))
+
+
+@broker("what_is_read_in_part_is_where_it_was", "each_message")
+@asynccontextmanager
+async def puts_back_what_was_read_behind_the_others(self: Any, queue: str) -> AsyncIterator[AsyncIterator[Message]]:
+    read: list[Message] = []
+
+    async def reading() -> AsyncIterator[Message]:
+        while self.queue(queue).ready:
+            read.append(heapq.heappop(self.queue(queue).ready).message)
+            yield read[-1]
+
+    yield reading()
+    for message in read:
+        self._put_behind(queue, message, NOW)
+
+
+@broker("what_is_read_in_part_is_where_it_was", "each_message")
+@asynccontextmanager
+async def gives_back_what_was_not_read(self: Any, queue: str) -> AsyncIterator[AsyncIterator[Message]]:
+    ready = self.queue(queue).ready
+
+    async def reading() -> AsyncIterator[Message]:
+        while ready:
+            yield heapq.heappop(ready).message
+
+    yield reading()
+
+
+@broker("reading_an_undeclared_queue_is_refused", "each_message")
+@asynccontextmanager
+async def reads_nothing_of_what_is_not_there(self: Any, queue: str) -> AsyncIterator[AsyncIterator[Message]]:
+    yield _each([])
+
+
+@broker("reading_an_undeclared_queue_is_refused", "dead_letter")
+async def has_no_letter_of_what_is_not_there(self: Any, queue: str, id: str) -> DeadLetter:
+    raise DeadLetterNotFound(f"queue {queue}: no dead letter {id}")
+
+
+async def _each(found: Iterable[Message]) -> AsyncIterator[Message]:
+    for one in found:
+        yield one
 
 
 @asynccontextmanager
@@ -308,6 +450,16 @@ async def leaving_counts(self: Any, queue: str, *, prefetch: int) -> AsyncIterat
         yield deliveries
         for held in list(self.queue(queue).held):
             await held.retry(delay=NOW)
+
+
+@broker("leaving_releases_what_is_unsettled", "subscribe")
+@asynccontextmanager
+async def leaving_gives_it_back_backwards(self: Any, queue: str, *, prefetch: int) -> AsyncIterator[Any]:
+    async with MemoryBroker.subscribe(self, queue, prefetch=prefetch) as deliveries:
+        yield deliveries
+        for held in deliveries.mine[::-1]:  # type: ignore[attr-defined]
+            if held in self.queue(queue).held:
+                await held.postpone(delay=NOW)
 
 
 @broker("what_was_held_is_lost_once_its_subscription_is_left", "subscribe")

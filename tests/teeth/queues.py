@@ -11,6 +11,7 @@ from typing import Any
 from ion_core.contracts.messaging import DeclaredQueue
 from ion_core.embedded.memory.broker import MemoryBroker, MemoryDelivery, MemoryQueue
 from ion_core.errors import QueueNotDeclared
+from tests.teeth.harness import hop
 from tests.teeth.messaging import MESSAGING, Brokers, Method, opening
 
 LONG_ENOUGH = 2.0
@@ -125,6 +126,16 @@ async def moves_topics_too(self: Any, queue: str, to: str) -> int:
     self.queue(to).topics |= self.queue(queue).topics
     self.queue(queue).topics = frozenset()
     return moved
+
+
+@broker("a_move_cut_short_loses_nothing", "move")
+async def move_removes_then_stores(self: Any, queue: str, to: str) -> int:
+    source = self.queue(queue)
+    kept = source.ready, source.delayed, source.dead
+    source.ready, source.delayed, source.dead = [], {}, {}
+    await hop()
+    source.ready, source.delayed, source.dead = kept
+    return await MemoryBroker.move(self, queue, to)
 
 
 @broker("moving_leaves_what_is_held", "move")

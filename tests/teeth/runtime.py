@@ -207,7 +207,7 @@ async def hides_the_signal(self: Any, ref: Any) -> ExitStatus:
 @runtime("starting_twice_runs_it_once", "start")
 async def start_runs_again(self: Any, ref: Any) -> None:
     found = self._container(ref)
-    found._run = None
+    found._main = None
     found.ended = asyncio.Event()
     found.start()
 
@@ -329,7 +329,8 @@ async def runs_one_at_a_time(self: Any, ref: Any) -> None:
 
 @runtime("stop_asks_first", "stop")
 async def stop_kills(self: Any, ref: Any, *, grace: timedelta) -> None:
-    await MemoryRuntime.stop(self, ref, grace=timedelta(0))
+    self._container(ref).signal(kill=True)
+    await MemoryRuntime.stop(self, ref, grace=grace)
 
 
 @runtime("stop_asks_first", "stop")

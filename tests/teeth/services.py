@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import secrets
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import fields, replace
@@ -21,10 +22,10 @@ from ion_core.contracts.provider import Finding, Location, PlainOpening, Provide
 from ion_core.contracts.runtime import RuntimeCapabilities
 from ion_core.contracts.settings import Secret, Section, Settings, Unfit
 from ion_core.embedded.memory.blobs import open_memory_blobs
-from ion_core.errors import ConfigError, IonError, NotSetUpHere, StateError, TransientError
+from ion_core.errors import ConfigError, IonError, NotSetUpHere, StateError, StorageFull, TransientError
 from ion_core.testing.provider import ProviderConformance
 from ion_core.testing.services import ServiceConformance
-from tests.conformance.memory_service import MemoryService, MemoryServiceSettings
+from tests.conformance.memory_service import MemoryService, MemoryServiceSettings, Poke
 from tests.teeth.harness import Mutants, Open
 
 M = TypeVar("M")
@@ -34,10 +35,14 @@ class Services(ServiceConformance):
     patience = 5.0
     quiet = 0.05
     ends_within = 0.3
+    held_up = 0.1
 
     async def cause_event(self, service: MemoryService) -> str:
-        service.poke("photo.received")
+        service.poke("photo.received", files={"photo.jpg": b"a photo"})
         return "photo.received"
+
+    async def send(self, service: MemoryService, data: Mapping[str, str], files: Mapping[str, bytes]) -> bool:
+        return await service.poke("photo.received", data=data, files=files)
 
     async def cause_look(self, service: MemoryService) -> None:
         service.ask()
@@ -127,14 +132,14 @@ async def publishes_past_the_host(self: Any, host: Any) -> None:
 @service("events_go_through_the_host", "_publish")
 async def publishes_another_type(self: Any, host: Any) -> None:
     while True:
-        await host.publish((await self._poked.get()).upper())
+        await host.publish((await self._poked.get()).type.upper())
 
 
 @service("an_event_the_host_refuses_does_not_end_it", "_publish")
 async def publishes_until_refused(self: Any, host: Any) -> None:
     try:
         while True:
-            await host.publish(await self._poked.get())
+            await host.publish((await self._poked.get()).type)
     except IonError:
         return
 
@@ -143,13 +148,126 @@ async def publishes_until_refused(self: Any, host: Any) -> None:
 async def ends_when_refused(self: Any, host: Any, stop: asyncio.Event, ready: asyncio.Event) -> None:
     ready.set()
     while not stop.is_set():
-        await host.publish(await self._poked.get())
+        await host.publish((await self._poked.get()).type)
+
+
+@service("an_event_the_host_refuses_does_not_end_it", "run")
+async def dies_of_a_full_disk(self: Any, host: Any, stop: asyncio.Event, ready: asyncio.Event) -> None:
+    ready.set()
+    while not stop.is_set():
+        try:
+            await host.publish((await self._poked.get()).type)
+        except StorageFull:
+            raise
+        except IonError:
+            continue
+
+
+@service("events_go_through_the_host", "published")
+async def publishes_twice(self: Any, host: Any, poke: Poke) -> None:
+    await host.publish(poke.type)
+    await MemoryService.published(self, host, poke)
+
+
+TAKEN = "only_what_was_published_is_said_to_be_taken"
+
+
+@service(TAKEN, "published")
+async def says_so_before_it_is(self: Any, host: Any, poke: Poke) -> None:
+    poke.answer.set_result(True)
+    with contextlib.suppress(IonError):
+        await host.publish(poke.type, data=[*poke.data.items()])
+
+
+@service(TAKEN, "published")
+async def says_so_of_what_was_refused(self: Any, host: Any, poke: Poke) -> None:
+    with contextlib.suppress(IonError):
+        await host.publish(poke.type, data=[*poke.data.items()])
+    poke.answer.set_result(True)
+
+
+@service(TAKEN, "published")
+async def says_so_of_what_may_be_taken_later(self: Any, host: Any, poke: Poke) -> None:
+    try:
+        await host.publish(poke.type, data=[*poke.data.items()])
+    except TransientError:
+        poke.answer.set_result(True)
+    except IonError:
+        poke.answer.set_result(False)
+    else:
+        poke.answer.set_result(True)
+
+
+ALL = "all_that_is_sent_is_in_the_event"
+
+
+@service(ALL, "published")
+async def drops_data(self: Any, host: Any, poke: Poke) -> None:
+    await MemoryService.published(self, host, replace(poke, data={}))
+
+
+@service(ALL, "published")
+async def drops_files(self: Any, host: Any, poke: Poke) -> None:
+    await MemoryService.published(self, host, replace(poke, files={}))
+
+
+@service(ALL, "published")
+async def takes_files_for_text(self: Any, host: Any, poke: Poke) -> None:
+    files = {name: content.decode(errors="replace").encode() for name, content in poke.files.items()}
+    await MemoryService.published(self, host, replace(poke, files=files))
+
+
+@service("files_stay_until_publish_has_ended", "published")
+async def deletes_what_it_publishes(self: Any, host: Any, poke: Poke) -> None:
+    upload = host.work / "upload"
+    upload.write_bytes(b"a photo")
+    publishing = asyncio.ensure_future(host.publish(poke.type, files={"photo.jpg": upload}))
+    await asyncio.sleep(0)
+    upload.unlink()
+    with contextlib.suppress(IonError):
+        await publishing
+    poke.answer.set_result(True)
+
+
+@service("what_is_under_way_at_stop_is_answered", "run")
+async def leaves_who_waits(self: Any, host: Any, stop: asyncio.Event, ready: asyncio.Event) -> None:
+    self._idle = asyncio.Event()
+    self._idle.set()
+    self._idle.clear = lambda: None
+    await MemoryService.run(self, host, stop, ready)
+
+
+@service("what_is_under_way_at_stop_is_answered", "run")
+async def turns_away_who_waits(self: Any, host: Any, stop: asyncio.Event, ready: asyncio.Event) -> None:
+    poke = asyncio.ensure_future(self._poked.get())
+    ready.set()
+    await asyncio.wait({poke, stopped := asyncio.ensure_future(stop.wait())}, return_when=asyncio.FIRST_COMPLETED)
+    if not poke.done():
+        poke.cancel()
+        return
+    publishing = asyncio.ensure_future(host.publish(poke.result().type))
+    await asyncio.wait({publishing, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    poke.result().answer.set_result(publishing.done())
+    await publishing
+
+
+@service("nothing_is_published_once_it_has_ended", "run")
+async def goes_on_when_it_has_ended(self: Any, host: Any, stop: asyncio.Event, ready: asyncio.Event) -> None:
+    self.left = asyncio.create_task(self._publish(host))
+    ready.set()
+    await stop.wait()
+
+
+@service("the_event_loop_is_not_held_up", "published")
+async def holds_up_the_loop(self: Any, host: Any, poke: Poke) -> None:
+    time.sleep(0.3)  # noqa: ASYNC251
+    await MemoryService.published(self, host, poke)
 
 
 @service("nothing_is_left_in_its_work_directory", "_publish")
 async def leaves_what_it_took(self: Any, host: Any) -> None:
     while True:
-        event_type = await self._poked.get()
+        event_type = (await self._poked.get()).type
         upload = host.work / "upload"
         upload.write_bytes(b"a photo")
         with contextlib.suppress(IonError):
@@ -159,7 +277,7 @@ async def leaves_what_it_took(self: Any, host: Any) -> None:
 @service("nothing_is_left_in_its_work_directory", "_publish")
 async def leaves_what_was_refused(self: Any, host: Any) -> None:
     while True:
-        event_type = await self._poked.get()
+        event_type = (await self._poked.get()).type
         upload = host.work / secrets.token_hex(4)
         upload.write_bytes(b"a photo")
         with contextlib.suppress(IonError):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from functools import partial
@@ -16,6 +17,7 @@ from ion_core.errors import (
     DeliveryLost,
     ProviderError,
 )
+from tests.teeth.harness import hop
 from tests.teeth.messaging import MESSAGING, NOW, Method, broker, delivery, opening
 
 
@@ -49,6 +51,11 @@ async def retry_drops_a_header(self: Any, *, delay: timedelta) -> None:
 @delivery("retry_waits_for_its_delay", "retry")
 async def retry_comes_early(self: Any, *, delay: timedelta) -> None:
     await MemoryDelivery.retry(self, delay=delay / 2)
+
+
+@delivery("retry_waits_for_its_delay", "retry")
+async def retry_caps_its_delay(self: Any, *, delay: timedelta) -> None:
+    await MemoryDelivery.retry(self, delay=min(delay, timedelta(seconds=0.2)))
 
 
 @delivery("a_delayed_message_holds_up_no_other", "retry")
@@ -111,8 +118,8 @@ def cancelled_half_way(effect: str) -> Method:
     async def verb(self: Any, *args: Any, **known: Any) -> None:
         self._check()
         self._settled = True
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
+        await hop()
+        await hop()
         self._settled = False
         await getattr(MemoryDelivery, effect)(self, *args, **known)
 
@@ -122,6 +129,54 @@ def cancelled_half_way(effect: str) -> Method:
 
 for effect in ("ack", "retry", "release", "postpone", "dead_letter"):
     delivery("a_cancelled_verb_has_settled_or_not", effect)(cancelled_half_way(effect))
+
+REMOVED = "a_cancelled_verb_has_settled_or_not"
+
+
+class RemovesThenStores(MemoryDelivery):
+    """What was removed cannot be given back."""
+
+    removed = False
+
+    async def retry(self, *, delay: timedelta) -> None:
+        self._check()
+        self.removed = True
+        await hop()
+        await MemoryDelivery.retry(self, delay=delay)
+
+    async def release(self) -> None:
+        self._settle()
+        if not self.removed:
+            self._broker._put_back(self._name, self._stored, NOW)
+
+
+removing = type("Broker", (MemoryBroker,), {"delivery_type": RemovesThenStores})
+MESSAGING.add(REMOVED, "retry_removes_then_stores", opening(removing))
+
+
+@delivery(REMOVED, "postpone")
+async def postpone_stores_then_removes(self: Any, *, delay: timedelta) -> None:
+    self._check()
+    self._broker._put_behind(self._name, self._stored.message, delay)
+    await hop()
+    self._settle()
+
+
+@delivery(REMOVED, "dead_letter")
+async def buries_then_removes(self: Any, reason: str, *, log_tail: Sequence[str] = ()) -> None:
+    self._check()
+    self._broker._bury(self._name, self._stored.message, reason, tuple(log_tail))
+    await hop()
+    self._settle()
+
+
+@delivery(REMOVED, "release")
+async def release_counts_once_it_was_asked_for(self: Any) -> None:
+    self._check()
+    self._settled = True
+    await hop()
+    self._settled = False
+    await MemoryDelivery.release(self)
 
 
 @delivery("a_second_verb_is_refused", "_check")
@@ -153,6 +208,35 @@ async def renew_does_nothing(self: Any) -> None:
 async def renew_settles(self: Any) -> None:
     self._settle()
 
+
+LEASE = timedelta(seconds=0.2)
+OURS = "a_delivery_is_ours_for_its_whole_lease"
+
+
+def leased(name: str, lease: timedelta, **methods: Method) -> None:
+    """A broker with that lease, whose deliveries state ``LEASE``."""
+    mutant = type("Mutant", (MemoryDelivery,), methods)
+    broker = type("Broker", (MemoryBroker,), {"delivery_type": mutant})
+    MESSAGING.add(OURS, name, opening(lambda: broker(lease=lease)))
+
+
+def starts_half_of_it(self: Any) -> None:
+    self._stop_lease()
+    self._timer = self._broker._call_later(self.lease.total_seconds() / 2, self.take_back)
+
+
+async def renews_for_the_rest_of_it(self: Any) -> None:
+    self._check()
+
+
+async def renews_for_a_part_of_it(self: Any) -> None:
+    self._check()
+    starts_half_of_it(self)
+
+
+leased("half_of_what_it_states", LEASE, _start_lease=starts_half_of_it)
+leased("renews_nothing", 5 * LEASE, renew=renews_for_the_rest_of_it)  # what is left of it comes a quarter of it early
+leased("renews_for_a_part_of_it", LEASE, renew=renews_for_a_part_of_it)
 
 for name, limit, lease in (
     ("holds_nothing", HoldLimit(longest=NOW, remedy="set it to {}".format), None),
@@ -213,6 +297,39 @@ def settles_before_it_is_sure(self: Any) -> None:
     MemoryDelivery._settle(self)
 
 
+SILENT = "a_subscription_that_nobody_waits_for_outlives_an_outage"
+
+
+@broker(SILENT, "subscribe")
+@asynccontextmanager
+async def dies_in_silence(self: Any, queue: str, *, prefetch: int) -> AsyncIterator[Any]:
+    """What reads for it has ended in the outage, and nobody was there to be told."""
+    async with MemoryBroker.subscribe(self, queue, prefetch=prefetch) as deliveries:
+
+        async def outage() -> None:
+            while self.failing is None:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+
+        failed = asyncio.create_task(outage())
+
+        async def read() -> AsyncIterator[Any]:
+            while not failed.done():
+                coming = asyncio.ensure_future(anext(deliveries))
+                try:
+                    await asyncio.wait({coming, failed}, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    if not coming.done():
+                        coming.cancel()
+                if coming.done() and not coming.cancelled():
+                    yield coming.result()
+            await asyncio.Event().wait()
+
+        try:
+            yield read()
+        finally:
+            failed.cancel()
+
+
 @broker("errors_of_the_backend_become_ours", "_check")
 def lets_the_librarys_error_out(self: Any) -> None:
     if self.failing is not None:
@@ -230,6 +347,16 @@ def buries_without_log(self: Any, queue: str, message: Message, reason: str, log
 @broker("a_dead_letter_keeps_everything", "_bury")
 def buries_with_half_a_reason(self: Any, queue: str, message: Message, reason: str, log_tail: tuple[str, ...]) -> None:
     MemoryBroker._bury(self, queue, message, reason.splitlines()[0], log_tail)
+
+
+@broker("a_dead_letter_keeps_everything", "_bury")
+def buries_with_255_characters(self: Any, queue: str, message: Message, reason: str, log_tail: tuple[str, ...]) -> None:
+    MemoryBroker._bury(self, queue, message, reason[:255], log_tail)
+
+
+@broker("a_dead_letter_keeps_everything", "_bury")
+def buries_with_5_lines(self: Any, queue: str, message: Message, reason: str, log_tail: tuple[str, ...]) -> None:
+    MemoryBroker._bury(self, queue, message, reason, log_tail[-5:])
 
 
 @broker("a_dead_letter_keeps_everything", "_bury")
@@ -275,6 +402,66 @@ async def lists_the_newest_first(self: Any, queue: str, *, limit: int | None = N
 @broker("dead_letters_are_listed_oldest_first", "dead_letters")
 async def lists_without_limit(self: Any, queue: str, *, limit: int | None = None) -> list[Any]:
     return list(self.queue(queue).dead.values())
+
+
+@broker("each_dead_letter_is_what_is_listed_of_any_number", "each_dead_letter")
+@asynccontextmanager
+async def reads_one_page_of_dead_letters(self: Any, queue: str) -> AsyncIterator[AsyncIterator[DeadLetter]]:
+    letters = await MemoryBroker.dead_letters(self, queue, limit=100)
+
+    async def reading() -> AsyncIterator[DeadLetter]:
+        for letter in letters:
+            yield letter
+
+    yield reading()
+
+
+@broker("each_dead_letter_is_what_is_listed_of_any_number", "each_dead_letter")
+@asynccontextmanager
+async def loses_the_dead_letter_that_was_read(self: Any, queue: str) -> AsyncIterator[AsyncIterator[DeadLetter]]:
+    dead = self.queue(queue).dead
+
+    async def reading() -> AsyncIterator[DeadLetter]:
+        while dead:
+            yield dead.pop(next(iter(dead)))
+
+    yield reading()
+
+
+@broker("each_dead_letter_is_what_is_listed_of_any_number", "each_dead_letter")
+@asynccontextmanager
+async def reads_dead_letters_without_logs(self: Any, queue: str) -> AsyncIterator[AsyncIterator[DeadLetter]]:
+    async def reading() -> AsyncIterator[DeadLetter]:
+        for letter in await MemoryBroker.dead_letters(self, queue):
+            yield replace(letter, log_tail=())
+
+    yield reading()
+
+
+@broker("one_dead_letter_is_had_by_its_id", "dead_letter")
+async def has_the_oldest_dead_letter(self: Any, queue: str, id: str) -> DeadLetter:
+    await MemoryBroker.dead_letter(self, queue, id)
+    return next(iter(self.queue(queue).dead.values()))  # type: ignore[no-any-return]
+
+
+@broker("one_dead_letter_is_had_by_its_id", "dead_letter")
+async def has_dead_letters_of_others(self: Any, queue: str, id: str) -> DeadLetter:
+    for name in self._queues:
+        if id in self.queue(name).dead:
+            return self.queue(name).dead[id]  # type: ignore[no-any-return]
+    raise DeadLetterNotFound(f"no dead letter {id}")
+
+
+@broker("one_dead_letter_is_had_by_its_id", "dead_letter")
+async def takes_the_dead_letter_that_is_asked_for(self: Any, queue: str, id: str) -> DeadLetter:
+    letter = await MemoryBroker.dead_letter(self, queue, id)
+    self._remove_dead(queue, [id])
+    return letter
+
+
+@broker("as_many_dead_letters_are_listed_as_there_are", "dead_letters")
+async def lists_a_hundred(self: Any, queue: str, *, limit: int | None = None) -> list[Any]:
+    return list(self.queue(queue).dead.values())[: 100 if limit is None else limit]
 
 
 @broker("ids_of_dead_letters_stay", "_remove_dead")
@@ -346,6 +533,15 @@ async def redrives_to_the_front(self: Any, queue: str, ids: list[str]) -> int:
     for letter in letters:
         message = Message(body=letter.body, headers=letter.headers, attempt=1)
         self._put_back(queue, Stored(number=-1, message=message), NOW)
+    return len(letters)
+
+
+@broker("a_redrive_cut_short_loses_nothing", "redrive")
+async def redrive_removes_then_stores(self: Any, queue: str, ids: list[str]) -> int:
+    letters = self._remove_dead(queue, ids)
+    await hop()
+    for letter in letters:
+        self._put_behind(queue, Message(body=letter.body, headers=letter.headers, attempt=1), NOW)
     return len(letters)
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 
 import pytest
 
-from ion_core.dispatcher.bounded import Backoff, uninterrupted, wait_for_any
+from ion_core.dispatcher.bounded import Backoff, side_by_side, uninterrupted, wait_for_any
 
 LONG = 60.0
 
@@ -32,6 +33,14 @@ async def test_the_result_is_passed_on() -> None:
     work = Work()
     work.may_end.set()
     assert await uninterrupted(work.run(), within=LONG) == "result"
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="a task begins in the next turn of the event loop")
+async def test_what_need_not_wait_is_done_in_the_same_turn() -> None:
+    turns: list[str] = []
+    asyncio.get_running_loop().call_soon(turns.append, "next")
+    assert await uninterrupted(at_once("result"), within=LONG) == "result"
+    assert turns == []
 
 
 async def test_an_error_is_passed_on() -> None:
@@ -109,3 +118,84 @@ async def test_waiting_for_any_ends_with_the_first() -> None:
 
 async def test_waiting_for_any_says_when_none_came() -> None:
     assert not await wait_for_any(asyncio.Event(), timeout=0.01)
+
+
+async def at_once(said: str) -> str:
+    return said
+
+
+async def test_side_by_side_no_task_is_made_where_the_first_need_not_wait() -> None:
+    before = asyncio.all_tasks()
+    seen: list[set[asyncio.Task[object]]] = []
+
+    async def looks() -> str:
+        seen.append(asyncio.all_tasks())
+        return "second"
+
+    assert await side_by_side(at_once("first"), looks()) == ("first", "second")
+    assert seen == [before]
+
+
+async def test_side_by_side_both_are_under_way_at_the_same_time() -> None:
+    first, second = Work(), Work()
+    both = asyncio.create_task(side_by_side(first.run(), second.run()))
+    await first.begun.wait()
+    await second.begun.wait()
+    second.may_end.set()
+    await asyncio.sleep(0)
+    first.may_end.set()
+    assert await both == ("result", "result")
+
+
+async def test_side_by_side_a_time_limit_within_the_first_holds_for_it_alone() -> None:
+    second = Work()
+
+    async def limited() -> str:
+        try:
+            async with asyncio.timeout(0.01):
+                await asyncio.Event().wait()
+        except TimeoutError:
+            second.may_end.set()
+            return "too long"
+        raise AssertionError("nobody sets it")
+
+    assert await side_by_side(limited(), second.run()) == ("too long", "result")
+
+
+@pytest.mark.parametrize("waits", [False, True])
+async def test_side_by_side_an_error_of_the_first_is_told_once_the_second_is_over(waits: bool) -> None:
+    second = Work()
+    second.may_end.set()
+
+    async def fails() -> None:
+        if waits:
+            await asyncio.sleep(0)
+        raise OSError("broken")
+
+    with pytest.raises(OSError, match="broken"):
+        await side_by_side(fails(), second.run())
+    assert second.done
+
+
+async def test_side_by_side_an_error_of_the_second_is_told_once_the_first_is_over() -> None:
+    first, second = Work(), Work()
+    both = asyncio.create_task(side_by_side(first.run(), second.run(OSError("broken"))))
+    await second.begun.wait()
+    second.may_end.set()
+    await asyncio.sleep(0)
+    assert not both.done()
+    first.may_end.set()
+    with pytest.raises(OSError, match="broken"):
+        await both
+
+
+async def test_side_by_side_cancelled_it_cancels_both() -> None:
+    first, second = Work(), Work()
+    both = asyncio.create_task(side_by_side(first.run(), second.run()))
+    await second.begun.wait()
+    both.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await both
+    assert not first.done
+    assert not second.done
+    assert asyncio.all_tasks() == {asyncio.current_task()}

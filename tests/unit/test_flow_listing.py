@@ -34,9 +34,11 @@ class World:
     async def broker(self) -> MessageBroker:
         return self.opened
 
-    async def event(self, flow: str, id: str, type: str = "photo", parent: str = "", name: str = "cli") -> None:
+    async def event(
+        self, flow: str, id: str, type: str = "photo", parent: str = "", name: str = "cli", **brings: Any
+    ) -> None:
         context = {"name": name, "eventId": id, "correlationId": flow, "parentEventId": parent}
-        body = {"context": context, "type": type, "files": [], "data": []}
+        body = {"context": context, "type": type, "files": [], "data": [], **brings}
         await self.documents.put(Document(kind=EVENT_META, id=id, correlation_id=flow, body=body))
 
     async def ended(self, flow: str, event: str, module: str, outcome: str, at: str = "2026-01-01T10:00:00Z") -> None:
@@ -189,6 +191,51 @@ async def test_those_of_a_time_are_those_in_which_something_was_stored_since(wor
     assert await world.listed(1, since=then) == ["new", "5"]
     assert await world.listed(1, since=then, type="face") == ["5"]
     assert await world.listed(1, since=then + timedelta(hours=2)) == []
+
+
+async def test_those_containing_a_text_have_it_in_their_id_or_their_first_event(world: World) -> None:
+    await world.event("flow-1", "id-2", "type.3", files=["file-4.JPG"], data=[{"key": "key-5", "value": "Straße-6"}])
+    await world.event("flow-1", "child", "later", "id-2", "first", files=["file-7"])
+    await world.done("other")
+    for text in ("FLOW-1", "Id-2", "TYPE.3", "file-4.jpg", "KEY", "STRASSE-6", "-1"):
+        assert await world.listed(containing=text) == ["flow-1"], text
+    for text in ("file-7", "later", "key-5=", "first", "none"):
+        assert await world.listed(containing=text) == [], text
+    assert await world.listed(containing="") == ["other", "flow-1"]
+    assert await world.listed(containing="o", type="face") == ["other"]
+    assert await world.listed(containing="flow", type="face") == []
+    assert await world.listed(containing="flow", type="later") == ["flow-1"]
+
+
+async def test_those_containing_a_text_are_found_by_the_first_event_whatever_else_is_wanted(world: World) -> None:
+    await world.event("one", "o", data=[{"key": "who", "value": "Ada"}])
+    await world.ended("one", "o", "first", "dead-lettered")
+    await world.event("two", "t", data=[{"key": "who", "value": "Bob"}])
+    then = (await world.documents.get(EVENT_META, "o")).stored_at
+    failed = frozenset({DEAD, FAILED})
+    assert await world.listed(containing="ada", outcomes=failed) == ["one"]
+    assert await world.listed(containing="bob", since=then) == ["two"]
+    assert await world.listed(containing="bob", module="first") == ["two"]
+
+
+async def test_a_first_event_that_names_a_cause_or_left_no_document_is_looked_for_in_its_flow(world: World) -> None:
+    await world.event("of another", "late", "face", "somewhere", "first", files=["a.jpg"])
+    await world.event("foreign", "child", "face", "parent", "first", files=["a.jpg"])
+    await world.ended("foreign", "parent", "first", "committed")
+    assert await world.listed(containing="a.jpg") == ["of another"], "what is not there is no cause"
+    assert await world.listed(containing="parent") == ["foreign"]
+
+
+async def test_of_flows_that_contain_no_such_text_only_documents_of_events_are_read(world: World) -> None:
+    await world.event("wanted", "w", data=[{"key": "who", "value": "Ada"}])
+    for n in range(200):
+        await world.done(f"{n}", faces=0)
+        await world.ended(f"{n}", f"{n} photo", "second", "committed")
+    before = world.documents.looked_at
+    assert await world.listed(containing="ada") == ["wanted"]
+    assert world.documents.looked_at - before < 200 + 20
+    page = await world.page(containing="ada", look_at=50)
+    assert (page.flows, page.cursor is None) == ([], False)
 
 
 async def test_what_is_damaged_is_told_and_hides_no_other(world: World) -> None:

@@ -368,7 +368,7 @@ async def test_errors_of_our_own_disk_say_what_they_mean(
     event = await world.publish(data=[("a", "b")])
     workspace = await world.handler.open_workspace("job")
     with monkeypatch.context() as patched:
-        patched.setattr(Path, "mkdir", fail)
+        patched.setattr(os, "mkdir", fail)
         with pytest.raises(kind, match="/somewhere"):
             await world.handler.open_workspace("another")
     with monkeypatch.context() as patched:

@@ -12,6 +12,7 @@ import pytest
 from ion_core.errors import IdTaken, InvalidEvent, Unroutable
 from ion_core.events import Event
 from ion_core.intake import Intake
+from ion_core.modules import Gather
 from tests.support.worlds import World, does
 
 
@@ -207,3 +208,13 @@ async def test_an_event_id_is_not_given_to_other_files_at_once(world: World, tmp
     [refused] = [it for it in found if isinstance(it, IdTaken)]
     assert refused.differs == ("file 'x' has other content",)
     assert len([it for it in found if isinstance(it, Event)]) == 1
+
+
+async def test_a_type_that_is_only_gathered_is_refused_with_who_gathers_it(world: World) -> None:
+    world.add(
+        does(lambda workspace: None), "sheet", takes="ion.gathered.sheet", gather=Gather(events=("face.blurred",))
+    )
+    with pytest.raises(
+        Unroutable, match=r"'face\.blurred'\. sheet is given those that jobs emit.* Taken: face\.detected"
+    ):
+        await Intake(world.dataplane, world.modules).publish("face.blurred", name="test")

@@ -75,6 +75,12 @@ def test_no_pairs_are_no_file(workspace: Workspace) -> None:
     assert ion_module.metadata() == {}
 
 
+def test_the_span_above_is_that_of_the_file_and_none_without_it(workspace: Workspace) -> None:
+    assert ion_module.traceparent() == ""
+    (workspace.root / "in/traceparent").write_text("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+    assert ion_module.traceparent() == "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
 def test_what_it_writes_is_what_the_committer_reads(workspace: Workspace) -> None:
     ion_module.output("a/b.txt").write_text("b")
     deep = ion_module.output(Path("c.txt"))
@@ -259,3 +265,35 @@ def test_a_handler_that_hangs_up_and_still_listens_is_an_error(
         with pytest.raises(ion_module.HandlerGone, match="no answer"):
             next(events)
     assert api.calls == ["/ready", "/done", *["/ready"] * 6]
+
+
+GATHERED = {
+    "scope": {"eventId": "s", "type": "album"},
+    "by": {"key": "page", "value": "missing"},
+    "events": [
+        {
+            "directory": "0001",
+            "eventId": "e1",
+            "type": "thing.made",
+            "name": "m",
+            "data": [{"key": "directory", "value": "0002"}, {"key": "x", "value": "1"}, {"key": "x", "value": '"2"\t'}],
+            "files": ["0001/a.txt", "0001/b/a.txt"],
+        },
+        {"directory": "0002", "eventId": "e2", "type": "thing.seen", "name": "m", "data": [], "files": []},
+    ],
+    "missing": [{"eventId": "e3", "type": "thing", "module": "m", "reason": 'it said "no"\tto it'}],
+}
+
+
+def test_what_a_gatherer_is_given_is_read_in_one_call(workspace: Workspace) -> None:
+    (workspace.root / "in" / "gathered.json").write_text(json.dumps(GATHERED), encoding="utf-8")
+    given = ion_module.gathered()
+    assert [(it.id, it.type, it.name) for it in given.events] == [
+        ("e1", "thing.made", "m"),
+        ("e2", "thing.seen", "m"),
+    ]
+    assert [ion_module.name_of(it) for it in given.events[0].inputs] == ["0001/a.txt", "0001/b/a.txt"]
+    assert given.events[0].metadata["x"] == '"2"\t'
+    assert len(given.events[0].pairs) == 3
+    assert given.missing == [("e3", "thing", "m", 'it said "no"\tto it')]
+    assert given.key == "missing"

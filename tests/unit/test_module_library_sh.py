@@ -19,6 +19,7 @@ from ion_core.handler.workspace import Workspace
 from ion_core.module_library import library
 from ion_core.modules import Module
 from tests.support.handler_api import HandlerApi
+from tests.unit.test_module_library import GATHERED
 
 MODULE = Module(name="m", publishes=("thing.made", "thing.seen"))
 HARD = [
@@ -157,6 +158,13 @@ def test_inputs_are_all_files_by_name(shell: Shell) -> None:
     assert shell.well("ion_inputs") == f"{data}/a b/z.txt\n{data}/b.txt\n"
 
 
+def test_the_span_above_is_that_of_the_file_and_none_without_it(shell: Shell) -> None:
+    told = 'set -eu; printf "<%s>" "$(ion_traceparent)"'
+    assert shell.well(told) == "<>"
+    (shell.workspace.root / "in/traceparent").write_text("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+    assert shell.well(told) == "<00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01>"
+
+
 @pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/../../x", "/etc/passwd", "a//b", "a/", "./a"])
 def test_an_output_stays_in_its_directory(shell: Shell, name: str) -> None:
     done = shell.run('path=$(ion_output "$NAME") || exit 9; echo "$path"', NAME=name)
@@ -269,3 +277,12 @@ def test_a_handler_that_fails_ends_the_script_and_not_the_loop(shell: Shell, eve
         done = shell.run(script, **api.environment(shell.workspace.root))
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("ion_module: handler: GET /ready: ")
+
+
+def test_what_a_gatherer_is_given_is_a_line_each(shell: Shell) -> None:
+    (shell.workspace.root / "in" / "gathered.json").write_text(json.dumps(GATHERED), encoding="utf-8")
+    assert shell.well("ion_gathered") == "0001\tthing.made\te1\n0002\tthing.seen\te2\n"
+    assert shell.well("ion_missing") == 'm\te3\tit said "no"\\tto it\n'
+    assert shell.well("ion_gathered_meta 0001 x") == '"2"\t'
+    assert shell.well("ion_gathered_meta 0001 directory") == "0002"
+    assert shell.run("ion_gathered_meta 0002 x").returncode == 1

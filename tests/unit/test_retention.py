@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from ion_core.contracts.messaging import RetryPolicy
+from ion_core.commits import Commit
+from ion_core.contracts.messaging import Message, RetryPolicy
 from ion_core.contracts.storage import Document
 from ion_core.dataplane import DataPlane
 from ion_core.errors import PermanentError, ProviderError, TransientError
@@ -67,6 +69,34 @@ async def test_an_old_flow_goes_with_its_documents_and_files(world: World) -> No
     assert await gc(world) == Removed()
 
 
+async def test_files_of_an_event_that_is_just_being_added_stay(world: World) -> None:
+    event = await world.publish()
+    await world.run()
+    added = replace(event, context=replace(event.context, event_id="added"))
+    left = await lost_attempt(world, added)
+    assert (await gc(world)).flows == 1
+    assert await keys(world) == [left]
+
+
+async def test_files_of_a_flow_are_listed_once_however_many_events_it_has(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = await world.publish(files={"input": b"input"})
+    for n in range(3):
+        await world.publish(event_id=f"event-{n}", correlation_id=first.context.correlation_id)
+    await world.run()
+    listed: list[str] = []
+    find = world.blobs.list
+
+    def noted(prefix: str) -> AsyncIterator[str]:
+        listed.append(prefix)
+        return find(prefix)
+
+    monkeypatch.setattr(world.blobs, "list", noted)
+    assert (await gc(world)).flows == 1
+    assert len(listed) == 1
+
+
 async def test_a_young_flow_stays(world: World) -> None:
     await world.publish()
     await world.run()
@@ -88,23 +118,40 @@ async def test_a_flow_with_anything_young_stays(world: World) -> None:
     assert await gc(world, before) == Removed(), "nothing says how old the last document is"
 
 
-@pytest.mark.parametrize("dead", [False, True])
-async def test_a_flow_that_waits_stays_and_what_its_attempts_left_goes(world: World, dead: bool) -> None:
-    if dead:
-        world.programs["worker"] = exits(1)
+async def test_a_flow_that_waits_stays_and_what_attempts_at_committed_jobs_left_goes(world: World) -> None:
     event = await world.publish(files={"input": b"input"})
     await world.run()
-    if not dead:
-        await world.publish("in", event_id="second", correlation_id=event.context.correlation_id)
-        second = world.documents.documents["eventMeta", "second"]
-        log = {"finishedAt": datetime.now(UTC).isoformat()}
-        await world.documents.put(replace(second, kind="modulelogs", body=log))
+    await world.publish("in", event_id="second", correlation_id=event.context.correlation_id)
+    second = world.documents.documents["eventMeta", "second"]
+    log = {"finishedAt": datetime.now(UTC).isoformat()}
+    await world.documents.put(replace(second, kind="modulelogs", body=log))
     left = await lost_attempt(world, event)
     kept = await keys(world)
     documents = dict(world.documents.documents)
     assert await gc(world) == Removed(uncommitted_files=1, kept=1)
     assert await keys(world) == [key for key in kept if key != left]
     assert world.documents.documents == documents
+
+
+@pytest.mark.parametrize("dead", [False, True])
+async def test_an_attempt_that_has_lost_its_delivery_keeps_its_files(world: World, dead: bool) -> None:
+    """Nobody holds the message, and no queue has anything that cannot be looked at: it may commit all the same."""
+    event = await world.publish(files={"input": b"input"})
+    log = Document(kind="modulelogs", id="x", correlation_id=event.context.correlation_id, body=dated(NEVER))
+    await world.documents.put(log)
+    if dead:  # by another dispatcher
+        world.programs["worker"] = exits(1)
+        await world.run()
+    left = await lost_attempt(world, event)
+    assert await gc(world) == Removed(kept=1)
+    assert left in await keys(world)
+    if dead:
+        await world.broker.purge("worker", [letter.id for letter in await world.dead()])
+        assert await gc(world) == Removed(flows=1, documents=7, files=1, uncommitted_files=1), "with the flow"
+    else:
+        await world.run()
+        assert await gc(world) == Removed(flows=1, documents=5, files=2, uncommitted_files=1), "it has lost"
+    assert await keys(world) == []
 
 
 async def test_a_job_under_way_keeps_its_flow_and_its_files(world: World) -> None:
@@ -348,3 +395,106 @@ async def test_a_damaged_document_keeps_its_flow_and_no_other(
     world.documents.documents[key] = document
     assert (await gc(world)).flows == 1
     assert world.documents.documents == {}
+
+
+async def test_what_waits_is_read_one_after_the_other_and_of_flows_that_are_not_old_nothing_is_kept(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.publish()
+    await world.run()
+    for n in range(30):
+        await world.publish(event_id=f"waits-{n}", correlation_id=f"flow-{n}")
+
+    async def everything(*_: object, **__: object) -> None:
+        raise AssertionError("holds all there is")
+
+    monkeypatch.setattr(world.broker, "peek", everything)
+    world.documents.looked_at = 0
+    before = datetime.now(UTC)
+    assert (await gc(world, before)).flows == 1
+    assert world.documents.looked_at < 2 * 30, "what waits behind all that is old is looked at once at most"
+
+
+async def test_what_is_taken_while_gc_looks_keeps_its_flow(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    event = await world.publish(files={"input": b"input"})
+    log = Document(kind="modulelogs", id="x", correlation_id=event.context.correlation_id, body=dated(NEVER))
+    await world.documents.put(log)
+    reading = world.broker.each_message
+
+    @asynccontextmanager
+    async def taken_just_before(queue: str) -> AsyncIterator[AsyncIterator[Message]]:
+        world.broker._take(queue)
+        async with reading(queue) as messages:
+            yield messages
+
+    monkeypatch.setattr(world.broker, "each_message", taken_just_before)
+    assert await gc(world) == Removed(kept=1)
+
+
+async def test_what_is_paid_while_gc_looks_keeps_its_flow(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its messages are ready behind the look at their queue, and nothing is owed any more when the commit is read."""
+    await world.publish(files={"input": b"input"})
+    await world.run()
+    [commit] = world.documents_of("commit")
+    await world.documents.put(replace(commit, pending=True))
+    world.add(exits(0), "sink", takes="out")
+    await world.broker.declare("sink", topics=["out"], retry=RetryPolicy())
+    reading = world.broker.each_message
+
+    @asynccontextmanager
+    async def paid_just_behind(queue: str) -> AsyncIterator[AsyncIterator[Message]]:
+        async with reading(queue) as messages:
+            yield messages
+        if queue == "sink":
+            await world.dataplane.publish_commit(Commit.from_document(commit))
+
+    monkeypatch.setattr(world.broker, "each_message", paid_just_behind)
+    assert await gc(world) == Removed(kept=1)
+
+
+@pytest.mark.parametrize("look", ["each_message", "each_dead_letter"])
+@pytest.mark.parametrize("behind", [False, True])
+async def test_what_is_redriven_while_gc_looks_keeps_its_flow(
+    world: World, look: str, behind: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.programs["worker"] = exits(1)
+    await world.publish(files={"input": b"input"})
+    await world.run()
+    reading = getattr(world.broker, look)
+
+    async def redrive() -> None:
+        await world.broker.redrive("worker", [letter.id for letter in await world.dead()])
+
+    @asynccontextmanager
+    async def redriven(queue: str) -> AsyncIterator[AsyncIterator[object]]:
+        if not behind:
+            await redrive()
+        async with reading(queue) as found:
+            yield found
+        if behind:
+            await redrive()
+
+    monkeypatch.setattr(world.broker, look, redriven)
+    assert await gc(world) == Removed(kept=1)
+
+
+async def test_what_dies_while_gc_looks_keeps_its_flow(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    event = await world.publish(files={"input": b"input"})
+    log = Document(kind="modulelogs", id="x", correlation_id=event.context.correlation_id, body=dated(NEVER))
+    await world.documents.put(log)
+    reading = world.broker.each_message
+
+    @asynccontextmanager
+    async def dead_just_before(queue: str) -> AsyncIterator[AsyncIterator[Message]]:
+        async with world.broker.subscribe(queue, prefetch=1) as deliveries:
+            await (await anext(deliveries)).dead_letter("as the test has it")
+        await world.publish()  # as many are ready as had been
+        async with reading(queue) as messages:
+            yield messages
+
+    monkeypatch.setattr(world.broker, "each_message", dead_just_before)
+    assert await gc(world, datetime.now(UTC)) == Removed(kept=1)
+
+
+def dated(time: datetime) -> dict[str, str]:
+    return {"finishedAt": time.isoformat()}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from datetime import timedelta
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from ion_core.app import App, host, serve
 from ion_core.app.changes import Changes
 from ion_core.app.process import Process
 from ion_core.config import Config, load_config
+from ion_core.contracts.looking import OutboxView, PlannedView
 from ion_core.contracts.provider import Provider
 from ion_core.contracts.service import FlowOutcome, ServiceHost
 from ion_core.contracts.settings import Settings
@@ -115,6 +116,8 @@ def idle() -> Process:
         attempts=RunningAttempts(),
         health=Health(lambda: None),
         changes=Changes(Observers({}), hide=str),
+        slots=lambda: [],
+        outbox=lambda: OutboxView(owed=0, published=0, looked_at=None),
     )
     process.health.red("storage", "no room. Make some.")
     return process
@@ -356,3 +359,33 @@ async def test_a_flow_belongs_to_the_trace_that_a_service_was_told(app: App) -> 
     assert (await host.publish("photo.received", event_id="e1", traceparent=trace)).traceparent == trace
     assert (await host.publish("photo.received", event_id="e1")).traceparent == trace
     assert (await host.publish("photo.received", traceparent="none")).traceparent == ""
+
+
+class _ByTheClock(_Nothing):
+    """Says what it publishes by the clock."""
+
+    def planned(self, after: datetime, count: int) -> list[PlannedView]:
+        times = [after + timedelta(hours=n + 1) for n in range(count)]
+        return [PlannedView(service="front", name="nightly", type="photo.received", times=times)]
+
+
+class _ByNoClock(_Nothing):
+    def planned(self, after: datetime, count: int) -> list[PlannedView]:
+        raise RuntimeError("no clock")
+
+
+async def test_what_settings_say_is_planned_is_shown(tmp_path: Path) -> None:
+    config, _ = configured(tmp_path, nothing)
+    chosen = replace(config.services["front"], settings=_ByTheClock())
+    before = datetime.now(UTC)
+    async with App.open(replace(config, services={"front": chosen})) as app:
+        [view] = (await host_of(app)).planned(2)
+    assert (view.service, view.name, view.type) == ("front", "nightly", "photo.received")
+    assert [round((it - before).total_seconds() / 3600) for it in view.times] == [1, 2]
+
+
+async def test_settings_that_cannot_say_what_is_planned_are_their_plugins_fault(tmp_path: Path) -> None:
+    config, _ = configured(tmp_path, nothing)
+    chosen = replace(config.services["front"], settings=_ByNoClock())
+    with pytest.raises(PluginFailed, match="raised RuntimeError when its settings were asked what is planned"):
+        chosen.planned(datetime.now(UTC), 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import threading
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,13 +13,15 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from ion_core.app import App
+from ion_core.app import App, looking
 from ion_core.app.host import Host
 from ion_core.app.looking import LOOKED_AT
 from ion_core.contracts.looking import FlowView, Link, Page
 from ion_core.contracts.service import ServiceHost
 from ion_core.contracts.storage import Document
 from ion_core.errors import BlobCorrupt, BlobNotFound, InvalidCursor, PermanentError, TransientError
+from ion_core.flows import Flow, aside
+from ion_core.flows.flow import SHORT
 from tests.unit.test_service_host import configured, host_of, nothing, served
 
 
@@ -119,6 +122,8 @@ async def test_flows_are_had_by_page_and_what_waits_is_running(app: App) -> None
             break
     assert found == ids[::-1]
     assert [it.correlation_id for it in (await host.flows(module="bad")).items] == []
+    assert [it.correlation_id for it in (await host.flows(containing=ids[3].upper())).items] == [ids[3]]
+    assert (await host.flows(containing="nothing of this")).items == []
     soon = datetime.now(UTC) + timedelta(hours=1)
     assert (await host.flows(since=soon)).items == []
     assert len((await host.flows(since=soon - timedelta(hours=2), type="photo.received")).items) == 7
@@ -188,6 +193,9 @@ async def test_a_file_is_streamed_in_parts_and_leaves_nothing(app: App) -> None:
         chunks = [chunk async for chunk in file.chunks]
     assert b"".join(chunks) == content
     assert 1 < len(chunks) == -(-len(content) // (1 << 20))
+    for start in (0, 1, 1 << 20, len(content) - 1, len(content), len(content) + 1):
+        async with host.file(flow, key, start=start) as file:
+            assert b"".join([chunk async for chunk in file.chunks]) == content[start:]
     async with host.file(flow, key) as file:
         await anext(file.chunks)  # who hangs up in the middle
     assert [*(host.directory / ".shown").iterdir()] == []
@@ -232,3 +240,26 @@ async def test_what_is_not_there_is_none_and_what_is_away_is_said(app: App, monk
         with pytest.raises(TransientError, match="away"):
             await asyncio.wait_for(look, 10)
     assert issubclass(InvalidCursor, PermanentError)
+
+
+async def test_however_many_ask_two_flows_are_read_at_a_time(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    host = await host_of(app)
+    under_way, most = 0, 0
+
+    async def read(*given: Any, **how: Any) -> Flow:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        await asyncio.sleep(0)
+        under_way -= 1
+        return Flow(correlation_id="f", roots=[])
+
+    monkeypatch.setattr(looking, "read_flow", read)
+    assert await asyncio.gather(*(host.flow("f") for _ in range(20))) == [None] * 20
+    assert most == looking.AT_ONCE
+
+
+async def test_of_a_long_flow_a_tree_is_made_beside_the_event_loop() -> None:
+    here = threading.get_ident()
+    assert await aside(SHORT, threading.get_ident) == here
+    assert await aside(SHORT + 1, threading.get_ident) != here

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +16,7 @@ import pytest_asyncio
 from ion_core.app import App
 from ion_core.app.changes import HELD, Changes
 from ion_core.app.process import DEAD_AFTER, STALLED_AFTER, TOLD_FOR, Pulse
-from ion_core.contracts.looking import Change, HealthView
+from ion_core.contracts.looking import Change, HealthView, OutboxView, SlotsView
 from ion_core.contracts.service import ServiceHost
 from ion_core.jobs import Outcome, Verdict
 from tests.support.worlds import Observed, attempt
@@ -100,7 +100,7 @@ async def test_problems_say_where_what_since_when_and_what_would_do(app: App) ->
     assert (view.live, view.ready, view.draining) == (True, False, False)
     assert [(it.where, it.what, it.would_do) for it in view.problems] == [
         ("queue bad", "amqp://host: is away", "Is it running? Start it."),
-        ("runtime far", "no room", ""),
+        ("runtime far", "no room", "See what else its engine has to do. Work goes on by itself then."),
         ("storage", "no room", "Make some."),
     ]
     first = view.problems[0].since
@@ -121,6 +121,17 @@ async def test_a_service_sees_that_the_process_is_ready_and_then_drains(tmp_path
 
     view: HealthView = await served(tmp_path, looks)
     assert (view.live, view.draining) == (True, False)
+
+
+async def test_a_service_sees_slots_and_what_commits_owe(tmp_path: Path) -> None:
+    async def looks(host: ServiceHost) -> tuple[Sequence[SlotsView], OutboxView]:
+        return host.slots(), host.outbox()
+
+    slots, outbox = await served(tmp_path, looks)
+    assert [(it.warm, it.found, it.reused, it.made) for it in slots] == [(0, 0, 0, 0)] * len(slots)
+    assert slots
+    assert (outbox.owed, outbox.published) == (0, 0)
+    assert outbox.looked_at is not None, "before it serves it looks"
 
 
 async def test_an_event_loop_that_is_held_up_is_told_and_one_that_does_not_turn_is_not_live(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,11 @@ import pytest_asyncio
 from ion_core.app import App
 from ion_core.app.host import Host
 from ion_core.contracts.looking import DeadLetterView, LetterFilter, LetterGroup, LetterId, LogLine, RunningView
-from ion_core.contracts.messaging import RetryPolicy
+from ion_core.contracts.messaging import DeadLetter, RetryPolicy
 from ion_core.contracts.service import ServiceHost
 from ion_core.errors import DeadLetterNotFound, InvalidCursor, TransientError
+from ion_core.events import Event
+from ion_core.letters import shown
 from tests.unit.test_service_host import configured, host_of, nothing, served
 
 
@@ -130,6 +134,69 @@ async def test_dead_letters_are_had_by_page_in_both_orders(app: App) -> None:
             await host.dead_letters(after=wrong)
 
 
+async def test_all_pages_of_a_listing_are_one_look_at_the_broker(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are: else twenty thousand would be parsed once for each thousand of them."""
+    host = await host_of(app)
+    for _ in range(5):
+        await dies(app, "bad", reason="a")
+    looks = 0
+    broker = await app.broker()
+    each_dead_letter = broker.each_dead_letter
+
+    def counted(queue: str) -> Any:
+        nonlocal looks
+        looks += queue == "bad"
+        return each_dead_letter(queue)
+
+    monkeypatch.setattr(broker, "each_dead_letter", counted)
+
+    async def listed(which: LetterFilter, most: int) -> int:
+        nonlocal looks
+        looks, after, found = 0, None, 0
+        while True:
+            page = await host.dead_letters(which, limit=2, after=after)
+            found += len(page.items)
+            if (after := page.cursor) is None or found >= most:
+                return found
+
+    assert (await listed(LetterFilter(), 9), looks) == (5, 1)
+    assert (await listed(LetterFilter(module="bad"), 9), looks) == (5, 1)
+    first = await host.dead_letters(limit=2)
+    looks = 0
+    await host.dead_letters(LetterFilter(reason="a"), limit=2, after=first.cursor)
+    assert looks == 1, "it is another listing"
+    await host.purge(ids(first.items))
+    looks = 0
+    assert len((await host.dead_letters(limit=9, after=first.cursor)).items) == 3
+    assert looks == 1, "some were deleted"
+    monkeypatch.setattr(shown, "KEPT_FOR", 0.0)
+    page = await host.dead_letters(limit=2)
+    looks = 0
+    async with asyncio.timeout(20):
+        while not looks:  # once it was too long ago
+            await asyncio.sleep(0)
+            await host.dead_letters(limit=2, after=page.cursor)
+
+
+async def test_many_are_parsed_beside_the_event_loop(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    host = await host_of(app)
+    await dies(app, "bad", reason="a")
+    await dies(app, "bad", reason="b")
+    parsed: list[int] = []
+    parse = shown.parse_event
+
+    def noted(body: bytes) -> Event:
+        parsed.append(threading.get_ident())
+        return parse(body)
+
+    monkeypatch.setattr(shown, "parse_event", noted)
+    assert len((await host.dead_letters()).items) == 2
+    monkeypatch.setattr(shown, "SHORT", 1)
+    assert len((await host.dead_letters()).items) == 2
+    here = threading.get_ident()
+    assert [it == here for it in parsed] == [True, True, False, False]
+
+
 async def test_dead_letters_are_found_by_what_they_are_about_and_in_groups(app: App) -> None:
     host = await host_of(app)
     await dies(app, "bad", reason="exit code 3")
@@ -153,8 +220,11 @@ async def test_dead_letters_are_found_by_what_they_are_about_and_in_groups(app: 
     groups = await host.dead_letter_groups("reason")
     assert brief(groups) == [("exit code 3", 2), ("exit code 31", 1), ("is no event", 1)]
     assert groups[0].oldest < groups[0].newest
-    assert brief(await host.dead_letter_groups("module")) == [("bad", 3), ("second", 1)]
-    assert brief(await host.dead_letter_groups("type")) == [("photo.broken", 2), ("", 1), ("photo.seen", 1)]
+    await dies(app, "bad", reason="exit code 3 (attempt 4, the last)")
+    [largest, *_] = await host.dead_letter_groups("reason")
+    assert (largest.key, largest.count, await count(reason=largest.key)) == ("exit code 3", 3, 3)
+    assert brief(await host.dead_letter_groups("module")) == [("bad", 4), ("second", 1)]
+    assert brief(await host.dead_letter_groups("type")) == [("photo.broken", 3), ("", 1), ("photo.seen", 1)]
 
 
 @pytest.mark.parametrize("verb", ["redrive", "purge"])
@@ -191,14 +261,16 @@ async def test_all_means_the_others_too_where_somebody_was_quicker_with_some(
     for n in range(4):
         await dies(app, "bad", reason=f"{n}")
     broker = await app.broker()
-    dead_letters, quicker = broker.dead_letters, asyncio.Event()
+    each_dead_letter, quicker = broker.each_dead_letter, asyncio.Event()
 
-    async def then_one_goes(queue: str, **asked: Any) -> Any:
-        found = await dead_letters(queue, **asked)
+    @asynccontextmanager
+    async def then_one_goes(queue: str) -> AsyncIterator[AsyncIterator[DeadLetter]]:
+        async with each_dead_letter(queue) as letters:
+            yield letters
+        found = await broker.dead_letters(queue)
         if found and not quicker.is_set():
             quicker.set()
             await broker.purge(queue, [found[0].id])
-        return found
 
-    monkeypatch.setattr(broker, "dead_letters", then_one_goes)
+    monkeypatch.setattr(broker, "each_dead_letter", then_one_goes)
     assert await host.redrive_all(LetterFilter()) == 3

@@ -42,10 +42,10 @@ def test_two_of_one_name_cannot_be(tmp_path: Path) -> None:
 
 
 def test_one_that_does_not_fit_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(path: Path, **_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "touch", full)
+    monkeypatch.setattr(os, "fchmod", full)
     with pytest.raises(OSError, match="No space"):
         Workspace.make(tmp_path, "job")
     assert list(tmp_path.iterdir()) == []

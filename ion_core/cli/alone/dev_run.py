@@ -16,9 +16,10 @@ from ion_core.cli.event.given import TakesPairs, files_by_name
 from ion_core.cli.module.rehearsing import DEV_STATE, IMAGES_ONLY
 from ion_core.cli.named import EventType
 from ion_core.cli.options import PathText, Text, json_option, with_config_only
-from ion_core.cli.output import out, out_json, plain, plain_lines, results, say
+from ion_core.cli.output import out, out_json, plain, results, say
 from ion_core.cli.whole import Options
 from ion_core.errors import InvalidEvent, StateBusy, Unroutable, UsageError
+from ion_core.words import plain_lines
 
 if TYPE_CHECKING:
     from ion_core.app import App

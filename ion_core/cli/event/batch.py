@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ion_core.cli.event.given import file_problem
-from ion_core.cli.event.progress import progress
 from ion_core.cli.output import say
+from ion_core.cli.progress import progress
 from ion_core.errors import InvalidEvent, IonError, PermanentError, StorageFull, TransientError, Unroutable, UsageError
 from ion_core.words import counted
 
@@ -77,17 +77,18 @@ def read_batch(name: str, *, event_type: str | None, correlation_id: str | None,
     return lines
 
 
-async def publish_batch(app: App, lines: Sequence[BatchLine]) -> list[Event]:
-    """Publish all of them, in order. Raises UsageError before the first where something of a line is wrong.
+async def publish_batch(app: App, lines: Sequence[BatchLine], *, traceparent: str) -> list[Event]:
+    """Publish all of them, in order, each as part of the trace that ``traceparent`` names, if any.
 
-    Later errors name the line, and say how many were published before it.
+    Raises UsageError before the first where something of a line is wrong. Later errors name the line, and say how many
+    were published before it.
     """
     intake = await app.intake()
     _check(intake, lines)
     published: list[Event] = []
     with progress(len(lines), "publishing") as done:
         for line in lines:
-            publishing = asyncio.create_task(intake.publish(line.event_type, **line.given()))
+            publishing = asyncio.create_task(intake.publish(line.event_type, traceparent=traceparent, **line.given()))
             try:
                 published.append(await asyncio.shield(publishing))
             except asyncio.CancelledError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -78,7 +79,8 @@ def publish(
 ) -> None:
     """Publish an event of TYPE. When this returns, it is stored, and it will be handled.
 
-    With --json the event is printed as it travels.
+    With --json the event is printed as it travels. Where $TRACEPARENT names a span (W3C Trace Context), as where a CI
+    system or a script is traced, the flow is part of that trace.
 
     With --batch each line of FILE is an event: {"type": "…", "data": {"KEY": "VALUE"}, "files": ["PATH"]}, of which all
     may be missing but the type, and that too where TYPE is given. "files" may also be {"NAME": "PATH"}; "eventId",
@@ -116,7 +118,7 @@ def _publish_batch(
     from ion_core.cli.session import load, run
 
     lines = read_batch(name, event_type=event_type, correlation_id=correlation_id, first=first)
-    events = run(load(options), lambda app: publish_batch(app, lines))
+    events = run(load(options), lambda app: publish_batch(app, lines, traceparent=_traceparent()))
     options.done = f"The events were published: {len(events):,}."
     if as_json:
         out_array(event.to_wire() for event in events)
@@ -148,7 +150,7 @@ def create(
 ) -> None:
     """Publish an event whose context is given in full, and print it.
 
-    For scripts; people will like `event publish` better. It is printed as it travels.
+    For scripts; people will like `event publish` better. It is printed as it travels. $TRACEPARENT is as there.
 
     \b
     Example:
@@ -192,6 +194,7 @@ def _publish(
             event_id=event_id,
             correlation_id=correlation_id,
             parent_event_id=parent_event_id,
+            traceparent=_traceparent(),
         )
 
     named = files_by_name(files)
@@ -202,6 +205,11 @@ def _publish(
         raise UsageError("\n".join(plain(problem) for problem in error.problems)) from error
     options.done = f"The event was published: {event.context.event_id}."
     return event
+
+
+def _traceparent() -> str:
+    """The trace that we were started in, by whoever traces what they start; '' where nobody does."""
+    return os.environ.get("TRACEPARENT", "")
 
 
 @command.command("peek")

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import shlex
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ion_core.cli.event.dlq_exchange import export, import_letters
 from ion_core.cli.event.dlq_redrive import redrive
-from ion_core.cli.event.letters import Which, by_id, chosen, fields, find, for_each_queue, narrowed, run_on, selected
+from ion_core.cli.event.letters import Which, chosen, fields, find, narrowed, one_by_id, run_on, selected
 from ion_core.cli.group import Group
 from ion_core.cli.named import DeadLetterId, ModuleName
 from ion_core.cli.options import check_can_ask, json_option, with_config
@@ -21,15 +22,13 @@ from ion_core.cli.output import (
     out_json,
     out_table,
     plain,
-    plain_lines,
     results,
     say,
-    shortened,
     shown_ids,
     to_json,
 )
 from ion_core.cli.whole import Options
-from ion_core.words import counted
+from ion_core.words import counted, plain_lines
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -120,8 +119,8 @@ def _list_groups(letters: Sequence[DeadLetter], by: str, *, as_json: bool, whole
     rows = []
     for group in groups:
         modules = [] if by == "module" else [", ".join(group.modules)]
-        key = _cell(group.key) if whole else shortened(_cell(group.key), 160)
-        rows.append([str(group.count), when(group.first), when(group.last), ids[group.example.id], *modules, key])
+        cells = [str(group.count), when(group.first), when(group.last), ids[group.example.id], *modules]
+        rows.append([*cells, _cell(group.key)])
     ages = ["FIRST AGO", "LAST AGO"] if here else ["FIRST DIED AT", "LAST DIED AT"]
     headers = ["COUNT", *ages, "EXAMPLE", *([] if by == "module" else ["MODULES"]), by.upper()]
     out_table(headers, rows, fit=not whole, cuttable=("MODULES",))
@@ -139,7 +138,7 @@ def _print_list(entries: Sequence[dict[str, Any]], *, whole: bool) -> None:
         cells |= {"id": ids[entry["id"]], "eventId": events.get(entry["eventId"], cells["eventId"])}
         if here:
             cells["diedAt"] = ago(datetime.fromisoformat(entry["diedAt"]), now)
-        rows.append([*cells.values(), entry["reason"] if whole else shortened(entry["reason"], 100)])
+        rows.append([*cells.values(), entry["reason"]])
     headers = ["ID", "MODULE", "TYPE", "EVENT ID", "ATTEMPTS", "AGE" if here else "DIED AT", "REASON"]
     out_table(headers, rows, fit=not whole, cuttable=("MODULE", "TYPE"))
 
@@ -151,20 +150,20 @@ def _print_list(entries: Sequence[dict[str, Any]], *, whole: bool) -> None:
 @with_config
 def show(options: Options, id: str, module: str | None, as_json: bool) -> None:
     """Show one dead letter: the event, why it was given up, and the last lines of the module's log."""
-    for letter in run_on(options, lambda app: by_id(app, [id], module), reading=True):
-        entry = {**fields(letter), **_content(letter)}
-        if as_json:
-            out_json(entry, indent=2)
-            continue
-        for key in (*SHOWN, "correlationId", "reason"):
-            out(f"{key + ':':<15}{plain(_cell(entry[key]))}")
-        if entry["event"] is None:
-            out(f"the body is no event: {plain(entry['unreadable'])}\nbody:\n{plain_lines(entry['body'])}")
-        else:
-            out(f"event:\n{to_json(entry['event'], indent=2)}")
-        if letter.log_tail:
-            out("\n".join(["last lines of its log:", *(f"  {plain(line)}" for line in letter.log_tail)]))
-        say(f"Once what was wrong is mended: ion-core dlq redrive{options.flags()} {shlex.quote(plain(letter.id))}")
+    letter = run_on(options, lambda app: one_by_id(app, id, module), reading=True)
+    entry = {**fields(letter), **_content(letter)}
+    if as_json:
+        out_json(entry, indent=2)
+        return
+    for key in (*SHOWN, "correlationId", "reason"):
+        out(f"{key + ':':<15}{plain(_cell(entry[key]))}")
+    if entry["event"] is None:
+        out(f"the body is no event: {plain(entry['unreadable'])}\nbody:\n{plain_lines(entry['body'])}")
+    else:
+        out(f"event:\n{to_json(entry['event'], indent=2)}")
+    if letter.log_tail:
+        out("\n".join(["last lines of its log:", *(f"  {plain(line)}" for line in letter.log_tail)]))
+    say(f"Once what was wrong is mended: ion-core dlq redrive{options.flags()} {shlex.quote(plain(letter.id))}")
 
 
 @command.command("purge")
@@ -201,21 +200,22 @@ def purge(
         ctx.exit(1)
 
     async def work(app: App) -> int:
-        return await _forgotten(app, letters, (await app.broker()).purge)
+        from ion_core import crash
+        from ion_core.letters import purge as purged
+
+        crash.arm(os.environ)
+
+        gathering = None
+        if any(module.leads_to for module in app.config.modules.values()):
+            await app.intake()  # one that waited for nothing else is started
+            gathering = (await app.dataplane()).gathering
+        return await purged(letters, await app.broker(), await app.documents(), gathering)
 
     count = run_on(options, work)
     if as_json:
         out_json({"purged": count})
         return
     say(f"{count} deleted.")
-
-
-async def _forgotten(app: App, letters: Sequence[DeadLetter], call: Callable[..., Awaitable[int]]) -> int:
-    """``call`` once nothing says any more that these are dead, so that their events may be published and run anew."""
-    from ion_core.dataplane import forget_rounds
-
-    await forget_rounds(await app.documents(), letters)
-    return await for_each_queue(letters, call)
 
 
 def _content(letter: DeadLetter) -> dict[str, Any]:

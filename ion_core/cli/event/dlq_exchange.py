@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from ion_core.cli.event.letters import Which, find, narrowed, run_on
-from ion_core.cli.event.progress import progress
+from ion_core.cli.event.letters import Which, each, narrowed, run_on
 from ion_core.cli.named import no_module
 from ion_core.cli.options import PathText, json_option, with_config
 from ion_core.cli.output import out_json, plain, say
+from ion_core.cli.progress import progress
 from ion_core.cli.whole import Options
 from ion_core.errors import IonError
 from ion_core.words import counted
@@ -51,10 +52,9 @@ def export(
     which = Which(module=module, reason=reason, type=event_type)
 
     async def work(app: App) -> Exported:
-        letters = await find(app, which, strays=True)
-        if not with_files:
-            return await write(letters, Path(file))
-        return await write(letters, Path(file), documents=await app.documents(), blobs=await app.blobs())
+        documents, blobs = (await app.documents(), await app.blobs()) if with_files else (None, None)
+        async with aclosing(each(app, which)) as letters:
+            return await write(letters, Path(file), documents=documents, blobs=blobs)
 
     told = run_on(options, work, reading=True)
     if as_json:

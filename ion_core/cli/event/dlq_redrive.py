@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ion_core.cli.event.letters import Which, chosen, run_on, selected
-from ion_core.cli.event.progress import progress
 from ion_core.cli.options import json_option, with_config
 from ion_core.cli.output import out_json, say
+from ion_core.cli.progress import progress
 from ion_core.cli.whole import Options
 from ion_core.errors import IonError
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -63,37 +63,91 @@ def run_on(options: Options, work: Callable[[App], Awaitable[Any]], *, reading: 
 
 
 async def selected(app: App, which: Which) -> list[DeadLetter]:
-    """Those that are meant. Ids alone are taken together with ``module``."""
+    """Those that are meant, in brief. Ids alone are taken together with ``module``."""
     return await (by_id(app, which.ids, which.module) if which.ids else find(app, which))
 
 
 async def find(app: App, which: Which, *, strays: bool = False) -> list[DeadLetter]:
-    """Of one module or of all in the configuration, oldest first, that meet the conditions.
+    """Of one module or of all in the configuration, oldest first, that meet the conditions; in brief.
 
     With ``strays`` also those in queues that no module of the configuration takes. They may be another configuration's:
     whatever means *all* of them to be changed leaves them alone.
     """
     from ion_core.cli.event.messages import queue_of
-    from ion_core.letters import event_type, says
+    from ion_core.letters import brief
 
-    def letters(queue: str) -> Callable[[MessageBroker], Awaitable[Sequence[DeadLetter]]]:
-        return lambda broker: broker.dead_letters(queue)
+    def letters(queue: str) -> Callable[[MessageBroker], Awaitable[list[DeadLetter]]]:
+        async def read(broker: MessageBroker) -> list[DeadLetter]:
+            async with broker.each_dead_letter(queue) as there:
+                return [brief(it) async for it in there if _is_meant(it, which)]
+
+        return read
 
     found: list[DeadLetter] = []
-    names = [which.module] if which.module else list(app.config.modules)
-    if strays and not which.module:
-        names += [queue.name for queue in await (await app.broker()).queues() if queue.name not in names]
-    for name in names:
-        found += await queue_of(app, name, letters(name), empty=())
-    if which.reason is not None:
-        found = [it for it in found if says(it, which.reason)]
-    if which.type is not None:
-        found = [it for it in found if event_type(it) == which.type]
+    for name in await _queues(app, which.module, strays=strays):
+        found += await queue_of(app, name, letters(name), empty=[])
     return sorted(found, key=lambda it: it.died_at)
 
 
+async def each(app: App, which: Which) -> AsyncGenerator[DeadLetter, None]:
+    """As ``find`` with strays, whole, and one after the other: queue by queue. Close it where it is left before."""
+    from ion_core.cli.event.messages import queue_of
+
+    def is_there(queue: str) -> Callable[[MessageBroker], Awaitable[bool]]:
+        async def read(broker: MessageBroker) -> bool:
+            await broker.stats(queue)
+            return True
+
+        return read
+
+    for name in await _queues(app, which.module, strays=True):
+        if await queue_of(app, name, is_there(name), empty=False):
+            async with (await app.broker()).each_dead_letter(name) as there:
+                async for letter in there:
+                    if _is_meant(letter, which):
+                        yield letter
+
+
+def _is_meant(letter: DeadLetter, which: Which) -> bool:
+    from ion_core.letters import event_type, says
+
+    if which.reason is not None and not says(letter, which.reason):
+        return False
+    return which.type is None or event_type(letter) == which.type
+
+
+async def _queues(app: App, module: str | None, *, strays: bool) -> list[str]:
+    names = [module] if module else list(app.config.modules)
+    if strays and not module:
+        names += [queue.name for queue in await (await app.broker()).queues() if queue.name not in names]
+    return names
+
+
+async def one_by_id(app: App, id: str, module: str | None) -> DeadLetter:
+    """As ``by_id``, whole. Of a whole id no other letter is looked at, where the broker finds one by its id."""
+    from ion_core.cli.event.messages import queue_of
+    from ion_core.errors import DeadLetterNotFound
+
+    def with_id(queue: str, id: str) -> Callable[[MessageBroker], Awaitable[list[DeadLetter]]]:
+        async def read(broker: MessageBroker) -> list[DeadLetter]:
+            try:
+                return [await broker.dead_letter(queue, id)]
+            except DeadLetterNotFound:
+                return []
+
+        return read
+
+    found: list[DeadLetter] = []
+    for name in await _queues(app, module, strays=True):
+        found += await queue_of(app, name, with_id(name, id), empty=[])
+    if len(found) == 1:
+        return found[0]
+    [letter] = await by_id(app, [id], module)  # given by its beginning, in two queues, or not there
+    return await (await app.broker()).dead_letter(letter.queue, letter.id)
+
+
 async def by_id(app: App, ids: Sequence[str], module: str | None) -> list[DeadLetter]:
-    """Exactly those, each given whole or by its beginning, unless it is a number.
+    """Exactly those, in brief, each given whole or by its beginning, unless it is a number.
 
     Raises DeadLetterNotFound naming what is not there, UsageError for an id that two queues use, or a beginning that
     several have.
@@ -123,13 +177,6 @@ def whole_letter(id: str, known: Iterable[str]) -> str:
         return id
     begun = (it for it in known if fits(it, id) and not it.isdecimal())
     return the_one(begun, id, what="dead letters") or id
-
-
-async def for_each_queue(letters: Sequence[DeadLetter], call: Callable[[str, Sequence[str]], Awaitable[int]]) -> int:
-    by_queue: dict[str, list[str]] = {}
-    for letter in letters:
-        by_queue.setdefault(letter.queue, []).append(letter.id)
-    return sum([await call(queue, ids) for queue, ids in by_queue.items()])
 
 
 def fields(letter: DeadLetter) -> dict[str, Any]:

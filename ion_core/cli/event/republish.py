@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ion_core.cli.event.progress import progress
 from ion_core.cli.left_queues import remove_left_queues
 from ion_core.cli.named import EventType, ModuleName, no_module
 from ion_core.cli.options import check_can_ask, json_option, with_config, yes_option
 from ion_core.cli.output import out, out_json, plain, say
+from ion_core.cli.progress import progress
 from ion_core.cli.whole import Options
 from ion_core.errors import DocumentsDamaged, UsageError
 

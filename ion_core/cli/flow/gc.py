@@ -29,10 +29,10 @@ def command(options: Options, older_than: timedelta, dry_run: bool, as_json: boo
     """Remove old flows, and files of attempts that never committed.
 
     A flow goes, with its documents, logs and files, when everything of it is older than AGE and nothing of it waits in
-    a queue, among the dead letters, or is still to be published. Of old flows that stay, the files of attempts that
-    never committed go. It may run beside `ion-core serve`. Queues that no module of the configuration takes count too;
-    files of attempts of modules that it does not name stay. Python environments that no module of the configuration
-    asks for go when nobody has used them for AGE.
+    a queue, among the dead letters, or is still to be published; queues that no module of the configuration takes count
+    too. Of old flows that stay, the files of attempts that never committed go once another attempt at the job has. It
+    may run beside `ion-core serve`. Python environments that no module of the configuration asks for go when nobody has
+    used them for AGE.
 
     A file or document that cannot be removed, or is damaged, is named and keeps its flow; all others go, and the exit
     code is 1.

@@ -11,9 +11,10 @@ import click
 
 from ion_core.cli.named import EventId, ModuleName, no_module, now_and_then
 from ion_core.cli.options import json_option, with_config
-from ion_core.cli.output import JsonArray, out, plain, plain_lines, results, say
+from ion_core.cli.output import JsonArray, out, plain, results, say
 from ion_core.cli.whole import Options
 from ion_core.errors import DocumentNotFound, TransientError, UsageError
+from ion_core.words import plain_lines
 
 if TYPE_CHECKING:
     import asyncio
@@ -43,7 +44,8 @@ def command(
 
     With --follow, jobs of the `serve` with this state directory are followed line by line until they have ended; where
     none has run yet, the first is waited for. Their logs are stored as ever. Of a job that another `serve` runs, on
-    this machine or elsewhere, the log is printed once it has ended.
+    this machine or elsewhere, the log is printed once it has ended. Should the `serve` or its worker die before the job
+    has ended, that is said, and the exit code is 69.
 
     \b
     Examples:
@@ -92,20 +94,26 @@ async def _follow(
     from ion_core.live import watch
 
     heard, shown = False, None
-    async for line in watch(app.state.path, event_id, wait=wait):
-        if not line:
-            heard = True
-            if wait:
-                say("No job for this event has run: waiting for the first. Ctrl-C ends this.")
-            continue
-        if module not in (None, line["module"]):
-            continue
-        if shows is not None:
-            shows.set()
-        if shown != (shown := (line["module"], line["attempt"])):
-            out(plain(f"== {line['module']}, attempt {line['attempt']}: running"))
-        out(plain(line["text"]))
-        results().flush()
+    try:
+        async for line in watch(app.state.path, event_id, wait=wait):
+            if not line:
+                heard = True
+                if wait:
+                    say("No job for this event has run: waiting for the first. Ctrl-C ends this.")
+                continue
+            if module not in (None, line["module"]):
+                continue
+            if shows is not None:
+                shows.set()
+            if shown != (shown := (line["module"], line["attempt"])):
+                out(plain(f"== {line['module']}, attempt {line['attempt']}: running"))
+            out(plain(line["text"]))
+            results().flush()
+    except ConnectionAbortedError as error:
+        raise TransientError(
+            f"event {event_id}: can be followed no further: the `serve` or the worker of it that ran the job has died. "
+            f"The event comes back by itself and runs again: follow it anew, or see `ion-core why {event_id}`."
+        ) from error
     if wait and not heard:
         say("Nothing that could be followed: no `ion-core serve` runs on this machine with this state directory.")
 
@@ -117,7 +125,7 @@ async def _print(app: App, event_id: str, module: str | None, attempt: int | Non
     from ion_core.flows import logs_of
 
     documents = await app.documents()
-    event_id, correlation_id = await whole_id(documents, event_id)
+    event_id, correlation_id = await whole_id(documents, event_id, app.config.modules.values())
     found: list[tuple[str, int, str]] = []
     tokens: set[object] = set()
     by: set[str] = set()

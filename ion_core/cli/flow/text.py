@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ion_core.cli.output import RED, YELLOW, coloured, mark, short_ids, shortened
 from ion_core.flows import (
@@ -20,10 +21,16 @@ from ion_core.flows import (
 )
 from ion_core.words import counted, in_seconds
 
+if TYPE_CHECKING:
+    from ion_core.gathering.waiting import Awaited, Waits
+
 MAX_INDENT = 40
 """Branches that are indented; what is deeper is not drawn further to the right, so a line stays a line."""
-NOTE_WIDTH = 160
-PAIRS_WIDTH = 80
+NOTE_WIDTH = 300
+"""Of an attempt: enough for a reason with what would do."""
+MAX_AWAITED = 5
+"""Jobs that are named of those for which a gatherer waits."""
+PAIRS_WIDTH, PAIRS_SHOWN = 80, 20
 LOG_LOST = "its log was lost with the process that ran it, or is about to be stored"
 STEPS = ("prepare", "module", "commit")
 STATES = {
@@ -135,8 +142,31 @@ def _took(attempt: AttemptSeen) -> str:
     return f" in {in_seconds(attempt.seconds['all'])} s{f' ({steps})' if steps else ''}"
 
 
-def pairs_text(pairs: Sequence[tuple[str, str]]) -> str:
-    return " ".join(f"{key}={value[:PAIRS_WIDTH]}" for key, value in pairs[:20])
+def pairs_text(pairs: Sequence[tuple[str, str]], *, whole: bool = False) -> str:
+    """In short unless ``whole``: what is cut ends with an ellipsis."""
+    if whole:
+        return " ".join(f"{key}={value}" for key, value in pairs)
+    more = [mark("…", "...")] if len(pairs) > PAIRS_SHOWN else []
+    return " ".join([*(f"{key}={shortened(value, PAIRS_WIDTH)}" for key, value in pairs[:PAIRS_SHOWN]), *more])
+
+
+def waits_text(waits: Waits) -> str:
+    """That a gatherer waits, and for what; ids are whole, since they are there to be pasted."""
+    scope = f"{shortened(waits.type, 130)} {shortened(waits.scope, 80)}"
+    if not waits.known:
+        return f"{waits.gatherer} was to gather what is beneath {scope}: no module of this configuration does"
+    if not waits.awaited:
+        return f"{waits.gatherer} is about to gather what is beneath {scope}"
+    some = [_awaited(it) for it in waits.awaited[:MAX_AWAITED]]
+    if (more := len(waits.awaited) - MAX_AWAITED) > 0:
+        some.append(f"and {more:,} more")
+    return f"{waits.gatherer} waits for {counted(len(waits.awaited), 'job')} beneath {scope}: {'; '.join(some)}"
+
+
+def _awaited(awaited: Awaited) -> str:
+    gathers = "what is gathered by " if awaited.gathers else ""
+    dead = ", a dead letter" if awaited.dead else ""
+    return f"{gathers}{awaited.module} of {shortened(awaited.type, 130)} {shortened(awaited.event_id, 80)}{dead}"
 
 
 def _summary(flow: Flow) -> str:

@@ -18,20 +18,21 @@ from ion_core.cli.output import (
     RED,
     YELLOW,
     ago,
-    cut,
+    coloured,
     hidden,
+    mark,
     out,
     out_array,
     out_array_of,
     out_table,
     plain,
-    plain_lines,
+    results,
     say,
-    shortened,
     shown_ids,
 )
 from ion_core.cli.whole import Options
 from ion_core.errors import DocumentsDamaged, storage_error
+from ion_core.words import plain_lines
 
 if TYPE_CHECKING:
     from ion_core.app import App
@@ -58,6 +59,11 @@ def command() -> None:
     type=Age(),
     help="Only those of which a job ended since, such as 1h; or that came since, and none has begun.",
 )
+@click.option(
+    "--containing",
+    metavar="TEXT",
+    help="Only those with TEXT in their id, or in their first event's id, type, pairs or file names, in any case.",
+)
 @json_option
 @with_config
 def list_flows(
@@ -67,13 +73,14 @@ def list_flows(
     module: str | None,
     event_type: str | None,
     since: timedelta | None,
+    containing: str | None,
     as_json: bool,
 ) -> None:
     """List the flows, the newest first: how they stand, what they began with, and how long ago.
 
     A flow is dead if a job of it was given up, failed if one failed that is to be tried again, running while something
-    waits or runs, and else done. On a terminal ids are short and lines are cut to fit;
-    with --verbose nothing is.
+    waits or runs, and else done. On a terminal ids are short, lines are cut to fit, and of what a flow brings the
+    beginning is shown; with --verbose all of it is.
 
     \b
     Examples:
@@ -91,7 +98,7 @@ def list_flows(
     config = load(options)
     now = present_names(config.modules.values()).get(module or "", module)
     outcomes = frozenset({DEAD, FAILED}) if failed else None
-    wanted = Wanted(outcomes=outcomes, module=now, type=event_type, since=then)
+    wanted = Wanted(outcomes=outcomes, module=now, type=event_type, since=then, containing=containing)
     damaged: set[str] = set()
     flows = run(config, lambda app: flows_in_short(app, wanted, limit=limit, damaged=damaged), reading=True)
     if not flows and not damaged:  # for what was mistyped there are none
@@ -125,24 +132,24 @@ def _check_known(config: Config, module: str | None, event_type: str | None) -> 
 def _print_list(flows: Sequence[FlowInShort], *, whole: bool) -> None:
     from datetime import UTC, datetime
 
-    from ion_core.cli.flow.text import PAIRS_WIDTH, pairs_text
+    from ion_core.cli.flow.text import pairs_text
     from ion_core.flows import DEAD, FAILED, parsed
 
-    now = datetime.now(UTC)
+    now, all_of_it = datetime.now(UTC), whole or not results().isatty()
     rows, ids = [], shown_ids((flow.correlation_id for flow in flows), whole=whole)
     for flow in flows:
         began = parsed(flow.started_at)
         when = "-" if began is None else flow.started_at if whole else ago(began, now)
-        brings = " ".join([*flow.files[:3], *(["…"] if len(flow.files) > 3 else []), pairs_text(flow.data)]).strip()
-        id, width = ids[flow.correlation_id], None if whole else PAIRS_WIDTH
-        rows.append([id, flow.outcome, shortened(flow.type, 40), str(flow.events), when, cut(brings, width)])
+        files = flow.files if all_of_it else [*flow.files[:3], *([mark("…", "...")] if len(flow.files) > 3 else [])]
+        brings = " ".join([*files, pairs_text(flow.data, whole=all_of_it)]).strip()
+        rows.append([ids[flow.correlation_id], flow.outcome, flow.type, str(flow.events), when, brings])
     colours = [{DEAD: RED, FAILED: YELLOW}.get(flow.outcome) for flow in flows]
     headers = ["FLOW", "OUTCOME", "TYPE", "EVENTS", "BEGAN" if whole else "AGE", "BRINGS"]
     out_table(headers, rows, fit=not whole, cuttable=("TYPE",), colours=colours)
 
 
 @command.command("flow")
-@click.argument("correlation_id", metavar="CORRELATION_ID", type=FlowId(), required=False)
+@click.argument("correlation_id", metavar="[CORRELATION_ID]", type=FlowId(), required=False)
 @click.option(
     "-c",
     "--correlation-id",
@@ -172,7 +179,8 @@ def flow(
 
     A tree for people: below each event the modules that took it, below each module the events it emitted. With --json
     an array of every document of the flow, in the order of storing. The beginning of a correlation id will do; without
-    one it is the newest flow, or with --failed the one in which something failed last.
+    one it is the newest flow, or with --failed the one in which something failed last. What is cut in the tree ends
+    with an ellipsis; --json has it whole.
 
     With --html it is one file for a browser: the graph, and of each job its attempts, insights, files with small
     pictures, and the end of its log. It needs nothing else, runs no script, and replaces FILE; - is standard output.
@@ -195,10 +203,11 @@ def flow(
 
 async def _print_flow(app: App, given: str | None, failed: bool, as_json: bool, file: str | None) -> None:
     from ion_core.cli.flow.strays import look_for_strays
-    from ion_core.cli.flow.text import lines
+    from ion_core.cli.flow.text import lines, waits_text
     from ion_core.cli.ids import newest_flow, whole_flow
     from ion_core.events import EVENT_META, FAILURE
     from ion_core.flows import read_flow
+    from ion_core.gathering.waiting import waits_in
 
     documents = await app.documents()
     if given is not None:
@@ -230,13 +239,17 @@ async def _print_flow(app: App, given: str | None, failed: bool, as_json: bool, 
         return
     for line in lines(flow):
         out(line)
+    for waits in await waits_in(documents, correlation_id, app.config.modules.values()):
+        out(coloured(waits_text(waits), YELLOW))
 
 
 async def _write_page(app: App, correlation_id: str, failed: bool, file: str) -> None:
+    from dataclasses import replace
     from datetime import UTC, datetime
 
     from ion_core.cli.flow.strays import look_for_strays
-    from ion_core.drawing import PICTURES, collect, report, small_pictures
+    from ion_core.drawing import PICTURES, report
+    from ion_core.report import collect, small_pictures
 
     collected = await collect(await app.documents(), correlation_id, app.config.modules.values())
     await look_for_strays(app, collected.flow)
@@ -247,13 +260,8 @@ async def _write_page(app: App, correlation_id: str, failed: bool, file: str) ->
             return
     lost: dict[str, str] = {}
     pictures = await small_pictures(await app.blobs(), collected.files(), most=PICTURES, lost=lost)
-    page = report(
-        collected,
-        made_at=datetime.now(UTC),
-        pictures=pictures,
-        lost=lost,
-        shown=lambda text: hidden(plain_lines(text)),
-    )
+    beside = replace(collected.beside, pictures=pictures, lost=lost)
+    page = report(collected.view(), beside, made_at=datetime.now(UTC), shown=lambda text: hidden(plain_lines(text)))
     if file == "-":
         out(page.decode().removesuffix("\n"), whole=True)
         return

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ion_core.cli.flow.text import PAIRS_WIDTH, pairs_text
+from ion_core.cli.flow.text import PAIRS_WIDTH, pairs_text, waits_text
 from ion_core.cli.named import EventId
 from ion_core.cli.options import json_option, with_config
 from ion_core.cli.output import RED, YELLOW, ago, coloured, mark, out, out_json, plain, shortened
@@ -56,7 +56,7 @@ def command(options: Options, event_id: str, as_json: bool) -> None:
 
 
 async def _told(app: App, given: str) -> EventTold:
-    from ion_core.cli.ids import whole_id
+    from ion_core.cli.ids import check_is_no_flow, too_short, whole_id
     from ion_core.errors import DocumentNotFound, ProviderError
     from ion_core.why import look
 
@@ -69,7 +69,7 @@ async def _told(app: App, given: str) -> EventTold:
     modules = list(app.config.modules.values())
     correlation_id: str | None
     try:
-        event_id, correlation_id = await whole_id(documents, given)
+        event_id, correlation_id = await whole_id(documents, given, modules)
     except DocumentNotFound:  # a message of others, which has not run
         if broker is None:
             raise
@@ -77,9 +77,13 @@ async def _told(app: App, given: str) -> EventTold:
     else:
         correlation_id = correlation_id or await _flow_of(app, event_id)
     runs = await _running(app, event_id)
-    return await look(
-        event_id, correlation_id, modules, documents=documents, broker=broker, running=runs, unseen=unseen
-    )
+    try:
+        return await look(
+            event_id, correlation_id, modules, documents=documents, broker=broker, running=runs, unseen=unseen
+        )
+    except DocumentNotFound as error:
+        await check_is_no_flow(documents, given)
+        raise DocumentNotFound(f"{error}{too_short(given)}") from error
 
 
 async def _flow_of(app: App, event_id: str) -> str | None:
@@ -115,6 +119,9 @@ def _lines(event: EventTold, flags: str) -> Iterator[str]:
     for job in event.jobs:
         yield ""
         yield from _job_lines(job, now)
+    for waits in event.waits:
+        yield ""
+        yield coloured(waits_text(waits), YELLOW)
     if event.unseen:
         yield f"\nThe queues were not looked at, so what waits in them is not known: {shortened(event.unseen, 300)}"
     if commands := advice(event):

@@ -18,8 +18,6 @@ from ion_core.errors import IonError, UsageError
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-INSTALLED = "share/doc/ion-core"
-
 
 @dataclass(frozen=True)
 class Page:
@@ -90,21 +88,10 @@ def _pages() -> dict[str, Page]:
 
 
 def _directory() -> Path:
-    """Beside the package in a clone; else where the distribution has put them."""
-    from importlib.metadata import PackageNotFoundError, files
+    from ion_core.pages import pages_directory
 
-    import ion_core
-
-    clone = Path(ion_core.__file__).resolve().parents[1]
-    if (clone / "docs/cli.md").is_file() and (clone / "pyproject.toml").is_file():
-        return clone / "docs"
-    try:
-        installed = files("ion-core") or []
-    except PackageNotFoundError:
-        installed = []
-    for file in installed:
-        if file.as_posix().endswith(f"{INSTALLED}/cli.md"):
-            return Path(str(file.locate())).resolve().parent
+    if (directory := pages_directory()) is not None:
+        return directory
     raise IonError("the documentation is not installed: ion-core was packed without it. Install it from its wheel.")
 
 

@@ -1,4 +1,4 @@
-"""``ion-core plugins list``."""
+"""``ion-core plugins`` and its ``list``; the other commands of the group are in files of their own."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ion_core.cli.group import Group
+from ion_core.cli.installed.doctor import doctor
+from ion_core.cli.installed.kit import test
+from ion_core.cli.installed.new_plugin import new
 from ion_core.cli.options import json_option, with_config
 from ion_core.cli.output import out_array, out_table, say
 from ion_core.cli.whole import Options
@@ -18,7 +21,14 @@ if TYPE_CHECKING:
 
 @click.group("plugins", cls=Group)
 def command() -> None:
-    """List the installed plugins and what they provide."""
+    """List, examine or test the installed plugins; start one.
+
+    `ion-core plugin` is the same.
+    """
+
+
+for _command in (new, doctor, test):
+    command.add_command(_command)
 
 
 @command.command("list")
@@ -48,6 +58,7 @@ def _fields(info: PluginInfo) -> dict[str, Any]:
         "entryPoint": info.entry_point,
         "providers": {kind.value: list(names) for kind, names in info.providers.items()},
         "commands": list(info.commands),
+        "observes": list(info.observes),
         "problem": info.problem,
     }
 
@@ -57,7 +68,9 @@ def _provides(info: PluginInfo) -> Iterator[tuple[str, str]]:
     yield from ((kind.value, ", ".join(names)) for kind, names in info.providers.items())
     if info.commands:
         yield "command", ", ".join(info.commands)
+    if info.observes:
+        yield "observes", ", ".join(info.observes)
     if info.problem:
         yield "PROBLEM", info.problem
-    elif not info.providers and not info.commands:
+    elif not (info.providers or info.commands or info.observes):
         yield "-", "-"

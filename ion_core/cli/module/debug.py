@@ -24,9 +24,10 @@ from ion_core.cli.module.rehearsing import (
 )
 from ion_core.cli.named import EventId, ModuleName
 from ion_core.cli.options import json_option, with_config
-from ion_core.cli.output import out, out_json, out_table, plain, plain_lines, say
+from ion_core.cli.output import out, out_json, out_table, plain, say
 from ion_core.cli.whole import Options
 from ion_core.errors import UsageError
+from ion_core.words import plain_lines
 
 if TYPE_CHECKING:
     from ion_core.app import App

@@ -183,7 +183,7 @@ async def check_takes(app: App, name: str, to: str) -> None:
         raise no_module(to, modules)
     from ion_core.dataplane import bodies_in
 
-    found = Counter(described(body)["type"] for body in await bodies_in(await app.broker(), name))
+    found = Counter([described(body)["type"] async for body in bodies_in(await app.broker(), name)])
     refused = {it: count for it, count in found.items() if it is not None and it not in modules[to].subscribes}
     if refused:
         those = ", ".join(f"{it} ({count:,})" for it, count in sorted(refused.items()))
@@ -195,6 +195,8 @@ async def check_takes(app: App, name: str, to: str) -> None:
 
 async def check_not_done(app: App, name: str) -> None:
     """Raises IonError where the module has done what is in its queue: under another name it would do that again."""
+    from contextlib import suppress
+
     from ion_core.dataplane import bodies_in
     from ion_core.errors import InvalidEvent
     from ion_core.jobs import Job
@@ -202,13 +204,14 @@ async def check_not_done(app: App, name: str) -> None:
 
     dataplane = await app.dataplane()
 
-    async def is_done(body: bytes) -> bool:
-        try:
-            return await dataplane.committed(Job.of_message(body, name).id) is not None
-        except InvalidEvent:
-            return False
+    async def is_done(job_id: str) -> bool:
+        return await dataplane.committed(job_id) is not None
 
-    if done := sum(await for_each(is_done, await bodies_in(dataplane.broker, name))):
+    jobs: list[str] = []
+    async for body in bodies_in(dataplane.broker, name):
+        with suppress(InvalidEvent):
+            jobs.append(Job.of_message(body, name).id)
+    if done := sum(await for_each(is_done, jobs)):
         raise IonError(
             f"{name}: has done {done:,} of what is in its queue, and would do that again under another name. Run "
             "`ion-core serve --until-idle` with it first, and redrive or purge its dead letters. Nothing was changed."

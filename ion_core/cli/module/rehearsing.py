@@ -12,9 +12,10 @@ import click
 
 from ion_core.cli.named import no_module
 from ion_core.cli.options import Text
-from ion_core.cli.output import hidden, hidden_in, plain, plain_lines, say
+from ion_core.cli.output import hidden, hidden_in, plain, say
 from ion_core.cli.whole import Options
 from ion_core.errors import ConfigError, DocumentNotFound, UsageError
+from ion_core.words import plain_lines
 
 if TYPE_CHECKING:
     from ion_core.app import App
@@ -88,7 +89,7 @@ async def stored_event(app: App, id: str) -> Event:
     """The event of that id, or of the one id that begins so. Raises DocumentNotFound, UsageError."""
     from ion_core.cli.ids import whole_id
 
-    whole, _ = await whole_id(await app.documents(), id)
+    whole, _ = await whole_id(await app.documents(), id, app.config.modules.values())
     event = await (await app.dataplane()).accepted(whole)
     if event is None:
         raise DocumentNotFound(
@@ -97,12 +98,16 @@ async def stored_event(app: App, id: str) -> Event:
     return event
 
 
-def check_takes(module: Module, event_type: str) -> None:
-    """Raises UsageError for a type that the module does not take."""
-    if event_type not in module.subscribes:
+def check_takes(module: Module, event_type: str, *, new: bool = False) -> None:
+    """Raises UsageError for a type that the module does not take, and for a ``new`` event where it gathers."""
+    types = ", ".join(module.subscribes)
+    if module.gather is not None and (new or event_type not in module.subscribes):
         raise UsageError(
-            f"module {module.name} takes no events of type {event_type[:80]!r}, only {', '.join(module.subscribes)}."
+            f"module {module.name} gathers: it takes no events of type {event_type[:80]!r}, only what was gathered. "
+            f"`ion-core trace flow` shows that as {types}: name one by its id."
         )
+    if event_type not in module.subscribes:
+        raise UsageError(f"module {module.name} takes no events of type {event_type[:80]!r}, only {types}.")
 
 
 async def fitting_runtime(app: App, module: Module, where: Where) -> tuple[Module, ContainerRuntime]:

@@ -107,7 +107,7 @@ async def _made(
     from ion_core.dataplane import DataPlane
     from ion_core.intake import Intake
 
-    check_takes(place.module, event_type)
+    check_takes(place.module, event_type, new=True)
     blobs = await app.blobs_at(place.scratch.path / "blobs")
     dataplane = DataPlane(blobs, await app.documents(), await app.broker(), app.observers)
     try:

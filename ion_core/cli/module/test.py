@@ -12,9 +12,9 @@ import click
 from ion_core.cli.module.record import from_here
 from ion_core.cli.named import CaseName
 from ion_core.cli.options import Text, json_option, with_config
-from ion_core.cli.output import hidden_in, out, out_array, plain, plain_lines, results, say
+from ion_core.cli.output import hidden_in, out, out_array, plain, results, say
 from ion_core.cli.whole import Options
-from ion_core.words import counted
+from ion_core.words import counted, plain_lines
 
 if TYPE_CHECKING:
     from ion_core.app import App

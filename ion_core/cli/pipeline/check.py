@@ -69,6 +69,7 @@ def _look(config: Config) -> tuple[list[Finding], dict[str, str], list[str]]:
         check_graph,
         check_holding,
         check_names,
+        check_observers,
         check_programs,
         check_python,
         check_reach,
@@ -78,7 +79,7 @@ def _look(config: Config) -> tuple[list[Finding], dict[str, str], list[str]]:
     )
 
     findings = [*check_graph(config), *check_holding(config, told_limit(config)), *check_reach(config)]
-    findings += [*check_settings(config), *check_names(config)]
+    findings += [*check_settings(config), *check_names(config), *check_observers(config)]
     capabilities, not_checked, problems = run(config, _capabilities, reading=True)
     findings += [*check_programs(config), *check_python(config)]
     findings += check_runtimes(config, capabilities)

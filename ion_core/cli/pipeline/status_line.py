@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import shutil
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
+from ion_core.cli.logging_setup import Lines
 from ion_core.cli.output import shortened
-from ion_core.dispatcher import Dispatcher
 from ion_core.errors import ProviderError
 from ion_core.jobs import Verdict
+
+if TYPE_CHECKING:
+    from ion_core.app import Dispatching
 
 CLEAR = "\r\x1b[K"
 
 
-class StatusLine(logging.StreamHandler[TextIO]):
+class StatusLine(Lines):
     """Owns the last line of a terminal, and prints log records so that it stays the last."""
 
     def __init__(self, terminal: TextIO) -> None:
@@ -35,18 +37,15 @@ class StatusLine(logging.StreamHandler[TextIO]):
         finally:
             self.release()
 
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            self.stream.write(f"{CLEAR}{self.format(record)}\n{self._text}")
-            self.flush()
-        except Exception:
-            self.handleError(record)
+    def write(self, text: str) -> None:
+        self.stream.write(f"{CLEAR}{text}\n{self._text}")
+        self.flush()
 
 
 class Counts:
     """What the line says of a dispatcher."""
 
-    def __init__(self, dispatcher: Dispatcher) -> None:
+    def __init__(self, dispatcher: Dispatching) -> None:
         self._dispatcher = dispatcher
         self._waiting = "?"
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from ion_core.contracts.messaging import DeadLetter, DeclaredQueue, HoldLimit, Message, QueueStats, RetryPolicy
 from ion_core.errors import (
@@ -22,6 +22,8 @@ from ion_core.errors import (
     TransientError,
     Unroutable,
 )
+
+T = TypeVar("T")
 
 
 class Timer(Protocol):
@@ -270,6 +272,22 @@ class MemoryBroker:
         self._check()
         return sorted(self.queue(queue).dead.values(), key=lambda it: int(it.id))[:limit]
 
+    @asynccontextmanager
+    async def each_message(self, queue: str) -> AsyncIterator[AsyncIterator[Message]]:
+        self._check()
+        yield _each(stored.message for stored in sorted(self.queue(queue).ready))
+
+    @asynccontextmanager
+    async def each_dead_letter(self, queue: str) -> AsyncIterator[AsyncIterator[DeadLetter]]:
+        yield _each(await self.dead_letters(queue))
+
+    async def dead_letter(self, queue: str, id: str) -> DeadLetter:
+        self._check()
+        try:
+            return self.queue(queue).dead[id]
+        except KeyError:
+            raise DeadLetterNotFound(f"queue {queue}: no dead letter {id}. List them for their ids.") from None
+
     async def add_dead_letters(self, queue: str, letters: Sequence[DeadLetter]) -> Sequence[str]:
         self._check()
         dead = self.queue(queue).dead
@@ -350,6 +368,11 @@ class MemoryBroker:
                 delayed.timer.cancel()
             for delivery in queue.held:
                 delivery._stop_lease()
+
+
+async def _each(found: Iterable[T]) -> AsyncIterator[T]:
+    for one in found:
+        yield one
 
 
 @asynccontextmanager

@@ -67,6 +67,8 @@ class MemoryDocumentStore:
         *,
         correlation_id: str | None = None,
         pending: bool | None = None,
+        id_begins: str | None = None,
+        correlation_id_begins: str | None = None,
         newest_first: bool = False,
         after: str | None = None,
         since: datetime | None = None,
@@ -86,6 +88,8 @@ class MemoryDocumentStore:
                 kind in (None, document.kind)
                 and correlation_id in (None, document.correlation_id)
                 and pending in (None, document.pending)
+                and document.id.startswith(id_begins or "")
+                and document.correlation_id.startswith(correlation_id_begins or "")
             ):
                 self.looked_at += 1
                 if not isinstance(document.body, dict):

@@ -49,12 +49,12 @@ class MemoryContainer:
         """What ``ExitStatus.limit`` is to say: a program sets it."""
         self._program = program
         self._main: asyncio.Task[int] | None = None
-        self._run: asyncio.Task[None] | None = None
+        self._ending: asyncio.Task[None] | None = None
         self._children: set[asyncio.Task[Any]] = set()
 
     @property
     def state(self) -> ContainerState:
-        if self._run is None:
+        if self._main is None:
             return ContainerState.CREATED
         return ContainerState.EXITED if self.ended.is_set() else ContainerState.RUNNING
 
@@ -63,9 +63,9 @@ class MemoryContainer:
         self._children.add(asyncio.create_task(child))
 
     def start(self) -> None:
-        if self._run is None:
+        if self._main is None:
             self._main = asyncio.create_task(self._drive())
-            self._run = asyncio.create_task(self._until_ended(self._main))
+            self._main.add_done_callback(self._main_ended)
 
     def signal(self, *, kill: bool) -> None:
         if self._main is not None:
@@ -77,8 +77,7 @@ class MemoryContainer:
         env = {"HANDLER_BASE_DIR": str(self.spec.workspace), **self.spec.env}
         return await _Killable(self, self._program(self.spec.workspace, env))
 
-    async def _until_ended(self, main: asyncio.Task[int]) -> None:
-        await asyncio.wait({main})
+    def _main_ended(self, main: asyncio.Task[int]) -> None:
         if main.cancelled() or self.killed:
             code = -(SIGKILL if self.killed else SIGTERM)
         elif (error := main.exception()) is not None:
@@ -86,9 +85,18 @@ class MemoryContainer:
             code = 1
         else:
             code = main.result()
+        if self._children:
+            self._ending = asyncio.create_task(self._end_children(code))
+        else:
+            self._end(code)
+
+    async def _end_children(self, code: int) -> None:
         for child in self._children:
             child.cancel()
         await asyncio.gather(*self._children, return_exceptions=True)
+        self._end(code)
+
+    def _end(self, code: int) -> None:
         self.log.close()
         number = -code if code < 0 else None
         self.status = ExitStatus(code=code if number is None else 128 + number, signal=number, limit=self.limit)

@@ -20,6 +20,7 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from ion_core.contracts.messaging import (
     DeadLetter,
@@ -41,6 +42,12 @@ log = logging.getLogger(__name__)
 
 _CLOCK_SET_BACK = 0.5
 """Seconds of the wall clock behind the monotonic one that count as the clock having been set back."""
+
+T = TypeVar("T")
+
+
+class _Pages(Protocol[T]):
+    def next(self, connection: sqlite3.Connection) -> list[T] | None: ...
 
 
 class SqliteBroker:
@@ -116,10 +123,27 @@ class SqliteBroker:
             lambda connection: sql.peek(connection, queue, limit=limit, now=self.clock()), Access.READ
         )
 
+    @asynccontextmanager
+    async def each_message(self, queue: str) -> AsyncIterator[AsyncIterator[Message]]:
+        begin = partial(sql.ReadyPages, name=queue, now=self.clock())
+        yield self._each(await self.database.call(begin, Access.READ))
+
     async def dead_letters(self, queue: str, *, limit: int | None = None) -> Sequence[DeadLetter]:
         return await self.database.call(
             lambda connection: sql.dead_letters(connection, queue, limit=limit), Access.READ
         )
+
+    @asynccontextmanager
+    async def each_dead_letter(self, queue: str) -> AsyncIterator[AsyncIterator[DeadLetter]]:
+        yield self._each(await self.database.call(partial(sql.LetterPages, name=queue), Access.READ))
+
+    async def _each(self, pages: _Pages[T]) -> AsyncIterator[T]:
+        while (page := await self.database.call(pages.next, Access.READ)) is not None:
+            for one in page:
+                yield one
+
+    async def dead_letter(self, queue: str, id: str) -> DeadLetter:
+        return await self.database.call(partial(sql.one_dead_letter, name=queue, id=id), Access.READ)
 
     async def add_dead_letters(self, queue: str, letters: Sequence[DeadLetter]) -> Sequence[str]:
         letters = list(letters)

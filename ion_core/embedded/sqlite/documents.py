@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
+import sys
 import time
 from bisect import bisect_left
 from collections.abc import AsyncIterator
@@ -64,8 +65,12 @@ _PUT = (
     + """ ON CONFLICT (kind, id) DO UPDATE
     SET correlation_id = excluded.correlation_id, pending = excluded.pending, body = excluded.body"""
 )
+_BY_KIND_AND_ID = "sqlite_autoindex_documents_1"
+"""That of UNIQUE (kind, id)."""
 _COLUMNS = "seq, kind, id, correlation_id, pending, body, stored_at"
 _PAGE = 100
+_FEW = 10
+"""Documents that are read where they are wanted, from an index: handing that to the thread would take longer."""
 _SMALL = 64 * 1024
 """Characters of a body up to which storing it takes no longer than handing it over."""
 _Row = tuple[int, str, str, str, int, str, int]
@@ -145,7 +150,13 @@ def _missing(kind: str, id: str) -> DocumentNotFound:
 
 
 def find_statement(
-    *, kind: str | None, correlation_id: str | None, pending: bool | None, newest_first: bool
+    *,
+    kind: str | None,
+    correlation_id: str | None,
+    pending: bool | None,
+    id_begins: str | None = None,
+    correlation_id_begins: str | None = None,
+    newest_first: bool,
 ) -> tuple[str, dict[str, Any]]:
     """Some of a ``find``: needs ``low`` and ``high`` (exclusive bounds of seq) and ``most``.
 
@@ -153,6 +164,7 @@ def find_statement(
     """
     conditions = ["seq > :low AND seq < :high"]
     index = ""
+    values: dict[str, Any] = {"kind": kind, "correlation_id": correlation_id}
     if kind is not None:
         conditions.append("kind = :kind")
         index = "INDEXED BY documents_of_kind"
@@ -162,9 +174,33 @@ def find_statement(
     if pending is not None:
         conditions.append(f"pending = {pending:d}")
         index = "INDEXED BY documents_pending" if pending else index
+    if correlation_id_begins:
+        conditions.append(_begins("correlation_id", correlation_id_begins, values))
+        if correlation_id is None and pending is not True:
+            index = "INDEXED BY documents_of_correlation"
+    if id_begins:
+        conditions.append(_begins("id", id_begins, values))
+        if kind is not None and correlation_id is None and pending is not True:
+            index = f"INDEXED BY {_BY_KIND_AND_ID}"
     where, order = " AND ".join(conditions), "DESC" if newest_first else "ASC"
     statement = f"SELECT {_COLUMNS} FROM documents {index} WHERE {where} ORDER BY seq {order} LIMIT :most"
-    return statement, {"kind": kind, "correlation_id": correlation_id}
+    return statement, values
+
+
+def _begins(column: str, beginning: str, values: dict[str, Any]) -> str:
+    """The condition, as bounds that an index has: SQLite compares texts byte by byte, as UTF-8."""
+    values[f"{column}_begins"] = beginning
+    behind = beginning.rstrip(chr(sys.maxunicode))
+    if not behind:
+        return f"{column} >= :{column}_begins"
+    values[f"{column}_behind"] = behind[:-1] + _next(behind[-1])
+    return f"{column} >= :{column}_begins AND {column} < :{column}_behind"
+
+
+def _next(character: str) -> str:
+    """The one behind it; surrogates are none that are stored."""
+    number = ord(character) + 1
+    return chr(number if not 0xD800 <= number <= 0xDFFF else 0xE000)
 
 
 def _bounds(connection: sqlite3.Connection, since: datetime | None, until: datetime | None) -> tuple[int, int]:
@@ -214,6 +250,8 @@ class SqliteDocuments:
         *,
         correlation_id: str | None = None,
         pending: bool | None = None,
+        id_begins: str | None = None,
+        correlation_id_begins: str | None = None,
         newest_first: bool = False,
         after: str | None = None,
         since: datetime | None = None,
@@ -223,21 +261,30 @@ class SqliteDocuments:
         """Read some at a time, so that a long one holds nothing up; what is stored after it began is not in it."""
         start = None if after is None else _seq(after)
         statement, values = find_statement(
-            kind=kind, correlation_id=correlation_id, pending=pending, newest_first=newest_first
+            kind=kind,
+            correlation_id=correlation_id,
+            pending=pending,
+            id_begins=id_begins,
+            correlation_id_begins=correlation_id_begins,
+            newest_first=newest_first,
         )
-        low, high = await self.database.call(partial(_bounds, since=since, until=until), Access.READ)
-        if start is not None:
-            low, high = (low, min(high, start)) if newest_first else (max(low, start), high)
 
-        def some(connection: sqlite3.Connection) -> list[_Row]:
-            return connection.execute(statement, values).fetchall()
+        def begin(connection: sqlite3.Connection) -> tuple[int, int, list[_Row]]:
+            low, high = _bounds(connection, since, until)
+            if start is not None:
+                low, high = (low, min(high, start)) if newest_first else (max(low, start), high)
+            return low, high, some(connection, low, high)
+
+        def some(connection: sqlite3.Connection, low: int, high: int) -> list[_Row]:
+            return connection.execute(statement, {**values, "low": low, "high": high, "most": most}).fetchall()
 
         left = limit
         damaged: list[str] = []
+        few = correlation_id is not None or (limit is not None and limit <= _FEW)
+        most = _FEW if few else _PAGE
+        most = most if left is None else min(most, left)
+        low, high, rows = await self.database.call(begin, Access.READ, short=few)
         while left != 0:
-            most = _PAGE if left is None else min(_PAGE, left)
-            values |= {"low": low, "high": high, "most": most}
-            rows = await self.database.call(some, Access.READ)
             for row in rows:
                 try:
                     document = _document(row)
@@ -246,9 +293,11 @@ class SqliteDocuments:
                     continue
                 yield document
                 left = None if left is None else left - 1
-            if len(rows) < most:
+            if len(rows) < most or left == 0:
                 break
             low, high = (low, rows[-1][0]) if newest_first else (rows[-1][0], high)
+            most = _PAGE if left is None else min(_PAGE, left)
+            rows = await self.database.call(partial(some, low=low, high=high), Access.READ)
         if damaged:
             raise DocumentsDamaged(damaged)
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from array import array
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -48,6 +50,8 @@ SCHEMA = Schema(
 )
 
 _MAX_PROMOTED = 1_000
+PAGE = 50
+"""Messages or dead letters that are read at a time where there may be any number."""
 
 PROMOTE = f"""
     UPDATE messages SET due = NULL, span = NULL, owner = NULL, claim = NULL WHERE seq IN (
@@ -278,36 +282,108 @@ def stats(connection: sqlite3.Connection, name: str, now: float) -> QueueStats:
     return QueueStats(ready=row[0] + row[1], delayed=row[2], unsettled=row[3], dead=row[4])
 
 
+_READY = "seq, body, headers, attempt FROM messages WHERE queue = :queue"
+_Ready = tuple[int, bytes, str, int]
+_LETTER = "id, body, headers, reason, attempts, log_tail, died_at FROM dead_letters WHERE queue = :queue"
+_Letter = tuple[int, bytes, str, str, int, str, float]
+
+
 def peek(connection: sqlite3.Connection, name: str, *, limit: int, now: float) -> list[Message]:
     queue = queue_id(connection, name)
-    columns = "seq, body, headers, attempt FROM messages WHERE queue = :queue"
     rows = connection.execute(
-        f"""SELECT * FROM (SELECT {columns} AND due IS NULL ORDER BY seq LIMIT :limit)
-            UNION ALL SELECT {columns} AND due IS NOT NULL AND due <= :now ORDER BY seq LIMIT :limit""",
+        f"""SELECT * FROM (SELECT {_READY} AND due IS NULL ORDER BY seq LIMIT :limit)
+            UNION ALL SELECT {_READY} AND due IS NOT NULL AND due <= :now ORDER BY seq LIMIT :limit""",
         {"queue": queue, "limit": max(limit, 0), "now": now},
     ).fetchall()
-    return [Message(body=body, headers=json.loads(headers), attempt=attempt) for _, body, headers, attempt in rows]
+    return [_message(row) for row in rows]
+
+
+def _message(row: _Ready) -> Message:
+    _, body, headers, attempt = row
+    return Message(body=body, headers=json.loads(headers), attempt=attempt)
+
+
+class ReadyPages:
+    """What is ready in a queue, a page at a time, as one ``peek`` would show it.
+
+    The numbers of those that have fallen due, which stand in no order that an index has, are looked up once.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, name: str, *, now: float) -> None:
+        self._queue = queue_id(connection, name)
+        self._now = now
+        due = "SELECT seq FROM messages WHERE queue = ? AND due IS NOT NULL AND due <= ? ORDER BY seq"
+        self._due = array("q", (row[0] for row in connection.execute(due, (self._queue, now))))
+        self._last: int | None = 0
+
+    def next(self, connection: sqlite3.Connection) -> list[Message] | None:
+        """Some more, perhaps none; None after the last."""
+        if self._last is None:
+            return None
+        start = bisect_right(self._due, self._last)
+        due = self._due[start : start + PAGE]
+        rows: list[_Ready] = connection.execute(
+            f"""SELECT * FROM (SELECT {_READY} AND due IS NULL AND seq > :last ORDER BY seq LIMIT :page)
+                UNION ALL SELECT {_READY} AND due <= :now AND seq IN (SELECT value FROM json_each(:due))
+                ORDER BY seq LIMIT :page""",
+            {"queue": self._queue, "last": self._last, "page": PAGE, "now": self._now, "due": json.dumps(list(due))},
+        ).fetchall()
+        if len(due) == PAGE:  # others that have fallen due may stand right behind these
+            rows = [row for row in rows if row[0] <= due[-1]]
+        if len(rows) == PAGE:
+            self._last = rows[-1][0]
+        else:
+            self._last = due[-1] if len(due) == PAGE else None
+        return [_message(row) for row in rows]
+
+
+class LetterPages:
+    """The dead letters of a queue, a page at a time, oldest first."""
+
+    def __init__(self, connection: sqlite3.Connection, name: str) -> None:
+        self._name, self._queue = name, queue_id(connection, name)
+        self._last: int | None = 0
+
+    def next(self, connection: sqlite3.Connection) -> list[DeadLetter] | None:
+        """Some more; None after the last."""
+        if self._last is None:
+            return None
+        rows: list[_Letter] = connection.execute(
+            f"SELECT {_LETTER} AND id > :last ORDER BY id LIMIT :page",
+            {"queue": self._queue, "last": self._last, "page": PAGE},
+        ).fetchall()
+        self._last = rows[-1][0] if len(rows) == PAGE else None
+        return [_letter(row, self._name) for row in rows]
 
 
 def dead_letters(connection: sqlite3.Connection, name: str, *, limit: int | None) -> list[DeadLetter]:
     rows = connection.execute(
-        """SELECT id, body, headers, reason, attempts, log_tail, died_at FROM dead_letters
-           WHERE queue = ? ORDER BY id LIMIT ?""",
-        (queue_id(connection, name), -1 if limit is None else max(limit, 0)),
+        f"SELECT {_LETTER} ORDER BY id LIMIT :limit",
+        {"queue": queue_id(connection, name), "limit": -1 if limit is None else max(limit, 0)},
     ).fetchall()
-    return [
-        DeadLetter(
-            id=str(id),
-            queue=name,
-            body=body,
-            headers=json.loads(headers),
-            reason=reason,
-            attempts=attempts,
-            log_tail=tuple(json.loads(log_tail)),
-            died_at=datetime.fromtimestamp(died_at, UTC),
-        )
-        for id, body, headers, reason, attempts, log_tail, died_at in rows
-    ]
+    return [_letter(row, name) for row in rows]
+
+
+def one_dead_letter(connection: sqlite3.Connection, name: str, id: str) -> DeadLetter:
+    values = {"queue": queue_id(connection, name), "id": _letter_number(id)}
+    row = connection.execute(f"SELECT {_LETTER} AND id = :id", values).fetchone()
+    if row is None:
+        raise DeadLetterNotFound(f"queue {name!r}: keeps no dead letter {id[:80]!r}. List those there are.")
+    return _letter(row, name)
+
+
+def _letter(row: _Letter, queue: str) -> DeadLetter:
+    id, body, headers, reason, attempts, log_tail, died_at = row
+    return DeadLetter(
+        id=str(id),
+        queue=queue,
+        body=body,
+        headers=json.loads(headers),
+        reason=reason,
+        attempts=attempts,
+        log_tail=tuple(json.loads(log_tail)),
+        died_at=datetime.fromtimestamp(died_at, UTC),
+    )
 
 
 def add_dead_letters(connection: sqlite3.Connection, name: str, letters: Sequence[DeadLetter]) -> list[str]:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
-from typing import Any
+from typing import Any, TypeVar
 
 from aiohttp import web
 
+from ion_core.listening.refusals import PROBLEM, Refused
+
+T = TypeVar("T")
+
 JSON = "application/json"
-PROBLEM = "application/problem+json"
-RETRY_AFTER = "5"
-"""Seconds after which a client is asked to come again."""
+BROKEN = (web.RequestPayloadError,)
+"""What a body raises that does not come as a whole, beside ConnectionError."""
 
 HEADERS: Mapping[str, str] = {
     "Server": "ion",
@@ -25,35 +29,27 @@ HEADERS: Mapping[str, str] = {
 """Of every answer: whatever it holds is shown by nobody as a page, and run by nobody."""
 
 
-class Refused(Exception):
-    """A request that is answered with an error: ``detail`` says what would do, ``problems`` each mistake."""
-
-    def __init__(
-        self,
-        status: HTTPStatus,
-        detail: str,
-        *,
-        problems: Sequence[str] = (),
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
-        super().__init__(detail)
-        self.status, self.detail, self.problems, self.headers = status, detail, problems, dict(headers or {})
-
-    def answer(self) -> web.Response:
-        body: dict[str, Any] = {"title": self.status.phrase, "status": int(self.status), "detail": self.detail}
-        if self.problems:
-            body["problems"] = [*self.problems]
-        return answer(body, self.status, kind=PROBLEM, headers=self.headers)
-
-
-def later(status: HTTPStatus, detail: str) -> Refused:
-    """For what may be had later."""
-    return Refused(status, detail, headers={"Retry-After": RETRY_AFTER})
+def refusal(refused: Refused) -> web.Response:
+    found = answer(refused.body, refused.status, kind=PROBLEM, headers=refused.headers)
+    if refused.closes:
+        found.force_close()
+    return found
 
 
 def mistaken(*problems: str) -> Refused:
     """A request that is not as it must be."""
     return Refused(HTTPStatus.UNPROCESSABLE_ENTITY, "It is not as it must be.", problems=problems)
+
+
+class Aside:
+    """What takes long to make of what the host told is made in a thread, one at a time: the event loop has the work."""
+
+    def __init__(self) -> None:
+        self._turn = asyncio.Lock()
+
+    async def made(self, make: Callable[[], T]) -> T:
+        async with self._turn:
+            return await asyncio.to_thread(make)
 
 
 def answer(

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from http import HTTPStatus
 from pathlib import PurePosixPath
@@ -13,22 +12,25 @@ from urllib.parse import quote
 
 from aiohttp import web
 
-from ion_console.answers import HEADERS, JSON, RETRY_AFTER, Refused, answer, mistaken
+from ion_console.answers import BROKEN, HEADERS, JSON, Aside, answer, mistaken
+from ion_console.digests import Digests
 from ion_console.guard import Guard
 from ion_console.metrics import Metrics
 from ion_console.openapi import document
+from ion_console.parts import is_known, part_of
+from ion_console.publishing import Publishing
 from ion_console.routing import LONGEST, MOST, OPERATIONS, Operation, segments
 from ion_console.shown import change, page, shown
 from ion_console.streams import REFRESH, Streams, Told
-from ion_core.contracts.looking import LetterFilter, LetterId
+from ion_core.contracts.looking import FlowView, LetterFilter, LetterId
 from ion_core.contracts.service import ServiceHost
 from ion_core.errors import BlobNotFound, DeadLetterNotFound, InvalidCursor, IonError
-from ion_core.words import counted
+from ion_core.events import StoredFile
+from ion_core.listening.bodies import Body
+from ion_core.listening.refusals import RETRY_AFTER, Refused
 
 MOST_BODY = 1024 * 1024
 """Bytes of a request."""
-BODY_WITHIN = 30.0
-"""Seconds for them to come."""
 LIMIT = 50
 _CONDITIONS = ("module", "type", "reason", "containing")
 
@@ -36,12 +38,29 @@ _CONDITIONS = ("module", "type", "reason", "containing")
 class Api:
     """``guarded``: whether tokens are asked for, which the OpenAPI document says."""
 
-    def __init__(self, host: ServiceHost, metrics: Metrics, streams: Streams, guard: Guard, *, guarded: bool) -> None:
+    def __init__(
+        self,
+        host: ServiceHost,
+        metrics: Metrics,
+        streams: Streams,
+        guard: Guard,
+        publishing: Publishing,
+        aside: Aside,
+        *,
+        guarded: bool,
+    ) -> None:
         self._host = host
+        self._publishing = publishing
         self._measures = metrics
         self._streams = streams
+        self._digests = Digests(host)
+        self._aside = aside
         self.guard = guard
         self.guarded = guarded
+
+    def mended(self) -> None:
+        """Dead letters were put back or deleted by a page: those that are open are told."""
+        self._digests.mended()
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """Raises Refused, and what the host raises otherwise."""
@@ -56,7 +75,7 @@ class Api:
         except InvalidCursor:
             raise mistaken("after: is no cursor that was told here") from None
         except BlobNotFound:
-            raise Refused(HTTPStatus.NOT_FOUND, "There is no such file. List the files of its flow.") from None
+            raise _no_file() from None
         except DeadLetterNotFound:
             raise Refused(HTTPStatus.NOT_FOUND, "Not all of them are there. List the dead letters anew.") from None
 
@@ -67,12 +86,15 @@ class Api:
         if not matching:
             raise Refused(HTTPStatus.NOT_FOUND, "There is nothing here. GET /api/openapi.json says what there is.")
         for operation, named in matching:
-            if operation.method == request.method:
+            if request.method in operation.methods:
                 if long := [name for name, text in named.items() if len(text) > LONGEST]:
                     raise mistaken(*(f"{name}: must have at most {LONGEST:,} characters" for name in long))
                 return operation, named
-        allow = ", ".join(sorted({it.method for it, _ in matching}))
+        allow = ", ".join(sorted({method for it, _ in matching for method in it.methods}))
         raise Refused(HTTPStatus.METHOD_NOT_ALLOWED, f"Ask by {allow}.", headers={"Allow": allow})
+
+    async def _told(self, found: Callable[[], Any]) -> web.Response:
+        return await self._aside.made(lambda: answer(found()))
 
     # How it is
 
@@ -110,48 +132,85 @@ class Api:
             module=asked["module"],
             type=asked["type"],
             since=asked["since"],
+            containing=asked["containing"],
             after=asked["after"],
             limit=asked["limit"] or LIMIT,
         )
-        return answer(page(found))
+        return await self._told(lambda: page(found))
 
     async def _flow(self, request: web.BaseRequest, asked: Mapping[str, Any]) -> web.Response:
-        found = await self._host.flow(asked["flow"])
+        found = await self._found(asked["flow"])
+        return await self._told(lambda: shown(found))
+
+    async def _outcome(self, request: web.BaseRequest, asked: Mapping[str, Any]) -> web.Response:
+        if asked["within"]:
+            with self._streams.one():
+                await self._streams.unless_ending(self._host.outcome(asked["flow"], within=asked["within"]))
+        return answer(shown((await self._found(asked["flow"])).summary))
+
+    async def _found(self, flow: str) -> FlowView:
+        """Raises Refused (404)."""
+        found = await self._host.flow(flow)
         if found is None:
-            raise Refused(HTTPStatus.NOT_FOUND, "There is no flow of that correlation id.")
-        return answer(shown(found))
+            raise Refused(HTTPStatus.NOT_FOUND, "There is no flow of that correlation id.", error="DocumentNotFound")
+        return found
 
     async def _documents(self, request: web.BaseRequest, asked: Mapping[str, Any]) -> web.Response:
         found = await self._host.documents(
             asked["kind"], correlation_id=asked["flow"], after=asked["after"], limit=asked["limit"] or LIMIT
         )
-        return answer(page(found))
+        return await self._told(lambda: page(found))
 
     async def _files(self, request: web.BaseRequest, asked: Mapping[str, Any]) -> web.Response:
-        return answer(shown(await self._host.files(asked["flow"], asked["event"])))
+        found = await self._host.files(asked["flow"], asked["event"])
+        return await self._told(lambda: shown(found))
 
     async def _file(self, request: web.BaseRequest, asked: Mapping[str, Any]) -> web.StreamResponse:
-        async with self._host.file(asked["flow"], asked["key"]) as found:
-            name = PurePosixPath(found.file.name).name
-            response = web.StreamResponse(
-                headers={
-                    **HEADERS,
-                    "Content-Type": "application/octet-stream",
-                    "Content-Length": str(found.file.size),
-                    "Content-Disposition": f"attachment; filename*=UTF-8''{quote(name, safe='', errors='replace')}",
-                }
-            )
+        flow, key = asked["flow"], asked["key"]
+        file = next((it.file for it in await self._host.files(flow) if it.file.key == key), None)
+        if file is None:
+            raise _no_file()
+        headers = _of_file(file)
+        if is_known(request, file.sha256):
+            del headers["Content-Length"]
+            return web.Response(status=HTTPStatus.NOT_MODIFIED, headers=headers)
+        part = part_of(request, file.size, file.sha256)
+        if part is not None:
+            about = {"Content-Length": str(len(part)), "Content-Range": f"bytes {part[0]}-{part[-1]}/{file.size}"}
+            headers |= about
+        response = web.StreamResponse(
+            status=HTTPStatus.OK if part is None else HTTPStatus.PARTIAL_CONTENT, headers=headers
+        )
+        if request.method == "HEAD":
             await response.prepare(request)
+            return response
+        async with self._host.file(flow, key, start=0 if part is None else part[0]) as found:
+            await response.prepare(request)
+            left = file.size if part is None else len(part)
             try:
                 async for chunk in found.chunks:
-                    await response.write(chunk)
+                    await response.write(chunk[:left])
+                    if not (left := left - len(chunk[:left])):
+                        break
                 await response.write_eof()
             except IonError as error:
                 raise ConnectionError("a file ends early") from error  # its length has been told: the client sees it
-            return response
+        return response
+
+    async def _publish(self, request: web.BaseRequest, asked: Mapping[str, Any]) -> web.Response:
+        event = await self._publishing.publish(request)
+        context = event.context
+        return answer({"eventId": context.event_id, "correlationId": context.correlation_id, "type": event.type})
+
+    async def _report(self, request: web.BaseRequest, asked: Mapping[str, Any]) -> web.Response:
+        page = await self._host.report(asked["flow"])
+        if page is None:
+            raise Refused(HTTPStatus.NOT_FOUND, "There is no flow of that correlation id.")
+        return web.Response(body=page, headers=_saved_as(f"flow-{asked['flow']}.html", "text/html; charset=utf-8"))
 
     async def _logs(self, request: web.BaseRequest, asked: Mapping[str, Any]) -> web.Response:
-        return answer(shown(await self._host.logs(asked["event"], correlation_id=asked["flow"])))
+        found = await self._host.logs(asked["event"], correlation_id=asked["flow"])
+        return await self._told(lambda: shown(found))
 
     async def _follow(self, request: web.BaseRequest, asked: Mapping[str, Any]) -> web.StreamResponse:
         async def lines() -> AsyncGenerator[Told, None]:
@@ -162,6 +221,9 @@ class Api:
         with self._streams.one():
             async with aclosing(lines()) as source:
                 return await self._streams.send(request, source, may=lambda: self._still_may(request))
+
+    async def _why(self, request: web.BaseRequest, asked: Mapping[str, Any]) -> web.Response:
+        return answer(shown(await self._host.why(asked["event"], correlation_id=asked["flow"])))
 
     # Work
 
@@ -174,6 +236,9 @@ class Api:
     async def _modules(self, request: web.BaseRequest, asked: Mapping[str, Any]) -> web.Response:
         return answer(shown(self._host.pipeline()))
 
+    async def _schedules(self, request: web.BaseRequest, asked: Mapping[str, Any]) -> web.Response:
+        return answer(shown(self._host.planned()))
+
     async def _changes(self, request: web.BaseRequest, asked: Mapping[str, Any]) -> web.StreamResponse:
         with self._streams.one():
             async with self._host.changes() as told:
@@ -185,12 +250,17 @@ class Api:
                 async with aclosing(changes()) as source:
                     return await self._streams.send(request, source, may=lambda: self._still_may(request))
 
+    async def _digest(self, request: web.BaseRequest, asked: Mapping[str, Any]) -> web.StreamResponse:
+        with self._streams.one():
+            async with self._digests.one(asked["every"] or 1) as source:
+                return await self._streams.send(request, source, may=lambda: self._still_may(request))
+
     # Dead letters
 
     async def _letters(self, request: web.BaseRequest, asked: Mapping[str, Any]) -> web.Response:
         which = LetterFilter(**{name: asked[name] for name in _CONDITIONS})
         found = await self._host.dead_letters(which, after=asked["after"], limit=asked["limit"] or LIMIT)
-        return answer(page(found))
+        return await self._told(lambda: page(found))
 
     async def _groups(self, request: web.BaseRequest, asked: Mapping[str, Any]) -> web.Response:
         return answer(shown(await self._host.dead_letter_groups(asked["by"] or "reason")))
@@ -201,6 +271,7 @@ class Api:
             done = await self._host.redrive_all(which)
         else:
             done = await self._host.redrive(which)
+        self._digests.mended()
         return answer({"redriven": done})
 
     async def _purge(self, request: web.BaseRequest, asked: Mapping[str, Any]) -> web.Response:
@@ -209,7 +280,27 @@ class Api:
             done = await self._host.purge_all(which)
         else:
             done = await self._host.purge(which)
+        self._digests.mended()
         return answer({"purged": done})
+
+
+def _no_file() -> Refused:
+    return Refused(HTTPStatus.NOT_FOUND, "There is no such file. List the files of its flow.", error="BlobNotFound")
+
+
+def _of_file(file: StoredFile) -> dict[str, str]:
+    return {
+        **_saved_as(PurePosixPath(file.name).name, "application/octet-stream"),
+        "Content-Length": str(file.size),
+        "Accept-Ranges": "bytes",
+        "ETag": f'"{file.sha256}"',
+    }
+
+
+def _saved_as(name: str, kind: str) -> Mapping[str, str]:
+    """Headers of what is saved under that name, and never shown."""
+    disposition = f"attachment; filename*=UTF-8''{quote(name, safe='', errors='replace')}"
+    return {**HEADERS, "Content-Type": kind, "Content-Disposition": disposition}
 
 
 def _green_or_red(body: Mapping[str, Any], green: bool) -> web.Response:
@@ -221,18 +312,8 @@ def _green_or_red(body: Mapping[str, Any], green: bool) -> web.Response:
 async def _body(request: web.BaseRequest) -> Any:
     """JSON. Raises Refused."""
     if request.content_type != JSON or request.headers.get("Content-Encoding", "identity") != "identity":
-        raise Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"Send {JSON}, not packed.")
-    found = bytearray()
-    try:
-        async with asyncio.timeout(BODY_WITHIN):
-            async for chunk in request.content.iter_any():
-                found += chunk
-                if len(found) > MOST_BODY:
-                    raise Refused(
-                        HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"A body has at most {counted(MOST_BODY, 'byte')}."
-                    )
-    except (TimeoutError, web.PayloadAccessError, ConnectionError) as error:
-        raise Refused(HTTPStatus.BAD_REQUEST, "The body is not there as a whole.") from error
+        raise Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"Send {JSON}, not compressed, and say so as Content-Type.")
+    found = await Body(request, limit=MOST_BODY, what="JSON", broken=BROKEN).read()
     try:
         return json.loads(found)
     except (ValueError, RecursionError):
@@ -247,9 +328,11 @@ def _which(body: Any) -> LetterFilter | list[LetterId]:
         return LetterFilter()
     if set(body) == {"ids"}:
         return _ids(body["ids"])
+    if "all" in body:
+        raise mistaken("all: must be true, and alone")
     problems = [f"{name[:80]}: is not known here, or not beside others" for name in body if name not in _CONDITIONS]
     for name in set(body) & {*_CONDITIONS}:
-        if not isinstance(body[name], str) or not 1 <= len(body[name]) <= LONGEST:
+        if not _is_text(body[name]) or not 1 <= len(body[name]) <= LONGEST:
             problems.append(f"{name}: must be text of 1 to {LONGEST:,} characters")
     if problems:
         raise mistaken(*problems)
@@ -261,8 +344,17 @@ def _ids(given: Any) -> list[LetterId]:
         raise mistaken(f"ids: must be a list of 1 to {MOST:,}")
     found = []
     for number, it in enumerate(given):
-        texts = isinstance(it, dict) and set(it) == {"queue", "id"} and all(isinstance(one, str) for one in it.values())
+        texts = isinstance(it, dict) and set(it) == {"queue", "id"} and all(map(_is_text, it.values()))
         if not texts or any(len(one) > LONGEST for one in it.values()):
             raise mistaken(f"ids.{number}: must be an object with queue and id, as dead letters have them")
         found.append(LetterId(it["queue"], it["id"]))
     return found
+
+
+def _is_text(value: Any) -> bool:
+    """Of JSON, which may have half of a surrogate pair: that is the name of nothing, and no broker takes it."""
+    try:
+        str.encode(value)
+    except (TypeError, UnicodeEncodeError):
+        return False
+    return True

@@ -11,22 +11,27 @@ from typing import Any
 
 from aiohttp import web
 
-from ion_console.answers import Refused, later
+from ion_console.answers import Aside, refusal
 from ion_console.api import Api
 from ion_console.guard import Guard
 from ion_console.metrics import Metrics
+from ion_console.pages import Pages, Shell, is_for_people
+from ion_console.publishing import Publishing
 from ion_console.settings import ConsoleSettings, taken_over
 from ion_console.streams import Streams
 from ion_core.contracts.service import ServiceHost
 from ion_core.errors import IonError, PluginFailed, TransientError
 from ion_core.listening import tls
+from ion_core.listening.bodies import Gone
 from ion_core.listening.proxies import Proxies
+from ion_core.listening.refusals import Refused, later
 from ion_core.listening.settings import is_loopback
 from ion_core.listening.sockets import Open, cannot_listen, listen, most_connections, url_of
 from ion_core.listening.tls import Certificate
 
 log = logging.getLogger(__name__)
 
+HEALTH = ("/healthz", "/readyz")
 IDLE_FOR = 30.0
 """Seconds that a connection may be open without a request, or with one whose head is not there as a whole."""
 FINISH_WITHIN = 2.0
@@ -40,9 +45,10 @@ class Console:
         self._settings = settings
         self._proxies = Proxies(settings.trusted_proxies)
         self._api: Api | None = None
+        self._pages: Pages | None = None
         self._streams: Streams | None = None
         self._certificate = Certificate(settings) if settings.cert_file is not None else None
-        self._under_way = 0
+        self._under_way: set[asyncio.Task[Any]] = set()
         self.url = ""
 
     async def run(self, host: ServiceHost, stop: asyncio.Event, ready: asyncio.Event) -> None:
@@ -50,7 +56,11 @@ class Console:
         metrics = Metrics(host)
         self._streams = Streams(self._settings.max_streams, stop)
         guard = Guard(self._settings, self._proxies)
-        self._api = Api(host, metrics, self._streams, guard, guarded=self._settings.tokens is not None)
+        publishing = Publishing(host, self._settings)
+        guarded = self._settings.tokens is not None
+        aside = Aside()
+        self._api = Api(host, metrics, self._streams, guard, publishing, aside, guarded=guarded)
+        self._pages = Pages(Shell(host, metrics.rates, guard, aside, guarded=guarded, tell=self._api.mended))
         server = _Server(
             self._handle,
             access_log=None,
@@ -77,15 +87,18 @@ class Console:
                 task.cancel()
             await runner.cleanup()
             await asyncio.wait(beside)
+            if self._under_way:  # cancelled by now; what they have in the work directory goes with them
+                await asyncio.wait(self._under_way, timeout=FINISH_WITHIN)
 
     def reload(self, settings: ConsoleSettings) -> Collection[str]:
         """Take over who may look and mend; the certificate is read again. Streams of who may not any more end."""
         if self._certificate is not None:
             _look(self._certificate, again=True)
         self._settings, left = taken_over(self._settings, settings)
-        if self._api is not None:
-            self._api.guard = Guard(self._settings, self._proxies)
-            self._api.guarded = self._settings.tokens is not None
+        for part in (self._api, None if self._pages is None else self._pages.shell):
+            if part is not None:
+                part.guard = Guard(self._settings, self._proxies)
+                part.guarded = self._settings.tokens is not None
         return left
 
     async def _count(self, metrics: Metrics, counting: asyncio.Event) -> None:
@@ -123,18 +136,25 @@ class Console:
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """An answer, whatever happens."""
-        api = self._api
-        assert api is not None
+        assert self._api is not None
+        assert self._pages is not None
         assert self._streams is not None
+        pages = self._pages if is_for_people(request) else None
         about = {"remote": self._proxies.client(request)}
         refused = Refused(HTTPStatus.INTERNAL_SERVER_ERROR, "It failed here. The log of the console says why.")
-        self._under_way += 1
+        task = asyncio.current_task()
+        assert task is not None
+        self._under_way.add(task)
         try:
-            if self._under_way - self._streams.open > self._settings.max_requests:
+            full = len(self._under_way) - self._streams.open > self._settings.max_requests
+            if full and request.path not in HEALTH:  # who is not answered there ends the process
                 raise later(HTTPStatus.SERVICE_UNAVAILABLE, "There are too many requests at this moment.")
-            return await api.answer(request)
+            return await (self._api if pages is None else pages).answer(request)
         except Refused as error:
             refused = error
+        except Gone:
+            log.info("a client left in the middle of its request", extra=about)
+            refused = Refused(HTTPStatus.BAD_REQUEST, "The body is not there as a whole.")
         except TransientError as error:
             log.warning("a request could not be answered now: %s", error, extra=about)
             refused = later(HTTPStatus.SERVICE_UNAVAILABLE, "A store or the broker is away. The log says which.")
@@ -146,10 +166,10 @@ class Console:
         except Exception as error:
             log.exception("a request failed", extra=about, exc_info=error)
         finally:
-            self._under_way -= 1
+            self._under_way.discard(task)
         if request.writer.output_size > 0:
             raise ConnectionError("the answer has begun")  # and ends here: the client sees that it is not whole
-        return refused.answer()
+        return refusal(refused) if pages is None else await pages.shell.refused(request, refused)
 
 
 def _look(certificate: Certificate, *, again: bool = False) -> None:
@@ -180,9 +200,9 @@ class _Connection(web.RequestHandler):
         """For what is no HTTP: in our words, which show nothing of what came, nor of what we are."""
         if request.writer.output_size > 0:
             raise ConnectionError("the answer has begun")
-        answer = Refused(
-            HTTPStatus(status), "This is no request as HTTP/1.1 has it, or its head is too large."
-        ).answer()
+        answer = refusal(
+            Refused(HTTPStatus(status), "This is no request as HTTP/1.1 has it, or its head is too large.")
+        )
         answer.force_close()
         return answer
 

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter as Sums
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from ion_core.contracts.looking import Change, QueueView
+from ion_console.rates import Rates
+from ion_core.contracts.looking import Change, QueueView, SlotsView
 from ion_core.contracts.service import ServiceHost
 from ion_core.errors import IonError
 from ion_core.jobs import Verdict
@@ -32,6 +33,7 @@ class Metrics:
 
     def __init__(self, host: ServiceHost) -> None:
         self._host = host
+        self.rates = Rates()
         pipeline = host.pipeline()
         self._limits = {it.name: it.concurrency for it in pipeline.modules}
         self._types = {it.type for it in pipeline.links} | {*host.event_types()}
@@ -75,6 +77,7 @@ class Metrics:
         return generate_latest(self._registry)
 
     def _add(self, change: Change) -> None:
+        self.rates.seen += 1
         module = change.module if change.module in self._limits else OTHER
         type = change.type if change.type in self._types else OTHER
         match change.kind:
@@ -85,6 +88,8 @@ class Metrics:
             case "finished":
                 outcome = change.outcome if change.outcome in VERDICTS else OTHER
                 self._finished.labels(module, type, outcome).inc()
+                if module != OTHER:
+                    self.rates.add(change)
                 for step in STEPS:
                     if step in change.seconds:
                         self._seconds.labels(module, step).observe(change.seconds[step])
@@ -111,30 +116,59 @@ class Metrics:
         yield _gauge("ion_dead_letters", "Dead letters.", label, _each(dead))
         yield _gauge("ion_queue_oldest_seconds", "How long the event waits that is next.", label, _each(age))
 
-    def _of_process(self) -> Iterable[GaugeMetricFamily]:
+    def _of_process(self) -> Iterable[Metric]:
         health = self._host.health()
         running = Sums(it.module if it.module in self._limits else OTHER for it in self._host.running())
         yield _gauge("ion_slots", "Jobs that may run at a time here.", ["module"], _each(self._limits))
         all_running = {**dict.fromkeys(self._limits, 0), **running}
         yield _gauge("ion_slots_used", "Modules that run here.", ["module"], _each(all_running))
+        yield from self._of_slots()
+        outbox = self._host.outbox()
+        yield _gauge("ion_outbox_owed", "Commits that owe events for longer than a minute.", [], {(): outbox.owed})
+        yield _counter("ion_outbox_published", "Commits whose events were published later.", [], {(): outbox.published})
         yield _gauge("ion_live", "Whether the event loop turns.", [], {(): health.live})
         yield _gauge("ion_ready", "Whether events are taken.", [], {(): health.ready})
         yield _gauge("ion_draining", "Whether the process is ending.", [], {(): health.draining})
         yield _gauge("ion_problems", "Why it is not ready: so many reasons.", [], {(): len(health.problems)})
+
+    def _of_slots(self) -> Iterable[Metric]:
+        slots = self._host.slots()
+        label = ["module"]
+        yield _gauge("ion_slots_warm", "Slots made ahead that wait.", label, {(it.module,): it.ready for it in slots})
+        taken = [(it.module, how, n) for it in slots for how, n in _taken(it)]
+        yield _counter(
+            "ion_slots_taken",
+            "Attempts that found a slot ready, were given a module that waited, or waited until one was made.",
+            ["module", "how"],
+            {(module, how): n for module, how, n in taken},
+        )
+
+
+def _taken(slots: SlotsView) -> Sequence[tuple[str, int]]:
+    return (("warm", slots.found), ("reused", slots.reused), ("made", slots.made))
 
 
 class _Now(Collector):
     """What was gauged last."""
 
     def __init__(self) -> None:
-        self.families: Sequence[GaugeMetricFamily] = ()
+        self.families: Sequence[Metric] = ()
 
-    def collect(self) -> Iterable[GaugeMetricFamily]:
+    def collect(self) -> Iterable[Metric]:
         return self.families
 
 
-def _gauge(name: str, what: str, labels: Sequence[str], values: dict[tuple[str, ...], float]) -> GaugeMetricFamily:
+def _gauge(name: str, what: str, labels: Sequence[str], values: Mapping[tuple[str, ...], float]) -> GaugeMetricFamily:
     found = GaugeMetricFamily(name, what, labels=labels)
+    for label, value in values.items():
+        found.add_metric(label, float(value))
+    return found
+
+
+def _counter(
+    name: str, what: str, labels: Sequence[str], values: Mapping[tuple[str, ...], float]
+) -> CounterMetricFamily:
+    found = CounterMetricFamily(name, what, labels=labels)
     for label, value in values.items():
         found.add_metric(label, float(value))
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 from urllib.parse import unquote
 
@@ -17,6 +17,8 @@ Schema = Mapping[str, Any]
 Role = Literal["look", "mend"]
 MOST = 1_000
 """Of what is had by page, so many at a time."""
+WAITS = 60
+"""Seconds that an answer is waited for at most."""
 LONGEST = 1_024
 """Characters of anything that is asked for."""
 
@@ -39,7 +41,8 @@ class Operation:
 
     ``role``   who may; None: anybody.
     ``gives``  the name of the schema of what is given, in ``kind``.
-    ``takes``  that of the body it takes, of JSON.
+    ``takes``  that of the body it takes, of JSON; ``form`` that of a form with files, which it takes, too.
+    ``parts``  whether a range of its bytes may be asked for, and it is told by its hash.
     """
 
     name: str
@@ -51,7 +54,14 @@ class Operation:
     parameters: Sequence[Parameter] = ()
     kind: str = "application/json"
     takes: str | None = None
+    form: str | None = None
     may_miss: bool = False
+    parts: bool = False
+
+    @property
+    def methods(self) -> Sequence[str]:
+        """By ``HEAD`` what is had by ``GET``, without its body."""
+        return ("GET", "HEAD") if self.method == "GET" else (self.method,)
 
     @property
     def names(self) -> list[str]:
@@ -103,6 +113,12 @@ def text(name: str, what: str, *, required: bool = False) -> Parameter:
     return Parameter(name=name, what=what, schema=schema, read=_text, required=required)
 
 
+def field(name: str, what: str) -> Parameter:
+    """Text of a form, which sends its empty fields too: those are not asked for."""
+    schema = {"type": "string", "maxLength": LONGEST}
+    return Parameter(name=name, what=what, schema=schema, read=lambda given: _text(given) if given.strip() else None)
+
+
 def one_of(name: str, what: str, values: Sequence[str], *, many: bool = False, required: bool = False) -> Parameter:
     def read(given: str) -> str:
         if given not in values:
@@ -120,13 +136,18 @@ def _text(given: str) -> str:
     return given
 
 
-def _limit(given: str) -> int:
-    if not re.fullmatch("[0-9]{1,4}", given, re.ASCII) or not 1 <= int(given) <= MOST:
-        raise ValueError(f"must be a number from 1 to {MOST:,}")
-    return int(given)
+def number(name: str, what: str, most: int) -> Parameter:
+    """A whole one, from 1 to ``most``."""
+
+    def read(given: str) -> int:
+        if not re.fullmatch("[0-9]{1,9}", given, re.ASCII) or not 1 <= int(given) <= most:
+            raise ValueError(f"must be a number from 1 to {most:,}")
+        return int(given)
+
+    return Parameter(name=name, what=what, schema={"type": "integer", "minimum": 1, "maximum": most}, read=read)
 
 
-def _time(given: str) -> datetime:
+def moment(given: str) -> datetime:
     """In UTC, which those at either end of the calendar are not in all zones."""
     try:
         found = datetime.fromisoformat(given)
@@ -137,14 +158,21 @@ def _time(given: str) -> datetime:
     raise ValueError("must be a time with its zone, such as 2026-01-31T12:00:00Z")
 
 
-LIMIT = Parameter(
-    name="limit",
-    what="So many at most; 50 unless given.",
-    schema={"type": "integer", "minimum": 1, "maximum": MOST},
-    read=_limit,
-)
+def _seconds(given: str) -> timedelta:
+    if not re.fullmatch("[0-9]{1,2}", given, re.ASCII) or int(given) > WAITS:
+        raise ValueError(f"must be a number of seconds, {WAITS} at most")
+    return timedelta(seconds=int(given))
+
+
+LIMIT = number("limit", "So many at most; 50 unless given.", MOST)
 AFTER = text("after", "The cursor of the page before.")
-SINCE = Parameter(name="since", what="Since that time.", schema={"type": "string", "format": "date-time"}, read=_time)
+SINCE = Parameter(name="since", what="Since that time.", schema={"type": "string", "format": "date-time"}, read=moment)
+WITHIN = Parameter(
+    name="within",
+    what="So many seconds are waited for it to be over.",
+    schema={"type": "integer", "minimum": 0, "maximum": WAITS},
+    read=_seconds,
+)
 PAGED = (AFTER, LIMIT)
 LETTERS = (
     text("module", "Of this queue."),
@@ -173,10 +201,19 @@ OPERATIONS = (
             text("module", "With a job of this module."),
             text("type", "With an event of this type."),
             SINCE,
+            text("containing", "With this in their correlation id, or in their first event. In any case."),
             *PAGED,
         ),
     ),
     Operation(name="flow", path="/api/flows/{flow}", gives="Flow", what="All of a flow", may_miss=True),
+    Operation(
+        name="outcome",
+        path="/api/flows/{flow}/outcome",
+        gives="Outcome",
+        what="How a flow stands, at once or when it is over",
+        parameters=(WITHIN,),
+        may_miss=True,
+    ),
     Operation(
         name="documents",
         path="/api/flows/{flow}/documents",
@@ -199,6 +236,26 @@ OPERATIONS = (
         what="A file of a flow, to be saved",
         parameters=(text("key", "Its key.", required=True),),
         may_miss=True,
+        parts=True,
+    ),
+    Operation(
+        name="publish",
+        path="/api/events",
+        method="POST",
+        role="mend",
+        takes="Event",
+        form="EventWithFiles",
+        gives="Published",
+        what="Publish an event",
+        may_miss=True,
+    ),
+    Operation(
+        name="report",
+        path="/api/flows/{flow}/report",
+        gives="Text",
+        kind="text/html",
+        what="A page about a flow, to be saved",
+        may_miss=True,
     ),
     Operation(
         name="logs",
@@ -213,6 +270,13 @@ OPERATIONS = (
         gives="Text",
         kind="text/event-stream",
         what="What its modules print that run now, as it comes",
+    ),
+    Operation(
+        name="why",
+        path="/api/events/{event}/why",
+        gives="Why",
+        what="How each module stands to an event, and why",
+        parameters=(text("flow", "The correlation id, for an event without a document."),),
     ),
     Operation(name="queues", path="/api/queues", gives="Queues", what="Every queue with its counts"),
     Operation(name="running", path="/api/running", gives="Running", what="Attempts that this process runs"),
@@ -254,11 +318,27 @@ OPERATIONS = (
         name="modules", path="/api/modules", gives="Pipeline", what="The modules, and how events go between them"
     ),
     Operation(
+        name="schedules",
+        path="/api/schedules",
+        gives="Planned",
+        what="What is published by the clock, and when next",
+    ),
+    Operation(
         name="changes",
         path="/api/changes",
         gives="Text",
         kind="text/event-stream",
         what="What happens in this process, as it happens",
+    ),
+    Operation(
+        name="digest",
+        path="/api/changes/digest",
+        gives="Text",
+        kind="text/event-stream",
+        what="Which flows changed in this process, and whether queues and dead letters did",
+        parameters=(
+            number("every", "Seconds from one event of the stream to the next, at least; 1 unless given.", 60),
+        ),
     ),
     Operation(name="openapi", path="/api/openapi.json", gives="Any", what="This document"),
 )

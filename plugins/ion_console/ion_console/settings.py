@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from ion_core.contracts.provider import Finding
-from ion_core.contracts.settings import ConfigPath, Settings, Unfit
-from ion_core.listening.settings import Address, Network, Token, as_list, is_loopback, parts
+from ion_core.contracts.settings import ByteSize, ConfigPath, Settings
+from ion_core.listening.settings import Address, KeyFile, Network, Token, as_list, is_loopback, parts
 
 
 class Roles(Settings):
@@ -18,7 +18,7 @@ class Roles(Settings):
 
     look: Annotated[list[Token], BeforeValidator(as_list)] = Field([], description="Tokens that may look.")
     mend: Annotated[list[Token], BeforeValidator(as_list)] = Field(
-        [], description="Tokens that may look, and put dead letters back or delete them."
+        [], description="Tokens that may look, publish, and put dead letters back or delete them."
     )
 
     @model_validator(mode="after")
@@ -33,7 +33,7 @@ class ConsoleSettings(Settings):
 
     listen: Address = Field("127.0.0.1:8090", description="Address and port: 127.0.0.1:8090, or [::1]:8090.")
     cert_file: ConfigPath | None = Field(None, description="Certificate for TLS, in PEM; without it HTTP is plain.")
-    key_file: ConfigPath | None = Field(None, description="Its key, where cert_file does not hold it, too.")
+    key_file: KeyFile = Field(None, description="Its key, where cert_file does not hold it, too.")
     exposed: bool = Field(False, description="Whether auth: none is meant where others than this machine reach it.")
     tokens: Roles | None = Field(None, description="Who may look and who may mend: Authorization: Bearer TOKEN.")
     auth: Literal["none"] | None = Field(None, description="none, instead of tokens: anybody who reaches it may both.")
@@ -43,12 +43,10 @@ class ConsoleSettings(Settings):
     max_requests: int = Field(50, description="Requests at a time; above them 503.", ge=1, le=10_000)
     max_streams: int = Field(50, description="Streams of changes and logs at a time; above them 429.", ge=1, le=10_000)
 
-    @field_validator("key_file")
-    @classmethod
-    def _of_a_certificate(cls, value: Path | None, info: ValidationInfo) -> Path | None:
-        if value is not None and info.data.get("cert_file") is None:
-            raise Unfit("is the key of a certificate, and cert_file is not given")
-        return value
+    max_body: ByteSize = Field(1024**3, description="Bytes of one request that publishes files.", ge=1)
+    max_json: ByteSize = Field(1024**2, description="Bytes of an event that is published, as JSON.", ge=1)
+    max_files: int = Field(100, description="Files of one event that is published.", ge=1, le=10_000)
+    max_pairs: int = Field(1_000, description="Pairs of one event that is published.", ge=1, le=100_000)
 
     @model_validator(mode="after")
     def _who(self) -> ConsoleSettings:
@@ -63,8 +61,12 @@ class ConsoleSettings(Settings):
 
     def findings(self) -> Iterable[Finding]:
         from ion_core.listening import tls
+        from ion_core.listening.validity import not_valid_for_long
 
-        return tls.findings(self, lambda pem: ())
+        certificate, key = self.cert_file, self.key_file or self.cert_file
+        if certificate is None or key is None:
+            return ()
+        return tls.findings(self, lambda pem: not_valid_for_long(certificate, key))
 
     @property
     def client_ca_file(self) -> Path | None:

@@ -8,7 +8,7 @@ from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from ion_core.contracts.looking import Change, DeadLetterView, FileView, JobView, Page
+from ion_core.contracts.looking import Change, DeadLetterView, FileView, JobView, LetterId, Page
 from ion_core.contracts.storage import Document
 
 Json = Any
@@ -26,6 +26,8 @@ def shown(value: Any) -> Json:
             return value.total_seconds()
         case DeadLetterView():
             return _letter(value)
+        case LetterId():
+            return value._asdict()
         case Document():
             return {
                 "kind": value.kind,

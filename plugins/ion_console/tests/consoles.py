@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import re
-import subprocess
-import sys
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +14,9 @@ import aiohttp
 from ion_console.console import Console
 from ion_console.settings import ConsoleSettings
 from ion_core.contracts.settings import Section
+from ion_core.testing import serve
 from ion_core.testing.host import Host
+from ion_core.testing.serve import Serve
 
 LOOK, MEND = "look-canary-0123456789", "mend-canary-0123456789"
 TOKENS = {"tokens": {"look": LOOK, "mend": MEND}}
@@ -47,7 +44,11 @@ class Running:
         """Status, JSON and headers of the answer."""
         async with self.client.request(method, self.console.url + path, **how) as answer:
             body = await answer.read()
-            return answer.status, json.loads(body) if "json" in answer.content_type else body.decode(), answer.headers
+            return (
+                answer.status,
+                json.loads(body) if body and "json" in answer.content_type else body.decode(),
+                answer.headers,
+            )
 
 
 @asynccontextmanager
@@ -71,76 +72,23 @@ async def running(work: Path, host: Any = None, **given: Any) -> AsyncIterator[R
                 await task
 
 
-ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("ION_")}
+class Served(Serve):
+    """``token`` is given where it is not ''."""
 
-
-class Served:
-    """A `serve` in ``directory``; ``token`` is given where it is not ''."""
-
-    def __init__(self, directory: Path, url: str, process: subprocess.Popen[bytes]) -> None:
-        self.directory, self.url, self.process = directory, url, process
-        self.token = ""
+    token = ""
 
     def curl(self, path: str, *arguments: str) -> tuple[int, str]:
         """Status and body."""
         given = ["-H", f"Authorization: Bearer {self.token}"] if self.token else []
-        ran = subprocess.run(
-            ["curl", "-sS", "-w", "\n%{http_code}", *given, *arguments, self.url + path],
-            cwd=self.directory,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=True,
-        )
-        body, _, status = ran.stdout.rpartition("\n")
-        return int(status), body
+        return self.curled(*given, *arguments, self.url + path)
 
     def get(self, path: str, *arguments: str) -> Any:
         status, body = self.curl(path, *arguments)
         assert status == 200, (status, body)
         return json.loads(body)
 
-    def ion(self, *arguments: str) -> str:
-        ran = subprocess.run(
-            [sys.executable, "-m", "ion_core", *arguments],
-            cwd=self.directory,
-            env=ENVIRONMENT,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=True,
-        )
-        return ran.stdout
-
-    def until(self, condition: Callable[[], Any], *, within: float = 60) -> None:
-        """Once it holds, for what tells nobody when it changes."""
-        until = time.monotonic() + within
-        while not condition():
-            over = self.process.poll() is not None or time.monotonic() > until
-            assert not over, (self.directory / "serve.log").read_text()
-            time.sleep(0.05)
-
 
 @contextmanager
-def serving(directory: Path) -> Iterator[Served]:
-    log = directory / "serve.log"
-    with (
-        log.open("w") as stderr,
-        subprocess.Popen(
-            [sys.executable, "-m", "ion_core", "serve"],
-            cwd=directory,
-            env=ENVIRONMENT,
-            stderr=stderr,
-            start_new_session=True,
-        ) as process,
-    ):
-        try:
-            until, found = time.monotonic() + 60, None
-            while found is None and process.poll() is None and time.monotonic() < until:
-                time.sleep(0.02)
-                found = re.search(r"the console listens url=(\S+)\n", log.read_text())
-            assert found is not None, log.read_text()
-            yield Served(directory, found[1], process)
-        finally:
-            process.terminate()
-            process.wait(60)
+def serving(directory: Path, *options: str) -> Iterator[Served]:
+    with serve.serving(directory, "console", *options, start_new_session=True) as it:
+        yield Served(it.directory, it.url, it.process)

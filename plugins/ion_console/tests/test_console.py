@@ -29,21 +29,25 @@ from ion_core.contracts.looking import (
     FlowSummary,
     HealthView,
     Link,
+    OutboxView,
     Page,
     Pipeline,
     Problem,
     QueueView,
+    SlotsView,
 )
 from ion_core.contracts.messaging import QueueStats
 from ion_core.contracts.provider import Provider
 from ion_core.contracts.service import Service
 from ion_core.errors import PermanentError, TransientError
+from ion_core.listening.validity import not_valid_for_long
 from ion_core.testing import ProviderConformance, ServiceConformance
 from ion_core.testing.host import Host
 from plugins.ion_console.tests.consoles import LOOK, MEND, TOKENS, Running, bearer, running, settings
+from tests.support.certificates import Authority, Days
 
 GETS = [it.path.format(flow="a", event="b") for it in OPERATIONS if it.method == "GET" and it.role]
-POSTS = [it.path for it in OPERATIONS if it.method == "POST"]
+POSTS = [it.path for it in OPERATIONS if it.takes == "Which"]
 
 
 class Telling(Host):
@@ -139,6 +143,7 @@ async def test_health_is_told_to_all_and_its_reasons_to_those_who_may_look(it: R
         ("/api/flows?since=2026-01-01T00:00:00", "since: must be a time with its zone"),
         ("/api/flows?since=0001-01-01T00:00:00%2B23:00", "since: must be a time with its zone"),
         ("/api/flows?since=9999-12-31T23:00:00-23:00", "since: must be a time with its zone"),
+        ("/api/flows?containing=", "containing: must have 1 to 1,024 characters"),
         ("/api/flows?module=", "module: must have 1 to 1,024 characters"),
         ("/api/flows?module=a&module=b", "module: may be there once"),
         ("/api/flows?offset=1", "offset: is not known here"),
@@ -166,6 +171,8 @@ async def test_what_is_asked_for_and_is_none_is_named(it: Running, path: str, sa
         b'{"all": true, "module": "a"}',
         b'{"module": ""}',
         b'{"module": 1}',
+        b'{"module": "\\ud800"}',
+        b'{"ids": [{"queue": "a", "id": "\\ud800"}]}',
         b'{"colour": "red"}',
         b'{"ids": []}',
         b'{"ids": ["a"]}',
@@ -177,7 +184,9 @@ async def test_what_is_asked_for_and_is_none_is_named(it: Running, path: str, sa
 async def test_what_dead_letters_are_meant_must_be_said(it: Running, body: bytes) -> None:
     headers = bearer(MEND) | {"Content-Type": "application/json"}
     for path in POSTS:
-        assert (await it.ask(path, "POST", data=body, headers=headers))[0] == 422
+        status, said, _ = await it.ask(path, "POST", data=body, headers=headers)
+        assert status == 422
+        assert (said["problems"] == ["all: must be true, and alone"]) is (b'"all"' in body)
     assert it.host.looked_at.qsize() == 1
 
 
@@ -190,19 +199,19 @@ async def test_bodies_are_bounded_and_of_one_kind(it: Running) -> None:
 
 
 async def test_what_is_not_there_is_404_and_other_methods_are_405(it: Running) -> None:
-    for path in ("/", "/api", "/api/flows/", "/api/flows/a/", "/api/flows/..%2f..%2fetc/x", "/metrics/x", "//healthz"):
+    for path in ("/api", "/api/flows/", "/api/flows/a/", "/api/flows/..%2f..%2fetc/x", "/metrics/x", "//healthz"):
         assert (await it.ask(path, headers=bearer(LOOK)))[0] == 404
     assert (await it.ask("/api/flows/a", headers=bearer(LOOK)))[0] == 404
     assert (await it.ask("/api/flows/a/file?key=x", headers=bearer(LOOK)))[0] == 404
     ids = {"ids": [{"queue": "a", "id": "1"}]}
     assert (await it.ask(POSTS[0], "POST", json=ids, headers=bearer(MEND)))[0] == 404
     status, _, headers = await it.ask("/api/flows", "DELETE", headers=bearer(LOOK))
-    assert (status, headers["Allow"]) == (405, "GET")
+    assert (status, headers["Allow"]) == (405, "GET, HEAD")
     status, _, headers = await it.ask(POSTS[0], "GET", headers=bearer(MEND))
     assert (status, headers["Allow"]) == (405, "POST")
 
 
-@pytest.mark.parametrize("path", [*GETS, "/healthz", "/nothing"])
+@pytest.mark.parametrize("path", [*GETS, "/healthz", "/api/nothing"])
 async def test_what_fails_shows_nothing_of_us(it: Running, path: str) -> None:
     for error, expected in ((TransientError("/secret/path: away"), 503), (PermanentError("/secret/path"), 500)):
         it.host.unanswering = error
@@ -260,6 +269,21 @@ async def test_pages_of_other_hosts_are_refused_where_anybody_may(tmp_path: Path
             assert (await it.ask(POSTS[0], "POST", json={"all": True}, headers=headers))[0] == 403
 
 
+async def test_pages_of_other_hosts_change_nothing_where_a_proxy_says_who_may(tmp_path: Path) -> None:
+    """A browser sends a form anywhere, with what the proxy knows its user by, and asks nobody before."""
+    async with running(tmp_path, auth="none", exposed=True) as it:
+        its = it.console.url.removeprefix("http://")
+        form = aiohttp.FormData({"event": '{"type": "photo.received"}'}, default_to_multipart=True)
+        others = ({"Origin": "https://evil.example"}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"})
+        for headers in (*others, {"Sec-Fetch-Site": "same-site"}):
+            assert (await it.ask("/api/events", "POST", data=form, headers=headers))[0] == 403
+            assert (await it.ask(POSTS[0], "POST", json={"all": True}, headers=headers))[0] == 403
+            assert (await it.ask("/api/queues", headers=headers))[0] == 200, "whose answer that page cannot read"
+        assert it.host.published.empty()
+        for headers in ({}, {"Origin": f"http://{its}"}, {"Sec-Fetch-Site": "same-origin"}, {"Sec-Fetch-Site": "none"}):
+            assert (await it.ask("/api/events", "POST", data=form, headers=headers))[0] == 200
+
+
 async def test_streams_are_bounded_and_room_comes_back_when_one_leaves(it: Running) -> None:
     url, headers = f"{it.console.url}/api/changes", bearer(LOOK)
     opened = [await it.client.get(url, headers=headers) for _ in range(3)]
@@ -285,11 +309,13 @@ async def test_requests_are_bounded_and_streams_are_not_among_them(tmp_path: Pat
         host.holding = asyncio.Event()
         first = asyncio.create_task(it.ask("/api/flows"))
         await host.held.wait()
-        status, _, headers = await it.ask("/healthz")
+        status, _, headers = await it.ask("/api/modules")
         assert (status, "Retry-After" in headers) == (503, True)
+        for path in ("/healthz", "/readyz"):  # of which a supervisor would end it
+            assert (await it.ask(path))[0] == 200
         host.holding.set()
         assert (await first)[0] == 200
-        assert (await it.ask("/healthz"))[0] == 200
+        assert (await it.ask("/api/modules"))[0] == 200
 
 
 async def test_a_stream_shows_that_it_lives_and_who_comes_again_is_told_to_look_anew(
@@ -348,6 +374,22 @@ async def test_queues_of_others_have_one_label_and_a_broker_that_is_away_is_told
     assert "ion_dead_letters{" not in said
 
 
+async def test_slots_and_what_commits_owe_are_told_as_they_are(it: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    slots = [SlotsView(module="m", warm=2, ready=1, found=3, reused=4, made=5)]
+    monkeypatch.setattr(it.host, "slots", lambda: slots)
+    monkeypatch.setattr(it.host, "outbox", lambda: OutboxView(owed=6, published=7, looked_at=None))
+    _, said, _ = await it.ask("/metrics", headers=bearer(LOOK))
+    for line in (
+        'ion_slots_warm{module="m"} 1.0',
+        'ion_slots_taken_total{how="warm",module="m"} 3.0',
+        'ion_slots_taken_total{how="reused",module="m"} 4.0',
+        'ion_slots_taken_total{how="made",module="m"} 5.0',
+        "ion_outbox_owed 6.0",
+        "ion_outbox_published_total 7.0",
+    ):
+        assert f"{line}\n" in said
+
+
 async def test_what_happens_is_counted_and_names_of_others_have_one_label(it: Running) -> None:
     for n in range(1_000):
         about = Change(kind="finished", at=datetime.now(UTC), type=f"t{n}", module=f"m{n}", outcome=f"o{n}")
@@ -367,13 +409,14 @@ async def test_what_happens_is_counted_and_names_of_others_have_one_label(it: Ru
 
 async def test_a_page_asks_for_as_many_flows_as_it_shows(it: Running) -> None:
     """What a page then reads is a rule of the host's own, held by its tests."""
-    query = "outcome=dead&module=m&type=t&since=2026-01-01T01:00:00%2B01:00&after=c&limit=7"
+    query = "outcome=dead&module=m&type=t&since=2026-01-01T01:00:00%2B01:00&containing=x&after=c&limit=7"
     _, said, _ = await it.ask(f"/api/flows?{query}", headers=bearer(LOOK))
     assert said == {"items": [], "cursor": "more", "damaged": []}
     since = datetime(2026, 1, 1, tzinfo=UTC)
-    assert it.host.asked == {"outcomes": ["dead"], "module": "m", "type": "t", "since": since, "after": "c", "limit": 7}
+    about = {"outcomes": ["dead"], "module": "m", "type": "t", "since": since, "containing": "x"}
+    assert it.host.asked == {**about, "after": "c", "limit": 7}
     await it.ask("/api/flows", headers=bearer(LOOK))
-    nothing = dict.fromkeys(("outcomes", "module", "type", "since", "after"))
+    nothing = dict.fromkeys(("outcomes", "module", "type", "since", "containing", "after"))
     assert it.host.asked == {**nothing, "limit": 50}
 
 
@@ -397,6 +440,29 @@ async def test_it_speaks_tls(tmp_path: Path, pair: tuple[Path, Path]) -> None:
     assert [*settings(cert_file=certificate, key_file=key).findings()] == []
     [finding] = settings(cert_file=key, key_file=certificate).findings()
     assert finding.where == "services.console.cert_file"
+
+
+@pytest.mark.parametrize(
+    ("days", "says"),
+    [
+        ((-20, -5), "has expired, and is refused. Renew it."),
+        ((5, 10), "is not valid yet. Is the clock right?"),
+        ((-80, 10), "the certificate expires on 20"),
+        ((-1, 5), None),
+        ((-5, 1), "the certificate expires on 20"),
+        ((-80, 20), None),
+    ],
+)
+def test_a_certificate_that_is_not_valid_for_long_is_told(tmp_path: Path, days: Days, says: str | None) -> None:
+    certificate, key = Authority(tmp_path / "ca", "ours").issue("it", days=days)
+    found = [*settings(cert_file=certificate, key_file=key).findings()]
+    assert [(it.severity, it.where) for it in found] == [("warning", "services.console.cert_file")] * len(found)
+    assert [says is not None and says in it.text for it in found] == ([] if says is None else [True])
+
+
+def test_what_cannot_be_told_of_a_certificate_is_not_said(tmp_path: Path) -> None:
+    missing = tmp_path / "missing"
+    assert [*not_valid_for_long(missing, missing)] == []
 
 
 async def test_tokens_are_replaced_while_it_serves(it: Running) -> None:
@@ -425,7 +491,7 @@ def test_settings_that_would_open_it_are_refused(given: dict[str, Any], says: st
 
 
 class TestConsoleIsAService(ServiceConformance):
-    cause_event = None
+    cause_event = send = None
 
     @pytest_asyncio.fixture
     async def service(self) -> AsyncIterator[Console]:

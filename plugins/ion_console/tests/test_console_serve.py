@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from html import escape
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,8 @@ from openapi_spec_validator import OpenAPIV31SpecValidator, validate
 
 from ion_console.openapi import document
 from ion_console.routing import OPERATIONS
-from plugins.ion_console.tests.consoles import ENVIRONMENT, LOOK, MEND, Served, serving
+from ion_core.testing.serve import ENVIRONMENT
+from plugins.ion_console.tests.consoles import LOOK, MEND, Served, serving
 
 HOSTILE = "<img src=x onerror=alert(1)>\u202e';--.html"
 PIPELINE = """
@@ -68,6 +70,8 @@ def test_a_flow_is_listed_and_shown_with_its_documents_and_logs(served: Served) 
     [flow] = served.get("/api/flows?outcome=dead&outcome=failed&limit=10")["items"]
     assert (flow["outcome"], flow["type"], flow["failing"]) == ("dead", "photo.received", ["bad"])
     assert served.get("/api/flows?type=photo.shouted")["items"] == [flow]
+    assert served.get("/api/flows?containing=" + flow["eventId"].upper())["items"] == [flow]
+    assert served.get("/api/flows?containing=nothing%20of%20this")["items"] == []
     assert served.get("/api/flows?since=2999-01-01T00:00:00Z")["items"] == []
     whole = served.get(f"/api/flows/{flow['correlationId']}")
     assert whole["summary"] == flow
@@ -80,6 +84,31 @@ def test_a_flow_is_listed_and_shown_with_its_documents_and_logs(served: Served) 
     assert first["items"] != rest["items"]
     [log] = served.get(f"/api/events/{flow['eventId']}/logs")
     assert (log["module"], log["attempt"]["outcome"], "said loudly" in log["text"]) == ("shout", "committed", True)
+
+
+def test_why_an_event_died_is_told_with_the_rule_and_what_to_type(served: Served) -> None:
+    [flow] = served.get("/api/flows")["items"]
+    [letter] = served.get("/api/dead-letters")["items"]
+    [bad] = served.get(f"/api/events/{letter['eventId']}/why")
+    assert (bad["module"], bad["state"], bad["letter"]) == ("bad", "dead letter", {"queue": "bad", "id": letter["id"]})
+    assert bad["rule"]["name"] == "module-failed"
+    assert f"ion-core dlq redrive {letter['id']}" in bad["next"]
+    assert [it["state"] for it in served.get(f"/api/events/{flow['eventId']}/why")] == ["committed"]
+    assert served.get("/api/events/none/why?flow=none") == []
+
+
+def test_a_report_is_saved_and_never_shown(served: Served) -> None:
+    [flow] = served.get("/api/flows")["items"]
+    status, page = served.curl(f"/api/flows/{flow['correlationId']}/report", "-D", "head")
+    assert (status, page[:15]) == (200, "<!doctype html>")
+    assert "<b>shout</b>" in page
+    assert HOSTILE not in page
+    assert escape(HOSTILE, quote=False).replace("\u202e", r"\u202e") in page
+    head = (served.directory / "head").read_text().lower()
+    assert f"content-disposition: attachment; filename*=utf-8''flow-{flow['correlationId']}.html" in head
+    assert "content-type: text/html" in head
+    assert "sandbox" in head
+    assert served.curl("/api/flows/none/report")[0] == 404
 
 
 def test_a_file_is_saved_and_never_shown(served: Served) -> None:
@@ -96,6 +125,19 @@ def test_a_file_is_saved_and_never_shown(served: Served) -> None:
     assert "x-content-type-options: nosniff" in head
     assert "sandbox" in head
     assert served.curl(path, "-G", "--data-urlencode", "key=../../ion.yaml")[0] == 404
+
+
+def test_a_download_that_broke_off_goes_on_and_what_is_known_is_not_sent_again(served: Served) -> None:
+    [flow] = served.get("/api/flows?outcome=dead")["items"]
+    [came_in] = [it for it in served.get(f"/api/flows/{flow['correlationId']}/files") if it["cameIn"]]
+    asked = (f"/api/flows/{flow['correlationId']}/file", "-G", "--data-urlencode", f"key={came_in['key']}")
+    (served.directory / "part").write_text("<b>a ")
+    assert served.curl(*asked, "-C", "-", "-o", "part")[0] == 206
+    assert (served.directory / "part").read_text() == "<b>a photo</b>"
+    known = ("-H", f'If-None-Match: "{came_in["sha256"]}"')
+    assert served.curl(*asked, *known) == (304, "")
+    assert served.curl(asked[0], "-I", *asked[1:], "-o", "head")[0] == 200
+    assert f"content-length: {came_in['size']}" in (served.directory / "head").read_text().lower()
 
 
 def test_pipeline_queues_and_what_runs_are_shown(served: Served) -> None:
@@ -233,13 +275,14 @@ def block(before: str) -> str:
 
 def test_the_example_of_the_page_works_as_it_stands(tmp_path: Path) -> None:
     (tmp_path / "ion.yaml").write_text(block("<!-- file: ion.yaml -->").replace("127.0.0.1:8090", "127.0.0.1:0"))
-    publishing, *asking = block("<!-- run -->").splitlines()
+    publishing, *asking = block("<!-- run -->").splitlines() + block("<!-- run: publishing -->").splitlines()
     with serving(tmp_path) as it:
         it.ion(*publishing.split()[1:])
         it.until(lambda: it.get("/api/dead-letters")["items"])
         said = [
             subprocess.run(
                 ["sh", "-c", line.replace("http://127.0.0.1:8090", it.url)],
+                cwd=tmp_path,
                 capture_output=True,
                 text=True,
                 timeout=60,
@@ -247,12 +290,14 @@ def test_the_example_of_the_page_works_as_it_stands(tmp_path: Path) -> None:
             ).stdout
             for line in asking
         ]
-    ready, metrics, flows, groups, redriven = said
+    ready, metrics, flows, groups, redriven, by_json, by_form, listed = said
     assert json.loads(ready) == {"ready": True, "draining": False, "problems": []}
     assert 'ion_dead_letters{queue="shout"} 1.0' in metrics
     assert json.loads(flows)["items"][0]["outcome"] == "dead"
     assert json.loads(groups)[0]["count"] == 1
     assert json.loads(redriven) == {"redriven": 1}
+    assert json.loads(by_json)["eventId"] == "note-1"
+    assert {it["eventId"] for it in json.loads(listed)["items"]} == {"note-1", json.loads(by_form)["eventId"]}
 
 
 SCHEMATHESIS = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import os
 import secrets
 import stat
@@ -25,6 +26,7 @@ from ion_fsspec_storage.opening import open_objects
 if TYPE_CHECKING:
     from ion_fsspec_storage.settings import FsspecBlobsSettings
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 SMALL = 4 << 20
@@ -83,9 +85,7 @@ class FsspecBlobs:
                     check_told(key, info, told)
                     self._objects.write(self._named(key), data)
                     return info
-                info = told if told is not None and told.size == status.st_size else _info_of(file)
-                check_told(key, info, told)
-                self._objects.upload(self._named(key), file, info.size)
+                info = self._upload(key, file, status.st_size, told)
             except FileNotFoundError as error:
                 raise TransientError(f"blob {key}: cannot be stored at {self._objects.place}: it is gone.") from error
             except OSError as error:
@@ -93,6 +93,16 @@ class FsspecBlobs:
             if _mark(os.fstat(file)) != _mark(status):
                 raise TransientError(f"blob {key}: {source} was changed while it was stored. Store it again.")
             return info
+
+    def _upload(self, key: str, file: int, size: int, told: BlobInfo | None) -> BlobInfo:
+        if told is not None:
+            if told.size != size:
+                check_told(key, _info_of(file), told)
+            self._objects.upload(self._named(key), file, size)
+            return told
+        with _hashing(file) as taken:
+            self._objects.upload(self._named(key), file, size)
+            return taken()
 
     def _get(self, key: str, target: Path, expect: BlobInfo | None, given_up: threading.Event) -> None:
         beside = target.with_name(f".{secrets.token_hex(8)}")
@@ -109,23 +119,30 @@ class FsspecBlobs:
                 beside.unlink(missing_ok=True)
 
     def _fetch(self, key: str, target: Path, expect: BlobInfo | None) -> None:
-        name = _content_of(key)
-        if expect is not None and expect.size <= SMALL:
-            data = self._objects.read(name)
-            found = BlobInfo(size=len(data), sha256=hashlib.sha256(data).hexdigest())
-            if found == expect:
-                target.write_bytes(data)
-        else:
-            self._objects.download(name, target)
-            if expect is None:
-                return
-            with target.open("rb") as file:
-                found = _info_of(file.fileno())
+        """What comes otherwise than it was stored is asked for once more: it may have been damaged on its way."""
+        if expect is None:
+            self._objects.download(_content_of(key), target)
+            return
+        found = self._fetched(key, target, expect)
+        if found != expect:
+            log.info("the file came otherwise than it was stored, fetching it again", extra={"blob": key})
+            found = self._fetched(key, target, expect)
         if found != expect:
             raise BlobCorrupt(
                 f"blob {key}: was stored with {counted(expect.size, 'byte')}, sha256 {expect.sha256}, and now has "
                 f"{found.size:,}, sha256 {found.sha256}. Restore it at {self._objects.place}, or run its job again."
             )
+
+    def _fetched(self, key: str, target: Path, expect: BlobInfo) -> BlobInfo:
+        """What came; it is in ``target`` if that is what is expected."""
+        name = _content_of(key)
+        if expect.size > SMALL:
+            return self._objects.download(name, target) or _info_at(target)
+        data = self._objects.read(name)
+        found = BlobInfo(size=len(data), sha256=hashlib.sha256(data).hexdigest())
+        if found == expect:
+            target.write_bytes(data)
+        return found
 
     def _keys(self, prefix: str) -> Sequence[str]:
         keys = []
@@ -190,12 +207,29 @@ def _read_all(file: int) -> bytes:
     return b"".join(blocks)
 
 
-def _info_of(file: int) -> BlobInfo:
+def _info_of(file: int, given_up: threading.Event | None = None) -> BlobInfo:
     size, sha256 = 0, hashlib.sha256()
-    while block := os.pread(file, _BLOCK, size):
+    while (block := os.pread(file, _BLOCK, size)) and not (given_up and given_up.is_set()):
         size += len(block)
         sha256.update(block)
     return BlobInfo(size=size, sha256=sha256.hexdigest())
+
+
+def _info_at(path: Path) -> BlobInfo:
+    with path.open("rb") as file:
+        return _info_of(file.fileno())
+
+
+@contextmanager
+def _hashing(file: int) -> Iterator[Callable[[], BlobInfo]]:
+    """Read by a thread of its own while the body does what takes as long; called, it is waited for."""
+    given_up = threading.Event()
+    with ThreadPoolExecutor(1, "ion-fsspec-sha256") as pool:
+        taken = pool.submit(_info_of, file, given_up)
+        try:
+            yield taken.result
+        finally:
+            given_up.set()
 
 
 def _mark(status: os.stat_result) -> tuple[int, int]:

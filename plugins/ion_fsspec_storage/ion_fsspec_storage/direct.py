@@ -1,11 +1,12 @@
-"""Objects in S3 through obstore's own API: what concerns one object. Listings are left to s3fs.
+"""Objects in S3 and Azure through obstore's own API: what concerns one object. Listings are left to s3fs and adlfs.
 
 obstore's listing cannot tell ``name/`` from ``name``, and one foreign key with ``//`` makes it fail for all that lie
-beside it. So what lists is asked of s3fs, which is imported when something is listed for the first time.
+beside it. So what lists is asked of those, which are imported when something is listed for the first time.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -18,14 +19,15 @@ from urllib.parse import quote
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError
-from obstore.store import S3Store
+from obstore.store import AzureStore, S3Store
 
+from ion_core.contracts.storage import BlobInfo
 from ion_core.errors import PermanentError, TransientError
 from ion_core.words import counted
 from ion_fsspec_storage.errors import is_gone, translated
 from ion_fsspec_storage.objects import Objects
 from ion_fsspec_storage.retries import Retries
-from ion_fsspec_storage.s3 import Direct
+from ion_fsspec_storage.ways import Direct
 
 T = TypeVar("T")
 
@@ -40,8 +42,11 @@ _MUCH = 64 << 10
 
 _TWO_AT_ONCE = 409
 """HTTP status of a conditional write while another is under way: nothing may be there in the end."""
+_TAKEN = "BlobAlreadyExists"
+"""What Azure says with that status of one that found something."""
 
-_STATUS = re.compile(r"status code: (\d{3})\b")
+_STATUS = re.compile(r"(?:status code: |\(code: )(\d{3})\b")
+"""Of an answer, and of one deletion in an answer to several."""
 _CODE = re.compile(r"<Code>(\w+)</Code>")
 _MESSAGE = re.compile(r"<Message>([^<]{1,200})")
 _REASONS = (
@@ -58,10 +63,10 @@ _ELSEWHERE = "incorrectly configured region"
 """What stands for a 301 without an address."""
 
 
-class S3Error(Exception):
+class StoreError(Exception):
     """What the server, or the way there, said instead of doing it.
 
-    ``status_code`` and ``error_code`` are HTTP's and S3's, None where nothing came.
+    ``status_code`` and ``error_code`` are HTTP's and the service's, None where nothing came.
     """
 
     def __init__(self, error: BaseException) -> None:
@@ -99,11 +104,11 @@ class DirectObjects:
         self._making = threading.Lock()
 
     @cached_property
-    def _store(self) -> S3Store:
+    def _store(self) -> S3Store | AzureStore:
         return _store(self._where, self._where.client, self.place)
 
     @cached_property
-    def _slow(self) -> S3Store:
+    def _slow(self) -> S3Store | AzureStore:
         return _store(self._where, self._where.slow, self.place)
 
     def opened(self) -> None:
@@ -117,7 +122,8 @@ class DirectObjects:
             try:
                 obstore.put(self._for(data), path, data, mode="create", use_multipart=False)
             except AlreadyExistsError as error:
-                if S3Error(error).status_code == _TWO_AT_ONCE:
+                said = StoreError(error)
+                if said.status_code == _TWO_AT_ONCE and said.error_code != _TAKEN:
                     raise
                 return False
             return True
@@ -140,14 +146,17 @@ class DirectObjects:
     def read(self, name: str) -> bytes:
         return self._call(name, lambda path: bytes(obstore.get(self._store, path).bytes()))
 
-    def download(self, name: str, target: Path) -> None:
-        def download(path: str) -> None:
-            found = obstore.get(self._store, path)
+    def download(self, name: str, target: Path) -> BlobInfo:
+        def download(path: str) -> BlobInfo:
+            found, size, sha256 = obstore.get(self._store, path), 0, hashlib.sha256()
             with target.open("wb") as file:
                 for block in found.stream(min_chunk_size=_BLOCK):
                     file.write(block)
+                    sha256.update(block)
+                    size += len(block)
+            return BlobInfo(size=size, sha256=sha256.hexdigest())
 
-        self._call(name, download)
+        return self._call(name, download)
 
     def names(self, prefix: str) -> list[str]:
         return self._listing().names(prefix)
@@ -167,7 +176,7 @@ class DirectObjects:
             if self._lister is not None:
                 self._lister.close()
 
-    def _for(self, data: bytes) -> S3Store:
+    def _for(self, data: bytes) -> S3Store | AzureStore:
         return self._store if len(data) < _MUCH else self._slow
 
     def _listing(self) -> Objects:
@@ -186,7 +195,7 @@ class DirectObjects:
                     return call(self._prefix + name)
                 except FileNotFoundError as error:
                     if is_gone(error):
-                        raise translated(S3Error(error), self.place) from error
+                        raise translated(StoreError(error), self.place) from error
                     raise FileNotFoundError(name) from error
 
         return self._retries.call(name, once)
@@ -197,23 +206,25 @@ def _answers() -> Iterator[None]:
     try:
         yield
     except BaseError as error:
-        raise S3Error(error) from error
+        raise StoreError(error) from error
     except BaseException as error:
         if type(error).__module__ != _RUST:
             raise
         raise ValueError(f"obstore fell over it: {error}") from error  # which would end the process
 
 
-def _store(where: Direct, client: Any, place: str) -> S3Store:
+def _store(where: Direct, client: Any, place: str) -> S3Store | AzureStore:
     """Made when it is needed: that takes longer than importing obstore does. Raises PermanentError."""
+    kind: Any = {"s3": S3Store, "azure": AzureStore}[where.service]
     keys = where.keys
     try:
-        return S3Store(
+        store: S3Store | AzureStore = kind(
             where.bucket,
-            config=dict(where.config),  # type: ignore[arg-type]
+            config=dict(where.config),
             client_options=client,
             retry_config={"max_retries": 0},  # the whole call is tried again, with longer pauses
-            credential_provider=None if keys is None else lambda: dict(keys),  # type: ignore[arg-type]
+            credential_provider=None if keys is None else lambda: dict(keys),
         )
+        return store
     except (BaseError, ValueError) as error:
-        raise PermanentError(f"{place}: obstore cannot be set up with these options: {S3Error(error)}.") from error
+        raise PermanentError(f"{place}: obstore cannot be set up with these options: {StoreError(error)}.") from error

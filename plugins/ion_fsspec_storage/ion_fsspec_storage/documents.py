@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ion_core.contracts.storage import Document, DocumentStore
 from ion_core.errors import DocumentExists, DocumentNotFound, DocumentsDamaged, InvalidCursor, TransientError
+from ion_fsspec_storage.names import may_begin
 from ion_fsspec_storage.objects import Objects
 from ion_fsspec_storage.opening import open_objects
 from ion_fsspec_storage.records import Clock, Marker, Record, flow_prefix, is_stamp, same_body
@@ -59,6 +60,8 @@ class FsspecDocuments:
         *,
         correlation_id: str | None = None,
         pending: bool | None = None,
+        id_begins: str | None = None,
+        correlation_id_begins: str | None = None,
         newest_first: bool = False,
         after: str | None = None,
         since: datetime | None = None,
@@ -67,11 +70,17 @@ class FsspecDocuments:
     ) -> AsyncIterator[Document]:
         """One listing, of the flow, of what is pending or else of all flows; then the records, some at a time.
 
+        Of a beginning no record is read whose name says that it has another.
+
         A cursor is a stamp: nothing is read of what stands before it but names.
         """
         if after is not None and not is_stamp(after):
             raise InvalidCursor(f"cursor {after[:80]!r}: is none of this store. Give one that it has told.")
         markers = await self._run(lambda: self._markers(kind, correlation_id, pending is True))
+        if id_begins:
+            markers = [it for it in markers if may_begin(it.id, id_begins)]
+        if correlation_id_begins and pending is not True:
+            markers = [it for it in markers if may_begin(it.flow, correlation_id_begins)]
         if newest_first:
             markers.reverse()
         markers = [it for it in markers if _is_behind(it, after, since, until, newest_first)]
@@ -86,6 +95,8 @@ class FsspecDocuments:
                     damaged += record.problems
                     continue
                 if record is None or correlation_id not in (None, record.document.correlation_id):
+                    continue
+                if not record.begins(id_begins, correlation_id_begins):
                     continue
                 document = record.told(pending=record.document.pending)
                 if document.pending and pending is not True:

@@ -59,6 +59,8 @@ class Driver:
     options: Callable[[Options, int], Options] = lambda options, parallel: options
     retries: int | None = None
     """How often the driver itself tries a request; we try the whole call again, with longer pauses."""
+    patient: Callable[[Any], None] = lambda filesystem: None
+    """Has a filesystem that was made leave trying again to us, where that is no option of it."""
 
 
 def _s3_options(options: Options, parallel: int) -> Options:
@@ -79,6 +81,11 @@ def _azure_options(options: Options, parallel: int) -> Options:
         "max_concurrency": 4,
         **options,
     }
+
+
+def _azure_once(filesystem: Any) -> None:
+    """adlfs hands nothing of it on; the client itself would try for 80 seconds where nobody answers."""
+    filesystem.service_client._config.retry_policy.total_retries = 0
 
 
 def _gcs_options(options: Options, parallel: int) -> Options:
@@ -142,6 +149,7 @@ _AZURE = Driver(
     upload={"max_concurrency": 4},
     download={"max_concurrency": 4},
     options=_azure_options,
+    patient=_azure_once,
 )
 _SFTP = Driver(load=_sftp_class, bounded=True, makes_room=True, replaces=True, prunes=True)
 _WEBDAV = Driver(load=_webdav_class, shared=True, bounded=True, makes_room=True)
@@ -189,6 +197,7 @@ def _made(kind: Any, driver: Driver, settings: Place, wanted: Mapping[str, Any])
             f"({_told(error, settings.options)}). "
             f"See what the driver takes: {', '.join(sorted(settings.options)) or 'none'} given."
         ) from error
+    driver.patient(filesystem)
     if hasattr(filesystem, "dircache"):
         filesystem.dircache = DirCache(use_listings_cache=False)
     if driver.retries is not None:

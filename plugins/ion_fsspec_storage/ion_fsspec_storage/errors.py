@@ -24,6 +24,8 @@ _DENIED = {401, 403}
 _NO_GOOD = {"ExpiredToken", "InvalidToken", "TokenRefreshRequired"}
 """What S3 says with status 400 of credentials that it does not take, such as those that have expired."""
 _MOVED = 301
+_DAMAGED = "FlexibleChecksumError"
+"""botocore's: what came is not what the checksum beside it says."""
 _ARCHIVED = {"InvalidObjectState", "BlobArchived", "BlobBeingRehydrated"}
 _EXISTS = 412
 """HTTP status of a conditional write that found something. A 409 is two at the same moment: to be asked again."""
@@ -92,6 +94,8 @@ def translated(error: BaseException, where: str) -> ProviderError:
         return TransientError(f"{where}: {error}.")
     if is_denied(error):
         return TransientError(f"{where}: access is denied ({said}). Check the credentials and their rights.")
+    if any(type(one).__name__ == _DAMAGED for one in _chain(error)):
+        return TransientError(f"{where}: came damaged ({said}). Is something between here and the backend at fault?")
     if isinstance(error, ValueError | TypeError | NotImplementedError) or status in _NEVER:
         return PermanentError(f"{where}: is refused by the backend ({said}).")
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:

@@ -51,5 +51,10 @@ def name_of_id(id: str) -> str:
     return name if 0 < len(name) <= _LONGEST_ID else "=h" + digest(id)
 
 
+def may_begin(name: str, beginning: str) -> bool:
+    """Whether an id of that name may begin so: of a hashed one the name does not tell. A dot is another at the end."""
+    return name.startswith(("=h", escaped(beginning + "-")[:-1])) or name == escaped(beginning)
+
+
 def digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
+from ion_core.contracts.storage import BlobInfo
+
 
 class Objects(Protocol):
     """Objects below one place. Names are made by ``names``; every write is whole or not at all, and durable.
@@ -32,8 +34,8 @@ class Objects(Protocol):
 
     def read(self, name: str) -> bytes: ...
 
-    def download(self, name: str, target: Path) -> None:
-        """Into the file ``target``, streamed."""
+    def download(self, name: str, target: Path) -> BlobInfo | None:
+        """Into the file ``target``, streamed. What was written there, None where its bytes did not pass through us."""
 
     def names(self, prefix: str) -> list[str]:
         """Of all objects below ``prefix`` by whole segments; in no order."""

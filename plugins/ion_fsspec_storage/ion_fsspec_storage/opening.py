@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ion_core.errors import ConfigError, PermanentError, StorageFull, TransientError
+from ion_fsspec_storage.choosing import direct, lister, listing_options
 from ion_fsspec_storage.errors import is_denied, is_elsewhere, is_gone, translated
 from ion_fsspec_storage.objects import Objects
 from ion_fsspec_storage.protocols import INSTEAD, missing_driver
-from ion_fsspec_storage.s3 import Direct, direct, listing_options
+from ion_fsspec_storage.ways import Direct
 
 if TYPE_CHECKING:
     from ion_fsspec_storage.settings import Place
@@ -58,9 +59,9 @@ def _made(settings: Place) -> Objects:
 def _direct(settings: Place, where: Direct) -> Objects:
     from ion_fsspec_storage.direct import DirectObjects
 
-    if find_spec("s3fs") is None:  # it lists, and is imported only then
+    if find_spec(lister(settings)) is None:  # it lists, and is imported only then
         raise ConfigError(missing_driver(settings.protocol, settings.section))
-    listing = listing_options(where, settings.options, os.environ)
+    listing = listing_options(settings, where)
     return DirectObjects(where, settings.url, lambda: _behind_fsspec(settings, listing))
 
 

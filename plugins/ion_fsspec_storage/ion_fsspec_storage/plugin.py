@@ -39,7 +39,7 @@ def ion_document_stores() -> Iterable[Provider[DocumentStore]]:
             name="fsspec",
             settings=FsspecDocumentsSettings,
             open=_open_documents,
-            contract="1.3",
+            contract="1.4",
             plain=f"{_PLAIN}:documents",
         )
     ]

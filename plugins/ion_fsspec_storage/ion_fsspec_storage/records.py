@@ -74,6 +74,10 @@ class Record:
         """The document as readers have it; ``pending`` is what its marker says."""
         return replace(self.document, pending=pending, cursor=self.stamp, stored_at=Clock.read(self.stamp))
 
+    def begins(self, id: str | None, correlation_id: str | None) -> bool:
+        document = self.document
+        return document.id.startswith(id or "") and document.correlation_id.startswith(correlation_id or "")
+
     def encoded(self) -> bytes:
         document = self.document
         value = {
@@ -112,6 +116,8 @@ class Marker:
     name: str
     stamp: str
     kind: str
+    id: str
+    """Of the document, as it is in names."""
     record: str
 
     @classmethod
@@ -122,7 +128,12 @@ class Marker:
         kind, _, id = rest.partition(".")
         if not is_stamp(stamp) or not kind or not id:
             return None
-        return cls(path, name, stamp, kind, f"documents/{kind}/{id}")
+        return cls(path, name, stamp, kind, id, f"documents/{kind}/{id}")
+
+    @property
+    def flow(self) -> str:
+        """Its correlation id as it is in names, of one below ``flows``."""
+        return self.path.split("/")[-2]
 
 
 def is_stamp(text: str) -> bool:

@@ -1,4 +1,4 @@
-"""Which driver S3 gets, and what s3fs's options are in obstore's words. Neither is imported here.
+"""What s3fs's options are in obstore's words, for S3. Neither is imported here.
 
 The options of the configuration are s3fs's. What they and the environment say must mean the same to obstore: where that
 is not certain, this says why, and the driver is s3fs.
@@ -6,30 +6,27 @@ is not certain, this says why, and the driver is s3fs.
 
 from __future__ import annotations
 
-import logging
-import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import timedelta
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from ion_core.contracts.provider import Section
-from ion_core.errors import ConfigError
-
-log = logging.getLogger(__name__)
+from ion_fsspec_storage import ways
+from ion_fsspec_storage.ways import (
+    ANSWER,
+    CONNECT,
+    SENT,
+    Direct,
+    Wanted,
+    client,
+    is_address,
+    is_seconds,
+    odd_prefix,
+    split,
+)
 
 PROTOCOLS = ("s3", "s3a")
-
-_CONNECT = 5.0
-_ANSWER = 30.0
-"""Seconds until a server that says nothing is given up."""
-_SENT = 600.0
-"""The same where much is sent first: a slow line has that long for it."""
-_WHOLE = 3600.0
-"""Seconds that one request may take, however much it brings."""
+DRIVER = "s3fs"
 
 _TAKEN = {"anon", "key", "secret", "token", "endpoint_url", "use_ssl", "client_kwargs", "config_kwargs"}
 _MEANS_NOTHING = {
@@ -43,11 +40,7 @@ _SWITCHES = ("anon", "use_ssl")
 _TEXTS = ("key", "secret", "token", "endpoint_url")
 
 _BUCKET = re.compile(r"[A-Za-z0-9._-]{3,255}")
-_SEGMENT = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._=-]+")
-_ENDPOINT = re.compile(r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:(?P<port>\d{1,5}))?(/[A-Za-z0-9._~/-]*)?")
-_LAST_PORT = 65_535
 _NO_ADDRESS = "must be an address such as https://s3.example.org"
-_KEY = re.compile(r"[\x21-\x7e]+")
 _REGION = re.compile(r"(?!cn-|us-iso)[a-z0-9-]{1,32}")
 """Whose address is made of its name alone."""
 
@@ -71,49 +64,13 @@ _AUTHORITIES = (
 """Where systems keep the certificates that obstore goes by: Debian, Fedora, older ones of these, SUSE, Alpine."""
 
 
-class Wanted(Protocol):
-    """Settings that name a place, as a model or plain. See ``settings.Place``."""
-
-    @property
-    def url(self) -> str: ...
-    @property
-    def options(self) -> dict[str, Any]: ...
-    @property
-    def driver(self) -> str: ...
-    @property
-    def at_once(self) -> int: ...
-    @property
-    def protocol(self) -> str: ...
-    @property
-    def section(self) -> Section: ...
-
-
-@dataclass(frozen=True)
-class Direct:
-    """How obstore gets to a bucket: the arguments of its ``S3Store``.
-
-    ``keys`` is what its ``credential_provider`` gives; None to look for instance, container and web identities.
-    """
-
-    bucket: str
-    prefix: str
-    config: Mapping[str, Any]
-    client: Mapping[str, Any]
-    keys: Mapping[str, Any] | None
-    slow: Mapping[str, Any]
-    """As ``client``, for requests that send much."""
-
-
 def misfit(url: str, options: Mapping[str, Any]) -> tuple[str, str] | None:
-    """The first key of the settings that obstore has nothing for, with a sentence about it; None if there is none.
-
-    Nothing is looked at but these settings. The sentence shows no value.
-    """
-    bucket, *segments = url.partition("://")[2].rstrip("/").split("/")
+    """See ``choosing.misfit``."""
+    bucket, segments = split(url)
     if not _BUCKET.fullmatch(bucket):
         return "url", "obstore takes plain bucket names only"
-    if not all(_SEGMENT.fullmatch(it) for it in segments):
-        return "url", "obstore takes prefixes of letters, digits and . _ = - only, none of them empty"
+    if why := odd_prefix(segments):
+        return "url", why
     for key in sorted(options.keys() - _TAKEN - _MEANS_NOTHING):
         return f"options.{key}", "obstore has nothing like it"
     for name, taken in (("client_kwargs", _OF_CLIENT), ("config_kwargs", _OF_CONFIG)):
@@ -125,7 +82,7 @@ def misfit(url: str, options: Mapping[str, Any]) -> tuple[str, str] | None:
     for key in _TEXTS:
         if not isinstance(options.get(key), str | None):
             return f"options.{key}", "must be text"
-    if (given := options.get("endpoint_url")) and not _is_address(given):
+    if (given := options.get("endpoint_url")) and not is_address(given):
         return "options.endpoint_url", _NO_ADDRESS
     for key in _SWITCHES:
         if not isinstance(options.get(key), bool | None):
@@ -138,14 +95,13 @@ def misfit(url: str, options: Mapping[str, Any]) -> tuple[str, str] | None:
 def _misfit_below(client: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[str, str] | None:
     if not isinstance(client.get("verify"), bool | None):
         return "options.client_kwargs.verify", "obstore adds certificates to those of the system, and replaces none"
-    if (given := client.get("endpoint_url")) and not _is_address(given):
+    if (given := client.get("endpoint_url")) and not is_address(given):
         return "options.client_kwargs.endpoint_url", _NO_ADDRESS
     region = client.get("region_name")
     if region is not None and not (isinstance(region, str) and _REGION.fullmatch(region)):
         return "options.client_kwargs.region_name", "obstore knows no address for such a region"
     for key in ("connect_timeout", "read_timeout"):
-        seconds = config.get(key, 1)
-        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or seconds <= 0:
+        if not is_seconds(config.get(key, 1)):
             return f"options.config_kwargs.{key}", "must be seconds"
     if config.get("signature_version", "s3v4") != "s3v4":
         return "options.config_kwargs.signature_version", "obstore signs by s3v4 alone"
@@ -188,34 +144,6 @@ def _is_there(place: str, environ: Mapping[str, str]) -> bool:
         return False
 
 
-def direct(settings: Wanted, environ: Mapping[str, str] | None = None) -> Direct | None:
-    """How obstore gets there; None where it is not the driver. Raises ConfigError where it must be and cannot.
-
-    With ``driver: auto`` it is wherever it means the same as s3fs, and is installed.
-    """
-    environ = os.environ if environ is None else environ
-    if settings.protocol not in PROTOCOLS or settings.driver == "fsspec":
-        return None
-    if find_spec("obstore") is None:
-        if settings.driver == "auto":
-            return None
-        raise ConfigError(
-            f"{settings.section.where('driver')}: obstore is not installed. pip install 'ion-fsspec-storage[s3]'"
-        )
-    if settings.driver == "auto":
-        found = misfit(settings.url, settings.options)
-        if why := ": ".join(found) if found is not None else elsewhere(settings.options, environ):
-            log.debug("s3fs makes the requests, not obstore: %s", why)
-            return None
-    made = _direct(settings, environ)
-    if not (why := _garbled(made)):
-        return made
-    if settings.driver == "auto":
-        log.debug("s3fs makes the requests, not obstore: %s", why)
-        return None
-    raise ConfigError(f"{settings.section.where('options')}: with what the environment says, {why}")
-
-
 def listing_options(where: Direct, options: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
     """Those for s3fs beside obstore: it trusts the servers that obstore trusts, and not a bundle of its own.
 
@@ -234,45 +162,34 @@ def _authorities(environ: Mapping[str, str]) -> str:
     return next((it for it in _AUTHORITIES if Path(it).is_file()), "")
 
 
-def _garbled(made: Direct) -> str:
-    """What obstore would fall over instead of refusing it; '' if nothing."""
+def garbled(made: Direct) -> str:
+    """See ``ways.garbled``."""
     if not _REGION.fullmatch(made.config["region"]):
         return "the region is no name of one. It must be one such as eu-west-1"
-    if not _is_address(made.config["endpoint"]):
-        return "the endpoint is no address. It must be one such as https://s3.example.org"
-    if not all(_KEY.fullmatch(it) for it in (made.keys or {}).values() if it is not None):
-        return "a key has other letters than keys have, perhaps a line end. Give it without"
-    return ""
+    return ways.garbled(made)
 
 
-def _is_address(endpoint: object) -> bool:
-    address = _ENDPOINT.fullmatch(endpoint) if isinstance(endpoint, str) else None
-    return address is not None and int(address["port"] or 0) <= _LAST_PORT
-
-
-def _direct(settings: Wanted, environ: Mapping[str, str]) -> Direct:
+def made(settings: Wanted, environ: Mapping[str, str]) -> Direct:
+    """How obstore gets there, of settings that fit."""
     options = settings.options
-    client, config = options.get("client_kwargs") or {}, options.get("config_kwargs") or {}
-    region = client.get("region_name") or environ.get("AWS_DEFAULT_REGION") or environ.get("AWS_REGION") or "us-east-1"
-    scheme = "https" if options.get("use_ssl", client.get("use_ssl", True)) else "http"
+    of_client, config = options.get("client_kwargs") or {}, options.get("config_kwargs") or {}
+    region = (
+        of_client.get("region_name") or environ.get("AWS_DEFAULT_REGION") or environ.get("AWS_REGION") or "us-east-1"
+    )
+    scheme = "https" if options.get("use_ssl", of_client.get("use_ssl", True)) else "http"
     endpoint = (_endpoint(options, environ) or f"{scheme}://s3.{region}.amazonaws.com").rstrip("/")
     keys: Mapping[str, Any] | None = None
     if options.get("key"):
         keys = _keys(options["key"], options["secret"], options.get("token"))
     elif not options.get("anon"):
         keys = _keys_of(environ)
-    answer = config.get("read_timeout", _ANSWER)
-    common = {
-        "allow_http": endpoint.startswith("http://"),
-        "allow_invalid_certificates": client.get("verify") is False,
-        "connect_timeout": timedelta(seconds=config.get("connect_timeout", _CONNECT)),
-        "timeout": timedelta(seconds=_WHOLE),
-        "pool_max_idle_per_host": str(settings.at_once),
-    }
-    bucket, _, prefix = settings.url.partition("://")[2].rstrip("/").partition("/")
+    connect, answer = config.get("connect_timeout", CONNECT), config.get("read_timeout", ANSWER)
+    sent, verify = config.get("read_timeout", SENT), of_client.get("verify") is not False
+    bucket, segments = split(settings.url)
     return Direct(
+        service="s3",
         bucket=bucket,
-        prefix=prefix,
+        prefix="/".join(segments),
         config={
             "aws_endpoint_url_s3": endpoint,  # both, or what the environment says would count more
             "endpoint": endpoint,
@@ -280,8 +197,8 @@ def _direct(settings: Wanted, environ: Mapping[str, str]) -> Direct:
             "skip_signature": bool(options.get("anon")),
             "disable_bulk_delete": True,
         },
-        client={**common, "read_timeout": timedelta(seconds=answer)},
-        slow={**common, "read_timeout": timedelta(seconds=config.get("read_timeout", _SENT))},
+        client=client(endpoint, settings.at_once, connect=connect, answer=answer, verify=verify),
+        slow=client(endpoint, settings.at_once, connect=connect, answer=sent, verify=verify),
         keys=keys,
     )
 

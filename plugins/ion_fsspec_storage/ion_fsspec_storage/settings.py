@@ -10,8 +10,8 @@ from pydantic import AfterValidator, Field, model_validator
 
 from ion_core.contracts.provider import Location, Reach
 from ion_core.contracts.settings import Duration, Settings, Unfit
+from ion_fsspec_storage.choosing import PROTOCOLS, misfit
 from ion_fsspec_storage.protocols import SHARED, refusal, refusal_of_documents
-from ion_fsspec_storage.s3 import PROTOCOLS, misfit
 
 _URL = re.compile(r"(?P<protocol>[a-z][a-z0-9+.-]*)://(?P<place>.*)")
 _UNCLEAR = re.compile(r"[\x00-\x1f\x7f\\*?#\[\]{}]")
@@ -69,16 +69,17 @@ class Place(Settings):
 
     driver: Literal["auto", "obstore", "fsspec"] = Field(
         "auto",
-        description="What makes the requests. auto: of s3://, obstore where these settings mean the same to it as to "
-        "s3fs, else fsspec's. obstore: that or nothing, with credentials where it looks for them. fsspec: fsspec's.",
+        description="What makes the requests. auto: of s3:// and az://, obstore where these settings mean the same to "
+        "it as to s3fs and adlfs, else those. obstore: that or nothing, with credentials where it looks for them. "
+        "fsspec: fsspec's.",
     )
 
     @model_validator(mode="after")
     def _has_its_driver(self) -> Place:
         if self.driver == "obstore":
             if self.protocol not in PROTOCOLS:
-                raise Unfit(f"driver: obstore is for s3:// alone, this is {self.protocol}://. Leave it out")
-            if (found := misfit(self.url, self.options)) is not None:
+                raise Unfit(f"driver: obstore is for s3:// and az:// alone, this is {self.protocol}://. Leave it out")
+            if (found := misfit(self.protocol, self.url, self.options)) is not None:
                 raise Unfit(f"{found[0]} does not go with driver: obstore: {found[1]}. Change it, or use driver: auto")
         return self
 

@@ -25,9 +25,11 @@ class FaultyProxy:
 
     ``busy`` are answered 503 · ``cut`` answers end in the middle · ``silent`` are never answered · ``refusing``: every
     connection is closed at once · a GET of a path that ends with ``forbidden``, or any if that is ``*``, is answered
-    403, and so is a DELETE of one that ends with ``locked`` · ``says``: statuses and codes to answer the next writes
-    with · the answers to so many conditional writes are ``lost`` · answers come without the header ``without`` ·
-    what a GET brings has its last byte changed where ``flips``.
+    403, and so is a DELETE of one that ends with ``locked`` · ``says``: statuses and codes to answer the next requests
+    with whose heads begin as ``says_to`` does, those that write unless told otherwise · the answers to so many
+    conditional writes are ``lost`` · answers come without the header ``without`` · what so many GETs bring has its last
+    byte ``damaged`` · so many bodies that come in are ``torn``: the connection is closed after half · where
+    ``expires_after`` is set, no more than so many are let through, the others' credentials have expired.
     ``requests`` counts what came in, ``heads`` keeps their heads.
     """
 
@@ -40,9 +42,12 @@ class FaultyProxy:
     forbidden: str = ""
     locked: str = ""
     says: list[tuple[int, str]] = field(default_factory=list)
+    says_to: bytes = b"PUT "
     without: bytes = b""
     lost: int = 0
-    flips: bool = False
+    damaged: int = 0
+    torn: int = 0
+    expires_after: int | None = None
     heads: list[bytes] = field(default_factory=list)
     requests: int = 0
     _came_in: asyncio.Event = field(default_factory=asyncio.Event)
@@ -68,9 +73,19 @@ class FaultyProxy:
             if _EXPECTING in head:
                 writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
                 head = head.replace(_EXPECTING, b"")
+            if self.torn and (length := _length(head)) > 1:
+                self.torn -= 1
+                await reader.readexactly(length // 2)
+                return
             body = await self._body(head, reader)
             if self.refusing:
                 return
+            if self.expires_after is not None:
+                self.expires_after -= 1
+                if self.expires_after < 0:
+                    writer.write(_answer(400, "ExpiredToken"))
+                    await writer.drain()
+                    return
             if self.busy:
                 self.busy -= 1
                 writer.write(_BUSY)
@@ -80,7 +95,7 @@ class FaultyProxy:
                 writer.write(_FORBIDDEN)
                 await writer.drain()
                 return
-            if self.says and head.startswith(b"PUT"):
+            if self.says and re.match(self.says_to, head):
                 writer.write(_answer(*self.says.pop(0)))
                 await writer.drain()
                 return
@@ -96,7 +111,8 @@ class FaultyProxy:
             if self.lost and b"if-none-match" in head.lower():
                 self.lost -= 1
                 return
-            if self.flips and head.startswith(b"GET"):
+            if self.damaged and head.startswith(b"GET"):
+                self.damaged -= 1
                 answer = answer[:-1] + bytes([answer[-1] ^ 1])
             if self.without:
                 answer = re.sub(rb"(?i)\r\n" + self.without + rb": [^\r]*", b"", answer)
@@ -128,6 +144,8 @@ class FaultyProxy:
             await writer.drain()
             answered = await reader.readuntil(b"\r\n\r\n")
             bare = head.startswith(b"HEAD") or b" 204 " in answered.split(b"\r\n")[0]
+            if not bare and b"transfer-encoding: chunked" in answered.lower():
+                return answered + await reader.readuntil(b"\r\n0\r\n\r\n")
             return answered if bare else answered + await reader.readexactly(_length(answered))
         finally:
             writer.close()

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 from unittest.mock import Mock
 
 import pytest
@@ -20,6 +20,7 @@ from ion_core.contracts.provider import Provider
 from ion_core.contracts.storage import BlobStore, DocumentStore
 from ion_core.testing.blobs import BlobStoreConformance
 from ion_core.testing.documents import DocumentStoreConformance
+from ion_core.testing.models import CommitModel, DocumentStoreModel, WorkspaceModel
 from ion_core.testing.provider import ProviderConformance
 from ion_fsspec_storage import plugin
 from ion_fsspec_storage.blobs import FsspecBlobs, open_fsspec_blobs
@@ -31,7 +32,9 @@ from ion_fsspec_storage.drivers import Driver
 from ion_fsspec_storage.records import Record
 from ion_fsspec_storage.settings import FsspecBlobsSettings, FsspecDocumentsSettings
 from tests.support.file_servers import FileServer
-from tests.support.object_stores import ObjectStore, s3_at
+from tests.support.object_stores import ObjectStore, azure_at, s3_at
+
+S = TypeVar("S", FsspecBlobsSettings, FsspecDocumentsSettings)
 
 
 class _Blobs(BlobStoreConformance):
@@ -221,6 +224,70 @@ class TestDocumentsInFiles(_Away, _Documents):
             yield documents
 
 
+class TestDocumentsInFilesAndAModel(DocumentStoreModel):
+    examples = 10
+
+    @pytest.fixture(autouse=True)
+    def place(self, tmp_path: Path) -> None:
+        self.settings = FsspecDocumentsSettings(url=f"file://{tmp_path}/store")
+
+    def opened(self) -> AbstractAsyncContextManager[DocumentStore]:
+        return open_fsspec_documents(self.settings)
+
+
+class TestDocumentsInS3AndAModel(TestDocumentsInFilesAndAModel):
+    @pytest.fixture(autouse=True)
+    def place(self, s3: ObjectStore) -> None:
+        self.settings = FsspecDocumentsSettings(**s3.settings())
+
+
+class _OnBoth:
+    """Files and documents below one place."""
+
+    directory: str
+    s3: ObjectStore | None = None
+
+    @pytest.fixture(autouse=True)
+    def place(self, tmp_path: Path) -> None:
+        self.directory = f"file://{tmp_path}/store"
+
+    def settings_of(self, of: type[S]) -> S:
+        return of(url=self.directory) if self.s3 is None else of(**self.s3.settings())
+
+    def blobs(self) -> AbstractAsyncContextManager[BlobStore]:
+        return open_fsspec_blobs(self.settings_of(FsspecBlobsSettings))
+
+    def documents(self) -> AbstractAsyncContextManager[DocumentStore]:
+        return open_fsspec_documents(self.settings_of(FsspecDocumentsSettings))
+
+
+class TestCommitsInFiles(_OnBoth, CommitModel):
+    examples = 10
+
+
+class TestWorkspacesInFiles(_OnBoth, WorkspaceModel):
+    examples = 10
+
+    def opened(self) -> AbstractAsyncContextManager[BlobStore]:
+        return self.blobs()
+
+
+class TestCommitsInS3(TestCommitsInFiles):
+    examples, steps = 4, 10
+
+    @pytest.fixture(autouse=True)
+    def place(self, s3: ObjectStore) -> None:
+        self.s3 = s3
+
+
+class TestWorkspacesInS3(TestWorkspacesInFiles):
+    examples, steps = 4, 10
+
+    @pytest.fixture(autouse=True)
+    def place(self, s3: ObjectStore) -> None:
+        self.s3 = s3
+
+
 class TestBlobsInMemory(_Blobs):
     outage = None
     litter = None
@@ -290,8 +357,12 @@ class TestDocumentsInS3ByObstore(_ByObstore, TestDocumentsInS3):
 
 
 @pytest.mark.filterwarnings("ignore:Sending a large body directly:ResourceWarning")  # adlfs does
-class TestBlobsInAzure(_Blobs):
-    outage = None
+class TestBlobsInAzure(_Refused, _Blobs):
+    @asynccontextmanager
+    async def withhold(self, blobs: FsspecBlobs, key: str) -> AsyncIterator[None]:
+        self.proxy.forbidden = f"/blobs/{key}"
+        yield
+        self.proxy.forbidden = ""
 
     async def litter(self, blobs: Any, prefix: str) -> None:
         """Markers of folders say that they are: adlfs shows the name of one without its slash."""
@@ -310,19 +381,27 @@ class TestBlobsInAzure(_Blobs):
 
     @pytest.fixture
     async def blobs(self, azure: ObjectStore) -> AsyncIterator[BlobStore]:
-        self.settings = FsspecBlobsSettings(**azure.settings())
-        async with open_fsspec_blobs(self.settings) as blobs:
-            yield blobs
+        async with faulty_proxy_to(azure.port) as self.proxy:
+            self.settings = FsspecBlobsSettings(**azure_at(self.proxy.port).settings(driver=self.driver))
+            async with open_fsspec_blobs(self.settings) as blobs:
+                yield blobs
 
 
-class TestDocumentsInAzure(_Documents):
-    outage = None
-
+class TestDocumentsInAzure(_Refused, _Documents):
     @pytest.fixture
     async def documents(self, azure: ObjectStore) -> AsyncIterator[DocumentStore]:
-        self.settings = FsspecDocumentsSettings(**azure.settings())
-        async with open_fsspec_documents(self.settings) as documents:
-            yield documents
+        async with faulty_proxy_to(azure.port) as self.proxy:
+            self.settings = FsspecDocumentsSettings(**azure_at(self.proxy.port).settings(driver=self.driver))
+            async with open_fsspec_documents(self.settings) as documents:
+                yield documents
+
+
+class TestBlobsInAzureByObstore(_ByObstore, TestBlobsInAzure):
+    pass
+
+
+class TestDocumentsInAzureByObstore(_ByObstore, TestDocumentsInAzure):
+    pass
 
 
 @pytest.mark.filterwarnings("ignore:Sending a large body directly:ResourceWarning")  # gcsfs does

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faulty_proxy import FaultyProxy, faulty_proxy_to
+from faulty_proxy import FaultyProxy
 from stored_files import MIB, file, info
 
 from ion_core.contracts.storage import Document
@@ -22,12 +22,6 @@ from tests.support.object_stores import ObjectStore, request, s3_at
 
 pytestmark = pytest.mark.filterwarnings("ignore:Sending a large body directly:ResourceWarning")  # gcsfs, adlfs do
 PATIENCE = 60.0
-
-
-@pytest.fixture
-async def proxy(s3: ObjectStore) -> AsyncIterator[FaultyProxy]:
-    async with faulty_proxy_to(s3.port) as proxy:
-        yield proxy
 
 
 @pytest.fixture(params=["fsspec", "obstore"])
@@ -148,6 +142,20 @@ async def test_no_space_for_the_target_is_no_fault_of_the_store(small_disk: Path
         await blobs.put("key", file(tmp_path, content))
         with pytest.raises(StorageFull, match=r"key.*no space left"):
             await blobs.get("key", small_disk / "target")
+    assert not any(small_disk.iterdir())  # noqa: ASYNC240
+
+
+async def test_no_space_for_what_comes_from_s3_is_said_at_once_and_leaves_nothing(
+    blobs: FsspecBlobs, proxy: FaultyProxy, small_disk: Path, tmp_path: Path
+) -> None:
+    content = os.urandom(20 * MIB)
+    await blobs.put("key", file(tmp_path, content))
+    for expect in (info(content), None):
+        before = proxy.requests
+        async with asyncio.timeout(PATIENCE):
+            with pytest.raises(StorageFull, match=r"key.*no space left"):
+                await blobs.get("key", small_disk / "target", expect=expect)
+        assert proxy.requests == before + 1, "it is not asked for again"
     assert not any(small_disk.iterdir())  # noqa: ASYNC240
 
 

@@ -8,25 +8,25 @@ import os
 import ssl
 import subprocess
 import sys
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from faulty_proxy import FaultyProxy, faulty_proxy_to
+from faulty_proxy import FaultyProxy
 from pydantic import ValidationError
 from stored_files import MIB, file, info
 
 from ion_core.contracts.provider import Section
 from ion_core.contracts.storage import Document
 from ion_core.errors import BlobCorrupt, ConfigError, DocumentExists, StorageFull, TransientError
-from ion_fsspec_storage import plain, plugin
+from ion_fsspec_storage import choosing, plain, plugin
 from ion_fsspec_storage import s3 as s3_words
 from ion_fsspec_storage.blobs import FsspecBlobs, open_fsspec_blobs
 from ion_fsspec_storage.direct import DirectObjects
 from ion_fsspec_storage.documents import FsspecDocuments, open_fsspec_documents
 from ion_fsspec_storage.settings import FsspecBlobsSettings, FsspecDocumentsSettings
+from ion_fsspec_storage.ways import Direct
 from tests.support.certificates import Authority
 from tests.support.object_stores import ObjectStore, client, free_port, s3_at
 
@@ -37,15 +37,9 @@ SECURE = {**KEYS, "endpoint_url": "https://s3.example.org"}
 COMMIT = Document(kind="commit", id="job", correlation_id="flow", body={"n": 1})
 
 
-@pytest.fixture
-async def proxy(s3: ObjectStore) -> AsyncIterator[FaultyProxy]:
-    async with faulty_proxy_to(s3.port) as proxy:
-        yield proxy
-
-
-def chosen(url: str, options: dict[str, Any], driver: Any = "auto", **environ: str) -> s3_words.Direct | None:
+def chosen(url: str, options: dict[str, Any], driver: Any = "auto", **environ: str) -> Direct | None:
     settings = FsspecBlobsSettings(url=url, options=options, driver=driver)
-    return s3_words.direct(settings, {"HOME": "/nonexistent", **environ})
+    return choosing.direct(settings, {"HOME": "/nonexistent", **environ})
 
 
 @pytest.mark.parametrize(
@@ -109,8 +103,8 @@ def test_places_that_obstore_writes_otherwise_are_left_to_s3fs(url: str) -> None
         chosen(url, HERE, driver="obstore")
 
 
-def test_obstore_is_for_s3_alone() -> None:
-    with pytest.raises(ValidationError, match="driver: obstore is for s3:// alone, this is gs://"):
+def test_obstore_is_for_s3_and_azure_alone() -> None:
+    with pytest.raises(ValidationError, match="driver: obstore is for s3:// and az:// alone, this is gs://"):
         FsspecBlobsSettings(url="gs://bucket/x", driver="obstore")
 
 
@@ -205,8 +199,8 @@ async def test_a_lost_answer_to_a_create_is_no_lost_race(proxy: FaultyProxy) -> 
     [
         ((301, "PermanentRedirect"), "options.client_kwargs.region_name: the bucket is in another region"),
         ((400, "AuthorizationHeaderMalformed"), "options.client_kwargs.region_name: the bucket is in another region"),
-        ((403, "SignatureDoesNotMatch"), "access is denied (S3Error: SignatureDoesNotMatch"),
-        ((400, "ExpiredToken"), "access is denied (S3Error: ExpiredToken"),
+        ((403, "SignatureDoesNotMatch"), "access is denied (StoreError: SignatureDoesNotMatch"),
+        ((400, "ExpiredToken"), "access is denied (StoreError: ExpiredToken"),
         ((404, "NoSuchBucket"), "does not exist. Make the bucket or container first."),
         ((501, "NotImplemented"), "is refused by the backend"),
     ],
@@ -244,7 +238,7 @@ def test_what_obstore_would_fall_over_never_gets_there(
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 async def test_a_panic_of_obstore_is_an_error_like_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(s3_words, "_garbled", lambda made: "")
+    monkeypatch.setattr(s3_words, "garbled", lambda made: "")
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://localhost:99999")
     with pytest.raises(ConfigError, match="obstore fell over it"):
         async with open_fsspec_blobs(FsspecBlobsSettings(url="s3://bucket/x", options=KEYS, driver="obstore")):
@@ -367,7 +361,7 @@ async def test_a_store_that_is_full_says_so_at_once(proxy: FaultyProxy, tmp_path
 async def test_a_damaged_answer_is_no_content(proxy: FaultyProxy, tmp_path: Path) -> None:
     async with open_fsspec_blobs(FsspecBlobsSettings(**s3_at(proxy.port).settings(driver="obstore"))) as blobs:
         await blobs.put("key", file(tmp_path, b"content"))
-        proxy.flips = True
+        proxy.damaged = 2
         with pytest.raises(BlobCorrupt, match="blob key: was stored with 7 bytes"):
             await blobs.get("key", tmp_path / "target", expect=info(b"content"))
         assert not (tmp_path / "target").exists()

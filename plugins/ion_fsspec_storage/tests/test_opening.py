@@ -91,8 +91,9 @@ async def test_a_bucket_that_does_not_exist_is_refused(driver: str, s3: ObjectSt
     assert "s3://no-such-bucket/x does not exist. Make the bucket or container first." in said
 
 
-async def test_a_container_that_does_not_exist_is_refused(azure: ObjectStore) -> None:
-    said = await refusal("az://no-such-container/x", **azure.options)
+@pytest.mark.parametrize("driver", ["fsspec", "obstore"])
+async def test_a_container_that_does_not_exist_is_refused(driver: str, azure: ObjectStore) -> None:
+    said = await refusal("az://no-such-container/x", driver, **azure.options)
     assert "does not exist. Make the bucket or container first." in said
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from faulty_proxy import FaultyProxy, faulty_proxy_to
+from faulty_proxy import FaultyProxy
 from stored_files import file, info
 
 from ion_core.errors import TransientError
@@ -19,12 +18,6 @@ from tests.support.worlds import World, exits, no_back_off
 
 PATIENCE = 60.0
 HEALTHY = 5
-
-
-@pytest.fixture
-async def proxy(s3: ObjectStore) -> AsyncIterator[FaultyProxy]:
-    async with faulty_proxy_to(s3.port) as proxy:
-        yield proxy
 
 
 async def test_an_object_that_is_forbidden_becomes_a_dead_letter_and_the_others_are_committed(
@@ -83,10 +76,11 @@ async def test_an_archived_object_says_that_it_is_to_be_restored(
         await blobs.delete("some/key")
 
 
-async def test_an_archived_blob_of_azure_says_so_too(azure: ObjectStore, tmp_path: Path) -> None:
+@pytest.mark.parametrize("driver", ["fsspec", "obstore"])
+async def test_an_archived_blob_of_azure_says_so_too(driver: str, azure: ObjectStore, tmp_path: Path) -> None:
     from azure.storage.blob import BlobServiceClient
 
-    settings = FsspecBlobsSettings(**azure.settings())
+    settings = FsspecBlobsSettings(**azure.settings(driver=driver))
     container, _, place = settings.url.removeprefix("az://").partition("/")
 
     def archive() -> None:

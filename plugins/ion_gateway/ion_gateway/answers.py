@@ -3,59 +3,23 @@
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
 from aiohttp import web
 
-log = logging.getLogger(__name__)
+from ion_core.listening.refusals import PROBLEM, Refused
 
-RETRY_AFTER = 5
-"""Seconds after which a client is asked to come again."""
-
-
-class Refused(Exception):
-    """A request that is answered with an error.
-
-    ``detail`` says what would do, ``problems`` each mistake with its path.
-    """
-
-    def __init__(
-        self,
-        status: HTTPStatus,
-        detail: str,
-        *,
-        problems: Sequence[str] = (),
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
-        super().__init__(detail)
-        self.status = status
-        self.detail = detail
-        self.problems = problems
-        self.headers = dict(headers or {})
-
-    def answer(self) -> web.Response:
-        body: dict[str, Any] = {"title": self.status.phrase, "status": int(self.status), "detail": self.detail}
-        if self.problems:
-            body["problems"] = [*self.problems]
-        answer = _json(self.status, body, self.headers, content_type="application/problem+json")
-        if self.headers.get("Connection") == "close":
-            answer.force_close()  # the header alone says so, and does nothing
-        return answer
+BROKEN = (web.RequestPayloadError,)
+"""What a body raises that does not come as a whole, beside ConnectionError."""
 
 
-def no_room(error: OSError) -> Refused:
-    """Where a file cannot be written on its way in; the log says which and why."""
-    log.error("a file on its way in cannot be written: %s", error)
-    return later(HTTPStatus.SERVICE_UNAVAILABLE, "There is no room for files at this moment.")
-
-
-def later(status: HTTPStatus, detail: str, *, close: bool = False) -> Refused:
-    """For what may be had later; ``close``: on another connection."""
-    closing = {"Connection": "close"} if close else {}
-    return Refused(status, detail, headers={"Retry-After": str(RETRY_AFTER), **closing})
+def refusal(refused: Refused) -> web.Response:
+    found = _json(refused.status, refused.body, refused.headers, content_type=PROBLEM)
+    if refused.closes:
+        found.force_close()
+    return found
 
 
 def answer(status: HTTPStatus, body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> web.Response:

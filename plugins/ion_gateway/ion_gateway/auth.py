@@ -11,8 +11,8 @@ from http import HTTPStatus
 from time import time
 from typing import TYPE_CHECKING
 
+from ion_core.listening.refusals import Refused
 from ion_core.listening.tokens import Tokens
-from ion_gateway.answers import Refused
 from ion_gateway.gateway_settings import ANY
 
 if TYPE_CHECKING:

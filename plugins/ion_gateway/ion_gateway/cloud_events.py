@@ -23,9 +23,10 @@ from cloudevents.core.v1.event import CloudEvent
 
 from ion_core import strict_json
 from ion_core.errors import InvalidEvent
+from ion_core.listening.bodies import Body
+from ion_core.listening.refusals import Refused
 from ion_core.words import counted
-from ion_gateway.answers import Refused
-from ion_gateway.bodies import Body
+from ion_gateway.answers import BROKEN
 from ion_gateway.contents import FORM
 from ion_gateway.pairs import flattened
 
@@ -41,17 +42,23 @@ MOST = 1_000
 """Events of one batch."""
 
 _JSON = re.compile(r"(application|text)/([a-z0-9.-]+\+)?json")
+_OF_TRACES = ("traceparent", "tracestate")
+"""Attributes that say how an event came about, and not what it is: who sends it again may say something else."""
 _FIRST = ("id", "source", "type", "specversion", "subject", "time", "dataschema", "datacontenttype")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Told:
-    """A CloudEvent: the type of the event it becomes, its id, what it brings. ``content`` is the file ``data``."""
+    """A CloudEvent: the type of the event it becomes, its id, what it brings. ``content`` is the file ``data``.
+
+    ``traceparent`` is its attribute of that name, whatever that says: the span outside that it began with.
+    """
 
     type: str
     event_id: str
     pairs: Sequence[tuple[str, str]]
     content: bytes | None
+    traceparent: str = ""
 
 
 def is_cloud_event(request: web.BaseRequest) -> bool:
@@ -68,19 +75,32 @@ def which(request: web.BaseRequest, raw: bytes, settings: GatewaySettings) -> st
 
     Raises InvalidEvent; Refused (400) where it has none.
     """
-    structured = _kind(request) == STRUCTURED
-    where = "/" if structured else "header ce-"
-    value = strict_json.loads(raw, what="body", limit=settings.max_json) if structured else request.headers
-    texts = {}
-    for name in ("source", "id"):
-        found = value.get(name if structured else f"ce-{name}") if isinstance(value, Mapping) else None
-        if not isinstance(found, str) or not found:
+    where = "/" if _kind(request) == STRUCTURED else "header ce-"
+    texts = _attributes(request, raw, settings, "source", "id")
+    for name, found in texts.items():
+        if not found:
             raise Refused(
                 HTTPStatus.BAD_REQUEST,
                 f"{where}{name}: is missing. Without it a CloudEvent that is sent again would be another one.",
             )
-        texts[name] = found if structured else str(decode_header_value(name, found))
     return _key(texts)
+
+
+def traceparent_of(request: web.BaseRequest, raw: bytes, settings: GatewaySettings) -> str:
+    """The attribute of one that is not read as a CloudEvent otherwise; '' where there is none. Raises InvalidEvent."""
+    return _attributes(request, raw, settings, "traceparent")["traceparent"]
+
+
+def _attributes(request: web.BaseRequest, raw: bytes, settings: GatewaySettings, *names: str) -> dict[str, str]:
+    """Those attributes as they are said, '' where one is missing or no text. Raises InvalidEvent."""
+    structured = _kind(request) == STRUCTURED
+    value = strict_json.loads(raw, what="body", limit=settings.max_json) if structured else request.headers
+    texts = {}
+    for name in names:
+        found = value.get(name if structured else f"ce-{name}") if isinstance(value, Mapping) else None
+        said = found if isinstance(found, str) else ""
+        texts[name] = said if structured else str(decode_header_value(name, said))
+    return texts
 
 
 async def read_cloud_events(
@@ -96,7 +116,7 @@ async def read_cloud_events(
     kind, options = multipart.parse_options_header(given)
     is_binary = kind not in (STRUCTURED, BATCH)
     if packed != "identity" or options.get("charset", "utf-8").lower() != "utf-8":
-        raise Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "CloudEvents are taken in UTF-8, and not packed.")
+        raise Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "CloudEvents are taken in UTF-8, and not compressed.")
     if one and kind in (BATCH, FORM):
         raise Refused(
             HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
@@ -109,7 +129,7 @@ async def read_cloud_events(
             "to POST /events/TYPE.",
         )
     limit = settings.max_json if also is None else min(settings.max_json, settings.max_signed)
-    raw = await Body(request, limit=limit, what="JSON", also=also).read()
+    raw = await Body(request, limit=limit, what="JSON", also=also, broken=BROKEN).read()
     if is_binary:
         return lambda: [_binary(request, given, raw, settings)]
     return lambda: _structured(raw, settings, batch=kind == BATCH)
@@ -201,6 +221,7 @@ def _told(texts: dict[str, str], what: str, data: Any, content: bytes | None, se
         raise InvalidEvent(problems)
     if _is_json(texts.get("datacontenttype", "")):
         texts.pop("datacontenttype", None)  # what JSON is without it, too: so all modes say the same
+    traceparent, _ = (texts.pop(name, "") for name in _OF_TRACES)
     order = [*(name for name in _FIRST if name in texts), *sorted(texts.keys() - {*_FIRST})]
     pairs = [(f"ce.{name}", texts[name]) for name in order]
     brought = flattened(data) if isinstance(data, dict) else [] if data is None else flattened({DATA: data})
@@ -210,7 +231,7 @@ def _told(texts: dict[str, str], what: str, data: Any, content: bytes | None, se
     pairs += brought
     if len(pairs) > settings.max_pairs:
         raise InvalidEvent(f"{where}data: comes to {counted(len(pairs), 'pair')}, {settings.max_pairs:,} are allowed")
-    return Told(type=texts["type"], event_id=_event_id(texts), pairs=pairs, content=content)
+    return Told(type=texts["type"], event_id=_event_id(texts), pairs=pairs, content=content, traceparent=traceparent)
 
 
 def _problems(texts: Mapping[str, str]) -> list[str]:

@@ -34,6 +34,7 @@ def coming(names: tuple[str, ...], count: int, config: str | None) -> None:
     from zoneinfo import ZoneInfo
 
     from ion_core.contracts.command import configured
+    from ion_gateway.plans import coming as times_of
 
     found = [
         (name, planned)
@@ -48,9 +49,8 @@ def coming(names: tuple[str, ...], count: int, config: str | None) -> None:
     for name, planned in found:
         if names and name not in names:
             continue
-        time, zone = datetime.now(UTC), ZoneInfo(planned.zone)
-        for _ in range(count):
-            time = planned.plan.after(time)
+        zone = ZoneInfo(planned.zone)
+        for time in times_of(planned.plan, datetime.now(UTC), count):
             there = f"{time.astimezone(zone):%a %Y-%m-%d %H:%M:%S %Z}"
             rows.append((name, there, f"{time:%Y-%m-%dT%H:%M:%SZ}", planned.type))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]

@@ -12,8 +12,11 @@ import multipart
 
 from ion_core.contracts.storage import BlobInfo
 from ion_core.errors import InvalidEvent
-from ion_gateway.answers import Refused
-from ion_gateway.bodies import Arrivals, Body, read_form
+from ion_core.listening.arriving import Arrivals
+from ion_core.listening.bodies import Body
+from ion_core.listening.forms import read_form
+from ion_core.listening.refusals import Refused
+from ion_gateway.answers import BROKEN
 from ion_gateway.pairs import read_json
 
 if TYPE_CHECKING:
@@ -53,15 +56,17 @@ async def read_content(
     if kind == JSON or (kind != FORM and not request.body_exists):  # nothing is no JSON, and no mistake either
         if options.get("charset", "utf-8").lower().replace("_", "-") not in ("utf-8", "utf8"):
             raise _unsupported("JSON is UTF-8. Send it as that.")
-        body = Body(request, limit=min(most, settings.max_json), what="JSON", also=also)
+        body = Body(request, limit=min(most, settings.max_json), what="JSON", also=also, broken=BROKEN)
         raw = await body.read()
         return lambda: Brought(pairs=read_json(raw, limit=settings.max_json, max_pairs=settings.max_pairs))
     if kind == FORM and not whole:
         boundary = options.get("boundary", "")
         if not boundary or not boundary.isascii():
             raise Refused(HTTPStatus.BAD_REQUEST, "The header Content-Type has no boundary, or none in ASCII.")
-        body = Body(request, limit=most, what="one request", also=also)
-        form = await read_form(body, boundary, into=into, max_files=settings.max_files, max_pairs=settings.max_pairs)
+        body = Body(request, limit=most, what="one request", also=also, broken=BROKEN)
+        form = await read_form(
+            body, boundary, multipart, into=into, max_files=settings.max_files, max_pairs=settings.max_pairs
+        )
 
         def brought() -> Brought:
             if form.problems:
@@ -79,7 +84,7 @@ async def read_json_of_any_kind(
     """The body, whatever its Content-Type says, as senders do that mean JSON. Raises Refused and Gone."""
     _check_packing(request)
     limit = settings.max_json if also is None else min(settings.max_json, settings.max_signed)
-    return await Body(request, limit=limit, what="JSON", also=also).read()
+    return await Body(request, limit=limit, what="JSON", also=also, broken=BROKEN).read()
 
 
 def _check_packing(request: web.BaseRequest) -> None:

@@ -6,7 +6,7 @@ from http import HTTPStatus
 
 from ion_core import strict_json
 from ion_core.errors import InvalidEvent
-from ion_gateway.answers import Refused
+from ion_core.listening.refusals import Refused
 
 NAME = "frontapi"
 """Of what publishes, and of the parent that no event is."""

@@ -14,14 +14,15 @@ from aiohttp import web
 from ion_core.contracts.service import ServiceHost
 from ion_core.errors import IonError, PluginFailed
 from ion_core.listening import tls
+from ion_core.listening.bodies import Gone
+from ion_core.listening.refusals import Refused, later
 from ion_core.listening.settings import is_loopback
 from ion_core.listening.sockets import Open, cannot_listen, listen, most_connections, url_of
+from ion_core.listening.system import keep_freed_memory
 from ion_core.listening.tls import Certificate
-from ion_gateway.answers import Refused, later
-from ion_gateway.bodies import Gone
+from ion_gateway.answers import refusal
 from ion_gateway.gateway_settings import GatewaySettings, taken_over
 from ion_gateway.receiving import Receiver
-from ion_gateway.system import keep_freed_memory
 
 log = logging.getLogger(__name__)
 
@@ -133,10 +134,10 @@ class Gateway:
             self._under_way.add(task)
             return await receiver.answer(request)
         except Refused as refused:
-            return refused.answer()
+            return refusal(refused)
         except Gone:
             log.info("a client left in the middle of its request", extra=_of(request, receiver))
-            return Refused(HTTPStatus.BAD_REQUEST, "The body is not there as a whole.").answer()
+            return refusal(Refused(HTTPStatus.BAD_REQUEST, "The body is not there as a whole."))
         except IonError as error:
             log.error(
                 "a request could not be answered: %s",
@@ -148,7 +149,7 @@ class Gateway:
             log.exception("a request failed", extra=_of(request, receiver), exc_info=error)
         finally:
             self._under_way.discard(task)
-        return Refused(HTTPStatus.INTERNAL_SERVER_ERROR, "It failed here. The log of the gateway says why.").answer()
+        return refusal(Refused(HTTPStatus.INTERNAL_SERVER_ERROR, "It failed here. The log of the gateway says why."))
 
 
 def _of(request: web.BaseRequest, receiver: Receiver) -> dict[str, str]:
@@ -177,9 +178,9 @@ class _Connection(web.RequestHandler):
         log.info("no request: %s", " ".join(str(exc).split())[:200], extra={"remote": request.remote})
         if request.writer.output_size > 0:
             raise ConnectionError("the answer has begun")
-        answer = Refused(
-            HTTPStatus(status), "This is no request as HTTP/1.1 has it, or its head is too large."
-        ).answer()
+        answer = refusal(
+            Refused(HTTPStatus(status), "This is no request as HTTP/1.1 has it, or its head is too large.")
+        )
         answer.force_close()
         return answer
 

@@ -16,7 +16,7 @@ from ion_core.contracts.provider import Finding
 from ion_core.contracts.settings import ByteSize, ConfigPath, Secret, Settings, Unfit
 from ion_core.contracts.storage import check_key
 from ion_core.errors import InvalidKey
-from ion_core.listening.settings import LEAST_TOKEN, Address, Network, Token, as_list, is_loopback, parts
+from ion_core.listening.settings import LEAST_TOKEN, Address, KeyFile, Network, Token, as_list, is_loopback, parts
 from ion_gateway.settings import checked_name, checked_type
 
 _PATH = re.compile(r"(?:/[A-Za-z0-9._-]+)+")
@@ -203,7 +203,7 @@ class GatewaySettings(Settings):
 
     listen: Address = Field("127.0.0.1:8080", description="Address and port: 127.0.0.1:8080, or [::1]:8080.")
     cert_file: ConfigPath | None = Field(None, description="Certificate for TLS, in PEM; without it HTTP is plain.")
-    key_file: ConfigPath | None = Field(None, description="Its key, where cert_file does not hold it, too.")
+    key_file: KeyFile = Field(None, description="Its key, where cert_file does not hold it, too.")
     client_ca_file: ConfigPath | None = Field(
         None, description="Authorities, in PEM: clients must have a certificate of one of them."
     )
@@ -223,13 +223,6 @@ class GatewaySettings(Settings):
     max_pending: int = Field(
         10_000, description="Messages that may wait for the modules that take a type; above them 429.", ge=1
     )
-
-    @field_validator("key_file")
-    @classmethod
-    def _of_a_certificate(cls, value: Path | None, info: ValidationInfo) -> Path | None:
-        if value is not None and info.data.get("cert_file") is None:
-            raise Unfit("is the key of a certificate, and cert_file is not given")
-        return value
 
     @field_validator("client_ca_file")
     @classmethod

@@ -277,6 +277,7 @@ def _schemas(types: Sequence[str]) -> Json:
                 "status": {"type": "integer"},
                 "detail": _TEXT,
                 "problems": {"type": "array", "items": _TEXT},
+                "error": _TEXT,
             },
             required=("title", "status", "detail"),
         ),

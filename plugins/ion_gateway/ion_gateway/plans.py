@@ -69,6 +69,14 @@ def between(plan: Plan, after: datetime, until: datetime) -> Iterator[datetime]:
         after = time
 
 
+def coming(plan: Plan, after: datetime, count: int) -> list[datetime]:
+    """The first ``count`` planned times later than ``after``."""
+    times: list[datetime] = []
+    while len(times) < count:
+        times.append(plan.after(times[-1] if times else after))
+    return times
+
+
 def cron_problem(expression: str) -> str:
     """What is wrong with it, or ''. Five fields of numbers, names, ``,``, ``-``, ``*`` and ``/``; no other dialect."""
     fields = expression.split()

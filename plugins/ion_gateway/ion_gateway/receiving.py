@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import difflib
 import hashlib
 import logging
 import re
@@ -18,14 +17,17 @@ from urllib.parse import quote
 
 from ion_core.contracts.storage import BlobInfo
 from ion_core.errors import IdTaken, InvalidEvent, IonError, MessageRefused, TransientError, Unroutable
-from ion_core.events import MAX_TYPE_LENGTH, Event
+from ion_core.events import Event, checked_traceparent
+from ion_core.listening.arriving import Arrivals, keep
+from ion_core.listening.bodies import check_framing
 from ion_core.listening.proxies import Proxies
+from ion_core.listening.refusals import Refused, later, of_nobody
 from ion_core.listening.settings import is_loopback
+from ion_core.listening.waiting import unless_set
 from ion_core.words import counted
-from ion_gateway.answers import Refused, answer, later
+from ion_gateway.answers import answer
 from ion_gateway.auth import Guard
-from ion_gateway.bodies import Arrivals, check_framing, keep
-from ion_gateway.cloud_events import DATA, is_batch, is_cloud_event, read_cloud_events, which
+from ion_gateway.cloud_events import DATA, is_batch, is_cloud_event, read_cloud_events, traceparent_of, which
 from ion_gateway.contents import read_content, read_json_of_any_kind
 from ion_gateway.front_api import NAME, read_link
 from ion_gateway.gateway_settings import DOCUMENT, NEW_LINK, Auth, GatewaySettings, Route
@@ -161,17 +163,11 @@ class Receiver:
 
     async def _outcome_unless_ending(self, correlation_id: str, within: timedelta) -> FlowOutcome | None:
         """None where the service is to end, or nobody can tell: the event is taken all the same."""
-        asking = asyncio.ensure_future(self._host.outcome(correlation_id, within=within))
-        ending = asyncio.ensure_future(self._stop.wait())
         try:
-            await asyncio.wait({asking, ending}, return_when=asyncio.FIRST_COMPLETED)
-            return asking.result() if asking.done() else None
+            return await unless_set(self._stop, self._host.outcome(correlation_id, within=within))
         except IonError as error:
             log.warning("what became of %s cannot be told now: %s", correlation_id, error)
             return None
-        finally:
-            asking.cancel()
-            ending.cancel()
 
     async def _take_cloud_events(self, request: web.BaseRequest, only: str | None = None) -> web.StreamResponse:
         """``only``: one of this type, which is answered as any other event."""
@@ -193,10 +189,11 @@ class Receiver:
                     )
                 self._check_taken(event_type)
                 await self._check_room(event_type)
-            published, trace = [], _trace(request)
+            published = []
             async with Arrivals(self._host.work) as into:
                 for n, it in enumerate(events):  # what fails midway is sent again as a whole, and is the same then
                     files = {} if it.content is None else {DATA: await keep(it.content, into, str(n))}
+                    trace = _trace(request, it.traceparent)
                     published.append(await self._publish(it.type, it.pairs, files, it.event_id, traceparent=trace))
         if only is not None:
             return await self._taken(request, published[0])
@@ -225,9 +222,10 @@ class Receiver:
                 key = which(request, raw, self._settings)
             key = self._key(request, route.auth or self._settings.auth) if key is None else f"{name}\n{key}"
             event_id = str(uuid.uuid4()) if key is None else event_id_of(route.type, key)
+            own = traceparent_of(request, raw, self._settings) if is_cloud_event(request) else ""
             async with Arrivals(self._host.work) as into:
                 files = {} if route.file is None else {route.file: await keep(raw, into)}
-                event = await self._publish(route.type, it.pairs, files, event_id, traceparent=_trace(request))
+                event = await self._publish(route.type, it.pairs, files, event_id, traceparent=_trace(request, own))
         return await self._taken(request, event)
 
     async def _take_link(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -267,7 +265,7 @@ class Receiver:
                 **context,
             )
         except Unroutable as error:
-            raise _of_nobody(event_type, self._host.event_types()) from error
+            raise of_nobody(event_type, self._host.event_types()) from error
         except MessageRefused as error:
             log.warning("the broker takes no such message: %s", error)
             raise Refused(
@@ -288,7 +286,7 @@ class Receiver:
         """Raises Refused (404) where no module takes it."""
         types = self._host.event_types()
         if event_type not in types:
-            raise _of_nobody(event_type, types)
+            raise of_nobody(event_type, types)
 
     async def _check_room(self, event_type: str) -> None:
         """Raises Refused (429) where too much waits for those who take it. What is not known keeps nobody out."""
@@ -336,8 +334,13 @@ def _told_as_such() -> Iterator[None]:
         ) from error
 
 
-def _trace(request: web.BaseRequest) -> str:
-    """The trace that the request is part of, '' for none. Of several none, as W3C Trace Context says."""
+def _trace(request: web.BaseRequest, own: str = "") -> str:
+    """The trace that the request is part of, '' for none. Of several none, as W3C Trace Context says.
+
+    ``own`` is what a CloudEvent says itself: where it began, whichever hop brought it.
+    """
+    if checked_traceparent(own):
+        return own
     said = request.headers.getall("traceparent", [])
     return said[0] if len(said) == 1 else ""
 
@@ -364,9 +367,3 @@ def _applied(within: timedelta) -> str:
 def event_id_of(event_type: str, key: str) -> str:
     """The id of the event of this type and key: the same from every gateway. A type has no line breaks."""
     return hashlib.sha256(f"{event_type}\n{key}".encode("utf-8", "surrogateescape")).hexdigest()[:32]
-
-
-def _of_nobody(event_type: str, types: Sequence[str]) -> Refused:
-    near = difflib.get_close_matches(event_type[:MAX_TYPE_LENGTH], types, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    return Refused(HTTPStatus.NOT_FOUND, f"No module takes events of type {event_type[:80]!r}.{hint}")

@@ -11,7 +11,7 @@ from typing import Any
 from jsonpointer import EndOfList, JsonPointer
 
 from ion_core import strict_json
-from ion_gateway.answers import Refused
+from ion_core.listening.refusals import Refused
 from ion_gateway.gateway_settings import GatewaySettings, Route
 from ion_gateway.pairs import pairs_of
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from datetime import timedelta
+from collections.abc import Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from ion_core.contracts.looking import PlannedView
 from ion_core.contracts.settings import Duration, Settings, StatePath
 from ion_core.events import type_problem
-from ion_gateway.plans import Cron, Every, Plan, cron_problem, zone_problem
+from ion_gateway.plans import Cron, Every, Plan, coming, cron_problem, zone_problem
 
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
@@ -88,6 +90,15 @@ class ScheduleSettings(Settings):
         description="What is planned, each under a name of your own.", min_length=1
     )
     path: StatePath = Field(Path("planned.json"), description="Where the latest planned times are noted.")
+
+    def planned(self, after: datetime, count: int) -> Sequence[PlannedView]:
+        """The coming times of each schedule, ``count`` of each."""
+        return [
+            PlannedView(
+                service=self.section.name or "schedule", name=name, type=it.type, times=coming(it.plan, after, count)
+            )
+            for name, it in self.schedules.items()
+        ]
 
     def publishes(self) -> dict[str, str]:
         """Each type that will be published, by its key in these settings."""

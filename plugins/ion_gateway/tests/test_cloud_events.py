@@ -245,6 +245,41 @@ async def test_a_route_knows_it_by_source_and_id_unless_told_otherwise(tmp_path:
         assert len(it.host.taken) == 6
 
 
+# Traces
+
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+HOP = TRACE.replace("b7ad", "0000")
+
+
+@pytest.mark.parametrize(("own", "hop", "taken"), [(TRACE, HOP, TRACE), (TRACE, "", TRACE), ("none", HOP, HOP)])
+async def test_where_an_event_began_counts_and_not_which_hop_brought_it(
+    tmp_path: Path, own: str, hop: str, taken: str
+) -> None:
+    routes = {"one": {"path": "/one", "type": "report.asked", "pairs": {}}}
+    async with running(tmp_path / "work", routes=routes) as it:
+        by = {"traceparent": hop} if hop else {}
+        event = {**EVENT, "traceparent": own, "tracestate": "vendor=x"}
+        for path, body, headers in (
+            ("/events", event, STRUCTURED),
+            ("/events", [event, {**EVENT, "id": "2"}], BATCH),
+            ("/events", {}, {**BINARY, "ce-traceparent": own}),
+            ("/events/photo.received", event, STRUCTURED),
+            ("/one", event, STRUCTURED),
+            ("/one", {}, {**BINARY, "ce-traceparent": own}),
+        ):
+            assert (await it.post(path, data=json.dumps(body), headers={**headers, **by}))[0] == 202
+        assert [event.traceparent for event, _ in it.host.taken] == [taken, taken, hop, taken, taken, taken, taken]
+
+
+async def test_one_that_is_sent_again_by_another_span_is_the_same_event(it: Running) -> None:
+    for span in (TRACE, HOP):
+        event = {**EVENT, "traceparent": span, "tracestate": f"vendor={span}"}
+        assert (await post(it, event))[0] == 202
+        binary = {**BINARY, "Content-Type": "application/json", "ce-traceparent": span, "ce-tracestate": span}
+        assert (await post(it, b"", binary))[0] == 202
+    assert len({event.data for event, _ in it.host.taken}) == 1
+
+
 # What is refused
 
 

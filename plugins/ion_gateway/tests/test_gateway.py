@@ -8,7 +8,7 @@ import io
 import json
 import resource
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -32,9 +32,9 @@ from ion_core.errors import (
     TransientError,
     Unroutable,
 )
-from ion_core.listening import sockets
+from ion_core.listening import arriving, bodies, sockets
 from ion_core.testing import ServiceConformance
-from ion_gateway import bodies, gateway, waiting
+from ion_gateway import gateway, waiting
 from ion_gateway.gateway import Gateway
 from ion_gateway.gateway_settings import GatewaySettings
 from ion_gateway.receiving import event_id_of
@@ -125,7 +125,7 @@ async def test_a_form_is_the_same_however_it_is_cut(it: Running, chunk: int) -> 
 @pytest.mark.parametrize("most", [1, 1000])
 async def test_a_file_is_the_same_however_much_is_held(it: Running, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
     for name in ("WRITTEN_AT_ONCE", "MOST_HELD"):
-        monkeypatch.setattr(bodies, name, most)
+        monkeypatch.setattr(arriving, name, most)
     content = Random(1).randbytes(90_000)
     body, kind = form(("empty", b"", "empty"), ("f", content, "f"))
     assert (await it.post(data=io.BytesIO(body), headers={"Content-Type": kind}))[0] == 202
@@ -136,7 +136,7 @@ async def test_a_file_is_the_same_however_much_is_held(it: Running, monkeypatch:
 
 
 async def test_a_file_is_written_as_it_comes_and_never_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bodies, "WRITTEN_AT_ONCE", 1024)
+    monkeypatch.setattr(arriving, "WRITTEN_AT_ONCE", 1024)
     async with running(tmp_path / "work") as it:
         more = asyncio.Event()
 
@@ -849,6 +849,13 @@ class TestGatewayIsAService(ServiceConformance):
         async with aiohttp.ClientSession() as client:
             await client.post(service.url + PATH, data=body, headers={"Content-Type": kind})
         return "photo.received"
+
+    async def send(self, service: Gateway, data: Mapping[str, str], files: Mapping[str, bytes]) -> bool:
+        fields = [(name, value, None) for name, value in data.items()]
+        body, kind = form(*fields, *((f"f{n}", files[name], name) for n, name in enumerate(files)))
+        async with aiohttp.ClientSession() as client:
+            answer = await client.post(service.url + PATH, data=body, headers={"Content-Type": kind})
+        return answer.status == 202
 
     def reloads(self) -> list[tuple[GatewaySettings, list[str]]]:
         token = {"auth": {"bearer": "t" * 16}}

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +17,8 @@ from typing import Any
 
 import pytest
 
+from ion_core.testing import serve
+from ion_core.testing.serve import ENVIRONMENT, Serve, run_ion
 from ion_gateway.gateway_settings import GatewaySettings, Route
 
 PIPELINE = """
@@ -38,38 +39,11 @@ printf '[{"key": "eventType", "value": "photo.shouted"}]' > "$HANDLER_BASE_DIR/o
 """
 
 
-def ion(directory: Path, *arguments: str) -> str:
-    ran = subprocess.run(
-        [sys.executable, "-m", "ion_core", *arguments],
-        cwd=directory,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    return ran.stdout
-
-
-ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("ION_")}
-
-
-class Serving:
-    def __init__(self, directory: Path, url: str, process: subprocess.Popen[bytes]) -> None:
-        self.directory, self.url, self.process = directory, url, process
-
+class Serving(Serve):
     def curl(self, *arguments: str) -> dict[str, Any]:
         """What is answered, with its status."""
-        ran = subprocess.run(
-            ["curl", "-sS", "-w", "\n%{http_code}", *arguments],
-            cwd=self.directory,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=True,
-        )
-        body, _, status = ran.stdout.rpartition("\n")
-        return {**json.loads(body), "status": int(status)}
+        status, body = self.curled(*arguments)
+        return {**json.loads(body), "status": status}
 
     def over(self, event_id: str) -> dict[str, Any]:
         """What became of it, once it is over."""
@@ -80,39 +54,11 @@ class Serving:
                 return found
         raise AssertionError(f"not over: {found}")
 
-    def until(self, condition: Callable[[], bool], *, within: float = 60) -> None:
-        """Once it holds, for what tells nobody when it changes."""
-        until = time.monotonic() + within
-        while not condition():
-            over = self.process.poll() is not None or time.monotonic() > until
-            assert not over, (self.directory / "serve.log").read_text()
-            time.sleep(0.02)
-
 
 @contextmanager
 def serving(directory: Path, *, start_new_session: bool = False) -> Iterator[Serving]:
-    """``start_new_session``: without a terminal, whoever runs this."""
-    log = directory / "serve.log"
-    with (
-        log.open("w") as stderr,
-        subprocess.Popen(
-            [sys.executable, "-m", "ion_core", "serve"],
-            cwd=directory,
-            env=ENVIRONMENT,
-            stderr=stderr,
-            start_new_session=start_new_session,
-        ) as process,
-    ):
-        try:
-            until, found = time.monotonic() + 60, None
-            while found is None and process.poll() is None and time.monotonic() < until:
-                time.sleep(0.02)
-                found = re.search(r"the gateway listens url=(\S+)\n", log.read_text())
-            assert found is not None, log.read_text()
-            yield Serving(directory, found[1], process)
-        finally:
-            process.terminate()
-            process.wait(60)
+    with serve.serving(directory, "gateway", start_new_session=start_new_session) as it:
+        yield Serving(it.directory, it.url, it.process)
 
 
 @pytest.fixture(scope="module")
@@ -136,12 +82,12 @@ def test_a_photo_by_curl_goes_through_the_whole_flow_once(served: Serving) -> No
     assert sent[0]["eventId"] == sent[1]["eventId"]
     found = served.over(sent[0]["eventId"])
     assert (found["outcome"], found["events"], found["jobs"]) == ("done", 2, {"committed": 2})
-    documents = json.loads(ion(served.directory, "trace", "flow", sent[0]["correlationId"], "--json"))
+    documents = json.loads(run_ion(served.directory, "trace", "flow", sent[0]["correlationId"], "--json"))
     events = [it for it in documents if it["context"]["documentType"] == "eventMeta"]
     assert len(events) == 2
     assert events[0]["context"]["name"] == "gateway"
     assert events[0]["data"] == [{"key": "who", "value": "me"}]
-    ion(served.directory, "files", sent[0]["correlationId"], "--get", "got")
+    run_ion(served.directory, "files", sent[0]["correlationId"], "--get", "got")
     assert [path.read_text() for path in (served.directory / "got" / "shout").rglob("shouted")] == ["A PHOTO"]
 
 
@@ -210,7 +156,7 @@ def test_a_process_that_is_killed_in_an_upload_leaves_nothing_for_the_next(tmp_p
     assert [*work.iterdir()]
     with serving(tmp_path):
         assert [*work.iterdir()] == []
-    assert ion(tmp_path, "trace", "list", "--json").strip() == "[]"
+    assert run_ion(tmp_path, "trace", "list", "--json").strip() == "[]"
 
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
@@ -242,7 +188,7 @@ def test_the_first_example_of_the_page_works_as_it_stands(tmp_path: Path) -> Non
         (sent,) = typed(it, block("<!-- run -->"))
         assert set(sent) == {"eventId", "correlationId", "type"}
         assert it.over(sent["eventId"])["outcome"] == "done"
-    ion(tmp_path, "files", sent["correlationId"], "--get", "got")
+    run_ion(tmp_path, "files", sent["correlationId"], "--get", "got")
     assert [path.read_text() for path in (tmp_path / "got" / "shout").rglob("shouted.txt")] == ["HELLO\n"]
 
 
@@ -264,7 +210,7 @@ def test_a_link_goes_through_a_flow_whose_first_event_is_as_in_2018(tmp_path: Pa
         sent = it.curl("-d", '{"url": "https://example.org/"}', f"{it.url}/")
         assert sent["status"] == 200
         assert it.over(sent["context"]["eventId"])["jobs"] == {"committed": 1}
-    documents = json.loads(ion(tmp_path, "trace", "flow", sent["context"]["correlationId"], "--json"))
+    documents = json.loads(run_ion(tmp_path, "trace", "flow", sent["context"]["correlationId"], "--json"))
     [event] = [it for it in documents if it["context"]["documentType"] == "eventMeta"]
     assert (event["context"], event["data"]) == (sent["context"], sent["data"])
     assert (event["context"]["name"], event["context"]["parentEventId"]) == ("frontapi", "frontapi")
@@ -283,7 +229,7 @@ def test_the_route_of_the_page_can_be_served(tmp_path: Path, monkeypatch: pytest
         monkeypatch.setitem(ENVIRONMENT, name, "whsec_0123456789abcdef")
     modules = 'modules: {build: {command: ["true"], source: ., subscribes: [push.received, invoice.paid]}}'
     (tmp_path / "ion.yaml").write_text(f"{modules}\n{block('gets a path of its own:')}")
-    assert "ok: 1 module" in ion(tmp_path, "check")
+    assert "ok: 1 module" in run_ion(tmp_path, "check")
 
 
 def test_what_is_wrong_with_a_secret_is_said_and_the_secret_is_not(
@@ -425,5 +371,5 @@ def test_check_names_what_cannot_be_served(tmp_path: Path, gateway: str, says: s
 def test_check_lets_pass_what_can_be_served(tmp_path: Path, gateway: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(ENVIRONMENT, "GATE", "0123456789abcdef")
     (tmp_path / "ion.yaml").write_text(f"{HEAD}    {gateway}\n")
-    assert "ok: 1 module" in ion(tmp_path, "check")
-    assert "0123456789abcdef" not in ion(tmp_path, "config", "show")
+    assert "ok: 1 module" in run_ion(tmp_path, "check")
+    assert "0123456789abcdef" not in run_ion(tmp_path, "config", "show")

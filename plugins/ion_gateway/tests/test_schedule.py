@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from ion_core.contracts.looking import PlannedView
 from ion_core.contracts.settings import Section
 from ion_core.errors import InvalidEvent, IonError, StateError, TransientError
 from ion_core.events import Context, Event
@@ -458,4 +459,13 @@ class TestScheduleIsAService(ServiceConformance):
         return "report.asked"
 
     unservable = None
-    reloads = None
+    reloads = send = None
+
+
+def test_settings_tell_what_is_planned() -> None:
+    nightly = {"cron": "0 2 * * *", "zone": "Europe/Berlin", "type": "report.due"}
+    settings = ScheduleSettings.model_validate(
+        {"schedules": {"nightly": nightly}}, context={"section": Section(key="services.clock")}
+    )
+    times = [datetime(2026, 11, 30, 1, 0, tzinfo=UTC), datetime(2026, 12, 1, 1, 0, tzinfo=UTC)]
+    assert settings.planned(START, 2) == [PlannedView(service="clock", name="nightly", type="report.due", times=times)]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ion_gateway import system
+from ion_core.listening import system
 
 
 class Libc:

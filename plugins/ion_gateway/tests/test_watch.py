@@ -563,7 +563,7 @@ class TestWatchIsAService(ServiceConformance):
         move_in(path, f"{self.number}.jpg")
         return "photo.received"
 
-    reloads = None
+    reloads = send = None
 
     def unservable(self) -> Watch:
         made = settings(Path("/nowhere"), photos={"path": "inbox"})

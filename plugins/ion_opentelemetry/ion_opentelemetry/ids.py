@@ -51,9 +51,9 @@ def span_of_attempt(attempt: Attempt, verdict: Verdict) -> int:
     return _digest(8, "attempt", attempt.job.id, attempt.token)
 
 
-def span_of_step(attempt: int, step: str) -> int:
-    """That of a step of the attempt whose span has that id."""
-    return _digest(8, "step", f"{attempt:016x}", step)
+def span_of_step(attempt: Attempt, step: str) -> int:
+    """That of a step of an attempt: known before it runs, however it ends, since a module makes spans below its own."""
+    return _digest(8, "step", attempt.job.id, attempt.token, step)
 
 
 def _digest(size: int, *parts: str) -> int:

@@ -1,4 +1,4 @@
-"""What ion-opentelemetry registers with Ion: observers that make spans of what they are told."""
+"""What ion-opentelemetry registers with Ion: observers that make spans of what they are told, and modules' parents."""
 
 from __future__ import annotations
 
@@ -23,3 +23,10 @@ def ion_job_finished(attempt: Attempt, outcome: Outcome, at: datetime) -> None:
 
     if (spans := current()) is not None:
         spans.finished(attempt, outcome, at)
+
+
+@hookimpl
+def ion_traceparent(attempt: Attempt) -> str | None:
+    from ion_opentelemetry.spans import current
+
+    return None if (spans := current()) is None else spans.traceparent(attempt)

@@ -129,7 +129,7 @@ class Spans:
         )
         for n, step in enumerate(outcome.steps):
             begun = start + round(step.begun * 1e9)
-            inner = self._start(step.name, job.event, ids.span_of_step(span_id, step.name), span_id, begun)
+            inner = self._start(step.name, job.event, ids.span_of_step(attempt, step.name), span_id, begun)
             if failed and n == len(outcome.steps) - 1:
                 inner.set_status(Status(StatusCode.ERROR))
             inner.end(min(end, begun + round(step.seconds * 1e9)))
@@ -140,6 +140,18 @@ class Spans:
             self._jobs[job.id] = None
             if len(self._jobs) > REMEMBERED:
                 self._jobs.popitem(last=False)
+
+    def traceparent(self, attempt: Attempt) -> str:
+        """That of its module's step, as W3C Trace Context writes it, before that has run.
+
+        Which span the step will be below shows only as the attempt ends: samplers are asked with that of a commit.
+        """
+        event = attempt.job.event
+        trace_id = ids.trace_of(event)
+        parent = ids.span_of_job(event.context.event_id, attempt.job.module)
+        result = self._tracer.sampler.should_sample(self._below(parent, event, "module"), trace_id, "module")
+        flags = TraceFlags.SAMPLED if result.decision.is_sampled() else TraceFlags.DEFAULT
+        return f"00-{trace_id:032x}-{ids.span_of_step(attempt, 'module'):016x}-{flags:02x}"
 
     def _start(
         self,
@@ -160,20 +172,23 @@ class Spans:
             "ion.event.type": event.type,
             **(attributes or {}),
         }
-        context = Context()
-        if parent:
-            sampled = ids.is_sampled_outside(event)
-            if sampled is None:
-                sampled = self._is_sampled(trace_id, name)
-            flags = TraceFlags(TraceFlags.SAMPLED if sampled else TraceFlags.DEFAULT)
-            known = SpanContext(trace_id, parent, is_remote=True, trace_flags=flags)
-            context = trace.set_span_in_context(NonRecordingSpan(known), context)
+        context = self._below(parent, event, name) if parent else Context()
         with self._lock:
             self._given.trace_id, self._given.span_id = trace_id, span_id
             span: trace.Span = self._tracer.start_span(
                 name, context=context, kind=kind, attributes=about, start_time=start
             )
         return span
+
+    def _below(self, parent: int, event: Event, name: str) -> Context:
+        """That of a span called so, of the flow of ``event``, below the one with the id ``parent``."""
+        trace_id = ids.trace_of(event)
+        sampled = ids.is_sampled_outside(event)
+        if sampled is None:
+            sampled = self._is_sampled(trace_id, name)
+        flags = TraceFlags(TraceFlags.SAMPLED if sampled else TraceFlags.DEFAULT)
+        known = SpanContext(trace_id, parent, is_remote=True, trace_flags=flags)
+        return trace.set_span_in_context(NonRecordingSpan(known), Context())
 
     def _is_sampled(self, trace_id: int, name: str) -> bool:
         """What is, or was, decided where the flow began: samplers go by the id of the trace."""

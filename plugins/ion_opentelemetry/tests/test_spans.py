@@ -12,13 +12,14 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.sdk.trace.sampling import ParentBased, Sampler, TraceIdRatioBased
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased, Sampler, TraceIdRatioBased
 from opentelemetry.trace import SpanKind, StatusCode
 
 from ion_core import hookspecs
 from ion_core.events import Context, Event
 from ion_core.jobs import Attempt, Job, Outcome, StepTime, Verdict
 from ion_core.registry import Observers, load_plugins
+from ion_core.testing import ObserverConformance
 from ion_opentelemetry import ids, plugin
 
 NOON = datetime(2026, 11, 30, 12, tzinfo=UTC)
@@ -27,6 +28,9 @@ STEPS = (StepTime(name="prepare", begun=0.5, seconds=0.25), StepTime(name="modul
 COMMITTED = Outcome(
     verdict=Verdict.COMMITTED, seconds=4.0, children=1, steps=(*STEPS, StepTime(name="commit", begun=3.0, seconds=0.5))
 )
+
+
+FAILED = Outcome(verdict=Verdict.RETRIED, reason="exit code 3", seconds=4.0, steps=STEPS)
 
 
 def attempt(event: Event, module: str, number: int = 1) -> Attempt:
@@ -230,12 +234,44 @@ def test_a_trace_that_is_not_sampled_outside_is_not_here(process: Process) -> No
     assert process.spans == ()
 
 
+def test_a_module_is_told_its_own_step_however_the_attempt_ends(process: Process) -> None:
+    for n, outcome in enumerate((COMMITTED, FAILED)):
+        job = attempt(replace(PHOTO, context=replace(PHOTO.context, event_id=f"photo {n}")), "detect")
+        told = plugin.ion_traceparent(job)
+        plugin.ion_job_finished(job, outcome, NOON)
+        step = process.named("module")[-1]
+        assert step.context is not None
+        assert told == f"00-{step.context.trace_id:032x}-{step.context.span_id:016x}-01"
+
+
+@pytest.mark.parametrize(
+    "sampler", [ParentBased(TraceIdRatioBased(0.5)), TraceIdRatioBased(0.5), ALWAYS_ON, ALWAYS_OFF]
+)
+@pytest.mark.parametrize("outside", ["", OUTSIDE, OUTSIDE.removesuffix("1") + "0"])
+def test_a_module_is_told_whether_its_step_is_sampled(
+    monkeypatch: pytest.MonkeyPatch, sampler: Sampler, outside: str
+) -> None:
+    process = Process(monkeypatch, sampler)
+    told = {}
+    for n in range(40):
+        context = replace(PHOTO.context, correlation_id=f"flow {n}", event_id=f"photo {n}")
+        job = attempt(replace(PHOTO, context=context, traceparent=outside), "detect")
+        said = plugin.ion_traceparent(job)
+        assert said is not None
+        told[said.split("-")[2]] = said.split("-")[3]
+        plugin.ion_job_finished(job, COMMITTED, NOON)
+    made = {f"{it.context.span_id:016x}" for it in process.spans if it.name == "module" and it.context}
+    assert made == {span for span, flags in told.items() if flags == "01"}
+    assert {*told.values()} <= {"00", "01"}
+
+
 def test_without_an_sdk_nothing_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     from ion_opentelemetry.spans import current
 
     monkeypatch.setattr(trace, "get_tracer_provider", trace.ProxyTracerProvider)
     assert current() is None
     faces()
+    assert plugin.ion_traceparent(attempt(PHOTO, "detect")) is None
     monkeypatch.setattr(trace, "get_tracer_provider", trace.NoOpTracerProvider)
     assert current() is None
 
@@ -268,6 +304,15 @@ def test_the_ids_are_those_of_every_version() -> None:
     assert ids.span_of_attempt(it, Verdict.COMMITTED) == ids.span_of_job("photo", "detect")
     assert f"{ids.span_of_job('photo', 'detect'):016x}" == "5e3c701965355340"
     assert f"{ids.span_of_attempt(it, Verdict.RETRIED):016x}" == "d0a937f061071173"
+    assert f"{ids.span_of_step(it, 'module'):016x}" == "d276e1ac6137e69c"
+
+
+class TestObserver(ObserverConformance):
+    section = None  # what there is to say of spans is in OTEL_…
+
+    @pytest.fixture
+    def observer(self, process: Process) -> object:
+        return plugin
 
 
 def test_ion_finds_the_plugin_and_tells_it(process: Process) -> None:

@@ -119,7 +119,9 @@ class Client:
         except (OSError, EOFError, ValueError, asyncio.LimitOverrunError) as error:
             keep = False
             reason = getattr(error, "strerror", None) or str(error)
-            raise TransientError(f"{where}: nothing answers at {self.socket}: {reason}.") from error
+            raise TransientError(
+                f"{where}: nothing answers at {self.socket}: {reason}. Is Podman's service up?"
+            ) from error
         except BaseException:
             keep = False
             raise

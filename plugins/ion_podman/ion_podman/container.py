@@ -5,19 +5,20 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
+from ion_core.containers.limits import ControlGroup, Hits, size
+from ion_core.containers.scope import Scope
+from ion_core.containers.stored_log import Frames, StoredLog, unseen
 from ion_core.contracts.output import KeptOutput, Stream
 from ion_core.contracts.runtime import ContainerRef, ContainerState, ExitStatus
 from ion_core.errors import ContainerNotFound, PermanentError, ProviderError, TransientError
 from ion_podman.client import Answer, Attached, Client, frames_of
-from ion_podman.limits import ControlGroup, ExitFile, Hits, size
-from ion_podman.scope import Scope
+from ion_podman.exit_file import ExitFile
 from ion_podman.spec import Wanted
-from ion_podman.stored_log import Frames, StoredLog, unseen
 
 STREAMS: dict[int, Stream] = {1: "stdout", 2: "stderr"}
 _STDERR = 2
@@ -33,6 +34,10 @@ _TOO_FEW_PIDS = 16
 """Below it runc's own threads, of which it has a few while it sets a container up, may not find room: seen up to 5."""
 _SAYS_WITHIN = 5.0
 """Seconds for Podman to say how one ended whose control group is gone: events wait for no service that is away."""
+
+
+class ConmonGone(TransientError):
+    """Who holds a container was killed, and the container was not."""
 
 
 class Container:
@@ -161,7 +166,7 @@ class Container:
                 await asyncio.wait({self._reading})
             code, disturbed = self._exit_file.code(), False
             if code is None:
-                code, disturbed = await until_ended(self._client, self.ref)
+                code, disturbed = await self._told_by_podman()
             # The streams may have ended because the service did, also where the container has ended since.
             await self._catch_up(disturbed=disturbed)
             if disturbed:
@@ -174,6 +179,14 @@ class Container:
             self.ended.set_result(self._status(code))
         self._scope.close()
         self.log.close()
+
+    async def _told_by_podman(self) -> tuple[int, bool]:
+        """As ``until_ended``. Where conmon was killed Podman would say for ever that it runs: so it ends now."""
+        try:
+            return await until_ended(self._client, self.ref, self._exit_file.may_come)
+        except ConmonGone:
+            await kill(self._client, self.ref, "SIGKILL")
+            raise
 
     async def _killed_for_memory(self) -> int | None:
         """What Podman says of it where the control group was gone too early; older ones never say so."""
@@ -240,13 +253,15 @@ async def state(client: Client, ref: ContainerRef) -> ContainerState:
     return state_of((await inspect(client, ref))["State"]["Status"])
 
 
-async def until_ended(client: Client, ref: ContainerRef) -> tuple[int, bool]:
+async def until_ended(
+    client: Client, ref: ContainerRef, may_be_told: Callable[[], bool] = lambda: True
+) -> tuple[int, bool]:
     """Its exit code, and whether that took more than a moment or the service was away meanwhile.
 
     Right after its streams have ended Podman may still say that it runs. Waits for as long as it runs; a service that
-    does not answer is asked again. Raises ContainerNotFound.
+    does not answer is asked again. Raises ContainerNotFound, and ConmonGone where nobody ``may_be_told`` how it ends.
     """
-    found, disturbed = await _ended_state(client, ref)
+    found, disturbed = await _ended_state(client, ref, may_be_told)
     return int(found["ExitCode"]), disturbed
 
 
@@ -256,7 +271,9 @@ async def last_state(client: Client, ref: ContainerRef) -> Mapping[str, Any]:
     return found
 
 
-async def _ended_state(client: Client, ref: ContainerRef) -> tuple[Mapping[str, Any], bool]:
+async def _ended_state(
+    client: Client, ref: ContainerRef, may_be_told: Callable[[], bool] = lambda: True
+) -> tuple[Mapping[str, Any], bool]:
     delays: Iterator[float] = itertools.chain(_AT_ONCE, itertools.repeat(_OFTEN))
     disturbed = False
     while True:
@@ -270,6 +287,8 @@ async def _ended_state(client: Client, ref: ContainerRef) -> tuple[Mapping[str, 
             if found["Status"] in _ENDED:
                 return found, disturbed
             disturbed = disturbed or delay == _OFTEN
+            if delay == _OFTEN and not may_be_told():
+                raise ConmonGone(f"container {ref.name}: its conmon was killed, so that nobody knows how it ended.")
         await asyncio.sleep(delay)
 
 

@@ -6,9 +6,10 @@ import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from ion_core.containers.hardened import CPU_PERIOD
 from ion_core.contracts.runtime import Foreground
 from ion_core.errors import PermanentError
-from ion_podman.spec import CPU_PERIOD, Wanted
+from ion_podman.spec import Wanted
 
 _PODMANS_OWN = ("PATH", "HOME", "TMPDIR", "TERM", "LANG", "XDG_", "CONTAINER", "DOCKER_", "REGISTRY_", "SSH_", "_")
 """Beginnings of variables that Podman's own command heeds: those of a container may not be in its environment."""

@@ -13,15 +13,27 @@ _NO_PROGRAM = (
     "oci permission denied",
     "oci runtime permission denied",
     "exec format error",
-    "is a directory: unknown",
+    '": is a directory',
     "no such file or directory: unknown",
     "permission denied: unknown",
     "no command or entrypoint provided",
 )
-_NEVER = ("statfs ", "network not found", "unable to find network", "cdi device", "error stat'ing file", "stat /dev/")
+_NEVER = (
+    "statfs ",
+    "network not found",
+    "unable to find network",
+    "cdi device",
+    "error stat'ing file",
+    "stat /dev/",
+    "no matching entries in passwd file",
+    "no matching entries in group file",
+    "too many levels of symbolic links",
+)
 _NO_CONTROLLER = re.compile(
     r"\b(memory|pids|cpu|cpuset)\.[a-z_.]*(max|limit|quota|weight|high|swap)|error setting cgroup"
 )
+_HALF_REMOVED = "getting container from store"
+"""Podman was killed while it removed it: its storage is gone, it is still listed, and a removal removes it."""
 _NO_CGROUPS = "cgroups in hybrid mode not supported"
 _NO_LIMIT = re.compile(r"(set|prl|\b)rlimit")
 _PREPARING = re.compile(r"preparing container [0-9a-f]{64} for attach: ")
@@ -45,10 +57,13 @@ def _words_of(found: re.Match[str]) -> str:
 
 
 def refusal(where: str, said: str, status: int) -> ProviderError:
-    """``said`` as Podman said it. What this machine lacks is nobody's event: a TransientError, and no dead letter."""
+    """``said`` as Podman said it. What this machine lacks is nobody's event: a TransientError, and no dead letter.
+
+    What would do stands before what was said, which is long: where reasons are cut, it is seen.
+    """
     text = said.lower()
     said = readable(said)
-    if "no such container" in text:  # 4.3 answers some of these with 500
+    if "no such container" in text or _HALF_REMOVED in text:  # 4.3 answers some of these with 500
         return ContainerNotFound(f"{where}: there is none (any more).")
     if "no space left" in text or "disk quota exceeded" in text:
         return StorageFull(f"{where}: {said}. Free some space where Podman keeps its containers.")
@@ -56,22 +71,24 @@ def refusal(where: str, said: str, status: int) -> ProviderError:
         return PermanentError(f"{where}: its program cannot be executed: {said}")
     if _NO_CGROUPS in text:
         return TransientError(
-            f'{where}: crun refuses this machine\'s control groups: {said}. Set `runtime = "runc"` in containers.conf.'
+            f'{where}: crun refuses this machine\'s control groups. Set `runtime = "runc"` in containers.conf. '
+            f"It said: {said}"
         )
     if _NO_CONTROLLER.search(text):
         return TransientError(
-            f"{where}: its limits cannot be set, as a control group controller is missing: {said}. See which there are "
-            "by `podman info`; where Podman runs without root they must be delegated to its user."
+            f"{where}: its limits cannot be set, as a control group controller is missing. See which there are by "
+            f"`podman info`; where Podman runs without root they must be delegated to its user. It said: {said}"
         )
     if _NO_LIMIT.search(text):
         return TransientError(
-            f"{where}: its limits of open files or processes cannot be set: {said}. They are above what Podman's "
-            "service may give: set nofile of the runtime, or default_ulimits in containers.conf, lower."
+            f"{where}: its limits of open files or processes are above what Podman's service may give. Set nofile of "
+            f"the runtime, or default_ulimits in containers.conf, lower. It said: {said}"
         )
     if _CLOSED.search(text):
         return PermanentError(
-            f"{where}: its program, or its working directory, is closed to the user that it runs as: {said}. Set "
-            "another WORKDIR than root's, or a USER, in the image; or let it be root, under allow.root of the runtime."
+            f"{where}: its program, or its working directory, is closed to the user that it runs as. Set another "
+            "WORKDIR than root's, or a USER, in the image; or let it be root, under allow.root of the runtime. "
+            f"It said: {said}"
         )
     if any(sign in text for sign in _NO_PROGRAM):
         return PermanentError(f"{where}: its program cannot be executed: {said}")

@@ -15,6 +15,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from ion_core.containers.images import Image
 from ion_core.contracts.loopback import listen_inside
 from ion_core.contracts.output import KeptOutput
 from ion_core.contracts.runtime import (
@@ -43,7 +44,7 @@ from ion_podman.container import (
     until_ended,
 )
 from ion_podman.host import check_host, check_nofile
-from ion_podman.images import Image, Images, no_such_image
+from ion_podman.images import Images, no_such_image
 from ion_podman.interactive import foreground
 from ion_podman.service import ask, check_files, socket_of
 from ion_podman.settings import PodmanSettings
@@ -85,7 +86,7 @@ class PodmanRuntime:
             networks=frozenset({"none", "bridge"}),
             networks_for=dict.fromkeys(settings.allow.host_network, frozenset({"host"})),
             named_networks=True,
-            notice=_notice(settings),
+            notice=settings.allow.notice(),
         )
 
     @property
@@ -271,15 +272,6 @@ def _listen(container: Container, port: int) -> socket.socket | None:
 def _check_labels(spec: ContainerSpec, labels: Mapping[str, str]) -> None:
     if dict(labels) != dict(spec.labels):
         raise PermanentError(f"container {spec.name}: exists with other labels. Remove it, or use another name.")
-
-
-def _notice(settings: PodmanSettings) -> str:
-    """What the settings loosen: said at start, so that nobody forgets it is there."""
-    allow = settings.allow
-    loosened = {"privileged": allow.privileged, "root": allow.root, "the host's network": allow.host_network}
-    given = [f"{what} for {', '.join(names)}" for what, names in loosened.items() if names]
-    given += [f"mounts of the host for {', '.join(allow.mounts)}"] if allow.mounts else []
-    return f"the hardening of containers is loosened: {'; '.join(given)}" if given else ""
 
 
 @asynccontextmanager

@@ -6,9 +6,9 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from ion_core.containers.images import read_accounts
 from ion_core.errors import ConfigError, TransientError
 from ion_podman.client import Client
-from ion_podman.images import read_accounts
 from ion_podman.settings import PodmanSettings
 
 _OPEN_WITHIN = 10.0
@@ -38,7 +38,7 @@ async def ask(client: Client, where: str = "podman") -> Mapping[str, Any]:
         answer = await client.call("GET", "/info", timeout=min(_OPEN_WITHIN, client.timeout))
     except TransientError as error:
         raise TransientError(
-            f"podman: {error} Start it: `podman system service --time=0 unix://{client.socket}`, or, where systemd "
+            f"{error} Start it: `podman system service --time=0 unix://{client.socket}`, or, where systemd "
             "is, `systemctl start podman.socket`; then it stays."
         ) from error
     if not answer.ok:

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -45,6 +45,11 @@ _REGISTRIES_CONF = """
 location = "127.0.0.1"
 insecure = true
 """
+_FILES = {
+    "CONTAINERS_CONF": ("containers.conf", _CONTAINERS_CONF),
+    "CONTAINERS_STORAGE_CONF": ("storage.conf", _STORAGE_CONF),
+    "CONTAINERS_REGISTRIES_CONF": ("registries.conf", _REGISTRIES_CONF),
+}
 _ANSWERS_WITHIN = 20.0
 
 
@@ -67,27 +72,30 @@ class PodmanService:
     @property
     def environ(self) -> dict[str, str]:
         """For commands that are to see the same containers."""
-        files = {
-            "CONTAINERS_CONF": "containers.conf",
-            "CONTAINERS_STORAGE_CONF": "storage.conf",
-            "CONTAINERS_REGISTRIES_CONF": "registries.conf",
-        }
-        return {**os.environ, **{name: str(self.directory / file) for name, file in files.items()}}
+        return {**os.environ, **{name: str(self.directory / file) for name, (file, _) in _FILES.items()}}
 
-    def start(self) -> None:
-        """Start it, again after ``kill``; it answers when this returns.
+    def make(self) -> None:
+        """Its directory and its configuration, so that ``podman`` works; no service runs yet. Idempotent.
 
         Raises RuntimeError where the directory holds something that is not ours, or Podman's storage is not in it.
         """
-        self._make_directory()
-        files = {
-            "containers.conf": _CONTAINERS_CONF,
-            "storage.conf": _STORAGE_CONF,
-            "registries.conf": _REGISTRIES_CONF,
-        }
-        for name, text in files.items():
-            (self.directory / name).write_text(text.format(directory=self.directory), encoding="utf-8")
+        if not self._made:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            if any(self.directory.iterdir()):
+                raise RuntimeError(f"{self.directory}: is not empty, and all of it would be removed. Name another.")
+            self._made = True
+        for file, text in _FILES.values():
+            (self.directory / file).write_text(text.format(directory=self.directory), encoding="utf-8")
         self._check_storage()
+
+    def start(self) -> None:
+        """Start the service, made before if it is not; it answers when this returns. Fine if it runs.
+
+        Raises RuntimeError as ``make`` does.
+        """
+        if self._process is not None and self._process.poll() is None:
+            return
+        self.make()
         self.socket.unlink(missing_ok=True)
         with (self.directory / "service.log").open("ab") as log:
             self._process = subprocess.Popen(
@@ -105,14 +113,6 @@ class PodmanService:
                 said = (self.directory / "service.log").read_text(encoding="utf-8", errors="replace")
                 raise RuntimeError(f"podman system service does not start: {said[-2000:]}")
             time.sleep(0.02)
-
-    def _make_directory(self) -> None:
-        if self._made:
-            return
-        self.directory.mkdir(parents=True, exist_ok=True)
-        if any(self.directory.iterdir()):
-            raise RuntimeError(f"{self.directory}: is not empty, and all of it would be removed. Name another.")
-        self._made = True
 
     def _check_storage(self) -> None:
         """Whatever removes "all" may only be said to a storage of our own. Raises RuntimeError."""
@@ -191,9 +191,20 @@ class PodmanService:
                 self.resume()
                 self._signal(signal.SIGTERM)
                 self._process.wait(timeout=20)
+            self._end_forgotten()
             for place in _mounted_below(self.directory):
                 subprocess.run(["umount", "--lazy", place], check=False, capture_output=True)
             shutil.rmtree(self.directory)
+
+    def _end_forgotten(self) -> None:
+        """Conmons of containers that Podman does not know of, since the service was killed as it made them."""
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):  # it has ended
+                command = (process / "cmdline").read_bytes().decode("utf-8", "replace").split("\0")
+                if Path(command[0]).name == "conmon" and any(it.startswith(f"{self.directory}/") for it in command):
+                    waited_for = (process / "task" / process.name / "children").read_text(encoding="ascii").split()
+                    for pid in (process.name, *waited_for):  # conmon first, which would have Podman clean up
+                        os.kill(int(pid), signal.SIGKILL)
 
 
 def _mounted_below(directory: Path) -> Sequence[str]:

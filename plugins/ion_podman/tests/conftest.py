@@ -1,36 +1,31 @@
-"""One Podman service, with one image, for all tests of a worker."""
+"""The runtime of this plugin, for tests of what is its own; what every runtime of containers does: tests/containers."""
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
 
 from ion_core.contracts.runtime import ContainerRuntime
-from ion_podman.runtime import open_podman_runtime
 from ion_podman.settings import PodmanSettings
-from ion_podman.testing import PodmanService, podman_service
-
-
-@pytest.fixture(scope="session")
-def service() -> Iterator[PodmanService]:
-    with (
-        tempfile.TemporaryDirectory(prefix="ion-podman-") as directory,
-        podman_service(Path(directory) / "podman") as service,
-    ):
-        service.build_busybox()
-        yield service
+from ion_podman.testing import PodmanService
+from tests.support.containers import RuntimeUnderTest, under_test
 
 
 @pytest.fixture
-def settings(service: PodmanService) -> PodmanSettings:
-    return PodmanSettings.model_validate({"url": service.url})
+def tested(service: PodmanService, monkeypatch: pytest.MonkeyPatch) -> RuntimeUnderTest:
+    return under_test("podman", service, monkeypatch)
+
+
+@pytest.fixture
+def settings(tested: RuntimeUnderTest) -> PodmanSettings:
+    found = tested.settings()
+    assert isinstance(found, PodmanSettings)
+    return found
 
 
 @pytest_asyncio.fixture
-async def runtime(settings: PodmanSettings) -> AsyncIterator[ContainerRuntime]:
-    async with open_podman_runtime(settings) as runtime:
+async def runtime(tested: RuntimeUnderTest) -> AsyncIterator[ContainerRuntime]:
+    async with tested.open() as runtime:
         yield runtime

@@ -20,7 +20,7 @@ from packaging.utils import canonicalize_name
 
 from ion_core.contracts.executor import Ticket
 from ion_podman.testing import BUSYBOX, PodmanService
-from plugins.ion_podman.tests.base_image import lay_out_libraries, lay_out_python
+from tests.containers.base_image import lay_out_libraries, lay_out_python
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 BASE, IMAGE = "localhost/ion-test/python:latest", "localhost/ion-test/ion:latest"
@@ -86,7 +86,7 @@ def pack(distribution: metadata.Distribution, directory: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def image(service: PodmanService, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def image(images: PodmanService, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     context = tmp_path_factory.mktemp("base")
     installed = needed("ion-core", *(name.rpartition("/")[2] for name in PLUGINS))
     lay_out_python(context / "root")
@@ -95,16 +95,16 @@ def image(service: PodmanService, tmp_path_factory: pytest.TempPathFactory) -> I
     compiled = [Path(str(it.locate())) for one in installed for it in one.files or () if it.name.endswith(".so")]
     lay_out_libraries(context / "root", *compiled, besides=Path(sys.prefix))
     (context / "Containerfile").write_text(f"FROM {BUSYBOX}\nCOPY root /\n", encoding="utf-8")
-    service.build(BASE, context)
+    images.build(BASE, context)
     shutil.rmtree(context)
     wheels = wheels_of(installed, tmp_path_factory.mktemp("wheels"))
     options = ["--build-arg", f"BASE={BASE}", "--build-arg", "OPTIONS=--no-index --find-links=/wheels"]
     options += ["--build-arg", "UV_COMPILE_BYTECODE=0", "--build-arg", f"PLUGINS={' '.join(PLUGINS)}"]
     options += ["--volume", f"{wheels}:/wheels:ro", "--network=none", "--pull=never"]
     file = str(CHECKOUT / "deploy/Containerfile")
-    service.podman("build", "--quiet", *options, "--file", file, "--tag", IMAGE, str(CHECKOUT))
+    images.podman("build", "--quiet", *options, "--file", file, "--tag", IMAGE, str(CHECKOUT))
     yield IMAGE
-    service.podman("rmi", "--force", IMAGE, BASE)
+    images.podman("rmi", "--force", IMAGE, BASE)
 
 
 def run(

@@ -22,7 +22,7 @@ from ion_podman.interactive import foreground
 from ion_podman.settings import PodmanSettings
 from ion_podman.spec import Wanted
 from ion_podman.testing import PodmanService
-from plugins.ion_podman.tests.running import PATIENCE, spec
+from tests.containers.running import PATIENCE, spec
 
 
 async def wanted(service: PodmanService, settings: PodmanSettings, made: ContainerSpec) -> Wanted:
@@ -87,11 +87,3 @@ async def test_without_a_podman_command_that_is_said(
     asked = await wanted(service, settings, spec(tmp_path, "true"))
     with refused(PermanentError, naming="no command podman"):
         foreground(asked, "/x", {"PATH": str(tmp_path)}, terminal=False)
-
-
-async def test_the_hosts_network_is_not_allowed_either(
-    service: PodmanService, settings: PodmanSettings, tmp_path: Path
-) -> None:
-    asked = await wanted(service, settings, spec(tmp_path, "true", network="host"))
-    with refused(PermanentError, naming="host is not allowed"):
-        foreground(asked, "/x", os.environ, terminal=False)

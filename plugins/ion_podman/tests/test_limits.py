@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
+from ion_core.containers.limits import ControlGroup, Hits
+from ion_core.containers.scope import Counter, Scope
 from ion_core.contracts.runtime import ContainerRuntime, ExitStatus, Resources
 from ion_podman import container
-from ion_podman.limits import ControlGroup, Hits
-from ion_podman.scope import Counter, Scope
-from plugins.ion_podman.tests.running import PATIENCE, run
+from tests.containers.running import PATIENCE, run
 
 MIB = 1024**2
 EATS = "x=0123456789abcdef; while :; do x=$x$x; done"
@@ -120,8 +120,8 @@ async def test_the_kernel_tells_of_changes_before_a_group_is_gone(
 ) -> None:
     """``populated`` stands for a count: it is told of in the same way, on every machine."""
     monkeypatch.setattr(ControlGroup, "event_files", lambda group, what: [real_group / "cgroup.events"])
-    monkeypatch.setattr("ion_podman.scope.MEMORY", "populated")
-    monkeypatch.setattr("ion_podman.scope.PIDS", "frozen")
+    monkeypatch.setattr("ion_core.containers.scope.MEMORY", "populated")
+    monkeypatch.setattr("ion_core.containers.scope.PIDS", "frozen")
     watched = Scope(ControlGroup({"": real_group}))
     watched.watch()
     script = f"echo $$ > {real_group}/cgroup.procs; echo in; read line; echo $$ > {real_group.parent}/cgroup.procs"

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from ion_core.containers.stored_log import StoredLog, parsed, unseen
 from ion_core.contracts.runtime import ContainerRuntime, ExitStatus, Resources
 from ion_core.errors import ContainerNotFound, PermanentError, TransientError
 from ion_core.testing.kit import refused
 from ion_podman.client import Answer
 from ion_podman.container import Container
 from ion_podman.runtime import PodmanRuntime
-from ion_podman.stored_log import StoredLog, parsed, unseen
 from ion_podman.testing import PodmanService
-from plugins.ion_podman.tests.running import PATIENCE, finished, said, spec, started
+from tests.containers.running import PATIENCE, finished, said, spec, started
+from tests.support.containers import RuntimeUnderTest
 
 
 def until_ended(container: Container) -> None:
@@ -64,6 +67,30 @@ async def test_one_that_was_removed_before_its_start_is_not_there(
     with refused(ContainerNotFound, naming=ref.name):
         await runtime.start(ref)
     await runtime.remove(ref)
+
+
+def lose_storage_of(id: str, service: PodmanService) -> None:
+    """As a service leaves it that is killed while it removes the container; and another one that knows no better."""
+    service.kill()
+    kept = service.directory / "images/overlay-containers/containers.json"
+    entries = json.loads(kept.read_text(encoding="utf-8"))
+    kept.write_text(json.dumps([it for it in entries if it["id"] != id]), encoding="utf-8")
+    service.start()
+
+
+async def test_one_that_a_killed_service_has_removed_by_half_is_stopped_and_removed_in_a_later_life(
+    runtime: ContainerRuntime, tested: RuntimeUnderTest, service: PodmanService, tmp_path: Path
+) -> None:
+    job = spec(tmp_path, "true")
+    async with started(runtime, job) as ref, tested.open() as later:
+        await finished(runtime, ref, job.workspace)
+        await asyncio.to_thread(lose_storage_of, ref.id, service)
+        assert [it.ref.id for it in await later.find(job.labels)] == [ref.id]
+        await later.stop(ref, grace=timedelta(0))
+        with refused(ContainerNotFound, naming=ref.name):
+            await later.wait(ref)
+        await later.remove(ref)
+        assert await later.find(job.labels) == []
 
 
 async def test_a_refusal_of_one_that_was_removed_meanwhile_is_not_the_programs(

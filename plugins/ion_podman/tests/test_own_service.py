@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -67,3 +68,35 @@ def test_a_directory_with_files_of_others_is_refused_and_kept(tmp_path: Path) ->
 def test_its_containers_and_images_are_its_own(service: PodmanService) -> None:
     store = json.loads(service.podman("info", "--format", "json"))["store"]
     assert Path(store["graphRoot"]).is_relative_to(service.directory)
+
+
+def test_what_podman_has_forgotten_ends_with_it(tmp_path: Path) -> None:
+    """As where the service was killed while it made a container, whose processes then run and are nobody's."""
+    with podman_service(tmp_path / "podman") as forgetful:
+        image = forgetful.build_busybox()
+        forgetful.podman("run", "--detach", image, "sleep", "600")
+        forgetful.podman("init", forgetful.podman("create", image, "sleep", "600").strip())
+        conmons = of_conmon(forgetful.directory)
+        children = [pid for it in conmons for pid in Path(f"/proc/{it}/task/{it}/children").read_text().split()]
+        assert (len(conmons), len(children)) == (2, 2)
+        forgetful.kill()
+        known = (forgetful.directory / "images" / name for name in ("libpod/bolt_state.db", "db.sql"))  # 4 and 5
+        next(filter(Path.exists, known)).rename(tmp_path / "forgotten")
+        forgetful.start()
+        assert forgetful.containers() == []
+    assert of_conmon(forgetful.directory) == []
+    assert [pid for pid in children if runs(pid)] == []
+
+
+def of_conmon(directory: Path) -> list[str]:
+    found = subprocess.run(
+        ["pgrep", "-f", f"^/[^ ]*conmon .*{directory}/"], capture_output=True, text=True, check=False
+    )
+    return [pid for pid in found.stdout.split() if runs(pid)]
+
+
+def runs(pid: str) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False

@@ -10,9 +10,10 @@ import pytest
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 
+from ion_core.containers.allow import AllowSettings, mount_parts
 from ion_core.errors import ConfigError
 from ion_podman.service import socket_of
-from ion_podman.settings import AllowSettings, PodmanSettings, mount_parts
+from ion_podman.settings import PodmanSettings
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,11 @@ import asyncio
 import logging
 import random
 import re
+import secrets
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext, suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
 from itertools import takewhile
@@ -47,10 +48,11 @@ from ion_core.errors import (
 from ion_core.words import counted
 from ion_rabbitmq import envelope
 from ion_rabbitmq.closed_frames import Kept
-from ion_rabbitmq.counting import give_back, is_worn, nacked, settled, times_counted
+from ion_rabbitmq.counting import Anew, give_back, is_worn, nacked, times_counted
 from ion_rabbitmq.delivery import Subscription
 from ion_rabbitmq.link import Link, NotPermitted, closed, translated
-from ion_rabbitmq.looking import count, counts, counts_known, each_settled, taken
+from ion_rabbitmq.locks import locked
+from ion_rabbitmq.looking import Parts, count, counts, counts_known, each_settled, taken
 from ion_rabbitmq.publishing import LARGE, ConfirmChannel
 from ion_rabbitmq.register import LOOKED_EVERY, Entry, Register
 from ion_rabbitmq.sending import Outgoing, Sending
@@ -70,6 +72,8 @@ GIVEN_BACK_WITHIN = 75.0
 
 LETTERS_UNSEEN_FOR = timedelta(minutes=1)
 """In which a partition of ``net_ticktime`` (a minute by default) is noticed, and most lookers are done."""
+OTHERS_END_WITHIN = 10.0
+"""Seconds that who looks at dead letters waits for another who does."""
 REFUSES_AFTER = 1.0
 """Seconds, at least, that a channel is published on though something was refused there: a full queue refuses all."""
 SILENT_FOR = 2
@@ -204,7 +208,7 @@ class RabbitBroker:
         async def put_there(letter: AbstractIncomingMessage) -> None:
             await self._to_queue(envelope.moved(letter), topology.dead(to))
 
-        async with self._letters:
+        async with self._alone_with_letters(queue):
             moved = sum([await self._move_all(*pair) for pair in pairs])
             with suppress(QueueNotDeclared):  # one that is not there holds none
                 moved += await self._taken_out(queue, None, put_there, "moved")
@@ -213,43 +217,31 @@ class RabbitBroker:
         return moved
 
     async def _move_all(self, name: str, to: str) -> int:
-        """As many as are there now. A queue that is not there holds nothing."""
+        """All that is there, some at a time. A queue that is not there holds nothing."""
+        anew = Anew(name, self._to_queue)
+        moved = 0
 
         async def put_there(message: AbstractIncomingMessage) -> None:
             await self._to_queue(envelope.moved(message), to)
 
         try:
-            async with self.consuming.borrowed() as channel:
-                found = await taken(channel, name, None, within=self._timeout)
-                await self._settled(channel, name, found, found, put_there, "moved")
+            async with (
+                self.consuming.borrowed() as channel,
+                self._parts(channel, name, to_the_end=True) as parts,
+            ):
+                total = await self._count(channel, name)
+                async for part in parts:
+                    try:
+                        await each_settled(part, put_there, "moved", done=moved, total=total)
+                    except Exception:
+                        for message in part:
+                            if not message.processed and is_worn(message):
+                                await anew.write(message, envelope.moved(message))
+                        raise
+                    moved += len(part)
         except ChannelNotFoundEntity:
             return 0
-        return len(found)
-
-    async def _settled(
-        self,
-        channel: AbstractChannel,
-        name: str,
-        chosen: Sequence[AbstractIncomingMessage],
-        found: Sequence[AbstractIncomingMessage],
-        before: Any,
-        what: str,
-    ) -> None:
-        """Each chosen of those found, after ``before``; returns once the acks have reached the queue.
-
-        Where that raises, all that was found and is not done is back in the queue, and not counted where that can be.
-        """
-        try:
-            await each_settled(chosen, before, what, all_there_are=len(chosen) == len(found))
-        except BaseException as error:
-            with suppress(*CONNECTION_EXCEPTIONS, ChannelInvalidStateError, TimeoutError):  # what went wrong says more
-                left = [message for message in found if not message.processed]
-                if isinstance(error, Exception):
-                    anew = [envelope.moved(message) if times_counted(message) else None for message in left]
-                    await give_back(channel, name, left, anew, self._to_queue, within=self._timeout)
-                await nacked(channel, name, found, within=self._timeout)
-            raise
-        await settled(channel, name, len(chosen), within=self._timeout)
+        return moved
 
     async def drop(self, queue: str) -> None:
         """What the register says goes last: cut short, it is still listed, and can be dropped again."""
@@ -577,41 +569,106 @@ class RabbitBroker:
             await give_back(channel, name, found, anew, self._to_queue, within=self._timeout)
             return [envelope.peeked(message) for message in found]
 
+    @asynccontextmanager
+    async def each_message(self, queue: str) -> AsyncIterator[AsyncIterator[Message]]:
+        name = self.topology.queue(queue)
+        async with self._declared(queue) as channel, self._parts(channel, name, to_the_end=False) as parts:
+            yield self._messages_of(parts, name)
+
+    async def _messages_of(self, parts: Parts, name: str) -> AsyncIterator[Message]:
+        anew = Anew(name, self._to_queue)
+        async for part in parts:
+            for message in part:
+                found = envelope.peeked(message)
+                if is_worn(message):
+                    await anew.write(message, envelope.again(message))
+                yield found
+
+    @asynccontextmanager
+    async def _parts(self, channel: AbstractChannel, name: str, *, to_the_end: bool) -> AsyncIterator[Parts]:
+        """Given back however this ends."""
+        parts = Parts(channel, name, within=self._timeout, to_the_end=to_the_end)
+        try:
+            yield parts
+        except BaseException:
+            with suppress(*CONNECTION_EXCEPTIONS, ChannelInvalidStateError, TimeoutError):  # what went wrong says more
+                await parts.give_back()
+            raise
+        await parts.give_back()
+
     async def dead_letters(self, queue: str, *, limit: int | None = None) -> Sequence[DeadLetter]:
+        found: list[DeadLetter] = []
+        async with self.each_dead_letter(queue) as letters:
+            async for letter in letters:
+                if len(found) == limit:
+                    break
+                found.append(letter)
+        return found
+
+    async def dead_letter(self, queue: str, id: str) -> DeadLetter:
+        async with self.each_dead_letter(queue) as letters:
+            async for letter in letters:
+                if letter.id == id:
+                    return letter
+        raise DeadLetterNotFound(f"queue {queue!r}: keeps no dead letter {id[:80]!r}. List those there are.")
+
+    @asynccontextmanager
+    async def each_dead_letter(self, queue: str) -> AsyncIterator[AsyncIterator[DeadLetter]]:
         """Those that RabbitMQ made get an id of their own as they are first looked at, and keep it."""
+        async with self._alone_with_letters(queue), self._each_letter(queue) as letters:
+            yield letters
+
+    @asynccontextmanager
+    async def _each_letter(self, queue: str, named: Collection[str] = ()) -> AsyncIterator[AsyncIterator[DeadLetter]]:
+        """Where nobody else looks. What RabbitMQ made and is ``named`` keeps that id."""
         name = self.topology.dead(queue)
-        async with self._letters, self._declared(queue) as channel:
-            found = await self._letters_in(channel, name)
-            ids = await self._put_back(channel, name, found)
-            letters = [envelope.dead_letter(message, queue) for message in found]
-            return [replace(letter, id=id) for letter, id in zip(letters, ids, strict=True)][:limit]
+        async with self._declared(queue) as channel, self._parts(channel, name, to_the_end=True) as parts:
+            anew = Anew(name, self._to_queue)
+            letters = self._letters_of(parts, queue, anew, named)
+            yield letters
+            if anew.written:  # what stands behind those has to follow them, read or not
+                async for _ in letters:
+                    pass
 
-    async def _letters_in(self, channel: AbstractChannel, name: str) -> list[AbstractIncomingMessage]:
-        """All dead letters, oldest first, each once: one that was written anew and not acked is there twice."""
-        found: dict[str, AbstractIncomingMessage] = {}
-        for number, message in enumerate(await taken(channel, name, None, within=self._timeout)):
-            key = envelope.letter_id(message) if envelope.is_letter(message) else f"not ours: {number}"
-            if key in found:
-                await message.ack()
-            else:
-                found[key] = message
-        return list(found.values())
+    @asynccontextmanager
+    async def _alone_with_letters(self, queue: str) -> AsyncIterator[None]:
+        """While nobody else, here or elsewhere, looks at its dead letters: who looks hides them from others.
 
-    async def _put_back(
-        self, channel: AbstractChannel, name: str, letters: Sequence[AbstractIncomingMessage]
-    ) -> Sequence[str]:
-        """In their order: from the first that is written anew on, all are. Returns the ids that they have now."""
-        first = sum(1 for _ in takewhile(lambda it: envelope.is_letter(it) and not times_counted(it), letters))
-        adoptions = [None if envelope.is_letter(it) else envelope.adoption(it) for it in letters]
-        anew = [
-            None if n < first else envelope.moved(it) if words is None else envelope.again(it, **words)
-            for n, (it, words) in enumerate(zip(letters, adoptions, strict=True))
-        ]
-        written = await give_back(channel, name, letters, anew, self._to_queue, within=self._timeout)
-        return [
-            words["id"] if words is not None and done else envelope.letter_id(it)
-            for it, words, done in zip(letters, adoptions, written, strict=True)
-        ]
+        Others are waited for, within bounds. Where the user may not make locks, none is waited for.
+        """
+        async with self._letters, AsyncExitStack() as stack:
+            lock = locked(
+                self.consuming, self.topology.dead_lock(queue), within=OTHERS_END_WITHIN, timeout=self._timeout
+            )
+            with suppress(NotPermitted):
+                if not await stack.enter_async_context(lock):
+                    log.warning(
+                        "dead letters are looked at, or moved, by somebody else as well: not all may be seen",
+                        extra={"queue": queue, "seconds": OTHERS_END_WITHIN},
+                    )
+            yield
+
+    async def _letters_of(
+        self, parts: Parts, queue: str, anew: Anew, named: Collection[str]
+    ) -> AsyncIterator[DeadLetter]:
+        """Each once: one that was written anew and not acked is there twice.
+
+        From the first that is written anew on, all are, so that they keep their order.
+        """
+        seen: set[str] = set()
+        look = secrets.token_hex(8)
+        async for part in parts:
+            for message in part:
+                if envelope.look_of(message) == look:  # all there was has been given
+                    return
+                letter = envelope.dead_letter(message, queue)
+                if envelope.is_letter(message) and letter.id in seen:
+                    await message.ack()
+                    continue
+                if (id := await _kept(message, anew, look, named)) != letter.id:
+                    letter = replace(letter, id=id)
+                seen.add(letter.id)
+                yield letter
 
     async def add_dead_letters(self, queue: str, letters: Sequence[DeadLetter]) -> Sequence[str]:
         """One after the other, each confirmed: so those that are there after an error are the first ones."""
@@ -635,65 +692,101 @@ class RabbitBroker:
         return await self._take_out(queue, ids, _nothing, "deleted")
 
     async def _take_out(self, queue: str, ids: Sequence[str], before: Any, what: str) -> int:
-        async with self._letters:
+        async with self._alone_with_letters(queue):
             return await self._taken_out(queue, ids, before, what)
 
     async def _taken_out(self, queue: str, ids: Sequence[str] | None, before: Any, what: str) -> int:
         """Those of ``ids``, or all, each after ``before``; the others are put back where they were.
 
-        Then the broker is asked, also where it was cut short: of those that are done none is left.
+        Some are here at a time, so it is looked first whether all are there. Then the broker is asked, also where it
+        was cut short: of those that are done none is left.
+        """
+        if ids is not None and (missing := await self._missing(queue, ids)):
+            named = ", ".join(repr(letter[:80]) for letter in sorted(missing)[:10])
+            raise DeadLetterNotFound(f"queue {queue!r}: keeps no dead letter {named}; none was touched.")
+        wanted = None if ids is None else set(ids)
+        async with self._declared(queue) as channel:
+            there = await self._count(channel, self.topology.dead(queue))
+        out = _TakenOut()
+        try:
+            await self._take_out_of(queue, wanted, before, what, out, total=there if wanted is None else len(wanted))
+        except TransientError:
+            with suppress(TransientError):  # what cut it short says more
+                await self._without(queue, out, there - out.gone, what)
+            raise
+        await self._without(queue, out, there - out.gone, what)
+        return out.count
+
+    async def _missing(self, queue: str, ids: Sequence[str]) -> set[str]:
+        missing = set(ids)
+        async with self._each_letter(queue, missing.copy()) as letters:
+            async for letter in letters:
+                missing.discard(letter.id)
+                if not missing:
+                    break
+        return missing
+
+    async def _without(self, queue: str, out: _TakenOut, others: int, what: str) -> None:
+        """While more are left than the ``others``, those taken out that came back are taken out again."""
+        name, more = self.topology.dead(queue), len(out.ids)
+        while more and await self._left(queue, name, others) > others:
+            again = _TakenOut()
+            await self._take_out_of(queue, out.ids, _nothing, what, again, total=more)
+            more = again.count
+
+    async def _take_out_of(
+        self, queue: str, wanted: Collection[str] | None, before: Any, what: str, out: _TakenOut, *, total: int
+    ) -> None:
+        """Go through the dead letters, a part at a time, until all ``wanted`` are out; all there are for None.
+
+        Where one fails, none behind it is taken out, and all are where they were.
         """
         name = self.topology.dead(queue)
-        done: set[str] = set()
-        alike: set[str] = set()
+        anew, look = Anew(name, self._to_queue), secrets.token_hex(8)
+        seen: set[str] = set()
+        failure: Exception | None = None
+        done: list[AbstractIncomingMessage] = []
 
         async def noted(message: AbstractIncomingMessage) -> None:
             await before(message)
-            done.add(envelope.letter_id(message))
+            done.append(message)
 
-        found: Sequence[AbstractIncomingMessage] = ()
         try:
-            async with self._declared(queue) as channel:
-                found = await self._letters_in(channel, name)
-                there = {envelope.letter_id(message) for message in found}
-                wanted = there if ids is None else set(ids)
-                if ids is None:  # those of RabbitMQ have no id of their own yet: two may look like one
-                    alike = {envelope.letter_id(message) for message in found if not envelope.is_letter(message)}
-                if missing := wanted - there:
-                    await self._put_back(channel, name, found)
-                    named = ", ".join(repr(letter[:80]) for letter in sorted(missing)[:10])
-                    raise DeadLetterNotFound(f"queue {queue!r}: keeps no dead letter {named}; none was touched.")
-                taken_out, others = await self._chosen_settled(channel, name, found, wanted, noted, what)
-        except TransientError:
-            with suppress(TransientError):  # what cut it short says more
-                await self._without(queue, name, done - alike, len(found) - len(done), what)
+            async with self._declared(queue) as channel, self._parts(channel, name, to_the_end=True) as parts:
+                async for part in parts:
+                    fresh = list(takewhile(lambda it: envelope.look_of(it) != look, part))
+                    once = [it for it in fresh if not await self._is_double(it, seen, out)]
+                    if failure is None:
+                        chosen = [it for it in once if wanted is None or envelope.letter_id(it) in wanted]
+                        try:
+                            await each_settled(chosen, noted, what, done=out.count, total=total)
+                            out.add(chosen, by_id=wanted is not None)
+                        except Exception as error:
+                            failure = error
+                            out.add(done, by_id=wanted is not None)
+                        done.clear()
+                    for message in once:
+                        if not message.processed:
+                            await _kept(message, anew, look, wanted or ())
+                    is_all = failure is not None or (wanted is not None and seen.issuperset(wanted))
+                    if len(fresh) < len(part) or (is_all and not anew.written):
+                        break
+        except Exception as error:
+            if failure is not None:
+                raise failure from error
             raise
-        await self._without(queue, name, wanted - alike, others, what)
-        return taken_out
+        if failure is not None:
+            raise failure
 
-    async def _without(self, queue: str, name: str, done: set[str], others: int, what: str) -> None:
-        """While more are left than the ``others``, those of ``done`` that came back are taken out again."""
-        more = len(done)
-        while more and await self._left(queue, name, others) > others:
-            async with self._declared(queue) as channel:
-                found = await self._letters_in(channel, name)
-                more, others = await self._chosen_settled(channel, name, found, done, _nothing, what)
-
-    async def _chosen_settled(
-        self,
-        channel: AbstractChannel,
-        name: str,
-        found: Sequence[AbstractIncomingMessage],
-        wanted: set[str],
-        before: Any,
-        what: str,
-    ) -> tuple[int, int]:
-        """How many of ``found`` were wanted, and how many are back where they were."""
-        chosen = [message for message in found if envelope.letter_id(message) in wanted]
-        others = [message for message in found if envelope.letter_id(message) not in wanted]
-        await self._settled(channel, name, chosen, found, before, what)
-        await self._put_back(channel, name, others)
-        return len(chosen), len(others)
+    async def _is_double(self, message: AbstractIncomingMessage, seen: set[str], out: _TakenOut) -> bool:
+        """One that was written anew and not acked is there twice: it is acked now."""
+        id = envelope.letter_id(message)
+        if envelope.is_letter(message) and id in seen:
+            await message.ack()
+            out.doubles += 1
+            return True
+        seen.add(id)
+        return False
 
     async def _left(self, queue: str, name: str, expected: int) -> int:
         """How many there are once those that were held are back: with them comes what was acked in vain."""
@@ -779,6 +872,41 @@ def _left(due: dict[str, dict[str, float]], queue: str) -> int:
     now = asyncio.get_running_loop().time()
     left = due[queue] = {key: by for key, by in due.get(queue, {}).items() if by > now}
     return len(left)
+
+
+@dataclass
+class _TakenOut:
+    """Dead letters that were taken out, doubles that went with them, and the ids of those that may come back."""
+
+    count: int = 0
+    doubles: int = 0
+    ids: set[str] = field(default_factory=set)
+
+    @property
+    def gone(self) -> int:
+        return self.count + self.doubles
+
+    def add(self, letters: Sequence[AbstractIncomingMessage], *, by_id: bool) -> None:
+        """Those of RabbitMQ have no id of their own yet: two may look like one, where they are not meant ``by_id``."""
+        self.count += len(letters)
+        self.ids |= {envelope.letter_id(it) for it in letters if by_id or envelope.is_letter(it)}
+
+
+async def _kept(message: AbstractIncomingMessage, anew: Anew, look: str, named: Collection[str]) -> str:
+    """The id of a dead letter that stays; it is written anew where that is needed.
+
+    From the first that is written anew on, all are, so that they keep their order. What RabbitMQ made gets an id of its
+    own, unless it is ``named`` by the one that its message gives.
+    """
+    id = envelope.letter_id(message)
+    if not envelope.is_letter(message):
+        words = envelope.adoption(message)
+        words["id"] = id if id in named else words["id"]
+        if await anew.write(message, envelope.again(message, **words, look=look)):
+            return str(words["id"])
+    elif anew.written or times_counted(message):
+        await anew.write(message, envelope.moved(message, look=look))
+    return id
 
 
 async def _nothing(message: AbstractIncomingMessage) -> None:

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import Callable, Mapping
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, SupportsIndex
 
 from aio_pika.abc import AbstractMessage
 from aiormq.connection import TransportFactory
@@ -22,8 +23,12 @@ from ion_rabbitmq import properties
 from ion_rabbitmq.gathered import Writer
 
 _HEAD: Final = struct.Struct(">BHI")
-_METHOD, _HEADER = 1, 2
-_BEFORE_PROPERTIES: Final = 12
+METHOD, HEADER, BODY = 1, 2, 3
+"""Kinds of frames."""
+_HEARTBEAT: Final = b"\x08\x00\x00\x00\x00\x00\x00\xce"
+_TELLS_EVERY: Final = 0.5
+"""Seconds without a frame for the library, though some came for others, after which it is told that some come."""
+BEFORE_PROPERTIES: Final = 12
 """Bytes of a header frame: class, weight, size of the body."""
 _INSIDE: Final = b"closed"
 """Name of the header that the properties come in."""
@@ -36,44 +41,84 @@ _TEXTS: Final[Mapping[bytes, tuple[int, ...]]] = {
 _PLAIN: Final = bytes(byte if byte < 128 else ord("?") for byte in range(256))
 
 
-def opened(message: AbstractMessage) -> bytes:
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """A message that the library knows nothing of, as it was delivered: its properties are ``raw``."""
+
+    body: bytes
+    raw: bytes
+    tag: int
+    """By which it is settled, on the channel that it came by."""
+
+
+def opened(message: AbstractMessage | Incoming) -> bytes:
     """The properties of a message that came over such a connection, from their flags on."""
+    if isinstance(message, Incoming):
+        return message.raw
     found = message.headers.get(_INSIDE.decode())
     if not isinstance(found, bytearray):
         raise TypeError("the message came over another connection")
     return bytes(found)
 
 
+class Taker(Protocol):
+    """Who is given frames of one channel as they come, which the library never sees."""
+
+    def take(self, kind: int, payload: bytes) -> bool:
+        """Whether the frame was its own; False for one that is the library's. What it raises ends the connection."""
+
+
 class Reader(asyncio.StreamReader):
-    """As asyncio's; what is read from it in frames has closed properties."""
+    """As asyncio's; frames that are read from it have closed properties, and those that somebody takes are missing.
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self._frame = b""
-        self._at = 0
+    ``takers`` are those who do, by the number of their channel.
+    """
 
-    def at_eof(self) -> bool:
-        return self._at == len(self._frame) and super().at_eof()
+    def __init__(self, *, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop=loop)
+        self.takers: dict[int, Taker] = {}
+        self._clock = loop.time
+        self._part = b""
+        """Of a frame that has not come as a whole."""
+        self._is_foreign = False
+        """It has no frames: a server that speaks another version."""
+        self._told_at = 0.0
 
-    async def readexactly(self, n: int) -> bytes:
-        if self._at == len(self._frame):
-            self._frame, self._at = await self._next(), 0
-        while self._at + n > len(self._frame):
-            self._frame, self._at = self._frame[self._at :] + await self._next(), 0
-        self._at += n
-        return self._frame[self._at - n : self._at]
+    def feed_data(self, data: Iterable[SupportsIndex]) -> None:
+        """What came from the socket, in pieces of any size."""
+        raw = self._part + bytes(data)
+        if self._is_foreign or raw.startswith(b"AMQP"):
+            self._is_foreign, self._part = True, b""
+            super().feed_data(raw)
+            return
+        at, taken, others = 0, False, list[bytes]()
+        while len(raw) - at >= _HEAD.size:
+            kind, channel, size = _HEAD.unpack_from(raw, at)
+            end = at + _HEAD.size + size + 1
+            if end > len(raw):
+                break
+            payload = raw[at + _HEAD.size : end - 1]
+            if (taker := self.takers.get(channel)) is not None and taker.take(kind, payload):
+                taken = True
+            elif kind == HEADER:
+                others.append(frame(kind, channel, closed(payload)))
+            elif kind == METHOD and (text := in_text(payload)) is not payload:
+                others.append(frame(kind, channel, text))
+            else:
+                others.append(raw[at:end])
+            at = end
+        self._part = raw[at:]
+        if taken and not others and self._clock() > self._told_at + _TELLS_EVERY:
+            others.append(_HEARTBEAT)  # the library gives up a connection on which it hears nothing
+        if others:
+            self._told_at = self._clock()
+            super().feed_data(b"".join(others))
 
-    async def _next(self) -> bytes:
-        head = await super().readexactly(_HEAD.size)
-        if head.startswith(b"AMQP"):  # no frame: a server that speaks another version
-            return head + await super().readexactly(1)
-        kind, channel, size = _HEAD.unpack(head)
-        rest = await super().readexactly(size + 1)
-        if kind == _HEADER:
-            return frame(kind, channel, closed(rest[:-1]))
-        if kind == _METHOD and rest[:4] in _TEXTS and not rest[4:-1].isascii():
-            return frame(kind, channel, _in_ascii(rest[:-1]))
-        return head + rest
+    def feed_eof(self) -> None:
+        if self._part:  # so that the library knows that something is missing
+            part, self._part = self._part, b""
+            super().feed_data(part)
+        super().feed_eof()
 
 
 def frame(kind: int, channel: int, payload: bytes) -> bytes:
@@ -83,14 +128,16 @@ def frame(kind: int, channel: int, payload: bytes) -> bytes:
 
 def closed(payload: bytes) -> bytes:
     """Of a header frame: the same message, whose only properties are an id and bytes."""
-    raw = payload[_BEFORE_PROPERTIES:]
+    raw = payload[BEFORE_PROPERTIES:]
     inside = properties.table([(_INSIDE, properties.bytes_value(raw))])
     outside = {"headers": inside, "message_id": properties.short(properties.known_by(raw))}
-    return payload[:_BEFORE_PROPERTIES] + properties.encoded(outside)
+    return payload[:BEFORE_PROPERTIES] + properties.encoded(outside)
 
 
-def _in_ascii(payload: bytes) -> bytes:
-    """Of a method frame: the same, as long, with ``?`` for what is no UTF-8 in its strings."""
+def in_text(payload: bytes) -> bytes:
+    """Of a method frame: the same, as long, with ``?`` for what is no UTF-8 in its strings; itself where all is."""
+    if payload[:4] not in _TEXTS or payload[4:].isascii():
+        return payload
     done, at = bytearray(payload), 4
     for before in _TEXTS[payload[:4]]:
         start = at + before + 1
@@ -110,8 +157,9 @@ class Transport(TransportFactory):
 
     def __init__(self, address: str = "") -> None:
         self._address = address
+        self.reader: Reader | None = None
         self.writer: Writer | None = None
-        """Of the connection that was made last."""
+        """Both of the connection that was made last."""
 
     async def create(self, url: URL, **options: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         provider = options.pop("ssl_context_provider")
@@ -127,7 +175,7 @@ class Transport(TransportFactory):
             )
         except OSError as error:
             raise AMQPConnectionError(*error.args) from error
-        self.writer = Writer(transport, protocol, reader, loop)
+        self.reader, self.writer = reader, Writer(transport, protocol, reader, loop)
         return reader, self.writer
 
 

@@ -8,12 +8,11 @@ import random
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from typing import Any, Protocol, Self
 
-import aiormq
-from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
+from aio_pika.abc import AbstractChannel
 from aio_pika.exceptions import ChannelNotFoundEntity, DeliveryError
-from aiormq.abc import AbstractChannel as UnderlayChannel
 
 from ion_core.errors import (
     AlreadySettled,
@@ -25,8 +24,9 @@ from ion_core.errors import (
     TransientError,
 )
 from ion_rabbitmq import envelope
-from ion_rabbitmq.closed_frames import Kept
-from ion_rabbitmq.counting import is_worn, settled
+from ion_rabbitmq.arriving import ConsumingChannel
+from ion_rabbitmq.closed_frames import Incoming, Kept
+from ion_rabbitmq.counting import Answers, is_worn, settled
 from ion_rabbitmq.envelope import Envelope
 from ion_rabbitmq.holding import cancels_for_it, timed_out
 from ion_rabbitmq.link import Link, closed, translated
@@ -69,8 +69,9 @@ class RabbitDelivery:
     lease: timedelta | None = None
     """RabbitMQ holds it for as long as the channel lives, or its acknowledgement timeout allows."""
 
-    def __init__(self, message: AbstractIncomingMessage, subscription: Subscription) -> None:
+    def __init__(self, message: Incoming, channel: ConsumingChannel, subscription: Subscription) -> None:
         self._message = message
+        self._channel = channel
         self._envelope = Envelope.of(message)
         self._subscription = subscription
         self._settled = False
@@ -105,10 +106,12 @@ class RabbitDelivery:
         return self._lock.locked()
 
     async def ack(self) -> None:
-        async def nothing() -> None:
-            """The ack itself is all there is."""
-
-        await self._settle("ack", nothing)
+        if self._lock.locked() or self._way.unanswered:
+            await self._settle("ack", _nothing)
+            return
+        self._check()
+        self._acked()
+        self._is_over()
 
     async def retry(self, *, delay: timedelta) -> None:
         again = envelope.written(self._envelope, attempt=self.attempt + 1)
@@ -129,11 +132,14 @@ class RabbitDelivery:
                 self._subscription.later(self._as_it_is_answered())
                 return
             if anew:
-                with translated(self._subscription.settings):
-                    await self._message.ack()
+                self._acked()
             else:
-                await self._nack(requeue=requeue)
+                self._nack(requeue=requeue)
             self._is_over()
+
+    def __lt__(self, other: RabbitDelivery) -> bool:
+        """Given out earlier on their channel: a quorum queue puts back in the order in which they are given back."""
+        return self._message.tag < other._message.tag
 
     async def taken_back(self) -> None:
         """Released by its subscription: for its holder it is lost."""
@@ -155,20 +161,19 @@ class RabbitDelivery:
         try:
             with translated(self._subscription.settings):
                 await self._way.answer()
-                if not self.lost.is_set():
-                    await self._message.ack()
+            if not self.lost.is_set():
+                self._acked()
         except (IonError, DeliveryError) as error:
             log.debug("what was on its way did not arrive: %s", error)
             if not self.lost.is_set():
-                await self._nack()
+                self._nack()
         self._is_over()
 
-    async def _nack(self, *, requeue: bool = True) -> None:
+    def _nack(self, *, requeue: bool = True) -> None:
         """Given back; where that cannot be said, with its channel: what is held for nobody holds up others."""
         try:
             with translated(self._subscription.settings):
-                async with asyncio.timeout(self._subscription.settings.timeout.total_seconds()):
-                    await self._message.nack(requeue=requeue)
+                self._channel.nack(self._message, requeue=requeue)
         except IonError as error:
             self._subscription.start_over(f"a delivery could not be given back: {error}")
             raise
@@ -236,8 +241,7 @@ class RabbitDelivery:
             await before()
             if self.lost.is_set():
                 raise DeliveryLost("the channel was lost while the delivery was settled; it is delivered again")
-            with translated(self._subscription.settings):
-                await self._message.ack()
+            self._acked()
             self._is_over()
 
     async def _settled_meanwhile(self) -> None:
@@ -251,10 +255,13 @@ class RabbitDelivery:
                 raise
             return  # it did not arrive
         if not self.lost.is_set():
-            with translated(settings):
-                await self._message.ack()
+            self._acked()
             self._is_over()
         self._check()
+
+    def _acked(self) -> None:
+        with translated(self._subscription.settings):
+            self._channel.ack(self._message)
 
     def _check(self) -> None:
         if self._settled:
@@ -286,7 +293,8 @@ class Subscription:
         self._arrived: asyncio.Queue[RabbitDelivery | None] = asyncio.Queue()
         self._waiting: set[RabbitDelivery] = set()
         self._channel: AbstractChannel | None = None
-        self._underlay: UnderlayChannel | None = None
+        self._consuming: ConsumingChannel | None = None
+        """The latest: that of ``_channel``, while there is one."""
         self._tag = ""
         self._closing: asyncio.Task[None] | None = None
         self._later: set[asyncio.Task[None]] = set()
@@ -362,29 +370,30 @@ class Subscription:
 
     async def open(self) -> None:
         """Consume. Raises QueueNotDeclared, TransientError."""
-        channel = await self._link.channel()
+        consuming = await self._link.consuming_channel()
+        channel = consuming.channel
         try:
             with translated(self.settings):
-                async with asyncio.timeout(self.settings.timeout.total_seconds()):
+                timeout = self.settings.timeout.total_seconds()
+                async with asyncio.timeout(timeout):
                     await channel.set_qos(prefetch_count=self._prefetch)
                     queue = await channel.get_queue(self._topology.queue(self.queue))
-                    self._channel = channel
+                    self._channel, self._consuming = channel, consuming
                     channel.close_callbacks.add(self._on_close)
-                    self._underlay = underlay = await channel.get_underlay_channel()
-                    underlay.on_consumer_cancel_callbacks.add(self._on_cancel)
-                    self._tag = await queue.consume(self._on_message, no_ack=False)
-                    self._opened_at = asyncio.get_running_loop().time()
+                    consuming.underlay.on_consumer_cancel_callbacks.add(self._on_cancel)
+                self._tag = await consuming.consume(queue, partial(self._on_message, consuming), within=timeout)
+                self._opened_at = asyncio.get_running_loop().time()
         except ChannelNotFoundEntity as error:
             raise QueueNotDeclared(
                 f"queue {self.queue!r}: is not declared on this broker. Declare it first."
             ) from error
         except BaseException:
-            self._channel = None
+            self._forget()
             await closed(channel, self.settings)
             raise
 
-    async def _on_message(self, message: AbstractIncomingMessage) -> None:
-        delivery = RabbitDelivery(message, self)
+    def _on_message(self, consuming: ConsumingChannel, message: Incoming) -> None:
+        delivery = RabbitDelivery(message, consuming, self)
         self.onward.arrived(self.queue, delivery.key)
         self.held.add(delivery)
         self._waiting.add(delivery)
@@ -410,7 +419,7 @@ class Subscription:
         if timed_out(error):
             self._say_taken_back("RabbitMQ took back what was held for too long")
         else:
-            alone = self._underlay is None or self._underlay.connection.is_opened
+            alone = self._consuming is None or self._consuming.underlay.connection.is_opened
             level = logging.WARNING if alone else logging.DEBUG  # of a lost connection its link tells, once
             log.log(level, "channel lost: %s", error, extra={"queue": self.queue, "held": len(self.held)})
         self._forget()
@@ -426,6 +435,8 @@ class Subscription:
 
     def _forget(self) -> None:
         self._channel = None
+        if self._consuming is not None:
+            self._consuming.end()
         for delivery in self.held:
             delivery.lost.set()
         self.held.clear()
@@ -483,6 +494,8 @@ class Subscription:
         if channel is not None:
             await self._release_all(channel)
             await closed(channel, self.settings)
+        if self._consuming is not None:
+            self._consuming.end()
         if self._closing is not None:
             await asyncio.wait([self._closing])
         for task in list(self._later):
@@ -499,9 +512,12 @@ class Subscription:
             with translated(self.settings):
                 async with asyncio.timeout(self.settings.timeout.total_seconds()):
                     await self._stop_consuming(channel)
-                    given_back = [it for it in self.held if not it.is_being_settled]
+                    given_back = sorted(it for it in self.held if not it.is_being_settled)
+                    answers = Answers(channel, self._topology.queue(self.queue), within=None)
+                    await answers.begin()
                     for delivery in given_back:
                         await delivery.taken_back()
+                        await answers.given()
                     await settled(channel, self._topology.queue(self.queue), self._prefetch + len(given_back))
         except (IonError, ChannelNotFoundEntity) as error:
             log.info(
@@ -517,16 +533,18 @@ class Subscription:
         """
         name = self._topology.queue(self.queue)
         await settled(channel, name, self._prefetch)
+        consuming = self._consuming
+        assert consuming is not None, "there is a channel"
         message = await (await channel.get_queue(name, ensure=False)).get(no_ack=False, fail=False)
         if message is not None:
-            await self._on_message(message)
+            self._on_message(consuming, consuming.incoming(message))
         await settled(channel, name, self._prefetch)
-        underlay = await channel.get_underlay_channel()
-        assert isinstance(underlay, aiormq.Channel)
-        consumer = underlay.consumers[self._tag]
-        await underlay.basic_cancel(self._tag, nowait=True)
-        underlay.consumers[self._tag] = consumer
+        await consuming.underlay.basic_cancel(self._tag, nowait=True)
         await settled(channel, name, self._prefetch)
+
+
+async def _nothing() -> None:
+    """Before an ack, which is all there is."""
 
 
 def _told(task: asyncio.Task[None]) -> None:

@@ -28,7 +28,7 @@ from aio_pika.abc import AbstractIncomingMessage
 from ion_core.contracts.messaging import DeadLetter, Message
 from ion_core.errors import MessageRefused
 from ion_rabbitmq import contents
-from ion_rabbitmq.closed_frames import Kept, opened
+from ion_rabbitmq.closed_frames import Incoming, Kept, opened
 from ion_rabbitmq.properties import (
     Header,
     Properties,
@@ -93,6 +93,8 @@ class _Ours:
     log_tail: Sequence[str] = ()
     died_at: datetime | None = None
     left_out: Sequence[str] = ()
+    look: str = ""
+    """Who wrote it anew as it was looked at: unlike any other look."""
     properties: bytes = b""
     """All that others wrote, where that cannot be read."""
 
@@ -107,7 +109,7 @@ class Envelope:
     unreadable: str = ""
 
     @classmethod
-    def of(cls, message: AbstractIncomingMessage) -> Envelope:
+    def of(cls, message: AbstractIncomingMessage | Incoming) -> Envelope:
         raw = opened(message)
         try:
             properties = Properties.parsed(raw)
@@ -202,15 +204,15 @@ def _fresh(body: bytes, message_id: str, values: Mapping[str, bytes]) -> Kept:
 def again(message: AbstractIncomingMessage, **changes: Any) -> Kept:
     """The same message, published once more with other words of ours; without what RabbitMQ added.
 
-    ``changes`` are the words of ``death``, and ``attempt``.
+    ``changes`` are the words of ``death``, ``attempt`` and ``look``.
     """
     return written(Envelope.of(message), **changes)
 
 
-def moved(message: AbstractIncomingMessage) -> Kept:
-    """The same message for another queue, with all that is ours on it."""
+def moved(message: AbstractIncomingMessage, **changes: Any) -> Kept:
+    """The same message for another queue, with all that is ours on it but for the ``changes``."""
     envelope = Envelope.of(message)
-    return written(envelope, **_words(envelope.ours))
+    return written(envelope, **_words(envelope.ours), **changes)
 
 
 def written(envelope: Envelope, **changes: Any) -> Kept:
@@ -286,8 +288,8 @@ def _read(value: bytes) -> _Ours | None:
         words = inner(value)
         attempt = whole_number(words.get(b"attempt", b""))
         headers = json.loads(_text(words, b"headers"))
-        log_tail = json.loads(_text(words, b"log_tail", "[]"))
-        left_out = json.loads(_text(words, b"left_out", "[]"))
+        log_tail = json.loads(_text(words, b"log_tail")) if b"log_tail" in words else []
+        left_out = json.loads(_text(words, b"left_out")) if b"left_out" in words else []
         died_at = _text(words, b"died_at", "")
         found = _Ours(
             attempt=attempt or 0,
@@ -297,6 +299,7 @@ def _read(value: bytes) -> _Ours | None:
             log_tail=tuple(log_tail),
             died_at=datetime.fromisoformat(died_at) if died_at else None,
             left_out=tuple(left_out),
+            look=_text(words, b"look", ""),
             properties=content(words.get(b"properties")) or b"",
         )
     except (ValueError, TypeError, RecursionError):  # not JSON, no UTF-8, no date, no such table
@@ -330,7 +333,7 @@ def _words(ours: _Ours) -> dict[str, Any]:
     return words
 
 
-def deliveries(message: AbstractIncomingMessage) -> int:
+def deliveries(message: AbstractIncomingMessage | Incoming) -> int:
     """How often RabbitMQ has counted that it was given back, where it counts."""
     return whole_number(Envelope.of(message).theirs.header(b"x-delivery-count") or b"") or 0
 
@@ -413,6 +416,11 @@ def _newest_death(properties: Properties) -> Mapping[bytes, bytes]:
 def is_letter(message: AbstractIncomingMessage) -> bool:
     """Whether Ion made it a dead letter, or has adopted it."""
     return bool(Envelope.of(message).ours.id)
+
+
+def look_of(message: AbstractIncomingMessage) -> str:
+    """The look that has written it anew; '' for none."""
+    return Envelope.of(message).ours.look
 
 
 def adoption(message: AbstractIncomingMessage) -> dict[str, Any]:

@@ -30,6 +30,9 @@ from aiormq.exceptions import ChannelAccessRefused
 
 from ion_core.errors import ConfigError, IonError, TransientError
 from ion_rabbitmq.alarms import Alarm
+from ion_rabbitmq.arriving import ConsumingChannel
+from ion_rabbitmq.closed_frames import Reader
+from ion_rabbitmq.gathered import Writer
 from ion_rabbitmq.publishing import ConfirmChannel
 from ion_rabbitmq.reaching import Connection, connected
 from ion_rabbitmq.settings import RabbitSettings
@@ -88,11 +91,19 @@ class Link:
 
     async def confirm_channel(self) -> ConfirmChannel:
         """The same, to publish on without waiting."""
+        return ConfirmChannel(*await self._bare())
+
+    async def consuming_channel(self) -> ConsumingChannel:
+        """The same, to consume on."""
+        return ConsumingChannel(*await self._bare())
+
+    async def _bare(self) -> tuple[AbstractChannel, aiormq.Channel, Reader, Writer]:
         connection, channel = await self._opened(returns=True)
-        underlay, writer = await channel.get_underlay_channel(), connection.frames.writer
+        underlay, frames = await channel.get_underlay_channel(), connection.frames
         assert isinstance(underlay, aiormq.Channel)
-        assert writer is not None, "it has just been connected"
-        return ConfirmChannel(channel, underlay, writer)
+        assert frames.reader is not None, "it has just been connected"
+        assert frames.writer is not None, "it has just been connected"
+        return channel, underlay, frames.reader, frames.writer
 
     async def _opened(self, *, returns: bool) -> tuple[Connection, AbstractChannel]:
         timeout = self._settings.timeout.total_seconds()

@@ -21,7 +21,7 @@ def _open(settings: RabbitSettings) -> AbstractAsyncContextManager[MessageBroker
 
 @hookimpl
 def ion_message_brokers() -> Iterable[Provider[MessageBroker]]:
-    return [Provider(name="rabbitmq", settings=RabbitSettings, open=_open, contract="1.0")]
+    return [Provider(name="rabbitmq", settings=RabbitSettings, open=_open, contract="1.4")]
 
 
 @hookimpl

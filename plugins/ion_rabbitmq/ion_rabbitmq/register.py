@@ -16,27 +16,27 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import random
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
-from aio_pika.exceptions import ChannelClosed, ChannelNotFoundEntity
+from aio_pika.exceptions import ChannelNotFoundEntity
 
 from ion_core.errors import TransientError
 from ion_rabbitmq import envelope
 from ion_rabbitmq.closed_frames import Kept
 from ion_rabbitmq.counting import Send, times_counted
 from ion_rabbitmq.link import Link, NotPermitted
+from ion_rabbitmq.locks import locked
 from ion_rabbitmq.settings import RabbitSettings
 from ion_rabbitmq.topology import Topology
 
 log = logging.getLogger(__name__)
 
 LOOKED_EVERY = 0.02
-"""Seconds until it is looked again whether another reader has ended, or what was taken is back."""
+"""Seconds until it is looked again whether what was taken is back."""
 KNOWN_FOR = 10.0
 """Seconds for which what was read is taken for what it says."""
 WITHOUT_LOCK_AFTER = 2.0
@@ -183,30 +183,12 @@ class Register:
 
     @asynccontextmanager
     async def _locked(self, within: float) -> AsyncIterator[None]:
-        """While nobody else has it; waits for so many seconds. What is left of it when we die, RabbitMQ removes."""
-        loop = asyncio.get_running_loop()
-        give_up = loop.time() + within
-        while not await self._lock():
-            if loop.time() > give_up:
+        """While nobody else has it; waits for so many seconds."""
+        async with locked(self._link, self._topology.lock, within=within, timeout=self._timeout) as ours:
+            if not ours:
                 text = f"another process reads {self._topology.register}, and has not ended within {within:g} s"
                 raise TransientError(f"{self._settings.place()}: {text}")
-            await asyncio.sleep(LOOKED_EVERY * random.uniform(0.5, 1.5))
-        try:
             yield
-        finally:
-            async with self._link.borrowed() as channel, asyncio.timeout(self._timeout):
-                await channel.queue_delete(self._topology.lock)
-
-    async def _lock(self) -> bool:
-        """Whether it is ours now."""
-        async with self._link.borrowed() as channel, asyncio.timeout(self._timeout):
-            try:
-                await channel.declare_queue(self._topology.lock, exclusive=True)
-            except ChannelClosed as error:
-                if "RESOURCE_LOCKED" not in str(error):
-                    raise
-                return False
-        return True
 
 
 async def _forget(messages: list[AbstractIncomingMessage]) -> None:

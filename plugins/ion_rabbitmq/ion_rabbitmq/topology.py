@@ -72,6 +72,10 @@ class Topology:
     def dead(self, name: str) -> str:
         return self._named(name, self.dead_suffix)
 
+    def dead_lock(self, name: str) -> str:
+        """Exists while somebody looks at its dead letters, or takes some out."""
+        return self._named(name, f"{self.dead_suffix}.lock")
+
     def waiting(self, name: str, rung: int) -> str:
         return self._named(name, f"{self.retry_suffix}.{rung}")
 

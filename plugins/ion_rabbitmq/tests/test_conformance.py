@@ -13,6 +13,8 @@ from pydantic import SecretStr
 from ion_core.contracts.messaging import MessageBroker
 from ion_core.contracts.provider import Provider
 from ion_core.testing.messaging import MessageBrokerConformance
+from ion_core.testing.models import CommitModel, MessageBrokerModel
+from ion_core.testing.process import Opening
 from ion_core.testing.provider import ProviderConformance
 from ion_rabbitmq import plugin
 from ion_rabbitmq.broker import RabbitBroker, open_rabbit_broker
@@ -33,6 +35,9 @@ class OnRabbit(MessageBrokerConformance):
 
     def reopen(self) -> AbstractAsyncContextManager[MessageBroker]:
         return open_rabbit_broker(self.settings)
+
+    def opening(self) -> Opening:
+        return open_rabbit_broker, self.settings
 
     async def take_back(self, broker: MessageBroker, delivery: RabbitDelivery) -> None:
         """A wrong ack makes the server close the channel, as its acknowledgement timeout does."""
@@ -62,6 +67,35 @@ class TestQuorumQueues(OnRabbit):
 
 class TestClassicQueues(OnRabbit):
     queue_type: ClassVar[str] = "classic"
+
+
+class TestClassicQueuesAndAModel(MessageBrokerModel):
+    examples, steps, shortens = 3, 10, False
+    patience: ClassVar[float] = 15.0
+    queue_type: ClassVar[str] = "classic"
+
+    @pytest.fixture(autouse=True)
+    def place(self, rabbit: RabbitServer) -> None:
+        self.settings = RabbitSettings(url=SecretStr(rabbit.url), queue_type=self.queue_type)
+
+    def opened(self) -> AbstractAsyncContextManager[RabbitBroker]:
+        return open_rabbit_broker(self.settings)
+
+
+class TestQuorumQueuesAndAModel(TestClassicQueuesAndAModel):
+    queue_type: ClassVar[str] = "quorum"
+    keeps_places: ClassVar[bool] = False  # what was looked at too often is written anew, behind the others
+
+
+class TestCommitsOnQuorumQueues(CommitModel):
+    examples, steps, shortens = 3, 10, False
+
+    @pytest.fixture(autouse=True)
+    def place(self, rabbit: RabbitServer) -> None:
+        self.settings = RabbitSettings(url=SecretStr(rabbit.url), queue_type="quorum")
+
+    def broker(self) -> AbstractAsyncContextManager[MessageBroker]:
+        return open_rabbit_broker(self.settings)
 
 
 class TestProvider(ProviderConformance):

@@ -49,6 +49,10 @@ def test_what_died_is_told_grouped_exported_and_redriven(
         found: list[dict[str, Any]] = json.loads(ion("dlq", "list", "--json").stdout)
         return sorted(found, key=lambda it: str(it["eventId"]))
 
+    def waiting() -> int:
+        [module] = json.loads(ion("module", "list", "--json").stdout)
+        return int(module["queue"]["ready"])
+
     lines = "\n".join(json.dumps({"eventId": f"event-{n}"}) for n in range(EVENTS))
     (tmp_path / "events.jsonl").write_text(lines)
     ion("event", "publish", "work.asked", "--batch", str(tmp_path / "events.jsonl"))
@@ -74,7 +78,7 @@ def test_what_died_is_told_grouped_exported_and_redriven(
     (pipeline.home / "runs.mended").touch()
     slowly = [*ION, "dlq", "redrive", "--all", "--rate", "6/min"]
     with subprocess.Popen(slowly, cwd=pipeline.home, env=environment(AMQP_URL=own_server.url)) as redriving:
-        while len(dead()) == EVENTS:
+        while not waiting():  # whoever lists dead letters holds them, and the redrive would not see them
             assert redriving.poll() is None
         redriving.send_signal(signal.SIGTERM)
         assert redriving.wait(60) == 128 + signal.SIGTERM

@@ -6,8 +6,10 @@ import asyncio
 import gc
 import logging
 from datetime import timedelta
+from typing import Any
 
 import aio_pika
+import aiormq
 import pytest
 from on_rabbit import EVENT, FAIL_FAST, RETRY, SOON, settings, take, take_patiently
 from proxy import proxy_to
@@ -194,3 +196,31 @@ async def test_cancelled_publishes_disturb_no_other(broker: RabbitBroker, caplog
         await asyncio.wait([publishing])
     await broker.publish("work.asked", b"whole", headers={})
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+async def test_looking_and_subscribing_that_are_cancelled_hold_up_nobody_else(
+    broker: RabbitBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, consume = asyncio.Event(), aiormq.Channel.basic_consume
+
+    async def basic_consume(*args: Any, **known: Any) -> Any:
+        begun.set()
+        return await consume(*args, **known)
+
+    async def subscribe() -> None:
+        async with broker.subscribe("work", prefetch=100):
+            pass
+
+    monkeypatch.setattr(aiormq.Channel, "basic_consume", basic_consume)
+    for n in range(50):
+        await broker.publish("work.asked", b"%d" % n, headers={})
+    for cancelled in (lambda: broker.peek("work", limit=50), subscribe):
+        for turns in (2, 3, 4, 5, 6, 8):
+            begun.clear()
+            calling = asyncio.ensure_future(cancelled())
+            await begun.wait()
+            for _ in range(turns):
+                await asyncio.sleep(0)  # its answer, and what is sent with it, are on their way
+            calling.cancel()
+            await asyncio.wait({calling})
+            await broker.stats("work")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -18,12 +18,13 @@ import pytest
 from on_rabbit import EVENT, RETRY, SOON, settings, take
 
 from ion_core.errors import DeadLetterNotFound, TransientError
-from ion_rabbitmq.broker import RabbitBroker, open_rabbit_broker
+from ion_rabbitmq.broker import OTHERS_END_WITHIN, RabbitBroker, open_rabbit_broker
 from ion_rabbitmq.closed_frames import Kept
 from ion_rabbitmq.testing import RabbitServer
 
 LIMIT = 5
 LOOKS = 8
+BODIES = [b"one", b"two", b"three"]
 
 
 @contextmanager
@@ -198,6 +199,46 @@ async def test_where_nothing_can_be_written_looking_and_releasing_still_work_and
     assert "RabbitMQ counts" in caplog.text
     assert [it.body for it in await broker.dead_letters("work")] == [EVENT]
     assert [it.body for it in await broker.peek("work", limit=9)] == [b"next"]
+
+
+async def test_who_looks_while_another_does_waits_and_sees_all(limited: RabbitBroker) -> None:
+    await bury(limited, *BODIES)
+    async with open_rabbit_broker(limited.settings) as other:
+        async with limited.each_dead_letter("work") as letters:
+            assert [it.body async for it in letters] == BODIES, "they are held"
+            looking = asyncio.create_task(other.dead_letters("work"))
+            while not other._letters.locked():  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0.01)
+        async with asyncio.timeout(SOON):
+            assert [it.body for it in await looking] == BODIES
+        assert [it.body for it in await limited.dead_letters("work")] == BODIES
+
+
+async def test_who_looks_while_another_does_not_end_is_told_that_some_may_be_missing(
+    limited: RabbitBroker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("ion_rabbitmq.broker.OTHERS_END_WITHIN", 0.1)
+    await bury(limited, *BODIES)
+    async with open_rabbit_broker(limited.settings) as other:
+        async with limited.each_dead_letter("work") as letters:
+            assert await anext(letters)
+            assert len(await other.dead_letters("work")) < len(BODIES)
+        assert "not all may be seen" in caplog.text
+        assert len(await other.dead_letters("work")) == len(BODIES)
+
+
+async def test_the_lock_of_one_who_was_cut_off_keeps_nobody_waiting(limited: RabbitBroker) -> None:
+    await bury(limited, *BODIES)
+    async with open_rabbit_broker(limited.settings) as dying:
+        looking = dying.each_dead_letter("work")
+        letters = await looking.__aenter__()
+        await anext(letters)
+        assert dying.consuming._connection is not None
+        await dying.consuming._connection.close()
+        async with asyncio.timeout(OTHERS_END_WITHIN):
+            assert len(await limited.dead_letters("work")) == len(BODIES)
+        with suppress(TransientError):
+            await looking.__aexit__(None, None, None)
 
 
 async def test_a_letter_that_was_written_anew_and_not_acked_is_there_once(limited: RabbitBroker) -> None:

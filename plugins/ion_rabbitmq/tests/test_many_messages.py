@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections import Counter
 from collections.abc import AsyncIterator
+from typing import Any
 
 import aio_pika
 import pytest
+from aio_pika.abc import AbstractIncomingMessage
 from on_rabbit import RETRY, SOON, settings, take
 
 from ion_core.errors import TransientError
@@ -86,7 +89,7 @@ async def test_acks_that_came_to_nothing_are_sent_again(many: RabbitBroker, monk
     settle = looking.each_settled
 
     async def some_are_lost(messages, before, what, **how):  # type: ignore[no-untyped-def]
-        await settle(messages[sum(1 for _ in lost) :], before, what, all_there_are=False)
+        await settle(messages[sum(1 for _ in lost) :], before, what, **how)
 
     monkeypatch.setattr("ion_rabbitmq.broker.each_settled", some_are_lost)
     assert await many.purge("work", [letter.id for letter in letters]) == 60
@@ -101,7 +104,7 @@ async def test_cut_short_each_is_in_one_place_and_the_same_again_does_the_rest(
     to_queue = many._to_queue
 
     async def fails_at_some(message: aio_pika.Message, name: str) -> None:
-        if int(message.body) in (130, 170):
+        if int(message.body) in (130, 170) and name == many.topology.queue("work"):
             raise TransientError("RabbitMQ refused a message")
         await to_queue(message, name)
 
@@ -197,6 +200,38 @@ async def test_moving_takes_dead_letters_that_rabbitmq_made_as_they_are_and_two_
     found = Counter(letter.body for letter in await many.dead_letters("new"))
     assert len(found) == 30
     assert min(found.values()) >= 2, "none is lost"
+    await many.drop("new")
+
+
+def held() -> int:
+    """Messages of RabbitMQ that are in our memory."""
+    return sum(isinstance(it, AbstractIncomingMessage) for it in gc.get_objects())
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("does", ["redrive", "purge", "move"])
+async def test_of_thousands_that_are_moved_or_deleted_some_are_held(
+    does: str, many: RabbitBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await many.declare("new", topics=[], retry=RETRY)
+    await put(many, many.topology.dead("work"), 3 * looking.PART)
+    await put(many, many.topology.queue("work"), 3 * looking.PART if does == "move" else 0)
+    async with many.each_dead_letter("work") as letters:
+        ids = [letter.id async for letter in letters]
+    most = 0
+    settle = looking.each_settled
+
+    async def counted(*arguments: Any, **how: Any) -> None:
+        nonlocal most
+        most = max(most, held())
+        await settle(*arguments, **how)
+
+    monkeypatch.setattr("ion_rabbitmq.broker.each_settled", counted)
+    if does == "move":
+        assert await many.move("work", "new") == 6 * looking.PART
+    else:
+        assert await getattr(many, does)("work", ids) == len(ids) == 3 * looking.PART
+    assert looking.FEW < most <= 2 * looking.PART
     await many.drop("new")
 
 

@@ -164,5 +164,5 @@ async def _break(broker: RabbitBroker, queue: str) -> None:
     """Have RabbitMQ close a subscription's channel: a delivery that it never gave is acknowledged there."""
     [subscription] = [found for found in broker._subscriptions if found.queue == queue]
     assert isinstance(subscription, Subscription)
-    assert subscription._underlay is not None
-    await subscription._underlay.basic_ack(delivery_tag=999)
+    assert subscription._consuming is not None
+    await subscription._consuming.underlay.basic_ack(delivery_tag=999)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from typing import Any
 
 import aio_pika
 import pytest
@@ -12,7 +13,7 @@ from on_rabbit import RETRY, SOON, settings, take
 
 from ion_core.contracts.messaging import DeclaredQueue, RetryPolicy
 from ion_core.errors import TransientError
-from ion_rabbitmq import register
+from ion_rabbitmq import locks, register
 from ion_rabbitmq.broker import RabbitBroker, open_rabbit_broker
 from ion_rabbitmq.register import Entry
 from ion_rabbitmq.testing import RabbitServer
@@ -98,8 +99,50 @@ async def test_the_lock_of_a_reader_that_died_is_gone(rabbit: RabbitServer) -> N
     async with open_rabbit_broker(ours) as broker:
         async with open_rabbit_broker(ours) as dying:
             await dying.declare("work", topics=["a"], retry=RETRY)
-            assert await dying._register._lock()
+            assert await locks._taken(dying.consuming, dying.topology.lock, SOON)
         assert await names(broker) == ["work"]
+
+
+async def test_who_is_cancelled_while_it_takes_a_lock_leaves_none(
+    rabbit: RabbitServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, asked = settings(rabbit.url, prefix="cancelled"), asyncio.Event()
+    declare = aio_pika.Channel.declare_queue
+
+    async def unanswered(*arguments: Any, **more: Any) -> None:
+        await declare(*arguments, **more)
+        asked.set()
+        await asyncio.Event().wait()
+
+    async with open_rabbit_broker(ours) as broker, open_rabbit_broker(ours) as other:
+        with monkeypatch.context() as patched:
+            patched.setattr(aio_pika.Channel, "declare_queue", unanswered)
+            taking = asyncio.create_task(locks._taken(broker.consuming, "cancelled.lock", SOON))
+            async with asyncio.timeout(SOON):
+                await asked.wait()
+            taking.cancel()
+            await asyncio.wait({taking})
+        assert taking.cancelled()
+        assert await locks._taken(other.consuming, "cancelled.lock", SOON)
+
+
+async def test_who_waits_for_a_lock_does_not_fill_the_log_of_rabbitmq(
+    rabbit: RabbitServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which has an error for each look that is refused."""
+    ours, looks, taken = settings(rabbit.url, prefix="seldom"), 0, locks._taken
+
+    async def look(*asked: Any) -> bool:
+        nonlocal looks
+        looks += 1
+        return await taken(*asked)
+
+    async with open_rabbit_broker(ours) as broker, open_rabbit_broker(ours) as other:
+        assert await taken(other.consuming, "seldom.lock", SOON)
+        monkeypatch.setattr(locks, "_taken", look)
+        async with locks.locked(broker.consuming, "seldom.lock", within=0.5, timeout=SOON) as is_ours:
+            assert not is_ours
+    assert 1 < looks <= 12
 
 
 async def test_what_was_registered_and_never_made_or_deleted_by_hand_is_not_listed(rabbit: RabbitServer) -> None:

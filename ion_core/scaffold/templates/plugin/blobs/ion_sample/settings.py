@@ -1,0 +1,15 @@
+from pathlib import Path
+
+from pydantic import Field
+
+from ion_core.contracts.provider import Location, Reach
+from ion_core.contracts.settings import Settings, StatePath
+
+
+class SampleSettings(Settings):
+    """Blobs as files of one directory."""
+
+    path: StatePath = Field(default=Path("sample"), description="The directory; created when missing.")
+
+    def location(self) -> Location:
+        return Location(where=str(self.path), reach=Reach.MACHINE)

@@ -1,0 +1,1 @@
+"""Containers by the OCI runtime itself as a container runtime of Ion."""
