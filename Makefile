@@ -37,9 +37,9 @@ demo: .venv/ready-for-demo ## run the example in examples/faces and check what c
 	$(BIN)/python examples/faces/demo.py
 
 test: check ## lint, types and all tests; CI runs test-user and test-versions after it
-	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist worksteal $(PYTEST_ARGS)
 
-equivalence: .venv/ready-for-test ## two pipelines through every combination of backends, as a table; `make test` has each pair
+equivalence: .venv/ready-for-test ## two pipelines through every combination of backends, as a table; `make test` has each backend
 	$(BIN)/python -m tests.everywhere $(WITH)
 
 chaos: .venv/ready-for-test ## broker, S3, Podman and two dispatchers fail at random for MINUTES, then what came of it is counted; needs root

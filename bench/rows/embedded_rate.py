@@ -9,6 +9,7 @@ Theirs: 200 times ``true`` as a bare asyncio subprocess, four at a time. It stor
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -19,10 +20,12 @@ from bench.embedded import EVENT_TYPE, at_rest, embedded, module, process_runtim
 from bench.measure import Benchmark, Pair, at_least
 
 CONCURRENCY = 4
+GOAL = at_least(0.45 if sys.version_info < (3, 12) else 0.38)
+"""From 3.12 on asyncio waits for processes without a thread for each: the bare loop takes half as long, Ion as before."""
 
 
 def benchmark(events: int = 200) -> Benchmark:
-    return Benchmark(name="embedded_rate", unit="events/s", goal=at_least(0.40), open=partial(_open, events))
+    return Benchmark(name="embedded_rate", unit="events/s", goal=GOAL, open=partial(_open, events))
 
 
 @asynccontextmanager

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from ion_core.registry import load_plugins
-from tests.everywhere.backends import BACKENDS, backends, product, with_each_pair
+from tests.everywhere.backends import BACKENDS, backends, product, with_each
 from tests.everywhere.equivalence import compare, problems
 from tests.everywhere.site import Site
 
@@ -21,7 +21,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.everywhere", description=__doc__)
     names = sorted({it.name for it in BACKENDS})
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"a backend: {', '.join(names)}")
-    parser.add_argument("--pairs", action="store_true", help="each pair of backends once, as `make test` does")
+    parser.add_argument("--pairs", action="store_true", help="few of them, with each pair of backends")
     parser.add_argument("--at-once", type=int, default=2, metavar="N", help="how many combinations run side by side")
     said = parser.parse_args()
     if unknown := sorted(set(said.names) - set(names)):
@@ -30,7 +30,7 @@ def main() -> int:
     everything = list(product(found))
     chosen = list(product(found, said.names))
     if said.pairs:
-        chosen = with_each_pair(chosen)
+        chosen = with_each(chosen, 2)
     chosen = [everything[0], *(it for it in chosen if it != everything[0])]
     with Site() as site, tempfile.TemporaryDirectory(prefix="ion-everywhere-") as directory:
         results = compare(chosen, site, Path(directory), at_once=said.at_once, told=partial(print, flush=True))

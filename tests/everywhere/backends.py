@@ -165,10 +165,10 @@ def product(found: Mapping[Kind, Sequence[Backend]], names: Collection[str] = ()
                         yield combination
 
 
-def with_each_pair(combinations: Sequence[Combination]) -> list[Combination]:
-    """Few of them, in which any two backends stand together that do in one of them. The first is in."""
+def with_each(combinations: Sequence[Combination], together: int = 1) -> list[Combination]:
+    """Few of them, with each backend at least once, or each pair of those that may stand together. The first is in."""
     by_row = {it.all: it for it in combinations}
-    return [by_row[row] for row in covering(list(by_row))]
+    return [by_row[row] for row in covering(list(by_row), together)]
 
 
 def modules_at(runtime: Backend, site: Site) -> tuple[dict[str, Any], str]:

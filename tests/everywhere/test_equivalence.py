@@ -14,9 +14,9 @@ from ion_core.contracts.provider import Provider
 from ion_core.contracts.settings import Settings
 from ion_core.hookspecs import hookimpl
 from ion_core.registry import Kind, load_plugins
-from tests.everywhere.backends import BACKENDS, RUNTIME, Combination, backends, product, with_each_pair
+from tests.everywhere.backends import BACKENDS, RUNTIME, Combination, backends, product, with_each
 from tests.everywhere.comparing import comparable, differences
-from tests.everywhere.covering import covering, pairs
+from tests.everywhere.covering import covering
 from tests.everywhere.equivalence import compare, problems
 from tests.everywhere.running import Left, Run
 from tests.everywhere.site import Site
@@ -34,11 +34,11 @@ def everything() -> list[Combination]:
 
 
 @pytest.mark.timeout(1800)
-def test_each_pair_of_backends_leaves_the_same_documents_files_and_dead_letters(
+def test_each_backend_leaves_the_same_documents_files_and_dead_letters(
     site: Site, everything: list[Combination], tmp_path: Path
 ) -> None:
     told: list[str] = []
-    results = compare(with_each_pair(everything), site, tmp_path, told=told.append)
+    results = compare(with_each(everything), site, tmp_path, told=told.append)
     print(*told, sep="\n")
     assert not list(problems(results)), "\n".join([*told, *problems(results)])
 
@@ -95,16 +95,20 @@ def test_a_provider_that_is_not_installed_is_left_out() -> None:
     assert {len(it) for kind, it in found.items() if kind is not RUNTIME} == {1}
 
 
-def test_few_combinations_have_every_pair(everything: list[Combination]) -> None:
-    few = with_each_pair(everything)
+@pytest.mark.parametrize(("together", "most"), [(1, 15), (2, 5)])
+def test_few_combinations_have_them_all(everything: list[Combination], together: int, most: int) -> None:
+    few = with_each(everything, together)
     assert few[0] == everything[0]
-    assert few == with_each_pair(everything)
-    wanted = {pair for it in everything for pair in combinations(it.all, 2)}
-    assert {pair for it in few for pair in combinations(it.all, 2)} == wanted
+    assert few == with_each(everything, together)
+    wanted = {them for it in everything for them in combinations(it.all, together)}
+    assert {them for it in few for them in combinations(it.all, together)} == wanted
     assert {it for combination in few for it in combination.all} == set(BACKENDS)
-    assert len(few) < len(everything) / 5
+    assert len(few) < len(everything) / most
+
+
+def test_what_stands_together_is_counted_by_its_places() -> None:
     rows = [(a, b, c) for a in "xy" for b in "xy" for c in "xy"]
-    assert len({pair for row in covering(rows) for pair in pairs(row)}) == 12
+    assert covering(rows, 1) == [("x", "x", "x"), ("y", "y", "y")]
     assert len(covering(rows)) == 4
 
 
