@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING
 
 from ion_console.settings import ConsoleSettings
 from ion_core.contracts.provider import Provider
-from ion_core.contracts.service import Service
 from ion_core.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from ion_core.contracts.service import Service
 
 
 def _open(settings: ConsoleSettings) -> AbstractAsyncContextManager[Service]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING
 
 from ion_core.contracts.provider import Provider
-from ion_core.contracts.storage import BlobStore, DocumentStore
 from ion_core.hookspecs import hookimpl
 from ion_fsspec_storage.settings import FsspecBlobsSettings, FsspecDocumentsSettings
+
+if TYPE_CHECKING:
+    from ion_core.contracts.storage import BlobStore, DocumentStore
 
 _PLAIN = "ion_fsspec_storage.plain"
 

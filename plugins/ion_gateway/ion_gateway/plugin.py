@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING
 
 import click
 
 from ion_core.contracts.provider import Provider
-from ion_core.contracts.service import Service
 from ion_core.hookspecs import hookimpl
 from ion_gateway.gateway_settings import GatewaySettings
 from ion_gateway.settings import ScheduleSettings
 from ion_gateway.watching.settings import WatchSettings
+
+if TYPE_CHECKING:
+    from ion_core.contracts.service import Service
 
 
 def _open_gateway(settings: GatewaySettings) -> AbstractAsyncContextManager[Service]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING
 
 import click
 
-from ion_core.contracts.messaging import MessageBroker
 from ion_core.contracts.provider import Provider
 from ion_core.hookspecs import hookimpl
 from ion_rabbitmq.settings import RabbitSettings
+
+if TYPE_CHECKING:
+    from ion_core.contracts.messaging import MessageBroker
 
 
 def _open(settings: RabbitSettings) -> AbstractAsyncContextManager[MessageBroker]:
