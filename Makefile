@@ -46,7 +46,7 @@ chaos: .venv/ready-for-test ## broker, S3, Podman and two dispatchers fail at ra
 	$(BIN)/python -m tests.chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 test-user: .venv/ready-for-test ## the tests for which it matters who runs them, as an ordinary user; root becomes one
-	scripts/test-user -n $(PYTEST_WORKERS) $(PYTEST_ARGS)
+	scripts/test-user -n $(PYTEST_WORKERS) --dist worksteal $(PYTEST_ARGS)
 
 test-versions: ## tests under the Python of Debian 13 or of SUITE, in a tree of its own, then the next two; needs root
 	PYTEST_WORKERS=$(PYTEST_WORKERS) scripts/test-versions $(SUITE)

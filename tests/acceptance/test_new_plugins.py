@@ -91,7 +91,7 @@ def test_its_kit_and_its_pipeline_pass_as_they_are(fresh: Fresh, kind: str) -> N
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("kind", ["broker", "service", "observer"])
+@pytest.mark.parametrize("kind", ["blobs", "service", "observer"])
 def test_the_command_of_its_page_finds_every_rule_kept(fresh: Fresh, kind: str) -> None:
     page = (fresh.home / f"ion-new-{kind}/README.md").read_text()
     (command,) = re.findall(r"`ion-core (plugins test [^`]+)`", page)

@@ -72,11 +72,15 @@ class House:
         ]
 
     def _circles(self) -> Iterator[str]:
-        for circle in circles({path: self._entered(path) for path in self.sources}):
+        for circle in circles(self._entered):
             yield f"a circle: {' → '.join([*circle, circle[0]])}"
 
-    def _entered(self, path: str) -> set[str]:
-        """The files that this one imports, whatever for."""
+    @cached_property
+    def _entered(self) -> Mapping[str, set[str]]:
+        """By file, the files that it imports, whatever for."""
+        return {path: self._entered_by(path) for path in self.sources}
+
+    def _entered_by(self, path: str) -> set[str]:
         names = imports(self.sources[path])
         if _is_test(path):  # these also import each other by their bare names
             beside = path.rpartition("/")[0].replace("/", ".")
@@ -106,12 +110,12 @@ class House:
             if _is_test(path) or path.startswith("bench/"):
                 continue
             room = _room(path)
-            if room == "__init__" and self._entered(path):
+            if room == "__init__" and self._entered[path]:
                 yield f"{path}: enters a room, and so would everybody who imports anything"
             if room not in (*enters, None, "__init__"):
                 yield f"{path}: is in no room of {PAGE}"
                 continue
-            for entered in self._entered(path):
+            for entered in self._entered[path]:
                 target = _room(entered)
                 if target in enters and target != room:
                     if room in actual:
@@ -136,7 +140,7 @@ class House:
             if inner and inner not in enters:
                 yield f"{path}: is in no room of {PAGE}"
                 continue
-            targets = {_inner(file) for file in self._entered(path) if file.startswith(top)} - {inner, ""}
+            targets = {_inner(file) for file in self._entered[path] if file.startswith(top)} - {inner, ""}
             if inner:
                 actual[inner] |= targets
             elif targets and path not in OPENS_EMBEDDED:
@@ -183,9 +187,12 @@ class House:
     def _is_of_another(self, path: str, top: str) -> bool:
         """Whether it is another plugin's, or what only developers have."""
         if path.startswith("plugins/") and not _is_test(path):
-            plugins = {other.split("/")[1] for other in self.sources if other.startswith("plugins/")}
-            return top in {*plugins, "bench", "tests", "examples"} - {path.split("/")[1]}
+            return top in {*self._names_of_plugins, "bench", "tests", "examples"} - {path.split("/")[1]}
         return path.startswith("bench/") and top in ("tests", "examples")
+
+    @cached_property
+    def _names_of_plugins(self) -> set[str]:
+        return {path.split("/")[1] for path in self.sources if path.startswith("plugins/")}
 
     @cached_property
     def _known_to_the_core(self) -> set[str]:
