@@ -21,7 +21,7 @@ from bench.measure import Benchmark, Pair, at_least
 
 CONCURRENCY = 4
 GOAL = at_least(0.45 if sys.version_info < (3, 12) else 0.38)
-"""From 3.12 on asyncio waits for processes without a thread for each: the bare loop takes half as long, Ion as before."""
+"""From 3.12 on asyncio waits for processes without a thread for each, and the bare loop takes half as long."""
 
 
 def benchmark(events: int = 200) -> Benchmark:
