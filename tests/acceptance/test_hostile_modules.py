@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from pathlib import Path
-
-import pytest
 
 from tests.acceptance.pipeline import CONFIG, JOIN, SPLIT, Pipeline
 
@@ -36,22 +35,27 @@ HOSTILE = {
 }
 
 
-@pytest.mark.parametrize("what", HOSTILE)
-def test_hostile_output_is_refused_by_name_and_nothing_else_is_touched(what: str, tmp_path: Path) -> None:
-    doing, said = HOSTILE[what]
-    # The first event's input says "hostile"; the second one is handled as ever.
-    script = f'cd "$HANDLER_BASE_DIR"\nif grep -q hostile in/data/*; then\n{doing}\nexit; fi\n{SPLIT}'
+def test_hostile_output_is_refused_by_name_and_nothing_else_is_touched(tmp_path: Path) -> None:
+    # The input of an event says which of these it does; without one it is handled as ever.
+    acts = "".join(f"'{what}') {doing}; exit;;\n" for what, (doing, _) in HOSTILE.items())
+    script = f'cd "$HANDLER_BASE_DIR"\ncase "$(cat in/data/*)" in\n{acts}esac\n{SPLIT}'
     pipeline = Pipeline.make(tmp_path / "pipeline", modules={"split": script, "join": JOIN})
-    (pipeline.home / "hostile.txt").write_text("hostile")
-    pipeline.ion("event", "publish", "whole.received", "--file", str(pipeline.home / "hostile.txt"))
+    lines = []
+    for n, what in enumerate(HOSTILE):
+        (pipeline.home / f"{n}.txt").write_text(what)
+        lines.append({"type": "whole.received", "files": {"input0.txt": f"{n}.txt"}, "eventId": f"hostile-{n}"})
+    (pipeline.home / "batch.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    pipeline.ion("event", "publish", "--batch", "batch.jsonl")
     pipeline.publish()
 
     pipeline.ion("serve", "--until-idle", code=1)
 
-    [letter] = pipeline.dead_letters()
-    assert letter["module"] == "split"
-    for text in said:
-        assert text in letter["reason"]
+    reasons = {letter["eventId"]: (letter["module"], letter["reason"]) for letter in pipeline.dead_letters()}
+    assert sorted(reasons) == sorted(f"hostile-{n}" for n in range(len(HOSTILE)))
+    for n, (what, (_, said)) in enumerate(HOSTILE.items()):
+        module, reason = reasons[f"hostile-{n}"]
+        assert module == "split"
+        assert [text for text in said if text not in reason] == [], f"{what}: {reason}"
     assert [commit["context"]["name"] for commit in pipeline.documents("commit")] == ["split", "join", "join", "join"]
 
 
