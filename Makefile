@@ -52,7 +52,7 @@ test-versions: ## tests under the Python of Debian 13 or of SUITE, in a tree of 
 	PYTEST_WORKERS=$(PYTEST_WORKERS) scripts/test-versions $(SUITE)
 	$(MAKE) --no-print-directory test-rabbitmq test-podman
 
-test-rabbitmq: .venv/ready-for-test ## the tests of the plugin on the newest RabbitMQ of Debian or that of RABBITMQ_SUITE, and a cluster of it; needs root
+test-rabbitmq: .venv/ready-for-test ## tests of the plugin that hang on the server, on the newest RabbitMQ of Debian or that of RABBITMQ_SUITE, and a cluster of it; needs root
 	PYTEST_WORKERS=$(PYTEST_WORKERS) scripts/test-versions rabbitmq $(RABBITMQ_SUITE)
 
 test-cluster: .venv/ready-for-test ## a cluster of three nodes of this machine's RabbitMQ, which fail in turn; needs root

@@ -61,9 +61,7 @@ class Settings(BaseModel):
     Only ``true`` and ``false`` are booleans, as in YAML 1.2: a field that is one takes nothing else for it.
     """
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, validate_default=True, hide_input_in_errors=True, defer_build=True
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, hide_input_in_errors=True)
 
     _section: Section = PrivateAttr(default_factory=Section)
 
