@@ -17,8 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.support import commands
+from tests.support.commands import ION
+
 TIMEOUT = 60.0
-ION = [str(Path(sys.executable).with_name("ion-core"))]
 
 # `split` writes three files and an event for each; `join` takes those. Both note each run outside of the workspace.
 SPLIT = """
@@ -81,15 +83,7 @@ class Pipeline:
     def ion(self, *arguments: str, code: int | None = 0, **environ: str) -> subprocess.CompletedProcess[str]:
         """Run ``ion-core`` to its end; asserts its exit code unless ``code`` is None."""
         try:
-            done = subprocess.run(
-                [*ION, *arguments],
-                cwd=self.home,
-                env=environment(**environ),
-                capture_output=True,
-                text=True,
-                timeout=TIMEOUT,
-                check=False,
-            )
+            done = commands.run(*arguments, cwd=self.home, environ=environment(**environ), within=TIMEOUT)
         except subprocess.TimeoutExpired as error:
             said = (error.stderr or b"").decode(errors="replace")
             raise AssertionError(f"not within {TIMEOUT:g} s: ion-core {' '.join(arguments)}\n{said}") from None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from ion_core.app import App
 from ion_core.cli import main
 from ion_core.cli.session import load, run
 from ion_core.cli.whole import Options
+from tests.support import commands
 
 T = TypeVar("T")
 
@@ -108,16 +108,9 @@ class Ion:
         return run(load(Options()), work)
 
     def process(self, *arguments: str, environ: Mapping[str, str] | None = None) -> Result:
-        """A real one, without a terminal."""
-        done = subprocess.run(
-            command(*arguments),
-            cwd=self.home,
-            env={**os.environ, **(environ or {})},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=60,
-        )
-        return Result(done.returncode, done.stdout.decode(), done.stderr.decode())
+        """Without a terminal."""
+        done = commands.run(*arguments, cwd=self.home, environ={**os.environ, **(environ or {})})
+        return Result(done.returncode, done.stdout, done.stderr)
 
 
 def command(*arguments: str) -> list[str]:

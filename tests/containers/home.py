@@ -6,16 +6,16 @@ import json
 import os
 import sqlite3
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from tests.support import commands
+from tests.support.commands import ION
 from tests.support.containers import RuntimeUnderTest
 
-ION = str(Path(sys.executable).with_name("ion-core"))
 PATIENCE = 60.0
 
 
@@ -30,29 +30,13 @@ class Home:
         (path / "note").write_text("remember\n", encoding="utf-8")
 
     def ion(self, *arguments: str) -> Any:
-        done = subprocess.run(
-            [ION, *arguments, "--json"],
-            cwd=self.path,
-            env=self.environ,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=PATIENCE,
-        )
+        done = commands.run(*arguments, "--json", cwd=self.path, environ=self.environ, within=PATIENCE)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
     def refused(self, *arguments: str) -> str:
         """What it says of a configuration that is none."""
-        done = subprocess.run(
-            [ION, *arguments],
-            cwd=self.path,
-            env=self.environ,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=PATIENCE,
-        )
+        done = commands.run(*arguments, cwd=self.path, environ=self.environ, within=PATIENCE)
         assert done.returncode == 78, done.stdout + done.stderr
         return done.stderr
 
@@ -62,7 +46,7 @@ class Home:
 
     def serve(self, *arguments: str, **environ: str) -> subprocess.Popen[bytes]:
         with (self.path / "said").open("ab") as said:
-            command = [ION, "serve", *arguments]
+            command = [*ION, "serve", *arguments]
             return subprocess.Popen(command, cwd=self.path, env=self.environ | environ, stdout=said, stderr=said)
 
     def until(self, condition: Callable[[], bool], what: str) -> None:

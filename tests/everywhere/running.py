@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.acceptance.pipeline import ION, environment
+from tests.acceptance.pipeline import environment
 from tests.everywhere import pipelines
 from tests.everywhere.backends import Combination, modules_at
 from tests.everywhere.site import Site
+from tests.support import commands
 
 Json = dict[str, Any]
 PATIENCE = 900.0
@@ -63,15 +64,7 @@ class Run:
         """Standard output. Asserts the exit code."""
         called = f"ion-core {' '.join(arguments)}"
         try:
-            done = subprocess.run(
-                [*ION, *arguments],
-                cwd=self.home,
-                env=environment(**self.environ),
-                capture_output=True,
-                text=True,
-                timeout=PATIENCE,
-                check=False,
-            )
+            done = commands.run(*arguments, cwd=self.home, environ=environment(**self.environ), within=PATIENCE)
         except subprocess.TimeoutExpired as error:
             said = (error.stderr or b"").decode(errors="replace")
             raise AssertionError(f"{called}: does not end within {PATIENCE:g} s\n{said}") from None

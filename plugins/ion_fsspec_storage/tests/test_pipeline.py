@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -18,6 +17,7 @@ from faulty_proxy import faulty_proxy_to
 
 from ion_fsspec_storage.blobs import FsspecBlobs, open_fsspec_blobs
 from ion_fsspec_storage.settings import FsspecBlobsSettings
+from tests.support import commands
 from tests.support.file_servers import FileServer
 from tests.support.object_stores import ObjectStore, client, s3_at
 
@@ -54,11 +54,8 @@ class Home:
     def ion(self, *arguments: str, code: int = 0) -> str:
         environ = {name: value for name, value in os.environ.items() if not name.startswith("ION_")}
         environ |= {"TEST_SECRET": SECRET, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{environ['PATH']}"}
-        command = [str(Path(sys.executable).with_name("ion-core")), *arguments]
-        done = subprocess.run(
-            command, cwd=self.home, env=environ, capture_output=True, text=True, timeout=100, check=False
-        )
-        assert done.returncode == code, f"{command}\n{done.stdout}\n{done.stderr}"
+        done = commands.run(*arguments, cwd=self.home, environ=environ, within=100)
+        assert done.returncode == code, f"{done.args}\n{done.stdout}\n{done.stderr}"
         assert SECRET not in done.stdout + done.stderr
         self.said = done.stderr
         return done.stdout
