@@ -20,6 +20,10 @@ from ion_core.hookspecs import hookimpl
 def ion_services():
     return [Provider(name="future", settings=Settings, open=print, contract="99.0")]
 """
+# pydantic makes no model of these settings.
+UNMADE = TOO_NEW.replace("@hookimpl", "class Unmade(Settings):\n    field: type(hookimpl)\n\n\n@hookimpl").replace(
+    'name="future", settings=Settings', 'name="unmade", settings=Unmade'
+)
 RIVAL = TOO_NEW.replace("99.0", "1.0").replace("ion_services", "ion_blob_stores").replace("future", "local")
 
 
@@ -99,6 +103,7 @@ def test_doctor_says_what_is_wrong_and_what_would_mend_it(ion: Ion, site: Path) 
     install(site, "ion_broken", BROKEN)
     install(site, "ion_reticent", RETICENT)
     install(site, "ion_future", TOO_NEW)
+    install(site, "ion_unmade", UNMADE)
     install(site, "ion_rival", RIVAL)
     install(site, "ion_lacking", "", requires="no-such-library>=2")
     install(site, "ion_greeting_too", (site / "ion_greeting.py").read_text())
@@ -111,6 +116,7 @@ def test_doctor_says_what_is_wrong_and_what_would_mend_it(ion: Ion, site: Path) 
         ("ion-broken", "No module named 'no_such_library'", "Install what brings no_such_library"),
         ("ion-reticent", "ion_services returns None", "for its author"),
         ("ion-future", "is written for contract 99.0", "that belong together"),
+        ("ion-unmade", "Unable to generate pydantic-core schema", "for its author"),
         ("ion-rival", 'the blob store "local" is registered by more than one plugin', "Uninstall all but one"),
         ("ion-core", 'the blob store "local" is registered by more than one plugin', "Uninstall all but one"),
         ("ion-lacking", "requires no-such-library>=2, which is not installed", "pip install 'no-such-library>=2'"),

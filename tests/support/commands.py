@@ -35,17 +35,26 @@ _forking = multiprocessing.get_context("forkserver")
 def run(
     *arguments: str, cwd: Path, environ: Mapping[str, str], within: float = 60.0
 ) -> subprocess.CompletedProcess[str]:
-    """As ``subprocess.run`` with ``capture_output``, without an input; ``environ`` is all it has.
+    """As ``subprocess.run`` with ``capture_output`` and nothing to read; ``environ`` is all it has.
 
     Raises ``subprocess.TimeoutExpired``, with what was said until then, once it took ``within`` seconds; it is killed.
     """
     command = [*ION, *arguments]
     if _read_once(environ) != _HAS_READ:
         return subprocess.run(
-            command, cwd=cwd, env=environ, capture_output=True, text=True, timeout=within, check=False
+            command,
+            cwd=cwd,
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=within,
+            check=False,
         )
     with tempfile.TemporaryDirectory(prefix="ion-command-") as said:
         out, err = Path(said, "out"), Path(said, "err")
+        out.touch()
+        err.touch()
         _forking.set_forkserver_preload(_imported_by_commands())
         process = _forking.Process(
             target=_main, args=(command, str(cwd), dict(environ), _umask(), str(out), str(err)), daemon=True
@@ -75,7 +84,7 @@ def _imported_by_commands() -> list[str]:
 
 def _main(command: list[str], cwd: str, environ: dict[str, str], mask: int, out: str, err: str) -> NoReturn:
     for path, descriptor in ((out, 1), (err, 2)):
-        opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        opened = os.open(path, os.O_WRONLY | os.O_APPEND)
         os.dup2(opened, descriptor)
         os.close(opened)
     os.chdir(cwd)
