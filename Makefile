@@ -48,12 +48,12 @@ chaos: .venv/ready-for-test ## broker, S3, Podman and two dispatchers fail at ra
 test-user: .venv/ready-for-test ## the tests for which it matters who runs them, as an ordinary user; root becomes one
 	scripts/test-user -n $(PYTEST_WORKERS) --dist worksteal $(PYTEST_ARGS)
 
-test-versions: ## tests under the Python of Debian 13 or of SUITE, in a tree of its own, then the next two; needs root
-	PYTEST_WORKERS=$(PYTEST_WORKERS) scripts/test-versions $(SUITE)
-	$(MAKE) --no-print-directory test-rabbitmq test-podman
+test-versions: .venv/ready-for-test ## tests under the Python of Debian 13 or of SUITE, in a tree of its own, and the next two; needs root
+	PYTEST_WORKERS=$(PYTEST_WORKERS) scripts/test-versions all $(SUITE) $(RABBITMQ_SUITE) $(PODMAN_SUITE)
 
 test-rabbitmq: .venv/ready-for-test ## tests of the plugin that hang on the server, on the newest RabbitMQ of Debian or that of RABBITMQ_SUITE, and a cluster of it; needs root
 	PYTEST_WORKERS=$(PYTEST_WORKERS) scripts/test-versions rabbitmq $(RABBITMQ_SUITE)
+	scripts/test-versions cluster $(RABBITMQ_SUITE)
 
 test-cluster: .venv/ready-for-test ## a cluster of three nodes of this machine's RabbitMQ, which fail in turn; needs root
 	$(BIN)/python -m pytest -q -m cluster -rP plugins/ion_rabbitmq/tests/test_cluster.py $(PYTEST_ARGS)

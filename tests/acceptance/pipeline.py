@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support import commands
-from tests.support.commands import ION
+from tests.support.commands import ION as ION
 
 TIMEOUT = 60.0
 
@@ -118,13 +118,7 @@ class Pipeline:
     @contextmanager
     def serving(self, *arguments: str, **environ: str) -> Iterator[Served]:
         """``ion-core serve`` in the background, killed at the end if it has not ended by then."""
-        process = subprocess.Popen(
-            [*ION, "serve", *arguments],
-            cwd=self.home,
-            env=environment(**environ),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-        )
+        process = commands.start("serve", *arguments, cwd=self.home, environ=environment(**environ))
         served = Served(process)
         try:
             yield served
@@ -165,7 +159,7 @@ def _reading(path: Path) -> Iterator[sqlite3.Connection]:
 class Served:
     """A running ``serve``: its log is read as it comes."""
 
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, process: subprocess.Popen[bytes] | commands.Forked) -> None:
         self.process = process
         self.log = ""
         assert process.stderr is not None

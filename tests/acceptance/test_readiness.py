@@ -9,7 +9,6 @@ import asyncio
 import json
 import re
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +22,7 @@ from plugins.ion_kubernetes.tests.served import served_by_cluster
 from tests.acceptance.pipeline import ION, environment
 from tests.acceptance.small_disk import SmallDisk
 from tests.acceptance.small_disk import disk as disk
+from tests.support import commands
 from tests.support.object_stores import moto_server
 
 CONSOLE = {"console": {"listen": "127.0.0.1:0", "auth": "none"}}
@@ -194,11 +194,5 @@ def test_an_event_loop_that_is_held_up(tmp_path: Path) -> None:
     (info / "entry_points.txt").write_text("[ion_core]\nslow = ion_slow\n")
     home = write(tmp_path / "home")
     with asked(home, PYTHONPATH=str(site)) as it:
-        subprocess.run(
-            [sys.executable, "-m", "ion_core", "event", "publish", "work.asked"],
-            cwd=home,
-            env=environment(),
-            check=True,
-            capture_output=True,
-        )
+        assert commands.run("event", "publish", "work.asked", cwd=home, environ=environment()).returncode == 0
         assert re.fullmatch(r"was held up for [34] s", it.red("event loop")["what"])

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from ion_podman.testing import BUSYBOX
+from tests.support import commands
 from tests.support.containers import RuntimeUnderTest
 
 IMAGE = "localhost/boxed:latest"
@@ -30,8 +29,7 @@ done
 
 def ion(home: Path, *arguments: str) -> str:
     environ = {name: value for name, value in os.environ.items() if not name.startswith("ION_")}
-    command = [sys.executable, "-m", "ion_core", *arguments]
-    done = subprocess.run(command, cwd=home, env=environ, capture_output=True, text=True, timeout=100, check=False)
+    done = commands.run(*arguments, cwd=home, environ=environ)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

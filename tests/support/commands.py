@@ -1,4 +1,4 @@
-"""Runs ``ion-core`` to its end, in a process forked from one that has imported what commands import.
+"""Runs ``ion-core`` in processes forked from one that has imported what commands import.
 
 Tests run thousands of commands, most of which are done in a fraction of the time that Python needs to start and to
 import Ion. A command has a process of its own all the same, with its own directory, environment and output. What a fork
@@ -10,13 +10,15 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pkgutil
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import NoReturn
+from typing import IO, NoReturn, TextIO
 
 ION = [str(Path(sys.executable).with_name("ion-core"))]
 
@@ -53,20 +55,77 @@ def run(
         )
     with tempfile.TemporaryDirectory(prefix="ion-command-") as said:
         out, err = Path(said, "out"), Path(said, "err")
-        out.touch()
-        err.touch()
-        _forking.set_forkserver_preload(_imported_by_commands())
-        process = _forking.Process(
-            target=_main, args=(command, str(cwd), dict(environ), _umask(), str(out), str(err)), daemon=True
-        )
-        process.start()
-        process.join(within)
-        if (code := process.exitcode) is None:
+        with out.open("wb") as stdout, err.open("wb") as stderr:
+            process = Forked(command, cwd, environ, stdout.fileno(), stderr.fileno())
+        try:
+            code = process.wait(within)
+        except subprocess.TimeoutExpired:
             process.kill()
-            process.join()
-            raise subprocess.TimeoutExpired(command, within, out.read_bytes(), err.read_bytes())
-        process.close()
+            process.wait()
+            raise subprocess.TimeoutExpired(command, within, out.read_bytes(), err.read_bytes()) from None
         return subprocess.CompletedProcess(command, code, out.read_text(), err.read_text())
+
+
+def start(*arguments: str, cwd: Path, environ: Mapping[str, str]) -> subprocess.Popen[bytes] | Forked:
+    """As ``subprocess.Popen`` with a pipe for ``stderr``, nothing to read and nobody who reads ``stdout``."""
+    command = [*ION, *arguments]
+    if _read_once(environ) != _HAS_READ:
+        return subprocess.Popen(
+            command,
+            cwd=cwd,
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+    reading, writing = os.pipe()
+    with open(os.devnull, "wb") as nowhere:  # noqa: PTH123
+        forked = Forked(command, cwd, environ, nowhere.fileno(), writing)
+    os.close(writing)
+    forked.stderr = os.fdopen(reading, "rb")
+    return forked
+
+
+class Forked:
+    """What tests use of ``subprocess.Popen``."""
+
+    stderr: IO[bytes] | None = None
+
+    def __init__(self, command: Sequence[str], cwd: Path, environ: Mapping[str, str], stdout: int, stderr: int) -> None:
+        self.args = command
+        outputs = [Connection(os.dup(it), readable=False) for it in (stdout, stderr)]
+        _forking.set_forkserver_preload(_imported_by_commands())
+        self._process = _forking.Process(
+            target=_main, args=(list(command), str(cwd), dict(environ), _umask(), *outputs), daemon=True
+        )
+        self._process.start()
+        for it in outputs:
+            it.close()
+        assert self._process.pid is not None
+        self.pid: int = self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        return self.poll()
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        self._process.join(timeout)
+        if (code := self.poll()) is None:
+            raise subprocess.TimeoutExpired(self.args, timeout or 0)
+        return code
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
 
 
 def _umask() -> int:
@@ -82,11 +141,20 @@ def _imported_by_commands() -> list[str]:
     return [*commands, *(it.value for it in entry_points(group="ion_core"))]
 
 
-def _main(command: list[str], cwd: str, environ: dict[str, str], mask: int, out: str, err: str) -> NoReturn:
-    for path, descriptor in ((out, 1), (err, 2)):
-        opened = os.open(path, os.O_WRONLY | os.O_APPEND)
-        os.dup2(opened, descriptor)
-        os.close(opened)
+def _stream(descriptor: int, *, like: TextIO) -> TextIO:
+    buffering = 1 if like.line_buffering else -1
+    return open(descriptor, "w", buffering, encoding=like.encoding, errors=like.errors, closefd=False)
+
+
+def _main(
+    command: list[str], cwd: str, environ: dict[str, str], mask: int, out: Connection, err: Connection
+) -> NoReturn:
+    for connection, descriptor in ((out, 1), (err, 2)):
+        os.dup2(connection.fileno(), descriptor)
+        connection.close()
+    # Those of the process it was forked from are for what that one had there.
+    sys.stdout = sys.__stdout__ = _stream(1, like=sys.stdout)
+    sys.stderr = sys.__stderr__ = _stream(2, like=sys.stderr)
     os.chdir(cwd)
     os.umask(mask)
     os.environ.clear()

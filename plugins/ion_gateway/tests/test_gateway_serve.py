@@ -7,7 +7,6 @@ import json
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,7 @@ import pytest
 from ion_core.testing import serve
 from ion_core.testing.serve import ENVIRONMENT, Serve, run_ion
 from ion_gateway.gateway_settings import GatewaySettings, Route
+from tests.support import commands
 
 PIPELINE = """
 modules:
@@ -243,15 +243,7 @@ def test_what_is_wrong_with_a_secret_is_said_and_the_secret_is_not(
     ):
         monkeypatch.setitem(ENVIRONMENT, "IT", secret)
         (tmp_path / "ion.yaml").write_text(f'{HEAD}    auth: {{{key}: "${{env:IT}}"}}\n')
-        done = subprocess.run(
-            [sys.executable, "-m", "ion_core", "check"],
-            cwd=tmp_path,
-            env=ENVIRONMENT,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+        done = commands.run("check", cwd=tmp_path, environ=ENVIRONMENT)
         assert says in done.stderr
         assert "canary" not in done.stderr
 
@@ -340,15 +332,7 @@ services:
 )
 def test_check_names_what_cannot_be_served(tmp_path: Path, gateway: str, says: str) -> None:
     (tmp_path / "ion.yaml").write_text(f"{HEAD}    {gateway}\n")
-    checked = subprocess.run(
-        [sys.executable, "-m", "ion_core", "check"],
-        cwd=tmp_path,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    checked = commands.run("check", cwd=tmp_path, environ=ENVIRONMENT)
     said = checked.stdout + checked.stderr
     assert checked.returncode == 78
     assert says in said

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import ssl
 import subprocess
-import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from ion_core.listening import handshakes, sockets, tls
 from ion_gateway.gateway import Gateway
 from plugins.ion_gateway.tests.gateways import running, settings, until
 from plugins.ion_gateway.tests.test_gateway_serve import ENVIRONMENT
+from tests.support import commands
 from tests.support.certificates import Authority
 
 
@@ -281,10 +281,7 @@ def test_check_finds_what_cannot_be_used_and_what_has_expired(tmp_path: Path) ->
             'modules: {m: {command: ["true"], source: ., subscribes: [a]}}\n'
             f"services:\n  gateway: {{auth: none, cert_file: {certificate}, key_file: {key}{''.join(more)}}}\n"
         )
-        command = [sys.executable, "-m", "ion_core", "check"]
-        done = subprocess.run(
-            command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False, env=ENVIRONMENT
-        )
+        done = commands.run("check", cwd=tmp_path, environ=ENVIRONMENT)
         return f"{done.returncode} {done.stdout}{done.stderr}"
 
     both = certificate.with_name("both.pem")

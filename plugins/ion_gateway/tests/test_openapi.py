@@ -16,6 +16,7 @@ from ion_gateway import gateway
 from ion_gateway.openapi import document
 from plugins.ion_gateway.tests.gateways import TYPES, running, settings
 from plugins.ion_gateway.tests.test_gateway_serve import ENVIRONMENT, serving
+from tests.support import commands
 
 TOKEN = "0123456789abcdef"
 WEBHOOK = "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIz"
@@ -113,15 +114,7 @@ TWO = "services: {front: {provider: gateway, auth: none}, back: {provider: gatew
 )
 def test_the_command_prints_it(tmp_path: Path, services: str, arguments: list[str], code: int, says: str) -> None:
     (tmp_path / "ion.yaml").write_text(MODULES + services)
-    ran = subprocess.run(
-        [sys.executable, "-m", "ion_core", "gateway", "openapi", *arguments],
-        cwd=tmp_path,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    ran = commands.run("gateway", "openapi", *arguments, cwd=tmp_path, environ=ENVIRONMENT)
     assert ran.returncode == code
     assert says in (ran.stderr if code else ran.stdout)
     if not code:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import commands
+
 HEAD = """modules:
   report: {command: [sh, -c, ":"], source: ., subscribes: [report.asked]}
 services:
@@ -19,15 +21,7 @@ services:
 
 def ion(directory: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ION_")} | more
-    return subprocess.run(
-        [sys.executable, "-m", "ion_core", *arguments],
-        cwd=directory,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return commands.run(*arguments, cwd=directory, environ=environment)
 
 
 @pytest.mark.parametrize(

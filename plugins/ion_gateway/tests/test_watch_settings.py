@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.support import commands
 
 HEAD = """modules:
   take: {command: [sh, -c, ":"], source: ., subscribes: [photo.received]}
@@ -55,15 +56,7 @@ def checked(directory: Path, *folders: str) -> subprocess.CompletedProcess[str]:
     lines = [f"      n{number}: {{{folder}}}\n" for number, folder in enumerate(folders)]
     (directory / "ion.yaml").write_text(HEAD + "".join(lines), encoding="utf-8")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ION_")}
-    return subprocess.run(
-        [sys.executable, "-m", "ion_core", "check"],
-        cwd=directory,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return commands.run("check", cwd=directory, environ=environment)
 
 
 def test_check_names_all_that_cannot_be_watched(tmp_path: Path) -> None:
