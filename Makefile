@@ -3,8 +3,8 @@
 # Settings, as in `make test PYTEST_WORKERS=8`
 # the Python that .venv is made with; by default the first one on the PATH that is new enough
 PYTHON ?=
-# how many tests run at the same time: most wait for processes, so four keep two cores busy
-PYTEST_WORKERS ?= 4
+# how many tests run at the same time: most wait for processes, so five keep two cores busy
+PYTEST_WORKERS ?= 5
 # whose Python test-versions takes: trixie has 3.13, forky 3.14
 SUITE ?= trixie
 # whose RabbitMQ test-rabbitmq takes: trixie has 4.0, forky 4.3 or what is newest by now

@@ -1,4 +1,4 @@
-"""For all tests: signals do what they do by default, also where the run was started by nohup; the longest goes first."""
+"""For all tests: signals do what they do by default, also where the run was started by nohup; the longest is first."""
 
 import signal
 
