@@ -109,7 +109,8 @@ class Ion:
 
     def process(self, *arguments: str, environ: Mapping[str, str] | None = None) -> Result:
         """Without a terminal."""
-        done = commands.run(*arguments, cwd=self.home, environ={**os.environ, **(environ or {})})
+        environ = {**os.environ, **(environ or {})}
+        done = commands.run(*arguments, cwd=self.home, environ=environ, within=120)
         return Result(done.returncode, done.stdout, done.stderr)
 
 
