@@ -109,8 +109,7 @@ class Ion:
 
     def process(self, *arguments: str, environ: Mapping[str, str] | None = None) -> Result:
         """Without a terminal."""
-        environ = {**os.environ, **(environ or {})}
-        done = commands.run(*arguments, cwd=self.home, environ=environ, within=120)
+        done = commands.run(*arguments, cwd=self.home, environ={**os.environ, **(environ or {})})
         return Result(done.returncode, done.stdout, done.stderr)
 
 

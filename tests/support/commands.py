@@ -7,6 +7,7 @@ cannot have, such as another locale, is started anew.
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
 import pkgutil
@@ -17,6 +18,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points
 from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import IO, NoReturn, TextIO
 
@@ -31,32 +33,20 @@ def _read_once(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 _HAS_READ = _read_once(os.environ)
-_forking = multiprocessing.get_context("forkserver")
 
 
 def run(
-    *arguments: str, cwd: Path, environ: Mapping[str, str], within: float = 60.0
+    *arguments: str, cwd: Path, environ: Mapping[str, str], within: float = 120.0
 ) -> subprocess.CompletedProcess[str]:
     """As ``subprocess.run`` with ``capture_output`` and nothing to read; ``environ`` is all it has.
 
     Raises ``subprocess.TimeoutExpired``, with what was said until then, once it took ``within`` seconds; it is killed.
     """
     command = [*ION, *arguments]
-    if _read_once(environ) != _HAS_READ:
-        return subprocess.run(
-            command,
-            cwd=cwd,
-            env=environ,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=within,
-            check=False,
-        )
     with tempfile.TemporaryDirectory(prefix="ion-command-") as said:
         out, err = Path(said, "out"), Path(said, "err")
         with out.open("wb") as stdout, err.open("wb") as stderr:
-            process = Forked(command, cwd, environ, stdout.fileno(), stderr.fileno())
+            process = _begun(command, cwd, environ, stdout.fileno(), stderr.fileno())
         try:
             code = process.wait(within)
         except subprocess.TimeoutExpired:
@@ -68,22 +58,20 @@ def run(
 
 def start(*arguments: str, cwd: Path, environ: Mapping[str, str]) -> subprocess.Popen[bytes] | Forked:
     """As ``subprocess.Popen`` with a pipe for ``stderr``, nothing to read and nobody who reads ``stdout``."""
-    command = [*ION, *arguments]
-    if _read_once(environ) != _HAS_READ:
-        return subprocess.Popen(
-            command,
-            cwd=cwd,
-            env=environ,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-        )
     reading, writing = os.pipe()
-    with open(os.devnull, "wb") as nowhere:  # noqa: PTH123
-        forked = Forked(command, cwd, environ, nowhere.fileno(), writing)
+    with Path(os.devnull).open("wb") as nowhere:
+        process = _begun([*ION, *arguments], cwd, environ, nowhere.fileno(), writing)
     os.close(writing)
-    forked.stderr = os.fdopen(reading, "rb")
-    return forked
+    process.stderr = os.fdopen(reading, "rb")
+    return process
+
+
+def _begun(
+    command: Sequence[str], cwd: Path, environ: Mapping[str, str], stdout: int, stderr: int
+) -> subprocess.Popen[bytes] | Forked:
+    if _read_once(environ) == _HAS_READ:
+        return Forked(command, cwd, environ, stdout, stderr)
+    return subprocess.Popen(command, cwd=cwd, env=environ, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr)
 
 
 class Forked:
@@ -94,8 +82,7 @@ class Forked:
     def __init__(self, command: Sequence[str], cwd: Path, environ: Mapping[str, str], stdout: int, stderr: int) -> None:
         self.args = command
         outputs = [Connection(os.dup(it), readable=False) for it in (stdout, stderr)]
-        _forking.set_forkserver_preload(_imported_by_commands())
-        self._process = _forking.Process(
+        self._process = _forking().Process(
             target=_main, args=(list(command), str(cwd), dict(environ), _umask(), *outputs), daemon=True
         )
         self._process.start()
@@ -134,11 +121,14 @@ def _umask() -> int:
     return mask
 
 
-def _imported_by_commands() -> list[str]:
+@functools.cache
+def _forking() -> ForkServerContext:
     import ion_core.cli
 
     commands = [it.name for it in pkgutil.walk_packages(ion_core.cli.__path__, "ion_core.cli.")]
-    return [*commands, *(it.value for it in entry_points(group="ion_core"))]
+    forking = multiprocessing.get_context("forkserver")
+    forking.set_forkserver_preload([*commands, *(it.value for it in entry_points(group="ion_core"))])
+    return forking
 
 
 def _stream(descriptor: int, *, like: TextIO) -> TextIO:
